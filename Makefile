@@ -1,0 +1,49 @@
+# Every target works from a clean checkout: the first one that needs it makes .venv.
+SHELL := /bin/bash
+PY := .venv/bin/python
+UV := .venv/bin/uv
+# Where pip finds a CPU build of torch on this machine, uv must be told (it reads no pip.conf).
+FIND_LINKS := $(shell python3 -m pip config get global.find-links 2>/dev/null || true)
+UV_INSTALL = $(UV) pip install -q -p $(PY) $(addprefix --find-links ,$(FIND_LINKS))
+
+.PHONY: install dev demo serve test check bench identity proto
+
+.venv/installed: pyproject.toml
+	python3 -m venv .venv
+	.venv/bin/pip install -q uv
+	$(UV_INSTALL) -e .
+	touch $@
+
+.venv/dev: .venv/installed
+	$(UV_INSTALL) -e . --group dev
+	touch $@
+
+install: .venv/installed
+
+dev: .venv/dev
+
+demo: .venv/installed
+	.venv/bin/galerne demo
+
+serve: .venv/installed
+	.venv/bin/galerne serve
+
+test: .venv/dev
+	$(PY) -m pytest
+
+check: .venv/dev
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+bench: .venv/dev
+	$(UV_INSTALL) --group bench
+	$(PY) -m tests.bench.run
+
+identity: .venv/dev
+	$(PY) -m pytest -m slow tests/component/test_identity.py
+
+proto: .venv/dev
+	$(PY) -m grpc_tools.protoc -I proto --python_out=proto --pyi_out=proto --grpc_python_out=proto \
+		proto/galerne/v1/*.proto

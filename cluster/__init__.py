@@ -1,0 +1,1 @@
+"""The control plane and composition root: config, Ray actors, Serve ingress, CLI."""

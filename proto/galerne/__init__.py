@@ -1,0 +1,1 @@
+"""The contract between Galerne's processes: messages, frames, values, errors and ports."""

@@ -1,0 +1,1 @@
+"""The gateway: API, chat format, engine, model and exchange."""

@@ -1,0 +1,1 @@
+"""The public API: gRPC servicers and the OpenAI-compatible HTTP app."""

@@ -1,0 +1,158 @@
+"""A chat request as the ids that the model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mistral_common.protocol.instruct.chunk import ImageURLChunk
+from mistral_common.protocol.instruct.messages import AssistantMessage, ChatMessage
+from mistral_common.protocol.instruct.normalize import get_normalizer
+from mistral_common.protocol.instruct.request import ChatCompletionRequest, ReasoningEffort
+from mistral_common.protocol.instruct.validator import ValidationMode, get_validator
+from mistral_common.tokens.tokenizers.base import Tokenized
+from mistral_common.tokens.tokenizers.image import ImageEncoding
+from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+
+from galerne.errors import InvalidRequestError
+from router.chat.convert import ImageSource, convert_messages, convert_tools
+from router.chat.image_files import ImageLimits, read_data_url
+from router.chat.images import ImageGeometry, ImagePreprocessor, locate_images
+from router.chat.refusals import REFUSALS, field_of, problem_of, refused_as
+from router.chat.tokenizer import Tokenizer
+from router.engine.request import ImageInput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatInput:
+    """A chat request, the same from HTTP and from gRPC; its parts are shaped as OpenAI's."""
+
+    messages: Sequence[Mapping[str, Any]]
+    tools: Sequence[Mapping[str, Any]] | None = None
+    reasoning_effort: str | None = None  # none, high; None leaves it to the tokenizer's file
+    continue_final_message: bool = False  # the last message is the answer's beginning
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedPrompt:
+    """What the engine gets of a chat request."""
+
+    token_ids: tuple[int, ...]
+    images: tuple[ImageInput, ...] = ()
+    starts_in_reasoning: bool = False  # the prompt ends inside an unclosed [THINK]
+
+
+class ChatFormat:
+    """Encodes chat requests with mistral-common; the format is the tokenizer file's version.
+
+    Holds no state between requests, so threads may share it.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        geometry: ImageGeometry | None = None,
+        limits: ImageLimits | None = None,
+    ) -> None:
+        """``geometry`` is the model's, not the tokenizer's; without it images are refused."""
+        self._tokenizer = tokenizer
+        self._instruct = tokenizer.mistral.instruct_tokenizer
+        self._tekken = self._instruct.tokenizer
+        # Not the mode "serving": the request's own model name and missing tool results at the end
+        # of a conversation are the API's and the model's affair.
+        self._validator = get_validator(self._tekken.version, ValidationMode.test)
+        self._normalizer = get_normalizer(self._tekken.version, self._tekken.model_settings_builder)
+        ids = tokenizer.image_token_ids
+        self.images: ImagePreprocessor | None = None
+        if geometry is not None and ids is not None:
+            self.images = ImagePreprocessor(geometry, ids, limits)
+
+    def encode(self, request: ChatInput) -> EncodedPrompt:
+        """Validate, normalise and encode.
+
+        Raises:
+            InvalidRequestError: The request is not one the format can express, or an image is
+                refused; names the field as exactly as it can be told.
+        """
+        messages, sources = convert_messages(request.messages)
+        self._check_number(sources)
+        if request.continue_final_message:
+            messages = _continue_last(messages)
+        completion = ChatCompletionRequest(
+            messages=messages,
+            tools=convert_tools(request.tools) if request.tools else None,
+            reasoning_effort=_effort(request.reasoning_effort),
+        )
+        tokenized = self._encode(completion, sources)
+        token_ids = tuple(tokenized.tokens)
+        return EncodedPrompt(
+            token_ids=token_ids,
+            images=self._inputs(token_ids, tokenized),
+            starts_in_reasoning=request.continue_final_message and self._is_thinking(token_ids),
+        )
+
+    def _check_number(self, sources: Sequence[ImageSource]) -> None:
+        max_images = self.images.limits.max_images if self.images is not None else 0
+        if len(sources) > max_images:
+            problem = f"image {max_images + 1} of {len(sources)}, at most {max_images}"
+            if self.images is None:
+                problem = "this model takes no images"
+            raise InvalidRequestError(sources[max_images].field, problem)
+
+    def _encode(
+        self, completion: ChatCompletionRequest, sources: Sequence[ImageSource]
+    ) -> Tokenized:
+        images = _SourceEncoder(self.images, sources) if self.images is not None else None
+        mistral = MistralTokenizer(
+            type(self._instruct)(self._tekken, image_encoder=images),
+            validator=self._validator,
+            request_normalizer=self._normalizer,
+        )
+        try:
+            return mistral.encode_chat_completion(completion)
+        except REFUSALS as error:
+            field = field_of(error, completion, self._tekken.version)
+            raise InvalidRequestError(field, problem_of(error)) from error
+
+    def _inputs(self, token_ids: tuple[int, ...], tokenized: Tokenized) -> tuple[ImageInput, ...]:
+        if self.images is None or not tokenized.images:
+            return ()
+        spans = locate_images(token_ids, self.images.token_ids)
+        return self.images.inputs(spans, tokenized.images, "messages")
+
+    def _is_thinking(self, token_ids: tuple[int, ...]) -> bool:
+        special = self._tokenizer.special
+        marks = (special.begin_think, special.end_think, special.eos)
+        last = next((token_id for token_id in reversed(token_ids) if token_id in marks), None)
+        return last is not None and last == special.begin_think
+
+
+class _SourceEncoder:
+    """Stands in for mistral-common's image encoder: reads one source when its turn comes.
+
+    So a request that is refused for its shape decodes nothing, and one image at a time is open.
+    """
+
+    def __init__(self, images: ImagePreprocessor, sources: Sequence[ImageSource]) -> None:
+        self._images = images
+        self._sources = sources
+
+    def __call__(self, chunk: ImageURLChunk) -> ImageEncoding:
+        source = self._sources[int(chunk.get_url())]
+        data = read_data_url(source.url, source.field, self._images.limits)
+        return self._images.encode(data, source.field)
+
+
+def _continue_last(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+    if not messages or not isinstance(messages[-1], AssistantMessage):
+        problem = "needs a last message of the assistant"
+        raise InvalidRequestError("continue_final_message", problem)
+    return [*messages[:-1], messages[-1].model_copy(update={"prefix": True})]
+
+
+def _effort(effort: str | None) -> ReasoningEffort | None:
+    if effort is None:
+        return None
+    with refused_as("reasoning_effort"):
+        return ReasoningEffort(effort)

@@ -1,0 +1,1 @@
+"""Scheduler, block pool, sampler and the engine loop."""

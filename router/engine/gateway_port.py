@@ -1,0 +1,92 @@
+"""What a frontend needs of gateways, wherever they run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from router.engine.request import GenerationRequest, TokenDelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What is served, as every gateway of the deployment reports it."""
+
+    name: str
+    fingerprint: str
+    numerics_profile: str
+    max_model_len: int
+    vocab_size: int
+    num_layers: int
+    num_experts: int
+    num_experts_per_tok: int
+    eos_token_id: int
+    takes_images: bool
+    image_token_id: int = 10
+    patch_size: int = 14
+    spatial_merge_size: int = 2
+    max_image_size: int = 1540
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayLoad:
+    """How busy gateways are; sums over several add up field by field."""
+
+    running: int = 0
+    waiting: int = 0
+    max_waiting: int = 0
+    kv_blocks_used: int = 0
+    kv_blocks: int = 0
+    preemptions: int = 0
+    prefix_hit_tokens: int = 0
+    prefix_query_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterFacts:
+    """The shape that serves now, for people to read."""
+
+    mode: str
+    epoch: int
+    gateways: Sequence[str] = ()
+    shards: Sequence[str] = ()
+    uptime_s: float = 0.0
+    process_metrics: dict[str, bytes] = field(default_factory=dict)  # process -> Prometheus text
+
+
+class GatewayPort(Protocol):
+    """One gateway, or a pool of them behind a policy."""
+
+    @property
+    def model(self) -> ModelFacts:
+        """What is served."""
+        ...
+
+    def submit(self, request: GenerationRequest) -> AsyncIterator[TokenDelta]:
+        """Run a validated request: deltas of all choices, each choice's last with its reason.
+
+        Closing the iterator aborts the request.
+
+        Raises:
+            OverloadedError: The queue is full; raised by the first ``anext``.
+            InvalidRequestError: The request can never run here; raised by the first ``anext``.
+            ShardUnavailableError: No gateway could be reached.
+        """
+        ...
+
+    async def abort(self, request_id: str) -> bool:
+        """End a request; whether it was running. Its deltas end with ``FinishReason.ABORT``."""
+        ...
+
+    async def load(self) -> GatewayLoad:
+        """Load over all gateways."""
+        ...
+
+    async def cluster(self) -> ClusterFacts:
+        """The shape that serves."""
+        ...
+
+    async def unready_reason(self) -> str | None:
+        """Why requests could not be served now, or None if they can."""
+        ...

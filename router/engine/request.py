@@ -1,0 +1,104 @@
+"""What a request is, from the API to the engine and back. No torch, no clock."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+
+class FinishReason(enum.Enum):
+    """Why a choice ended; the value is OpenAI's word."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How tokens are chosen. Validated by ``router.engine.validate.check_sampling``."""
+
+    temperature: float = 1.0  # 0 is greedy
+    top_p: float = 1.0
+    top_k: int = 0  # 0 keeps all
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0  # a missing seed is drawn at admission and belongs to the request
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    min_tokens: int = 0
+    max_tokens: int = 16
+    stop: tuple[str, ...] = ()  # matched on text by the frontend
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    n: int = 1
+    logprobs: int | None = None  # number of alternatives; 0 gives the chosen token's only
+    prompt_logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageInput:
+    """One image of a prompt, already preprocessed.
+
+    ``pixels`` is ``[3, height, width]`` float32, normalised; ``offset`` is the prompt position of
+    its first token; its layout is ``grid_height`` rows of ``grid_width`` [IMG] and a break or end.
+    """
+
+    pixels: npt.NDArray[np.float32]
+    offset: int
+    grid_width: int
+    grid_height: int
+    content_hash: bytes  # SHA-256 of size and pixels
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt tokens that stand for the image, breaks and end included."""
+        return (self.grid_width + 1) * self.grid_height
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """One prompt with its parameters, as admitted."""
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    images: tuple[ImageInput, ...] = ()
+    cache_salt: str = ""  # the request's, else the tenant's
+
+
+class TokenLogprob(NamedTuple):
+    """Log probability of one token, before temperature and filters."""
+
+    token_id: int
+    logprob: float
+
+
+class TokenLogprobs(NamedTuple):
+    """The token at a position and the most likely ones there, by (-logprob, id)."""
+
+    chosen: TokenLogprob
+    top: tuple[TokenLogprob, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenDelta:
+    """New tokens of one choice. The last delta of a choice carries ``finish_reason``."""
+
+    request_id: str
+    choice: int
+    offset: int  # of the first token here among the choice's generated tokens
+    token_ids: Sequence[int]
+    logprobs: Sequence[TokenLogprobs] = ()  # one per token if asked for
+    prompt_logprobs: Sequence[TokenLogprobs | None] = ()  # with the first delta if asked for
+    num_cached_tokens: int = 0  # prompt tokens taken from the prefix cache
+    finish_reason: FinishReason | None = None
+    stop_token_id: int | None = None  # the stop token that ended the choice, if one did
+    error: str = ""  # set with FinishReason.ERROR

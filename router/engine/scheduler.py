@@ -1,0 +1,396 @@
+"""Which tokens the next step computes, and in which blocks. No torch, no clock, no randomness.
+
+A step mixes decode tokens and chunks of prefill: a sequence simply has known tokens that are not
+computed yet. Running sequences come first, in order of arrival, then waiting ones, first come first
+served. When blocks run out, the latest arrival gives its blocks back and computes them again later.
+
+    plan = scheduler.schedule()
+    sampled = run(plan)                    # one token per entry with ``samples``
+    for sequence in scheduler.advance(plan, sampled):
+        if is_done(sequence):
+            scheduler.finish(sequence, FinishReason.STOP)
+
+If the step failed, schedule anew: before ``advance`` nothing of a plan counts as computed.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import abc, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from galerne.errors import ConfigError, InvalidRequestError, OverloadedError
+from router.engine.block_hash import HashContext
+from router.engine.block_pool import BlockPool
+from router.engine.request import FinishReason, GenerationRequest
+from router.engine.sequence import Sequence, SequenceState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerConfig:
+    """Limits of a step and of the queue."""
+
+    max_num_seqs: int = 64  # running at once
+    max_batched_tokens: int = 2048  # of a step, all sequences together
+    max_chunk_tokens: int = 512  # of a step, one sequence
+    block_size: int = 16  # tokens
+    max_waiting: int = 256  # sequences, each choice counts
+    max_model_len: int = 4096  # tokens, prompt and generated
+    enable_prefix_cache: bool = True
+    retry_after_s: float = 1.0  # advice to a caller refused for a full queue
+
+    def __post_init__(self) -> None:
+        at_least = {
+            "max_num_seqs": 1,
+            # One token for each running sequence, so that no prefill can stall a decode.
+            "max_batched_tokens": self.max_num_seqs,
+            "max_chunk_tokens": 1,
+            "block_size": 1,
+            "max_waiting": 1,
+            "max_model_len": 2,
+        }
+        for name, least in at_least.items():
+            value = getattr(self, name)
+            if value < least:
+                raise ConfigError(f"scheduler.{name}", value, f"must be at least {least}")
+        if self.retry_after_s <= 0:
+            raise ConfigError(
+                "scheduler.retry_after_s", self.retry_after_s, "must be above 0 seconds"
+            )
+
+
+class StepEntry(NamedTuple):
+    """Positions ``start`` to ``start + num_tokens`` of one sequence, to be computed in one step."""
+
+    sequence: Sequence
+    start: int
+    num_tokens: int
+    samples: bool  # the last known token is among them: the next one must be sampled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPlan:
+    """One step. Its block tables are ``entry.sequence.blocks`` and cover the step's positions."""
+
+    entries: tuple[StepEntry, ...]
+    preempted: tuple[Sequence, ...]  # lost their blocks; none of them is in ``entries``
+    num_tokens: int
+    num_samples: int
+
+
+class Scheduler:
+    """Queue, running set and block tables of one engine; not thread-safe.
+
+    Attributes:
+        num_preemptions: Sequences that lost their blocks so far, by ``preempt`` too.
+        prefix_query_tokens: Tokens looked up in the prefix cache, at every admission.
+        prefix_hit_tokens: Those of them that were found.
+    """
+
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        pool: BlockPool,
+        hash_context_for: Callable[[GenerationRequest], HashContext],
+    ) -> None:
+        if pool.block_size != config.block_size:
+            problem = f"must equal the pool's {pool.block_size}"
+            raise ConfigError("scheduler.block_size", config.block_size, problem)
+        self.num_preemptions = 0
+        self.prefix_query_tokens = 0
+        self.prefix_hit_tokens = 0
+        self._config = config
+        self._pool = pool
+        self._hash_context_for = hash_context_for
+        self._waiting: deque[Sequence] = deque()  # both by arrival
+        self._running: list[Sequence] = []
+        self._unfinished: dict[str, list[Sequence]] = {}
+        self._num_arrivals = 0
+        self._plan: StepPlan | None = None  # the newest, until advanced
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences without blocks: new and preempted ones."""
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that hold blocks."""
+        return len(self._running)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether ``schedule`` has anything to plan."""
+        return bool(self._running or self._waiting)
+
+    def add(self, request: GenerationRequest) -> list[Sequence]:
+        """Queue all choices of a request, or none.
+
+        Raises:
+            InvalidRequestError: The id is in use, or the request can never be served here.
+            OverloadedError: The queue has no room for the choices now.
+        """
+        max_num_tokens = self._check(request)
+        if self.num_waiting + request.sampling.n > self._config.max_waiting:
+            limit, retry_after_s = self._config.max_waiting, self._config.retry_after_s
+            raise OverloadedError("request queue", limit, retry_after_s)
+        is_cached = self._config.enable_prefix_cache
+        context = self._hash_context_for(request) if is_cached else None
+        sequences: list[Sequence] = []
+        for choice in range(request.sampling.n):
+            sequence = Sequence(
+                request=request,
+                choice=choice,
+                arrival=self._num_arrivals + choice,
+                token_ids=list(request.prompt_token_ids),
+                num_prompt=len(request.prompt_token_ids),
+                max_num_tokens=max_num_tokens,
+                hash_context=context,
+                leader=sequences[0] if sequences else None,
+                keys=sequences[0].keys.copy() if sequences else [],
+            )
+            sequence.name_full_blocks(self._config.block_size)
+            sequences.append(sequence)
+        self._num_arrivals += len(sequences)
+        self._waiting.extend(sequences)
+        self._unfinished[request.request_id] = sequences.copy()
+        return sequences
+
+    def abort(self, request_id: str, choice: int | None = None) -> list[Sequence]:
+        """Finish one choice, or all, with ``ABORT``; returns those that had not ended yet."""
+        aborted = [
+            sequence
+            for sequence in self._unfinished.get(request_id, ())
+            if choice is None or sequence.choice == choice
+        ]
+        for sequence in aborted:
+            self.finish(sequence, FinishReason.ABORT)
+        return aborted
+
+    def finish(self, sequence: Sequence, reason: FinishReason) -> None:
+        """End a sequence and free its blocks.
+
+        Raises:
+            ValueError: It has ended already.
+        """
+        was_running = sequence.state is SequenceState.RUNNING
+        sequence.move_to(SequenceState.FINISHED)
+        sequence.finish_reason = reason
+        if was_running:
+            self._running.remove(sequence)
+            self._free(sequence)
+        else:
+            self._waiting.remove(sequence)
+        siblings = self._unfinished[sequence.request_id]
+        siblings.remove(sequence)
+        if not siblings:
+            del self._unfinished[sequence.request_id]
+
+    def preempt(self, request_id: str) -> list[Sequence]:
+        """Take the blocks of a request's running choices, as a full pool would. For tests."""
+        choices = self._unfinished.get(request_id, ())
+        victims = [s for s in choices if s.state is SequenceState.RUNNING]
+        for sequence in victims:
+            self._preempt(sequence)
+        return victims
+
+    def schedule(self) -> StepPlan:
+        """Plan the next step: admit, grow block tables, preempt.
+
+        Every running sequence gets at least one token or is preempted. The plan has entries
+        whenever ``has_work``.
+        """
+        preempted: list[Sequence] = []
+        entries = self._plan_running(preempted)
+        if not preempted:  # else the blocks just freed would go to a later arrival
+            budget = self._config.max_batched_tokens - sum(e.num_tokens for e in entries)
+            entries.extend(self._admit(budget))
+        self._plan = StepPlan(
+            entries=tuple(entries),
+            preempted=tuple(preempted),
+            num_tokens=sum(e.num_tokens for e in entries),
+            num_samples=sum(e.samples for e in entries),
+        )
+        return self._plan
+
+    def advance(self, plan: StepPlan, sampled_token_ids: abc.Sequence[int]) -> list[Sequence]:
+        """Take note that the model ran ``plan``.
+
+        Args:
+            plan: What ``schedule`` returned last.
+            sampled_token_ids: One per entry with ``samples``, in the plan's order.
+
+        Returns:
+            The sequences that got a token, in the plan's order. Entries whose sequence was aborted
+            or preempted since are passed over, and their tokens dropped.
+
+        Raises:
+            ValueError: The plan is not the newest or was advanced before, or the tokens' number
+                is not ``plan.num_samples``.
+        """
+        if plan is not self._plan:
+            raise ValueError("plan is not the newest, or was advanced before")
+        if len(sampled_token_ids) != plan.num_samples:
+            raise ValueError(f"{plan.num_samples} tokens needed, got {len(sampled_token_ids)}")
+        self._plan = None
+        tokens = iter(sampled_token_ids)
+        extended: list[Sequence] = []
+        for sequence, start, num_tokens, samples in plan.entries:
+            token_id = next(tokens) if samples else None
+            if sequence.state is not SequenceState.RUNNING:
+                continue
+            sequence.num_computed = start + num_tokens
+            if token_id is not None:
+                sequence.token_ids.append(token_id)
+                extended.append(sequence)
+            self._publish_full_blocks(sequence)
+        return extended
+
+    def _check(self, request: GenerationRequest) -> int:
+        """Refuse what can never be served; returns the most tokens the sequence may reach."""
+        num_prompt = len(request.prompt_token_ids)
+        config = self._config
+        if request.request_id in self._unfinished:
+            raise InvalidRequestError("request_id", "is in use by a running request")
+        if not 1 <= request.sampling.n <= config.max_waiting:
+            raise InvalidRequestError("n", f"must be in [1, {config.max_waiting}]")
+        if not 1 <= num_prompt < config.max_model_len:
+            allowed = f"[1, {config.max_model_len - 1}]"
+            raise InvalidRequestError(
+                "prompt_token_ids", f"must have a length in {allowed}, not {num_prompt}"
+            )
+        room = self._pool.num_usable * config.block_size
+        if num_prompt > room:
+            problem = f"{num_prompt} tokens, but the KV cache holds {room}"
+            raise InvalidRequestError("prompt_token_ids", problem)
+        max_num_tokens = min(num_prompt + request.sampling.max_tokens, config.max_model_len)
+        if max_num_tokens - 1 > room:  # the last token is sampled but never computed
+            problem = f"at most {room + 1 - num_prompt} beside this prompt in the KV cache"
+            raise InvalidRequestError("max_tokens", problem)
+        return max_num_tokens
+
+    def _plan_running(self, preempted: list[Sequence]) -> list[StepEntry]:
+        """Entries of the running sequences; appends to ``preempted`` whom it had to put back."""
+        entries: list[StepEntry] = []
+        budget = self._config.max_batched_tokens
+        # The list shrinks from its end while blocks are sought, so no planned entry loses its own.
+        while len(entries) < len(self._running):
+            sequence = self._running[len(entries)]
+            num_behind = len(self._running) - len(entries) - 1
+            num_tokens = self._chunk(sequence.num_pending, budget - num_behind)
+            preempted.extend(self._make_room(sequence, num_tokens))
+            if sequence.state is not SequenceState.RUNNING:
+                break
+            budget -= num_tokens
+            entries.append(_entry(sequence, num_tokens))
+        return entries
+
+    def _make_room(self, sequence: Sequence, num_tokens: int) -> list[Sequence]:
+        """Grow a block table, preempting the latest arrivals, at last itself; returns them."""
+        need = self._blocks_for(sequence.num_computed + num_tokens) - len(sequence.blocks)
+        victims: list[Sequence] = []
+        while (blocks := self._pool.allocate(max(0, need))) is None:
+            victims.append(self._running[-1])
+            self._preempt(victims[-1])
+            if victims[-1] is sequence:
+                return victims
+        sequence.blocks.extend(blocks)
+        return victims
+
+    def _admit(self, budget: int) -> list[StepEntry]:
+        """Start waiting sequences in order until one does not fit."""
+        entries: list[StepEntry] = []
+        # Prompts grow chunk by chunk; blocks that admitted ones still need are spoken for.
+        reserved = sum(self._blocks_for(s.num_tokens) - len(s.blocks) for s in self._running)
+        while self._waiting and budget > 0 and self.num_running < self._config.max_num_seqs:
+            sequence = self._waiting[0]
+            if self._pool.num_free <= reserved or self._awaits_leader(sequence):
+                break
+            hits = self._lookup(sequence)
+            need = self._blocks_for(sequence.num_tokens) - len(hits)
+            if need > self._pool.num_free - self._pool.count_free(hits) - reserved:
+                break
+            self._waiting.popleft()
+            num_tokens = self._start(sequence, hits, budget)
+            entries.append(_entry(sequence, num_tokens))
+            budget -= num_tokens
+            reserved += self._blocks_for(sequence.num_tokens) - len(sequence.blocks)
+        return entries
+
+    def _start(self, sequence: Sequence, hits: list[int], budget: int) -> int:
+        """Make a sequence running, with the blocks of its first chunk; returns the chunk's size."""
+        num_hit_tokens = len(hits) * self._config.block_size
+        if sequence.state is SequenceState.WAITING:
+            sequence.num_cached = min(num_hit_tokens, sequence.num_prompt)
+        if sequence.may_hit_cache:
+            self.prefix_query_tokens += sequence.num_tokens
+            self.prefix_hit_tokens += num_hit_tokens
+        sequence.move_to(SequenceState.RUNNING)
+        bisect.insort(self._running, sequence, key=_arrival)
+        self._pool.acquire(hits)
+        sequence.num_computed = num_hit_tokens
+        sequence.num_published = len(hits)
+        num_tokens = self._chunk(sequence.num_pending, budget)
+        blocks = self._pool.allocate(self._blocks_for(num_hit_tokens + num_tokens) - len(hits))
+        assert blocks is not None, "admission counted the free blocks"
+        sequence.blocks = [*hits, *blocks]
+        return num_tokens
+
+    def _preempt(self, sequence: Sequence) -> None:
+        sequence.move_to(SequenceState.PREEMPTED)
+        self._running.remove(sequence)
+        self._free(sequence)
+        self.num_preemptions += 1
+        # The front, unless a forced preemption has left an earlier arrival there.
+        place = 0
+        while place < len(self._waiting) and self._waiting[place].arrival < sequence.arrival:
+            place += 1
+        self._waiting.insert(place, sequence)
+
+    def _free(self, sequence: Sequence) -> None:
+        self._pool.release(sequence.blocks)
+        sequence.blocks = []
+        sequence.num_computed = 0
+        sequence.num_published = 0
+
+    def _awaits_leader(self, sequence: Sequence) -> bool:
+        """Whether another choice is just computing the prompt blocks that this one can share."""
+        leader = sequence.leader
+        if leader is None or leader.state is not SequenceState.RUNNING:
+            return False
+        num_shareable = (sequence.num_prompt - 1) // self._config.block_size
+        return sequence.may_hit_cache and leader.num_published < num_shareable
+
+    def _lookup(self, sequence: Sequence) -> list[int]:
+        """Cached blocks of the longest known prefix that leaves a token to compute."""
+        if not sequence.may_hit_cache:
+            return []
+        sequence.name_full_blocks(self._config.block_size)
+        limit = (sequence.num_tokens - 1) // self._config.block_size
+        return self._pool.lookup_prefix(sequence.keys, limit)
+
+    def _publish_full_blocks(self, sequence: Sequence) -> None:
+        num_full = sequence.num_computed // self._config.block_size
+        if sequence.hash_context is None or num_full == sequence.num_published:
+            return
+        sequence.name_full_blocks(self._config.block_size)
+        for index in range(sequence.num_published, num_full):
+            self._pool.publish(sequence.blocks[index], sequence.keys[index])
+        sequence.num_published = num_full
+
+    def _chunk(self, num_pending: int, budget: int) -> int:
+        return min(num_pending, budget, self._config.max_chunk_tokens)
+
+    def _blocks_for(self, num_tokens: int) -> int:
+        return -(-num_tokens // self._config.block_size)
+
+
+def _entry(sequence: Sequence, num_tokens: int) -> StepEntry:
+    samples = num_tokens == sequence.num_pending
+    return StepEntry(sequence, sequence.num_computed, num_tokens, samples)
+
+
+def _arrival(sequence: Sequence) -> int:
+    return sequence.arrival

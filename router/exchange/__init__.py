@@ -1,0 +1,1 @@
+"""Dispatch, combine, the exchange session and its transports."""

@@ -1,0 +1,155 @@
+"""The exchange of one gateway: a thin shell around session and transport."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from galerne.clock import Clock
+from galerne.ids import CallId, ShardId
+from router.exchange.links import LinkState
+from router.exchange.session import ExchangeSession, SendFrame, SessionCounters
+from router.exchange.transport import (
+    Answer,
+    LinkDown,
+    LinkUp,
+    OutgoingFrame,
+    Refusal,
+    Transport,
+    TransportEvent,
+)
+
+_MAX_WAIT_S = 0.5  # no wait without a look at the clock
+
+
+class _Away:
+    """Rows of one call that are away."""
+
+    def __init__(self, exchange: ExpertExchange, call: CallId, rows: torch.Tensor) -> None:
+        self._exchange = exchange
+        self._call = call
+        self._rows = rows
+
+    def wait(self) -> torch.Tensor:
+        """``[T, K, H]`` once every row is in."""
+        self._exchange.complete(self._call)
+        return self._rows
+
+
+class ExpertExchange:
+    """Implements ``RoutedExperts`` over any transport. Used by the engine's thread only."""
+
+    def __init__(self, session: ExchangeSession, transport: Transport, clock: Clock) -> None:
+        self._session = session
+        self._transport = transport
+        self._clock = clock
+        self._step = 0
+        self._inputs: dict[CallId, tuple[int, int, torch.Tensor]] = {}
+        self._buffers: dict[CallId, torch.Tensor] = {}
+
+    def start_step(self, step: int) -> None:
+        """Number the frames that follow; a step that failed leaves nothing behind."""
+        self._step = step
+        for call in list(self._inputs):
+            self._forget(call)
+        self.poll()
+
+    def begin(
+        self, layer: int, micro_batch: int, x: torch.Tensor, expert_ids: npt.NDArray[np.int64]
+    ) -> _Away:
+        """Dispatch ``[T, H]`` tokens to their ``[T, K]`` experts."""
+        call, actions = self._session.begin(layer, expert_ids, self._clock.now_s())
+        self._inputs[call] = (layer, micro_batch, x)
+        self._buffers[call] = x.new_empty((expert_ids.size, x.shape[1]))
+        self._perform(actions)
+        return _Away(self, call, self._buffers[call].view(*expert_ids.shape, -1))
+
+    def complete(self, call: CallId) -> None:
+        """Serve events until the call's rows are in.
+
+        Raises:
+            ShardUnavailableError: Not before the session's limit.
+            GalerneError: A shard refused for good.
+        """
+        try:
+            while not self._session.is_complete(call):
+                self._serve_one()
+        finally:
+            self._forget(call)
+
+    def poll(self) -> None:
+        """Take in events that came while no call was away (links up and down)."""
+        while (event := self._transport.receive(0.0)) is not None:
+            self._take(event)
+
+    @property
+    def links(self) -> Mapping[ShardId, LinkState]:
+        """State of every link."""
+        return self._session.links.state
+
+    @property
+    def counters(self) -> SessionCounters:
+        """Totals for metrics."""
+        return self._session.counters
+
+    def close(self) -> None:
+        """Close the transport."""
+        self._transport.close()
+
+    def _serve_one(self) -> None:
+        now = self._clock.now_s()
+        deadline = self._session.next_deadline_s()
+        wait = _MAX_WAIT_S if deadline is None else min(max(deadline - now, 0.0), _MAX_WAIT_S)
+        event = self._transport.receive(wait)
+        if event is not None:
+            self._take(event)
+        if event is None or (deadline is not None and self._clock.now_s() >= deadline):
+            self._perform(self._session.on_time(self._clock.now_s()))
+
+    def _take(self, event: TransportEvent) -> None:
+        now = self._clock.now_s()
+        match event:
+            case Answer(shard, frame, rows):
+                accepted = self._session.on_answer(shard, frame, len(rows), now)
+                if accepted is not None:
+                    self._fill(accepted.call, accepted.slots, accepted.rows, rows)
+            case Refusal(shard, frame, error):
+                self._perform(self._session.on_refusal(shard, frame, error, now))
+            case LinkUp(shard):
+                self._perform(self._session.on_link_up(shard, now))
+            case LinkDown(shard, _):
+                self._perform(self._session.on_link_down(shard, now))
+
+    def _fill(
+        self,
+        call: CallId,
+        slots: npt.NDArray[np.int64],
+        places: npt.NDArray[np.int64],
+        rows: torch.Tensor,
+    ) -> None:
+        new = rows if len(places) == len(rows) else rows[torch.from_numpy(places)]
+        self._buffers[call].index_copy_(0, torch.from_numpy(slots), new)
+
+    def _perform(self, actions: Iterable[SendFrame]) -> None:
+        for action in actions:
+            layer, micro_batch, x = self._inputs[action.call]
+            self._transport.send(
+                OutgoingFrame(
+                    shard=action.shard,
+                    frame=action.frame,
+                    attempt=action.attempt,
+                    step=self._step,
+                    layer=layer,
+                    micro_batch=micro_batch,
+                    rows=action.rows,
+                    tokens=x[torch.from_numpy(action.rows.tokens)],
+                )
+            )
+
+    def _forget(self, call: CallId) -> None:
+        if self._inputs.pop(call, None) is not None:
+            self._buffers.pop(call)
+            self._session.end(call)

@@ -1,0 +1,54 @@
+"""What a gateway believes of its shards. Suspicion redirects, it does not accuse."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+
+from galerne.ids import ShardId
+
+
+class LinkState(enum.Enum):
+    """State of one link."""
+
+    UP = "up"
+    SUSPECT = "suspect"  # missed a deadline; its late answers still count
+    DOWN = "down"
+
+
+class LinkBook:
+    """Link states by shard."""
+
+    def __init__(self, shards: Iterable[ShardId]) -> None:
+        self.state: dict[ShardId, LinkState] = dict.fromkeys(shards, LinkState.DOWN)
+
+    def up(self, shard: ShardId) -> None:
+        """The link stands."""
+        self.state[shard] = LinkState.UP
+
+    def down(self, shard: ShardId) -> None:
+        """The link broke."""
+        self.state[shard] = LinkState.DOWN
+
+    def suspect(self, shard: ShardId) -> bool:
+        """A deadline passed; whether that changed anything."""
+        if self.state[shard] is not LinkState.UP:
+            return False
+        self.state[shard] = LinkState.SUSPECT
+        return True
+
+    def heard_from(self, shard: ShardId) -> None:
+        """An answer clears a suspect."""
+        if self.state[shard] is LinkState.SUSPECT:
+            self.state[shard] = LinkState.UP
+
+    @property
+    def healthy(self) -> AbstractSet[ShardId]:
+        """Shards to prefer."""
+        return {shard for shard, state in self.state.items() if state is LinkState.UP}
+
+    @property
+    def reachable(self) -> AbstractSet[ShardId]:
+        """Shards that a frame can be sent to at all."""
+        return {shard for shard, state in self.state.items() if state is not LinkState.DOWN}

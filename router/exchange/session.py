@@ -1,0 +1,300 @@
+"""The exchange session: a state machine without I/O. Events and time in, actions out.
+
+It tracks rows, not frames: a slot (token, k) of a call is filled by the first valid answer, later
+ones are dropped. A frame whose deadline passes makes its shard a suspect and its rows are asked of
+another replica; rows whose every replica is gone wait for a link to come up. Nothing waits longer
+than ``give_up_after_s``. Design section 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from galerne.errors import GalerneError, ShardUnavailableError
+from galerne.ids import CallId, FrameId, ShardId
+from galerne.topology import Topology
+from router.exchange.deadline import ExchangeConfig, ServiceTime
+from router.exchange.dispatch import FrameRows, Ints, choose_shards, group_slots, rows_of
+from router.exchange.links import LinkBook
+
+RESEND_POLL_S = 0.05  # how soon rows that found no budget or no replica are looked at again
+
+
+@dataclass(frozen=True, slots=True)
+class SendFrame:
+    """Action: put these rows on the wire."""
+
+    shard: ShardId
+    frame: FrameId
+    call: CallId
+    attempt: int
+    rows: FrameRows
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What of an answer is new: ``rows`` of the answer go to ``slots`` of the call."""
+
+    call: CallId
+    rows: Ints
+    slots: Ints
+
+
+@dataclass(slots=True)
+class _InFlight:
+    call: CallId
+    shard: ShardId
+    rows: FrameRows
+    attempt: int
+    sent_s: float
+    deadline_s: float
+    is_overdue: bool = False
+
+
+@dataclass(slots=True)
+class _Call:
+    layer: int
+    expert_ids: Ints
+    begun_s: float
+    filled: np.ndarray  # [T * K] bool
+    attempt: int = 0
+    orphans: list[Ints] = field(default_factory=list)  # slots that no usable shard has
+    doubted: list[Ints] = field(default_factory=list)  # slots to resend as the budget allows
+    error: GalerneError | None = None
+
+    def unfilled(self, parts: list[Ints]) -> Ints:
+        """The slots of ``parts`` that still lack a row, each once."""
+        if not parts:
+            return np.zeros(0, dtype=np.int64)
+        slots = np.unique(np.concatenate(parts))
+        left: Ints = slots[~self.filled[slots]]
+        return left
+
+
+@dataclass(slots=True)
+class SessionCounters:
+    """Totals since the start, for metrics."""
+
+    rows_sent: int = 0
+    rows_resent: int = 0
+    late_answers: int = 0
+    duplicate_rows: int = 0
+    suspicions: int = 0
+    refused_frames: int = 0
+
+
+class ExchangeSession:
+    """Every exchange of one gateway with the shards of one topology."""
+
+    def __init__(self, topology: Topology, config: ExchangeConfig) -> None:
+        """All links start down; the transport reports them up."""
+        self._topology = topology
+        self._config = config
+        self._links = LinkBook(topology.shards)
+        self._service = {shard: ServiceTime(config) for shard in topology.shards}
+        self._calls: dict[CallId, _Call] = {}
+        self._in_flight: dict[FrameId, _InFlight] = {}
+        self._next_call = 0
+        self._next_frame = 0
+        self._budget_rows = float(config.resend_burst_rows)
+        self._budget_at_s: float | None = None  # when the budget was last topped up
+        self.counters = SessionCounters()
+
+    # -- events ------------------------------------------------------------------------------
+
+    def begin(self, layer: int, expert_ids: Ints, now_s: float) -> tuple[CallId, list[SendFrame]]:
+        """Start the exchange of ``[T, K]`` routing of one layer."""
+        call_id = CallId(self._next_call)
+        self._next_call += 1
+        call = _Call(layer, expert_ids, now_s, np.zeros(expert_ids.size, dtype=bool))
+        self._calls[call_id] = call
+        actions = self._send(call_id, call, np.arange(expert_ids.size), now_s)
+        self.counters.rows_sent += sum(len(action.rows.slots) for action in actions)
+        return call_id, actions
+
+    def on_answer(
+        self, shard: ShardId, frame: FrameId, num_rows: int, now_s: float
+    ) -> Accepted | None:
+        """An answer came. What of it is new, or None if nothing is (late or duplicate)."""
+        self._links.heard_from(shard)
+        flight = self._in_flight.pop(frame, None)
+        call = self._calls.get(flight.call) if flight is not None else None
+        if flight is None or call is None:
+            self.counters.late_answers += 1
+            return None
+        if num_rows != len(flight.rows.slots):
+            self._doubt(call, flight)
+            self.counters.refused_frames += 1
+            return None
+        self._service[flight.shard].observe(num_rows, now_s - flight.sent_s)
+        new = np.flatnonzero(~call.filled[flight.rows.slots])
+        self.counters.duplicate_rows += num_rows - len(new)
+        call.filled[flight.rows.slots] = True
+        return Accepted(flight.call, new, flight.rows.slots[new])
+
+    def on_refusal(
+        self, shard: ShardId, frame: FrameId, error: GalerneError, now_s: float
+    ) -> list[SendFrame]:
+        """A shard refused a frame: for good (wrong epoch, unknown expert), or to be sent again."""
+        self._links.heard_from(shard)
+        flight = self._in_flight.pop(frame, None)
+        call = self._calls.get(flight.call) if flight is not None else None
+        if flight is None or call is None:
+            return []
+        self.counters.refused_frames += 1
+        if not error.is_retryable:
+            call.error = error
+            return []
+        self._doubt(call, flight)
+        return self._resend(now_s)
+
+    def on_link_up(self, shard: ShardId, now_s: float) -> list[SendFrame]:
+        """A shard can be reached (again): rows that wait for it are sent."""
+        self._links.up(shard)
+        return self._resend(now_s)
+
+    def on_link_down(self, shard: ShardId, now_s: float) -> list[SendFrame]:
+        """A link broke: what it owes is asked of replicas at once, outside the resend budget."""
+        self._links.down(shard)
+        owed = [f for f, flight in self._in_flight.items() if flight.shard == shard]
+        for frame in owed:
+            flight = self._in_flight.pop(frame)
+            call = self._calls.get(flight.call)
+            if call is not None:
+                call.attempt = max(call.attempt, flight.attempt + 1)
+                call.orphans.append(flight.rows.slots)
+        return self._resend(now_s)
+
+    def on_time(self, now_s: float) -> list[SendFrame]:
+        """Deadlines: suspect, redirect, give up."""
+        for flight in list(self._in_flight.values()):
+            call = self._calls.get(flight.call)
+            if call is None or flight.is_overdue or now_s < flight.deadline_s:
+                continue
+            flight.is_overdue = True  # its answer still counts if it comes
+            if self._links.suspect(flight.shard):
+                self.counters.suspicions += 1
+            self._doubt(call, flight)
+        actions = self._resend(now_s)
+        for call in self._calls.values():
+            waited = now_s - call.begun_s
+            if waited >= self._config.give_up_after_s and not call.filled.all():
+                call.error = ShardUnavailableError(self._missing_shards(call), waited)
+        return actions
+
+    def end(self, call_id: CallId) -> None:
+        """Forget a call; answers that still come are late."""
+        del self._calls[call_id]
+        for frame in [f for f, flight in self._in_flight.items() if flight.call == call_id]:
+            del self._in_flight[frame]
+
+    # -- questions ---------------------------------------------------------------------------
+
+    def is_complete(self, call_id: CallId) -> bool:
+        """Whether every slot is filled.
+
+        Raises:
+            GalerneError: The call cannot be completed.
+        """
+        call = self._calls[call_id]
+        if call.error is not None:
+            raise call.error
+        return bool(call.filled.all())
+
+    def next_deadline_s(self) -> float | None:
+        """When ``on_time`` must be called at the latest; None if nothing is away."""
+        times = [f.deadline_s for f in self._in_flight.values() if not f.is_overdue]
+        for call in self._calls.values():
+            times.append(call.begun_s + self._config.give_up_after_s)
+            if (call.orphans or call.doubted) and self._budget_at_s is not None:
+                times.append(self._budget_at_s + RESEND_POLL_S)
+        return min(times, default=None)
+
+    @property
+    def links(self) -> LinkBook:
+        """Health of every shard's link."""
+        return self._links
+
+    # -- helpers -----------------------------------------------------------------------------
+
+    @staticmethod
+    def _doubt(call: _Call, flight: _InFlight) -> None:
+        call.attempt = max(call.attempt, flight.attempt + 1)
+        call.doubted.append(flight.rows.slots)
+
+    def _resend(self, now_s: float) -> list[SendFrame]:
+        """Orphans wherever a shard has come, doubted rows as far as the budget goes."""
+        actions: list[SendFrame] = []
+        self._top_up(now_s)
+        for call_id, call in self._calls.items():
+            orphans, doubted = call.unfilled(call.orphans), call.unfilled(call.doubted)
+            affordable = int(self._budget_rows)
+            left = doubted[affordable:]
+            call.orphans, call.doubted = [], [left] if len(left) else []
+            self._budget_rows -= len(doubted[:affordable])
+            slots = np.union1d(orphans, doubted[:affordable])
+            resent = self._send(call_id, call, slots, now_s)
+            self.counters.rows_resent += sum(len(action.rows.slots) for action in resent)
+            actions += resent
+        return actions
+
+    def _send(self, call_id: CallId, call: _Call, slots: Ints, now_s: float) -> list[SendFrame]:
+        """Frames for the slots that some usable replica holds; the rest become orphans."""
+        if not len(slots):
+            return []
+        shard_of_expert = self._choose(call, slots)
+        flat = call.expert_ids.reshape(-1)
+        lost = [expert for expert, shard in shard_of_expert.items() if shard is None]
+        if lost:
+            is_lost = np.isin(flat[slots], lost)
+            call.orphans.append(slots[is_lost])
+            slots = slots[~is_lost]
+        found = {e: shard for e, shard in shard_of_expert.items() if shard is not None}
+        actions = []
+        for shard, mine in group_slots(call.expert_ids, slots, found).items():
+            for part in _cut(mine, self._topology.row_budget):
+                actions.append(self._frame(call_id, call, shard, part, now_s))
+        self._grant(len(slots) * self._config.resend_share)
+        return actions
+
+    def _top_up(self, now_s: float) -> None:
+        """The budget also grows with time, so that a lone stuck call is not stuck for good."""
+        if self._budget_at_s is not None:
+            self._grant((now_s - self._budget_at_s) * self._config.resend_rows_per_s)
+        self._budget_at_s = now_s
+
+    def _grant(self, num_rows: float) -> None:
+        most = max(self._budget_rows, float(self._config.resend_burst_rows))
+        self._budget_rows = min(self._budget_rows + num_rows, most)
+
+    def _choose(self, call: _Call, slots: Ints) -> dict[int, ShardId | None]:
+        experts, counts = np.unique(call.expert_ids.reshape(-1)[slots], return_counts=True)
+        replicas = self._topology.placement.by_layer[call.layer]
+        touched, rows = experts.tolist(), counts.tolist()
+        chosen = choose_shards(touched, rows, replicas, self._links.healthy)
+        if None in chosen.values():  # better a suspect than nobody
+            second = choose_shards(touched, rows, replicas, self._links.reachable)
+            chosen = {e: shard or second[e] for e, shard in chosen.items()}
+        return chosen
+
+    def _frame(
+        self, call_id: CallId, call: _Call, shard: ShardId, slots: Ints, now_s: float
+    ) -> SendFrame:
+        frame = FrameId(self._next_frame)
+        self._next_frame = (self._next_frame + 1) % (1 << 32)
+        rows = rows_of(call.expert_ids, slots)
+        wait = self._service[shard].deadline_s(len(slots), call.attempt)
+        self._in_flight[frame] = _InFlight(call_id, shard, rows, call.attempt, now_s, now_s + wait)
+        return SendFrame(shard, frame, call_id, call.attempt, rows)
+
+    def _missing_shards(self, call: _Call) -> str:
+        flat = call.expert_ids.reshape(-1)[~call.filled]
+        replicas = self._topology.placement.by_layer[call.layer]
+        return ",".join(sorted({shard for e in flat.tolist() for shard in replicas[e]}))
+
+
+def _cut(slots: Ints, row_budget: int) -> Iterable[Ints]:
+    return (slots[i : i + row_budget] for i in range(0, len(slots), row_budget))

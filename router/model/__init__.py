@@ -1,0 +1,1 @@
+"""Attention, dense layers, vision and the paged latent cache."""

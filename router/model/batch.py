@@ -1,0 +1,122 @@
+"""One step's tokens as arrays, in the shapes the attention needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from router.model.kv_cache import PagedLatentCache
+from shards.kernels.row_invariant import padded_rows
+
+KEY_BLOCK = 128  # positions per attention block: fixed, so that sums join in one order for all
+
+
+class Chunk(NamedTuple):
+    """New tokens of one sequence in this step."""
+
+    token_ids: Sequence[int]  # the new ones
+    start: int  # absolute position of the first
+    block_ids: list[int]  # the sequence's block table
+    num_logits: int = 1  # last tokens whose logits are wanted: 0 none, 1 to sample
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeGroup:
+    """All one-token chunks of a step, attended together.
+
+    ``rows`` ``[B]`` int64 are their rows in the step; ``positions`` ``[B]``; ``tables``
+    ``[B, key blocks, KEY_BLOCK / block_size]`` int64 block ids, padded with block 0.
+    """
+
+    rows: torch.Tensor
+    positions: torch.Tensor
+    tables: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillGroup:
+    """One chunk of several tokens: rows ``[first_row, first_row + num_tokens)``."""
+
+    first_row: int
+    num_tokens: int
+    start: int
+    table: torch.Tensor  # [key blocks, KEY_BLOCK / block_size]
+
+
+@dataclass(frozen=True, slots=True)
+class StepBatch:
+    """T tokens of a step, padded to ``num_rows``."""
+
+    num_tokens: int
+    num_rows: int
+    token_ids: torch.Tensor  # [num_rows] int64, padded with 0
+    positions: npt.NDArray[np.int64]  # [num_rows]
+    slots: torch.Tensor  # [T] int64
+    decodes: DecodeGroup | None
+    prefills: tuple[PrefillGroup, ...]
+    logit_rows: torch.Tensor  # [L] rows of the wanted logits, chunk after chunk
+
+
+def build_batch(chunks: Sequence[Chunk], cache: PagedLatentCache) -> StepBatch:
+    """Lay the chunks of a step out one after the other."""
+    lengths = np.array([len(c.token_ids) for c in chunks])
+    first_rows = np.concatenate([[0], np.cumsum(lengths)])
+    num_tokens = int(first_rows[-1])
+    num_rows = padded_rows(num_tokens)
+    token_ids = np.zeros(num_rows, dtype=np.int64)
+    positions = np.zeros(num_rows, dtype=np.int64)
+    slots = np.zeros(num_tokens, dtype=np.int64)
+    wanted = []
+    for chunk, first, length in zip(chunks, first_rows, lengths, strict=False):
+        rows = slice(first, first + length)
+        token_ids[rows] = chunk.token_ids
+        positions[rows] = np.arange(chunk.start, chunk.start + length)
+        slots[rows] = cache.slots(chunk.block_ids, chunk.start, length)
+        wanted.append(np.arange(first + length - chunk.num_logits, first + length))
+    return StepBatch(
+        num_tokens=num_tokens,
+        num_rows=num_rows,
+        token_ids=torch.from_numpy(token_ids),
+        positions=positions,
+        slots=torch.from_numpy(slots),
+        decodes=_decode_group(chunks, first_rows, cache.block_size),
+        prefills=tuple(
+            PrefillGroup(int(first), len(c.token_ids), c.start, _table(c, cache.block_size))
+            for c, first in zip(chunks, first_rows, strict=False)
+            if len(c.token_ids) > 1
+        ),
+        logit_rows=torch.from_numpy(np.concatenate(wanted)),
+    )
+
+
+def _table(chunk: Chunk, block_size: int) -> torch.Tensor:
+    per_key_block = KEY_BLOCK // block_size
+    num_keys = chunk.start + len(chunk.token_ids)
+    num_key_blocks = -(-num_keys // KEY_BLOCK)
+    table = np.zeros(num_key_blocks * per_key_block, dtype=np.int64)
+    used = chunk.block_ids[: -(-num_keys // block_size)]
+    table[: len(used)] = used
+    return torch.from_numpy(table.reshape(num_key_blocks, per_key_block))
+
+
+def _decode_group(
+    chunks: Sequence[Chunk], first_rows: npt.NDArray[np.int64], block_size: int
+) -> DecodeGroup | None:
+    single = [i for i, c in enumerate(chunks) if len(c.token_ids) == 1]
+    if not single:
+        return None
+    single.sort(key=lambda i: -chunks[i].start)  # longest first: later key blocks take a prefix
+    tables = [_table(chunks[i], block_size) for i in single]
+    padded = torch.zeros((len(single), *tables[0].shape), dtype=torch.int64)
+    for row, table in enumerate(tables):
+        padded[row, : len(table)] = table
+    return DecodeGroup(
+        rows=torch.tensor([int(first_rows[i]) for i in single]),
+        positions=torch.tensor([chunks[i].start for i in single]),
+        tables=padded,
+    )

@@ -1,0 +1,54 @@
+"""The paged latent cache: per token and layer, latent after its norm and key after RoPE."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from shards.checkpoint.config import ModelConfig
+
+
+class PagedLatentCache:
+    """``[layers, blocks, block_size, latent_dim]``; block 0 is never owned by a sequence.
+
+    Source: model reference, section 2, step 6: 320 numbers per token and layer in Small 4.
+    """
+
+    def __init__(
+        self, config: ModelConfig, num_blocks: int, block_size: int, dtype: torch.dtype
+    ) -> None:
+        """Zeroed, because blocks past a sequence's end are read and masked."""
+        self.block_size = block_size
+        self._data = torch.zeros(
+            (config.num_layers, num_blocks, block_size, config.latent_dim), dtype=dtype
+        )
+
+    @staticmethod
+    def bytes_per_block(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int:
+        """Bytes of one block over all layers."""
+        return config.num_layers * block_size * config.latent_dim * dtype.itemsize
+
+    def write(self, layer: int, slots: torch.Tensor, latents: torch.Tensor) -> None:
+        """Store ``[T, latent_dim]`` at ``[T]`` slots (block * block_size + place)."""
+        flat = self._data[layer].view(-1, self._data.shape[-1])
+        flat.index_copy_(0, slots, latents.to(flat.dtype))
+
+    def blocks(self, layer: int, block_ids: torch.Tensor) -> torch.Tensor:
+        """``[..., n]`` block ids -> ``[..., n * block_size, latent_dim]`` float32."""
+        rows = self._data[layer].index_select(0, block_ids.reshape(-1)).float()
+        return rows.view(*block_ids.shape[:-1], -1, rows.shape[-1])
+
+    def sequence(self, layer: int, block_ids: list[int], num_tokens: int) -> torch.Tensor:
+        """``[num_tokens, latent_dim]`` of one sequence, as stored (for tests and transfer)."""
+        ids = torch.tensor(block_ids, dtype=torch.int64)
+        return self._data[layer][ids].reshape(-1, self._data.shape[-1])[:num_tokens]
+
+    def slots(self, block_ids: list[int], start: int, num_tokens: int) -> npt.NDArray[np.int64]:
+        """Slots of ``num_tokens`` positions from ``start`` on."""
+        positions = np.arange(start, start + num_tokens)
+        table = np.asarray(block_ids, dtype=np.int64)
+        slots: npt.NDArray[np.int64] = (
+            table[positions // self.block_size] * self.block_size + positions % self.block_size
+        )
+        return slots

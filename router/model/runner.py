@@ -1,0 +1,158 @@
+"""Runs one step of the model: chunks of sequences in, logits out. One port, two modes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from galerne.errors import InvalidRequestError
+from router.engine.request import ImageInput
+from router.exchange.exchange import ExpertExchange
+from router.model.batch import Chunk, build_batch
+from router.model.decoder import Decoder, MicroBatch
+from router.model.images import ImageFeatures, image_token_positions
+from router.model.kv_cache import PagedLatentCache
+from router.model.reference import ReferenceModel
+from router.model.vision import VisionTower
+from router.profiling import LayerTimer
+from shards.kernels.row_invariant import pad_rows
+
+Logits = npt.NDArray[np.float32]
+
+
+class SequenceChunk(NamedTuple):
+    """Positions ``[start, start + num_tokens)`` of one sequence, to be computed in this step."""
+
+    token_ids: Sequence[int]  # the whole sequence known so far
+    start: int
+    num_tokens: int
+    block_ids: list[int]
+    num_logits: int  # how many of the last tokens' logits are wanted
+    images: tuple[ImageInput, ...] = ()
+
+
+class ModelRunner(Protocol):
+    """The engine's view of the model."""
+
+    def run(self, step: int, chunks: Sequence[SequenceChunk]) -> Logits:
+        """``[sum of num_logits, V]`` float32, chunk after chunk.
+
+        Raises:
+            ShardUnavailableError: Experts stayed away; the step may be run again.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release links and threads."""
+        ...
+
+
+class PagedRunner:
+    """The serving mode: paged cache, absorbed attention, experts over the exchange."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        cache: PagedLatentCache,
+        exchange: ExpertExchange,
+        tower: VisionTower | None,
+        num_micro_batches: int = 1,
+    ) -> None:
+        self.cache = cache
+        self.exchange = exchange
+        self.timer = LayerTimer()
+        self._decoder = decoder
+        self._features = None if tower is None else ImageFeatures(tower)
+        self._num_micro_batches = num_micro_batches
+
+    @torch.inference_mode()
+    def run(self, step: int, chunks: Sequence[SequenceChunk]) -> Logits:
+        """See ``ModelRunner.run``."""
+        self.exchange.start_step(step)
+        groups = split_evenly(chunks, self._num_micro_batches)
+        with self.timer.part("embed"):
+            micros = [self._micro_batch(group) for group in groups]
+        states = self._decoder.forward(micros, self.cache, self.exchange, self.timer)
+        with self.timer.part("head"):
+            wanted = [x[m.batch.logit_rows] for x, m in zip(states, micros, strict=True)]
+            hidden = torch.cat(wanted)
+            if not len(hidden):
+                return np.zeros((0, self._decoder.config.vocab_size), dtype=np.float32)
+            logits: Logits = self._decoder.logits(pad_rows(hidden))[: len(hidden)].numpy()
+            return logits
+
+    def close(self) -> None:
+        """Close the exchange."""
+        self.exchange.close()
+
+    def _micro_batch(self, chunks: Sequence[SequenceChunk]) -> MicroBatch:
+        batch = build_batch(
+            [
+                Chunk(
+                    c.token_ids[c.start : c.start + c.num_tokens],
+                    c.start,
+                    c.block_ids,
+                    c.num_logits,
+                )
+                for c in chunks
+            ],
+            self.cache,
+        )
+        micro = self._decoder.micro_batch(batch)
+        first = 0
+        for chunk in chunks:
+            if chunk.images:
+                rows = micro.hidden[first : first + chunk.num_tokens]
+                _features_of(self._features).overwrite(rows, chunk.start, chunk.images)
+            first += chunk.num_tokens
+        return micro
+
+
+class ReferenceRunner:
+    """The reference mode: no cache, every chunk recomputes its sequence in float32."""
+
+    def __init__(self, model: ReferenceModel, tower: VisionTower | None) -> None:
+        self._model = model
+        self._features = None if tower is None else ImageFeatures(tower)
+
+    def run(self, step: int, chunks: Sequence[SequenceChunk]) -> Logits:
+        """See ``ModelRunner.run``."""
+        del step
+        rows = [self._chunk_logits(c) for c in chunks]
+        return np.concatenate(rows)
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def _chunk_logits(self, chunk: SequenceChunk) -> Logits:
+        stop = chunk.start + chunk.num_tokens
+        image_rows = []
+        for image in chunk.images:
+            features = _features_of(self._features).of(image)
+            for position, feature in zip(*image_token_positions(image), strict=True):
+                if position < stop:
+                    image_rows.append((int(position), features[feature]))
+        output = self._model.forward(chunk.token_ids[:stop], image_rows)
+        logits: Logits = output.logits[stop - chunk.num_logits :].numpy()
+        return logits
+
+
+def _features_of(features: ImageFeatures | None) -> ImageFeatures:
+    if features is None:
+        raise InvalidRequestError("images", "this model takes no images")
+    return features
+
+
+def split_evenly(chunks: Sequence[SequenceChunk], num_parts: int) -> list[Sequence[SequenceChunk]]:
+    """Consecutive groups of chunks with about equal numbers of tokens; empty ones left out."""
+    total = sum(c.num_tokens for c in chunks)
+    groups: list[list[SequenceChunk]] = [[] for _ in range(num_parts)]
+    seen = 0
+    for chunk in chunks:
+        groups[min(seen * num_parts // total, num_parts - 1)].append(chunk)
+        seen += chunk.num_tokens
+    return [group for group in groups if group]

@@ -1,0 +1,1 @@
+"""Experts: checkpoint reading, kernels, expert bank and the shard server."""

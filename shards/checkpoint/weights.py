@@ -1,0 +1,75 @@
+"""What a checkpoint hands out: weights with their scales, under names of our own."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+
+from shards.checkpoint.config import ModelConfig
+
+
+class Weight(NamedTuple):
+    """One weight as stored.
+
+    ``data`` is a view of the mapped file: bf16, float32 or float8_e4m3fn. ``scale`` is None, or the
+    0-d float32 factor of an fp8 weight: value = code * scale.
+    """
+
+    data: torch.Tensor
+    scale: torch.Tensor | None = None
+
+    def to(self, dtype: torch.dtype) -> torch.Tensor:
+        """The values in ``dtype``; a view of the file where nothing has to change.
+
+        fp8 codes are multiplied in float32 and rounded once.
+        """
+        if self.scale is None:
+            return self.data.to(dtype)
+        return (self.data.to(torch.float32) * self.scale).to(dtype)
+
+
+class ExpertWeights(NamedTuple):
+    """The three matrices of one routed expert.
+
+    ``gate_up`` is one weight ``[2I, H]`` (gate rows first) where the file stores them stacked, or
+    the pair gate ``[I, H]``, up ``[I, H]`` where it does not. ``down`` is ``[H, I]``.
+    """
+
+    gate_up: tuple[Weight, ...]
+    down: Weight
+
+
+class Checkpoint(Protocol):
+    """A validated, memory-mapped checkpoint. Opening reads headers only.
+
+    Names of dense weights: ``embed``, ``norm``, ``head``;
+    ``layers.{i}.`` + ``input_norm post_norm q_a q_a_norm q_b kv_a kv_a_norm kv_b o gate shared_gate
+    shared_up shared_down``;
+    ``vision.`` + ``patch_conv ln_pre``; ``vision.layers.{j}.`` + ``attention_norm ffn_norm q k v o
+    gate up down`` (q and k rows in half-split rotary order); ``projector.`` + ``norm merge linear_1
+    linear_2``.
+    """
+
+    @property
+    def config(self) -> ModelConfig:
+        """Sizes of the model."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 over config and every tensor's name, dtype, shape and sampled bytes."""
+        ...
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of tensor data handed out so far (each range of the file counted once)."""
+        ...
+
+    def dense(self, name: str) -> Weight:
+        """A weight that is not a routed expert's. Raises KeyError for an unknown name."""
+        ...
+
+    def expert(self, layer: int, expert: int) -> ExpertWeights:
+        """One routed expert."""
+        ...

@@ -1,0 +1,1 @@
+"""Kernels of the experts, each with a row-invariant order of accumulation."""
