@@ -121,6 +121,11 @@ class Scheduler:
         return len(self._running)
 
     @property
+    def request_ids(self) -> list[str]:
+        """Requests that have not ended."""
+        return list(self._unfinished)
+
+    @property
     def has_work(self) -> bool:
         """Whether ``schedule`` has anything to plan."""
         return bool(self._running or self._waiting)

@@ -85,6 +85,10 @@ class ExpertExchange:
         while (event := self._transport.receive(0.0)) is not None:
             self._take(event)
 
+    def unreachable(self) -> list[ShardId]:
+        """See ``ExchangeSession.unreachable``."""
+        return self._session.unreachable()
+
     @property
     def links(self) -> Mapping[ShardId, LinkState]:
         """State of every link."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
-from collections.abc import Set as AbstractSet
 
 from galerne.ids import ShardId
 
@@ -44,11 +43,11 @@ class LinkBook:
             self.state[shard] = LinkState.UP
 
     @property
-    def healthy(self) -> AbstractSet[ShardId]:
+    def healthy(self) -> frozenset[ShardId]:
         """Shards to prefer."""
-        return {shard for shard, state in self.state.items() if state is LinkState.UP}
+        return frozenset(s for s, state in self.state.items() if state is LinkState.UP)
 
     @property
-    def reachable(self) -> AbstractSet[ShardId]:
+    def reachable(self) -> frozenset[ShardId]:
         """Shards that a frame can be sent to at all."""
-        return {shard for shard, state in self.state.items() if state is not LinkState.DOWN}
+        return frozenset(s for s, state in self.state.items() if state is not LinkState.DOWN)

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from galerne.errors import GalerneError, ShardUnavailableError
 from galerne.ids import CallId, FrameId, ShardId
@@ -59,7 +60,8 @@ class _Call:
     layer: int
     expert_ids: Ints
     begun_s: float
-    filled: np.ndarray  # [T * K] bool
+    filled: npt.NDArray[np.bool_]  # [T * K]
+    asked: npt.NDArray[np.bool_]  # [T * K], sent at least once
     attempt: int = 0
     orphans: list[Ints] = field(default_factory=list)  # slots that no usable shard has
     doubted: list[Ints] = field(default_factory=list)  # slots to resend as the budget allows
@@ -97,6 +99,7 @@ class ExchangeSession:
         self._service = {shard: ServiceTime(config) for shard in topology.shards}
         self._calls: dict[CallId, _Call] = {}
         self._in_flight: dict[FrameId, _InFlight] = {}
+        self._replica_sets = {r for layer in topology.placement.by_layer for r in layer}
         self._next_call = 0
         self._next_frame = 0
         self._budget_rows = float(config.resend_burst_rows)
@@ -109,11 +112,10 @@ class ExchangeSession:
         """Start the exchange of ``[T, K]`` routing of one layer."""
         call_id = CallId(self._next_call)
         self._next_call += 1
-        call = _Call(layer, expert_ids, now_s, np.zeros(expert_ids.size, dtype=bool))
+        nothing = np.zeros(expert_ids.size, dtype=bool)
+        call = _Call(layer, expert_ids, now_s, filled=nothing, asked=nothing.copy())
         self._calls[call_id] = call
-        actions = self._send(call_id, call, np.arange(expert_ids.size), now_s)
-        self.counters.rows_sent += sum(len(action.rows.slots) for action in actions)
-        return call_id, actions
+        return call_id, self._send(call_id, call, np.arange(expert_ids.size), now_s)
 
     def on_answer(
         self, shard: ShardId, frame: FrameId, num_rows: int, now_s: float
@@ -213,6 +215,12 @@ class ExchangeSession:
                 times.append(self._budget_at_s + RESEND_POLL_S)
         return min(times, default=None)
 
+    def unreachable(self) -> list[ShardId]:
+        """Shards whose links are down and that leave an expert without a reachable copy."""
+        up = self._links.reachable
+        lost = (r for r in self._replica_sets if not up.intersection(r))
+        return sorted({shard for replicas in lost for shard in replicas})
+
     @property
     def links(self) -> LinkBook:
         """Health of every shard's link."""
@@ -236,9 +244,7 @@ class ExchangeSession:
             call.orphans, call.doubted = [], [left] if len(left) else []
             self._budget_rows -= len(doubted[:affordable])
             slots = np.union1d(orphans, doubted[:affordable])
-            resent = self._send(call_id, call, slots, now_s)
-            self.counters.rows_resent += sum(len(action.rows.slots) for action in resent)
-            actions += resent
+            actions += self._send(call_id, call, slots, now_s)
         return actions
 
     def _send(self, call_id: CallId, call: _Call, slots: Ints, now_s: float) -> list[SendFrame]:
@@ -257,6 +263,10 @@ class ExchangeSession:
         for shard, mine in group_slots(call.expert_ids, slots, found).items():
             for part in _cut(mine, self._topology.row_budget):
                 actions.append(self._frame(call_id, call, shard, part, now_s))
+        num_again = int(call.asked[slots].sum())
+        call.asked[slots] = True
+        self.counters.rows_resent += num_again
+        self.counters.rows_sent += len(slots) - num_again
         self._grant(len(slots) * self._config.resend_share)
         return actions
 

@@ -46,6 +46,10 @@ class ModelRunner(Protocol):
         """
         ...
 
+    def poll(self) -> str | None:
+        """Take in events between steps; why a step could not finish now, or None."""
+        ...
+
     def close(self) -> None:
         """Release links and threads."""
         ...
@@ -84,6 +88,12 @@ class PagedRunner:
                 return np.zeros((0, self._decoder.config.vocab_size), dtype=np.float32)
             logits: Logits = self._decoder.logits(pad_rows(hidden))[: len(hidden)].numpy()
             return logits
+
+    def poll(self) -> str | None:
+        """See ``ModelRunner.poll``."""
+        self.exchange.poll()
+        missing = self.exchange.unreachable()
+        return f"no live copy of experts on {', '.join(missing)}" if missing else None
 
     def close(self) -> None:
         """Close the exchange."""
@@ -124,6 +134,10 @@ class ReferenceRunner:
         del step
         rows = [self._chunk_logits(c) for c in chunks]
         return np.concatenate(rows)
+
+    def poll(self) -> str | None:
+        """Nothing can be missing."""
+        return None
 
     def close(self) -> None:
         """Nothing to release."""

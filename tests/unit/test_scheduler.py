@@ -107,9 +107,7 @@ class FakeEngine:
             rows = prefix_rows(sequence.token_ids, sequence.request.images)
             for position in range(start, start + num_tokens):
                 assert places[position][0] not in {NULL_BLOCK, *published}
-                assert self.pool.num_refs(places[position][0]) == 1, (
-                    "a shared block is never written"
-                )
+                assert self.pool.num_refs(places[position][0]) == 1, "wrote a shared block"
                 self.rows[places[position]] = rows[position]
             held = [self.rows[place] for place in places[: start + num_tokens]]
             assert held == rows[: start + num_tokens], "blocks hold this sequence's own prefix"

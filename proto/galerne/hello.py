@@ -1,0 +1,123 @@
+"""The first words on an exchange stream: both sides agree, or the link is refused by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from galerne.errors import HelloRefusedError, ProtocolError
+from galerne.frame import VERSION, Buffer, Frame, FrameHeader, FrameKind, Section, encode
+
+EXCHANGE_METHOD = "/galerne.v1.ExpertService/Exchange"
+TOKEN_METADATA_KEY = "galerne-token"
+
+# Identical on both sides: a server that gets pings more often than it allows closes the link.
+CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_send_message_length", 2 << 20),  # one chunk and its header fit with room
+    ("grpc.max_receive_message_length", 2 << 20),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.so_reuseport", 0),
+    ("grpc.use_local_subchannel_pool", 1),  # a new channel is a new connection
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello:
+    """What a gateway says of itself."""
+
+    gateway: str
+    incarnation: int
+    fingerprint: str  # of the model
+    numerics_profile: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Welcome:
+    """What a shard answers."""
+
+    shard: str
+    epochs: Sequence[int]
+    max_frames: int  # frames a gateway may have unanswered on this link
+
+
+def encode_hello(hello: Hello) -> bytes:
+    """The hello as one message."""
+    header = FrameHeader(kind=FrameKind.HELLO, incarnation=hello.incarnation, epoch=hello.epoch)
+    return _one(header, asdict(hello) | {"protocol": VERSION})
+
+
+def encode_welcome(welcome: Welcome) -> bytes:
+    """The welcome as one message."""
+    return _one(FrameHeader(kind=FrameKind.WELCOME), asdict(welcome))
+
+
+def encode_refusal(request: FrameHeader, message: str, *, is_retryable: bool) -> bytes:
+    """A frame's refusal as one message."""
+    header = FrameHeader(
+        kind=FrameKind.REFUSAL,
+        incarnation=request.incarnation,
+        epoch=request.epoch,
+        frame=request.frame,
+        attempt=request.attempt,
+    )
+    return _one(header, {"message": message, "is_retryable": is_retryable})
+
+
+def decode_hello(frame: Frame) -> Hello:
+    """Raises ProtocolError if it is none, HelloRefusedError if the protocol version differs."""
+    fields = read_json(frame, FrameKind.HELLO)
+    if fields.pop("protocol", None) != VERSION:
+        raise HelloRefusedError("protocol", str(VERSION), "another version")
+    try:
+        return Hello(**fields)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise ProtocolError(f"hello: {error}") from error
+
+
+def decode_welcome(frame: Frame) -> Welcome:
+    """Raises ProtocolError if it is none."""
+    try:
+        return Welcome(**read_json(frame, FrameKind.WELCOME))  # type: ignore[arg-type]
+    except TypeError as error:
+        raise ProtocolError(f"welcome: {error}") from error
+
+
+def check_hello(hello: Hello, fingerprint: str, numerics_profile: str, epochs: set[int]) -> None:
+    """Refuse a gateway that serves another model, profile or epoch.
+
+    Raises:
+        HelloRefusedError: Names the first field that differs.
+    """
+    for field, ours, theirs in (
+        ("fingerprint", fingerprint, hello.fingerprint),
+        ("numerics_profile", numerics_profile, hello.numerics_profile),
+    ):
+        if ours != theirs:
+            raise HelloRefusedError(field, ours, theirs)
+    if hello.epoch not in epochs:
+        raise HelloRefusedError("epoch", ",".join(map(str, sorted(epochs))), str(hello.epoch))
+
+
+def read_json(frame: Frame, kind: FrameKind) -> dict[str, object]:
+    """The JSON section of a frame of this kind."""
+    if frame.header.kind is not kind:
+        raise ProtocolError(f"{frame.header.kind.name} where {kind.name} was expected")
+    try:
+        fields = json.loads(bytes(frame.sections[Section.JSON]))
+    except (KeyError, ValueError) as error:
+        raise ProtocolError(f"{kind.name} without readable JSON") from error
+    if not isinstance(fields, dict):
+        raise ProtocolError(f"{kind.name} is not a JSON object")
+    return fields
+
+
+def _one(header: FrameHeader, fields: object) -> bytes:
+    data: Buffer = json.dumps(fields).encode()
+    (message,) = encode(header, [(Section.JSON, data)])
+    return message

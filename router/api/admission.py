@@ -1,0 +1,115 @@
+"""From what a client asks to a request that a gateway may run. Pure, but for the seed's draw."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+
+from galerne.errors import InvalidRequestError
+from router.api.errors import ModelNotFoundError
+from router.api.inputs import ChatCompletionInput, GenerateInput, SamplingFields
+from router.chat.encode import EncodedPrompt
+from router.engine.gateway_port import ModelFacts
+from router.engine.request import GenerationRequest, SamplingParams
+from router.engine.validate import check_prompt, check_sampling
+
+MAX_REQUEST_ID_CHARS = 128
+MAX_CACHE_SALT_CHARS = 256
+_SEED_BITS = 63
+
+
+def draw_seed() -> int:
+    """A seed for a request that came without one: 63 bits of chance."""
+    return secrets.randbits(_SEED_BITS)
+
+
+def check_model(name: str, model: ModelFacts) -> None:
+    """Refuse another model than the served one; an empty name means that one.
+
+    Raises:
+        ModelNotFoundError: Names both.
+    """
+    if name and name != model.name:
+        raise ModelNotFoundError("model", f"{name[:200]!r} is not served here, {model.name!r} is")
+
+
+def fill_sampling(
+    fields: SamplingFields,
+    *,
+    prompt_len: int,
+    max_model_len: int,
+    default_max_tokens: int | None = None,
+    new_seed: Callable[[], int] = draw_seed,
+) -> SamplingParams:
+    """Parameters with every default filled in.
+
+    Args:
+        fields: What the client set.
+        prompt_len: Tokens of the prompt.
+        max_model_len: Most tokens of prompt and output together.
+        default_max_tokens: For a request without; at most what the model's length leaves.
+        new_seed: Draws a missing seed.
+
+    Raises:
+        InvalidRequestError: The prompt fills the model's length; names ``prompt``.
+    """
+    num_left = max_model_len - prompt_len
+    if num_left < 1:
+        problem = f"{prompt_len} tokens leave no room in the model's {max_model_len}"
+        raise InvalidRequestError("prompt", problem)
+    filled: SamplingFields = {**fields}
+    if "max_tokens" not in filled:
+        filled["max_tokens"] = min(default_max_tokens or num_left, num_left)
+    if "seed" not in filled:
+        filled["seed"] = new_seed()
+    if filled.get("top_k") == -1:
+        filled["top_k"] = 0
+    return SamplingParams(**filled)
+
+
+def admit(
+    call: GenerateInput | ChatCompletionInput, prompt: EncodedPrompt, model: ModelFacts
+) -> GenerationRequest:
+    """The request as it goes to a gateway.
+
+    Raises:
+        InvalidRequestError: A field is outside what is allowed; names it.
+    """
+    check_prompt(prompt.token_ids, model.vocab_size)
+    is_generate = isinstance(call, GenerateInput)
+    prompt_len = len(prompt.token_ids)
+    sampling = fill_sampling(
+        call.sampling,
+        prompt_len=prompt_len,
+        max_model_len=model.max_model_len,
+        default_max_tokens=call.default_max_tokens if is_generate else None,
+    )
+    check_sampling(
+        sampling,
+        vocab_size=model.vocab_size,
+        max_model_len=model.max_model_len,
+        prompt_len=prompt_len,
+    )
+    _check_text("cache_salt", call.cache_salt, 0, MAX_CACHE_SALT_CHARS)
+    return GenerationRequest(
+        request_id=_request_id(call.request_id),
+        prompt_token_ids=prompt.token_ids,
+        sampling=sampling,
+        images=prompt.images,
+        cache_salt=call.cache_salt,
+    )
+
+
+def _request_id(given: str | None) -> str:
+    if given is None:
+        return secrets.token_hex(16)
+    _check_text("request_id", given, 1, MAX_REQUEST_ID_CHARS)
+    return given
+
+
+def _check_text(field: str, text: str, at_least: int, at_most: int) -> None:
+    if not at_least <= len(text) <= at_most:
+        problem = f"must have {at_least} to {at_most} characters, got {len(text)}"
+        raise InvalidRequestError(field, problem)
+    if not text.isprintable():
+        raise InvalidRequestError(field, "must hold printable characters only")

@@ -1,0 +1,54 @@
+"""Errors that only an API knows, and what HTTP makes of every error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from galerne.errors import GalerneError, InvalidRequestError, OverloadedError
+
+HTTP_STATUS_BY_STATUS: Mapping[str, int] = {
+    "INVALID_ARGUMENT": 400,
+    "FAILED_PRECONDITION": 400,
+    "UNAUTHENTICATED": 401,
+    "NOT_FOUND": 404,
+    "RESOURCE_EXHAUSTED": 429,
+    "CANCELLED": 499,
+    "INTERNAL": 500,
+    "UNAVAILABLE": 503,
+}
+
+
+class ModelNotFoundError(InvalidRequestError):
+    """Another model was asked for than the one that is served."""
+
+    status = "NOT_FOUND"
+
+
+class NotServingError(GalerneError):
+    """This frontend takes no requests, though others may."""
+
+    status = "UNAVAILABLE"
+    is_retryable = True
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"not serving: {self.reason}"
+
+
+class BodyTooLargeError(InvalidRequestError):
+    """A body is larger than the limit; HTTP says 413."""
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__("body", f"is larger than {max_bytes} bytes")
+        self.args = (max_bytes,)
+
+
+def retry_after_s(error: BaseException) -> int | None:
+    """Whole seconds, at least 1, after which to try again; None if the error does not say."""
+    if not isinstance(error, OverloadedError):
+        return None
+    return max(1, math.ceil(error.retry_after_s))

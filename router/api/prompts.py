@@ -1,0 +1,123 @@
+"""Prompts of every kind as ids and images, without holding up the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from galerne.errors import ConfigError, InvalidRequestError
+from router.api.inputs import ApiLimits, GenerateInput
+from router.chat.encode import ChatFormat, ChatInput, EncodedPrompt
+from router.chat.images import ImageGeometry, images_for_token_ids
+from router.chat.tokenizer import Tokenizer
+from router.engine.gateway_port import ModelFacts
+
+# Tokenizing takes about a microsecond per character; what takes longer than a thread's hand-over
+# is worth a thread.
+_NUM_CHARS_WORTH_A_THREAD = 8192
+
+
+class PromptEncoder:
+    """Encodes text, ids with images, and conversations for one model."""
+
+    def __init__(self, tokenizer: Tokenizer, model: ModelFacts, limits: ApiLimits) -> None:
+        """Take the geometry of images from ``model``.
+
+        Raises:
+            ConfigError: The model takes images, but the tokenizer has another token for them.
+        """
+        geometry = None
+        if model.takes_images:
+            if tokenizer.special.image != model.image_token_id:
+                problem = f"the tokenizer's [IMG] is {tokenizer.special.image}"
+                raise ConfigError("model.image_token_id", model.image_token_id, problem)
+            geometry = ImageGeometry(
+                patch_size=model.patch_size,
+                spatial_merge_size=model.spatial_merge_size,
+                max_image_size=model.max_image_size,
+            )
+        self._tokenizer = tokenizer
+        self._format = ChatFormat(tokenizer, geometry, limits.images)
+        self._max_chars = limits.max_prompt_chars_per_token * model.max_model_len
+
+    async def encode_text(self, text: str, *, add_bos: bool, field: str = "prompt") -> list[int]:
+        """Ids of plain text.
+
+        Raises:
+            InvalidRequestError: Too long to fit, or cannot be tokenized; names ``field``.
+        """
+        self._check_num_chars(len(text), field)
+        if len(text) < _NUM_CHARS_WORTH_A_THREAD:
+            return self._tokenizer.encode_text(text, add_bos=add_bos, field=field)
+        return await asyncio.to_thread(
+            self._tokenizer.encode_text, text, add_bos=add_bos, field=field
+        )
+
+    async def encode_prompt(self, call: GenerateInput) -> EncodedPrompt:
+        """A prompt of text, or of ids with images.
+
+        Raises:
+            InvalidRequestError: Names ``prompt`` or ``images``.
+        """
+        if isinstance(call.prompt, str):
+            if call.images:
+                raise InvalidRequestError("images", "need a prompt of token ids that places them")
+            return EncodedPrompt(token_ids=tuple(await self.encode_text(call.prompt, add_bos=True)))
+        token_ids = tuple(call.prompt)
+        images = (
+            await asyncio.to_thread(
+                images_for_token_ids, token_ids, call.images, self._format.images
+            )
+            if call.images or self._lays_out_images(token_ids)
+            else ()
+        )
+        return EncodedPrompt(token_ids=token_ids, images=images)
+
+    async def encode_chat(self, chat: ChatInput) -> EncodedPrompt:
+        """A conversation.
+
+        Raises:
+            InvalidRequestError: Names the message, part, tool or setting.
+        """
+        num_chars = sum(_num_chars(part) for part in (*chat.messages, *(chat.tools or ())))
+        if num_chars < _NUM_CHARS_WORTH_A_THREAD:
+            self._check_num_chars(num_chars, "messages")
+            return self._format.encode(chat)
+        self._check_num_chars(sum(map(_num_text_chars, chat.messages)), "messages")
+        return await asyncio.to_thread(self._format.encode, chat)
+
+    def _lays_out_images(self, token_ids: tuple[int, ...]) -> bool:
+        images = self._format.images
+        return images is not None and any(token in images.token_ids for token in set(token_ids))
+
+    def _check_num_chars(self, num_chars: int, field: str) -> None:
+        if num_chars > self._max_chars:
+            problem = f"{num_chars} characters are above the limit of {self._max_chars}"
+            raise InvalidRequestError(field, problem)
+
+
+def _num_chars(value: Any) -> int:  # noqa: ANN401 - whatever the client's JSON holds
+    """Characters in all strings of a JSON value, without recursion."""
+    num_chars, rest = 0, [value]
+    while rest:
+        match rest.pop():
+            case str() as text:
+                num_chars += len(text)
+            case Mapping() as fields:
+                rest.extend(fields.values())
+            case list() | tuple() as items:
+                rest.extend(items)
+    return num_chars
+
+
+def _num_text_chars(message: Mapping[str, Any]) -> int:
+    """Characters of a message without its images, which have limits of their own."""
+    content = message.get("content") if isinstance(message, Mapping) else None
+    if not isinstance(content, list | tuple):
+        return _num_chars(message)
+    return sum(_num_chars(part) for part in _without_images(content))
+
+
+def _without_images(parts: Iterable[Any]) -> Iterable[Any]:
+    return (p for p in parts if not (isinstance(p, Mapping) and p.get("type") == "image_url"))

@@ -1,0 +1,117 @@
+"""A request at a gateway, from the first delta to the usage."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from galerne.errors import GalerneError, RequestAbortedError
+from router.api.choices import Choice
+from router.api.errors import NotServingError
+from router.api.events import Accepted, EndReason, Event, PromptLogprobs, Usage
+from router.engine.gateway_port import GatewayPort
+from router.engine.request import GenerationRequest, TokenDelta
+
+logger = logging.getLogger(__name__)
+
+
+async def run_request(
+    gateway: GatewayPort, request: GenerationRequest, choices: Sequence[Choice]
+) -> AsyncGenerator[Event, None]:
+    """Events of an admitted request; ``choices`` are its n answers, by index.
+
+    ``Accepted`` comes with the first delta, since only then it is certain that the gateway took
+    the request. When every choice has ended, or the generator is closed, the gateway's stream is
+    closed, which aborts what still runs.
+
+    Raises:
+        GalerneError: Before ``Accepted`` only; later, choices end with ``EndReason.ERROR``.
+    """
+    tally = _Tally(request, choices)
+    failure: BaseException | None = None
+    async with _closing(gateway, request) as stream:
+        delta = await anext(stream, None)
+        if delta is None:
+            raise NotServingError("the gateway ended the stream before its first token")
+        yield Accepted(
+            request_id=request.request_id,
+            prompt_token_ids=request.prompt_token_ids,
+            seed=request.sampling.seed,
+        )
+        while delta is not None:
+            for event in tally.take(delta):
+                yield event
+            if tally.is_done:
+                break
+            try:
+                delta = await anext(stream, None)
+            except Exception as error:  # noqa: BLE001 - a border: the client gets one end per choice
+                failure, delta = error, None
+    for event in tally.end(failure):
+        yield event
+    yield tally.usage()
+
+
+@asynccontextmanager
+async def _closing(
+    gateway: GatewayPort, request: GenerationRequest
+) -> AsyncGenerator[AsyncIterator[TokenDelta], None]:
+    stream = gateway.submit(request)
+    try:
+        yield stream
+    finally:
+        aclose = getattr(stream, "aclose", None)
+        if aclose is not None:
+            await aclose()
+        else:  # an iterator that cannot be closed
+            await gateway.abort(request.request_id)
+
+
+class _Tally:
+    """The choices of a request, and what it used."""
+
+    def __init__(self, request: GenerationRequest, choices: Sequence[Choice]) -> None:
+        self._request = request
+        self._choices = choices
+        self._num_cached = 0
+        self._wants_prompt_logprobs = request.sampling.prompt_logprobs is not None
+
+    @property
+    def is_done(self) -> bool:
+        return all(choice.is_ended for choice in self._choices)
+
+    def take(self, delta: TokenDelta) -> list[Event]:
+        self._num_cached = max(self._num_cached, delta.num_cached_tokens)
+        events: list[Event] = []
+        if self._wants_prompt_logprobs and delta.prompt_logprobs:
+            self._wants_prompt_logprobs = False
+            num_known = len(self._request.prompt_token_ids) - 1  # nothing precedes the first token
+            positions = tuple(delta.prompt_logprobs)[-num_known:] if num_known else ()
+            events.append(PromptLogprobs(positions=positions))
+        return [*events, *self._choices[delta.choice].push(delta)]
+
+    def end(self, failure: BaseException | None) -> list[Event]:
+        """One end for each choice that has none."""
+        if self.is_done:
+            return []
+        reason, error, status = EndReason.ERROR, "internal error", "INTERNAL"
+        match failure:
+            case RequestAbortedError():
+                reason, error = EndReason.ABORT, ""
+            case GalerneError():
+                error, status = str(failure), failure.status
+            case None:
+                error, status = "the gateway ended the stream early", "UNAVAILABLE"
+        if reason is EndReason.ERROR:
+            request_id = self._request.request_id
+            logger.error("request_failed request=%s", request_id, exc_info=failure)
+        return [e for choice in self._choices for e in choice.end(reason, error, status)]
+
+    def usage(self) -> Usage:
+        return Usage(
+            prompt_tokens=len(self._request.prompt_token_ids),
+            completion_tokens=sum(choice.num_tokens for choice in self._choices),
+            cached_tokens=self._num_cached,
+            reasoning_tokens=sum(choice.num_reasoning_tokens for choice in self._choices),
+        )

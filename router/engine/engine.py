@@ -1,0 +1,221 @@
+"""The engine: a thread that takes commands, runs steps and hands out deltas."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Protocol, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from galerne.clock import Clock
+from galerne.errors import GalerneError
+from router.engine.block_pool import BlockPool
+from router.engine.gateway_port import GatewayLoad
+from router.engine.metrics import EngineMetrics
+from router.engine.request import GenerationRequest, TokenDelta
+from router.engine.scheduler import Scheduler, StepPlan
+from router.engine.stepper import Stepper
+
+logger = logging.getLogger(__name__)
+
+IDLE_WAIT_S = 0.1
+STALL_S = 90.0  # a step may wait for experts up to the exchange's limit; beyond it the loop hangs
+
+Command: TypeAlias = Callable[[], None]
+_T = TypeVar("_T")
+
+
+class StepRunner(Protocol):
+    """The model, as the engine calls it: ``PagedRunner`` or ``ReferenceRunner`` behind plans."""
+
+    def run_plan(self, step: int, plan: StepPlan) -> npt.NDArray[np.float32]:
+        """Logits ``[sum of Stepper.num_logits, V]`` of a plan."""
+        ...
+
+    def poll(self) -> str | None:
+        """Why a step could not finish now, or None."""
+        ...
+
+    def report(self, metrics: EngineMetrics) -> None:
+        """Bring the model's own counters up to date."""
+        ...
+
+    def close(self) -> None:
+        """Release links and threads."""
+        ...
+
+
+class Engine:
+    """Owns scheduler and model; every other thread talks to it by commands."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        pool: BlockPool,
+        runner: StepRunner,
+        stepper: Stepper,
+        clock: Clock,
+        max_waiting: int,
+        on_deltas: Callable[[Sequence[TokenDelta]], None],
+    ) -> None:
+        """``on_deltas`` gets all deltas of a step at once, on the engine's thread."""
+        self.metrics = EngineMetrics()
+        self._scheduler = scheduler
+        self._pool = pool
+        self._runner = runner
+        self._stepper = stepper
+        self._clock = clock
+        self._max_waiting = max_waiting
+        self._on_deltas = on_deltas
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._is_stopping = False
+        self._missing: str | None = "the engine has not started"
+        self._last_turn_s = clock.now_s()
+        self.num_steps = 0
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    # -- called from other threads -----------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the loop."""
+        self._thread.start()
+
+    def submit(self, request: GenerationRequest) -> Future[None]:
+        """Queue a request; the future says whether it was admitted.
+
+        It raises OverloadedError (queue full) or InvalidRequestError (can never run here).
+        """
+        return self._call(lambda: self._add(request))
+
+    def abort(self, request_id: str) -> Future[bool]:
+        """End a request at the next step; whether it was running."""
+        return self._call(lambda: self._abort(request_id))
+
+    def preempt(self, request_id: str) -> Future[int]:
+        """Force a request to give up its blocks and recompute; how many choices did."""
+        return self._call(lambda: len(self._scheduler.preempt(request_id)))
+
+    def load(self) -> GatewayLoad:
+        """A snapshot; reads counters only."""
+        return GatewayLoad(
+            running=self._scheduler.num_running,
+            waiting=self._scheduler.num_waiting,
+            max_waiting=self._max_waiting,
+            kv_blocks_used=self._pool.num_used,
+            kv_blocks=self._pool.num_usable,
+            preemptions=self._scheduler.num_preemptions,
+            prefix_hit_tokens=self._scheduler.prefix_hit_tokens,
+            prefix_query_tokens=self._scheduler.prefix_query_tokens,
+        )
+
+    def unready_reason(self) -> str | None:
+        """Why a request could not be served now, or None."""
+        if not self._thread.is_alive():
+            return "the engine loop is not running"
+        if self._clock.now_s() - self._last_turn_s > STALL_S:
+            return f"the engine loop has not moved for {STALL_S:g} s"
+        return self._missing
+
+    def stop(self, drain_s: float = 0.0) -> None:
+        """Finish what runs within ``drain_s``, abort the rest, end the thread."""
+        deadline = self._clock.now_s() + drain_s
+        while self._scheduler.has_work and self._clock.now_s() < deadline:
+            threading.Event().wait(0.02)
+        self._is_stopping = True
+        if self._thread.is_alive():
+            self._thread.join(STALL_S)
+        self._runner.close()
+
+    def _call(self, what: Callable[[], _T]) -> Future[_T]:
+        future: Future[_T] = Future()
+
+        def command() -> None:
+            try:
+                future.set_result(what())
+            except GalerneError as error:
+                future.set_exception(error)
+
+        self._commands.put(command)
+        return future
+
+    # -- the loop ----------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._is_stopping:
+            self._turn()
+        for request_id in self._scheduler.request_ids:
+            self._abort(request_id)
+
+    def _turn(self) -> None:
+        self._take_commands()
+        self._missing = self._runner.poll()
+        self._last_turn_s = self._clock.now_s()
+        self.metrics.loops.inc()
+        if not self._scheduler.has_work:
+            return
+        plan = self._scheduler.schedule()
+        started = self._clock.now_s()
+        try:
+            logits = self._runner.run_plan(self.num_steps, plan)
+            deltas = self._stepper.finish_step(plan, logits)
+        except GalerneError as error:
+            logger.warning("engine_step_failed step=%d reason=%s", self.num_steps, error)
+            self._fail_step(plan, str(error))
+            return
+        except Exception:  # border of the loop: it must survive what a step brings
+            logger.exception("engine_step_failed step=%d", self.num_steps)
+            self._fail_step(plan, "internal error")
+            return
+        self.num_steps += 1
+        self._on_deltas(deltas)
+        self._count(plan, deltas, self._clock.now_s() - started)
+
+    def _take_commands(self) -> None:
+        """Run queued commands; wait for one if there is nothing else to do."""
+        try:
+            if not self._scheduler.has_work:
+                self._commands.get(timeout=IDLE_WAIT_S)()
+            while True:
+                self._commands.get_nowait()()
+        except queue.Empty:
+            return
+
+    def _fail_step(self, plan: StepPlan, error: str) -> None:
+        self.metrics.failed_steps.inc()
+        sequences = [e.sequence for e in plan.entries if not e.sequence.is_finished]
+        self._on_deltas([self._stepper.fail(sequence, error) for sequence in sequences])
+
+    def _add(self, request: GenerationRequest) -> None:
+        self._scheduler.add(request)
+
+    def _abort(self, request_id: str) -> bool:
+        ended = self._scheduler.abort(request_id)
+        self._on_deltas([self._stepper.last_delta(sequence) for sequence in ended])
+        return bool(ended)
+
+    def _count(self, plan: StepPlan, deltas: Sequence[TokenDelta], seconds: float) -> None:
+        metrics = self.metrics
+        metrics.steps.inc()
+        metrics.step_seconds.observe(seconds)
+        decodes = sum(e.num_tokens == 1 and e.samples for e in plan.entries)
+        metrics.tokens.labels("decode").inc(decodes)
+        metrics.tokens.labels("prefill").inc(plan.num_tokens - decodes)
+        for delta in deltas:
+            if delta.finish_reason is not None:
+                metrics.finished.labels(delta.finish_reason.value).inc()
+        load = self.load()
+        metrics.running.set(load.running)
+        metrics.waiting.set(load.waiting)
+        metrics.kv_blocks_used.set(load.kv_blocks_used)
+        metrics.preemptions.set(load.preemptions)
+        metrics.prefix_hit_tokens.set(load.prefix_hit_tokens)
+
+    def metrics_text(self) -> bytes:
+        """Prometheus text, the model's counters brought up to date."""
+        self._runner.report(self.metrics)
+        return self.metrics.text()

@@ -1,0 +1,52 @@
+"""What an engine counts, in a registry of its own."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class EngineMetrics:
+    """Counters of one engine."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        self.steps = Counter("galerne_engine_steps", "Steps of the model", registry=registry)
+        self.loops = Counter(
+            "galerne_engine_loop_turns", "Progress of the engine loop", registry=registry
+        )
+        self.tokens = Counter(
+            "galerne_engine_tokens", "Tokens computed", ("phase",), registry=registry
+        )
+        self.step_seconds = Histogram(
+            "galerne_engine_step_seconds", "One step", buckets=_BUCKETS, registry=registry
+        )
+        self.failed_steps = Counter(
+            "galerne_engine_failed_steps", "Steps that raised", registry=registry
+        )
+        self.finished = Counter(
+            "galerne_engine_finished", "Choices ended", ("reason",), registry=registry
+        )
+        self.running = Gauge("galerne_engine_running", "Running choices", registry=registry)
+        self.waiting = Gauge("galerne_engine_waiting", "Waiting choices", registry=registry)
+        self.kv_blocks_used = Gauge(
+            "galerne_engine_kv_blocks_used", "KV blocks in use", registry=registry
+        )
+        self.preemptions = Gauge("galerne_engine_preemptions", "Preemptions", registry=registry)
+        self.prefix_hit_tokens = Gauge(
+            "galerne_engine_prefix_hit_tokens", "Prompt tokens found cached", registry=registry
+        )
+        self.part_seconds = Counter(
+            "galerne_engine_part_seconds", "Time by part of the model", ("part",), registry=registry
+        )
+        self.exchange_rows = Gauge(
+            "galerne_exchange_rows", "Exchange totals", ("what",), registry=registry
+        )
+        self.link_up = Gauge(
+            "galerne_exchange_link_up", "1 if a shard's link is up", ("shard",), registry=registry
+        )
+
+    def text(self) -> bytes:
+        """Prometheus text."""
+        return generate_latest(self.registry)

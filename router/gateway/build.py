@@ -1,0 +1,178 @@
+"""Puts one gateway together: checkpoint, decoder, cache, exchange, scheduler, engine."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from galerne.clock import MonotonicClock
+from galerne.errors import ConfigError
+from galerne.hello import Hello
+from galerne.topology import LinkTransport
+from router.engine.block_hash import HashContext
+from router.engine.block_pool import BlockPool
+from router.engine.engine import Engine
+from router.engine.gateway_port import ModelFacts
+from router.engine.request import GenerationRequest, TokenDelta
+from router.engine.scheduler import Scheduler, SchedulerConfig
+from router.engine.stepper import Stepper
+from router.exchange.exchange import ExpertExchange
+from router.exchange.grpc_link import AddressBook
+from router.exchange.grpc_transport import GrpcTransport
+from router.exchange.local import LocalTransport
+from router.exchange.session import ExchangeSession
+from router.exchange.transport import Transport
+from router.gateway.settings import BLOCK_SIZE, GatewaySettings, numerics_profile
+from router.model.decoder import Decoder
+from router.model.kv_cache import PagedLatentCache
+from router.model.runner import PagedRunner
+from router.model.step_runner import StepRunner
+from router.model.vision import VisionTower
+from shards.bank import ExpertBank
+from shards.checkpoint.open import open_checkpoint
+from shards.checkpoint.weights import Checkpoint
+
+Progress = Callable[[str, int, int], None]  # (what, done, of)
+
+
+class BuiltGateway(NamedTuple):
+    """A gateway that is ready to start."""
+
+    engine: Engine
+    runner: PagedRunner
+    facts: ModelFacts
+    num_kv_tokens: int
+
+
+def build_gateway(
+    settings: GatewaySettings,
+    book: AddressBook | None,
+    on_deltas: Callable[[Sequence[TokenDelta]], None],
+    on_progress: Progress,
+) -> BuiltGateway:
+    """Load and connect; ``book`` is needed for grpc links only.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be used.
+        ConfigError: The KV cache holds less than one request of full length.
+    """
+    checkpoint = open_checkpoint(settings.checkpoint)
+    topology = settings.topology
+    decoder = Decoder(checkpoint, settings.dtype, lambda n, of: on_progress("layers", n, of))
+    num_blocks = _num_blocks(settings, checkpoint)
+    cache = PagedLatentCache(checkpoint.config, num_blocks, BLOCK_SIZE, settings.dtype)
+    transport = _transport(settings, checkpoint, book, on_progress)
+    session = ExchangeSession(topology, settings.exchange)
+    exchange = ExpertExchange(session, transport, MonotonicClock())
+    has_vision = checkpoint.config.vision is not None
+    tower = VisionTower(checkpoint, settings.dtype) if has_vision else None
+    runner = PagedRunner(decoder, cache, exchange, tower, topology.num_micro_batches)
+    facts = _facts(settings, checkpoint)
+    pool = BlockPool(num_blocks, BLOCK_SIZE)
+    scheduler = Scheduler(_scheduler_config(settings), pool, _hash_contexts(facts))
+    config = checkpoint.config
+    engine = Engine(
+        scheduler,
+        pool,
+        StepRunner(runner),
+        Stepper(scheduler, config.vocab_size, config.eos_token_id),
+        MonotonicClock(),
+        settings.max_waiting,
+        on_deltas,
+    )
+    return BuiltGateway(engine, runner, facts, pool.num_usable * BLOCK_SIZE)
+
+
+def _num_blocks(settings: GatewaySettings, checkpoint: Checkpoint) -> int:
+    per_block = PagedLatentCache.bytes_per_block(checkpoint.config, BLOCK_SIZE, settings.dtype)
+    topology = settings.topology
+    most = topology.max_num_seqs * -(-settings.max_model_len // BLOCK_SIZE) + 1
+    num_blocks = min(settings.kv_bytes // per_block, most)
+    if num_blocks * BLOCK_SIZE <= settings.max_model_len:
+        raise ConfigError(
+            "kv_memory",
+            settings.kv_bytes,
+            f"holds {num_blocks * BLOCK_SIZE} tokens of {per_block // BLOCK_SIZE} bytes, less than "
+            f"one request of max_model_len={settings.max_model_len}",
+        )
+    return num_blocks
+
+
+def _transport(
+    settings: GatewaySettings,
+    checkpoint: Checkpoint,
+    book: AddressBook | None,
+    on_progress: Progress,
+) -> Transport:
+    topology = settings.topology
+    if topology.transport is LinkTransport.LOCAL:
+        banks = {}
+        for shard in topology.shards:
+            experts = topology.placement.experts_of(shard)
+            bank = ExpertBank(
+                checkpoint, experts, settings.dtype, lambda n, of: on_progress("experts", n, of)
+            )
+            bank.prefault()
+            banks[shard] = bank
+        return LocalTransport(banks)
+    if book is None:
+        raise ConfigError("transport", topology.transport.value, "needs an address book")
+    hello = Hello(
+        gateway=settings.gateway_id,
+        incarnation=secrets.randbits(64),
+        fingerprint=checkpoint.fingerprint,
+        numerics_profile=numerics_profile(settings.numerics),
+        epoch=topology.epoch,
+    )
+    return GrpcTransport(topology.shards, hello, settings.cluster_token, book)
+
+
+def _scheduler_config(settings: GatewaySettings) -> SchedulerConfig:
+    topology = settings.topology
+    return SchedulerConfig(
+        max_num_seqs=topology.max_num_seqs,
+        max_batched_tokens=topology.max_batched_tokens,
+        max_chunk_tokens=min(settings.max_chunk_tokens, topology.max_batched_tokens),
+        block_size=BLOCK_SIZE,
+        max_waiting=settings.max_waiting,
+        max_model_len=settings.max_model_len,
+    )
+
+
+def _hash_contexts(facts: ModelFacts) -> Callable[[GenerationRequest], HashContext]:
+    def context(request: GenerationRequest) -> HashContext:
+        return HashContext(
+            model_fingerprint=facts.fingerprint,
+            numerics_profile=facts.numerics_profile,
+            mla_form="absorbed",
+            salt=request.cache_salt,
+        )
+
+    return context
+
+
+def _facts(settings: GatewaySettings, checkpoint: Checkpoint) -> ModelFacts:
+    config, vision = checkpoint.config, checkpoint.config.vision
+    facts = ModelFacts(
+        name=settings.model_name,
+        fingerprint=checkpoint.fingerprint,
+        numerics_profile=numerics_profile(settings.numerics),
+        max_model_len=settings.max_model_len,
+        vocab_size=config.vocab_size,
+        num_layers=config.num_layers,
+        num_experts=config.num_experts,
+        num_experts_per_tok=config.num_experts_per_tok,
+        eos_token_id=config.eos_token_id,
+        takes_images=vision is not None,
+    )
+    if vision is None:
+        return facts
+    return replace(
+        facts,
+        image_token_id=vision.image_token_id,
+        patch_size=vision.patch_size,
+        spatial_merge_size=vision.spatial_merge_size,
+        max_image_size=vision.image_size,
+    )

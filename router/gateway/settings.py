@@ -1,0 +1,51 @@
+"""What a gateway needs to start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from galerne.errors import ConfigError
+from galerne.ids import GatewayId
+from galerne.topology import Topology
+from router.exchange.deadline import ExchangeConfig
+
+BLOCK_SIZE = 16
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewaySettings:
+    """Settings of one gateway."""
+
+    gateway_id: GatewayId
+    checkpoint: Path
+    model_name: str
+    numerics: str  # bf16: the serving mode; fp32: the same path in float32
+    topology: Topology
+    cluster_token: str
+    max_model_len: int
+    kv_bytes: int  # of the latent cache
+    max_waiting: int = 1024
+    max_chunk_tokens: int = 512
+    num_threads: int = 1
+    host: str = "127.0.0.1"
+    exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
+
+    def __post_init__(self) -> None:
+        if self.numerics not in DTYPES:
+            raise ConfigError("numerics", self.numerics, f"must be one of {', '.join(DTYPES)}")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of weights, activations and cache."""
+        return DTYPES[self.numerics]
+
+
+def numerics_profile(numerics: str) -> str:
+    """Name of the arithmetic: format and the kernel family that torch picks on this machine."""
+    family = torch.backends.cpu.get_cpu_capability().lower()
+    amx = "-amx" if torch.cpu._is_amx_tile_supported() else ""
+    return f"{numerics}-torch{torch.__version__.split('+')[0]}-{family}{amx}"

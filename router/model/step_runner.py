@@ -1,0 +1,56 @@
+"""Between the engine's plans and a model runner's chunks."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from router.engine.metrics import EngineMetrics
+from router.engine.scheduler import StepPlan
+from router.engine.stepper import Stepper
+from router.exchange.links import LinkState
+from router.model.runner import ModelRunner, PagedRunner, SequenceChunk
+
+
+class StepRunner:
+    """Runs plans on a model runner and reports its counters."""
+
+    def __init__(self, model: ModelRunner) -> None:
+        self.model = model
+        self._reported: dict[str, float] = {}
+
+    def run_plan(self, step: int, plan: StepPlan) -> npt.NDArray[np.float32]:
+        """See ``engine.StepRunner.run_plan``."""
+        chunks = [
+            SequenceChunk(
+                token_ids=entry.sequence.token_ids,
+                start=entry.start,
+                num_tokens=entry.num_tokens,
+                block_ids=entry.sequence.blocks,
+                num_logits=Stepper.num_logits(entry),
+                images=entry.sequence.request.images,
+            )
+            for entry in plan.entries
+        ]
+        return self.model.run(step, chunks)
+
+    def poll(self) -> str | None:
+        """See ``ModelRunner.poll``."""
+        return self.model.poll()
+
+    def report(self, metrics: EngineMetrics) -> None:
+        """Bring part times, exchange totals and link states up to date."""
+        if not isinstance(self.model, PagedRunner):
+            return
+        for part, seconds in self.model.timer.seconds.items():
+            metrics.part_seconds.labels(part).inc(seconds - self._reported.get(part, 0.0))
+            self._reported[part] = seconds
+        counters = self.model.exchange.counters
+        for name in counters.__slots__:
+            metrics.exchange_rows.labels(name).set(getattr(counters, name))
+        for shard, state in self.model.exchange.links.items():
+            metrics.link_up.labels(shard).set(state is not LinkState.DOWN)
+
+    def close(self) -> None:
+        """Close the model runner."""
+        self.model.close()

@@ -1,0 +1,90 @@
+"""Tensors and index arrays as frame sections, and back. Copies only where memory must change."""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from galerne.errors import ProtocolError
+from galerne.frame import Buffer, DType, Frame, Section
+
+Ints = npt.NDArray[np.int64]
+
+TORCH_DTYPE = {DType.BF16: torch.bfloat16, DType.FLOAT32: torch.float32}
+WIRE_DTYPE = {dtype: wire for wire, dtype in TORCH_DTYPE.items()}
+
+
+class RequestRows(NamedTuple):
+    """A request frame's payload. T tokens, G groups, R rows, H hidden."""
+
+    tokens: torch.Tensor  # [T, H]
+    expert_ids: Ints  # [G]
+    num_rows_by_group: Ints  # [G]
+    row_token: Ints  # [R]
+
+
+def tensor_bytes(x: torch.Tensor) -> Buffer:
+    """The bytes of a contiguous CPU tensor, without a copy where it is contiguous already."""
+    return x.contiguous().view(torch.uint8).numpy().data.cast("B")
+
+
+def index_bytes(values: Ints) -> Buffer:
+    """Index array as little-endian uint32."""
+    return values.astype("<u4").tobytes()
+
+
+def tensor_of(section: memoryview, shape: tuple[int, int], dtype: DType) -> torch.Tensor:
+    """A read-only view of the section as ``shape``.
+
+    Raises:
+        ProtocolError: The section has another size.
+    """
+    torch_dtype = TORCH_DTYPE[dtype]
+    if len(section) != shape[0] * shape[1] * torch_dtype.itemsize:
+        raise ProtocolError(f"{len(section)} bytes do not hold {shape} of {dtype.name}")
+    if not len(section):
+        return torch.empty(shape, dtype=torch_dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the buffer is read-only, and so are we
+        return torch.frombuffer(section, dtype=torch_dtype).view(shape)
+
+
+def request_sections(rows: RequestRows) -> list[tuple[Section, Buffer]]:
+    """Sections of a request."""
+    return [
+        (Section.EXPERT_IDS, index_bytes(rows.expert_ids)),
+        (Section.ROW_COUNTS, index_bytes(rows.num_rows_by_group)),
+        (Section.ROW_TOKENS, index_bytes(rows.row_token)),
+        (Section.TOKENS, tensor_bytes(rows.tokens)),
+    ]
+
+
+def read_request(frame: Frame) -> RequestRows:
+    """Payload of a request.
+
+    Raises:
+        ProtocolError: A section is missing or contradicts the header or another section.
+    """
+    header = frame.header
+    try:
+        experts, counts, row_token = (
+            np.frombuffer(frame.sections[kind], dtype="<u4").astype(np.int64)
+            for kind in (Section.EXPERT_IDS, Section.ROW_COUNTS, Section.ROW_TOKENS)
+        )
+        tokens = frame.sections[Section.TOKENS]
+    except KeyError as error:
+        raise ProtocolError(f"request without section {error}") from error
+    except ValueError as error:
+        raise ProtocolError(f"index section: {error}") from error
+    if len(experts) != len(counts) or counts.sum() != len(row_token) != 0:
+        raise ProtocolError("groups, row counts and rows contradict one another")
+    if len(row_token) != header.num_rows:
+        raise ProtocolError(f"{len(row_token)} rows, header says {header.num_rows}")
+    if len(row_token) and row_token.max() >= header.num_tokens:
+        raise ProtocolError("a row names a token that the frame lacks")
+    shape = (header.num_tokens, header.hidden_size)
+    return RequestRows(tensor_of(tokens, shape, header.dtype), experts, counts, row_token)

@@ -1,0 +1,76 @@
+"""Real shards on loopback, in threads of the test, behind the real transport."""
+
+from contextlib import contextmanager
+
+import torch
+from helpers.fixture_models import FIXTURES, checkpoint, exchange_over, topology
+
+from galerne.hello import Hello
+from router.exchange.grpc_link import LinkConfig
+from router.exchange.grpc_transport import GrpcTransport
+from shards.host import ShardHost, ShardSettings
+
+TOKEN = "test-token"
+PROFILE = "test-profile"
+
+
+class Shards:
+    """Shard hosts by id; also the address book of the transport."""
+
+    def __init__(self, shape, name="tiny-hf-bf16", dtype=torch.bfloat16, path=None):
+        self.shape = shape
+        self.dtype = dtype
+        self.path = path or FIXTURES / name
+        self.hosts = {}
+        for shard in shape.shards:
+            self.start(shard)
+
+    def start(self, shard):
+        settings = ShardSettings(
+            shard_id=shard,
+            checkpoint=self.path,
+            experts_by_layer=self.shape.placement.experts_of(shard),
+            dtype=self.dtype,
+            numerics_profile=PROFILE,
+            cluster_token=TOKEN,
+            epochs=(self.shape.epoch,),
+        )
+        self.hosts[shard] = ShardHost(settings)
+
+    def stop(self, shard):
+        self.hosts.pop(shard).stop()
+
+    def address_of(self, shard):
+        host = self.hosts.get(shard)
+        return None if host is None else host.address
+
+    def close(self):
+        for shard in list(self.hosts):
+            self.stop(shard)
+
+
+def hello(source, shape, incarnation=7):
+    return Hello(
+        gateway="gateway-0",
+        incarnation=incarnation,
+        fingerprint=source.fingerprint,
+        numerics_profile=PROFILE,
+        epoch=shape.epoch,
+    )
+
+
+@contextmanager
+def grpc_exchange(num_shards, *, source=None, path=None, replicas=1, row_budget=4096, config=None):
+    """An ``ExpertExchange`` over grpc shards, and the shards."""
+    source = source or checkpoint()
+    names = [f"shard-{i}" for i in range(num_shards)]
+    shape = topology(source.config, names, replicas=replicas, row_budget=row_budget)
+    shards = Shards(shape, path=path)
+    fast = LinkConfig(backoff_min_s=0.01, backoff_max_s=0.05)
+    transport = GrpcTransport(shape.shards, hello(source, shape), TOKEN, shards, fast)
+    exchange = exchange_over(transport, shape, config)
+    try:
+        yield exchange, shards
+    finally:
+        exchange.close()
+        shards.close()
