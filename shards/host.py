@@ -1,9 +1,7 @@
-"""Runs a shard in this process: bank, compute thread, and a server on an event-loop thread."""
+"""Runs a shard in this process: bank, compute thread, and a server on the gRPC loop."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +10,14 @@ import torch
 
 from galerne.clock import MonotonicClock
 from galerne.ids import ShardId
+from galerne.loop_thread import grpc_loop
 from shards.bank import ExpertBank
 from shards.checkpoint.open import open_checkpoint
 from shards.metrics import ShardMetrics
 from shards.server import ShardIdentity, ShardServer
 from shards.worker import ExpertWorker
 
-_STOP_TIMEOUT_S = 10.0
+_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +49,8 @@ class ShardHost:
         checkpoint = open_checkpoint(settings.checkpoint)
         bank = ExpertBank(checkpoint, settings.experts_by_layer, settings.dtype, on_progress)
         bank.prefault()
+        self._bank = bank
+        self._bytes_read = checkpoint.bytes_read
         self._metrics = ShardMetrics()
         self._metrics.resident_bytes.set(bank.num_bytes)
         self._worker = ExpertWorker(bank, self._metrics, MonotonicClock(), settings.num_threads)
@@ -60,11 +61,6 @@ class ShardHost:
             numerics_profile=settings.numerics_profile,
             cluster_token=settings.cluster_token,
         )
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="shard-grpc")
-        self._thread.daemon = True
-        self._thread.start()
-
         async def serve() -> tuple[ShardServer, int]:
             server = ShardServer(
                 identity,
@@ -76,19 +72,26 @@ class ShardHost:
             )
             return server, await server.start(settings.host)
 
-        self._server, port = asyncio.run_coroutine_threadsafe(serve(), self._loop).result()
+        self._server, port = grpc_loop().run(serve(), _TIMEOUT_S)
         self.address = f"{settings.host}:{port}"
+
+    def describe(self) -> dict[str, object]:
+        """What the shard holds and has done."""
+        return {
+            "experts": len(self._bank),
+            "resident_bytes": self._bank.num_bytes,
+            "bytes_read": self._bytes_read,
+            "frames": self._metrics.num_frames,
+            "rows": self._metrics.num_rows,
+            "metrics": self._metrics.text(),
+        }
 
     @property
     def is_alive(self) -> bool:
         """Whether the compute thread and the server's loop run."""
-        return self._worker.is_alive() and self._thread.is_alive()
+        return self._worker.is_alive() and grpc_loop().is_alive
 
     def stop(self) -> None:
         """Stop serving and end the threads."""
-        future = asyncio.run_coroutine_threadsafe(self._server.stop(0.2), self._loop)
-        future.result(_STOP_TIMEOUT_S)
+        grpc_loop().run(self._server.stop(0.2), _TIMEOUT_S)
         self._worker.stop()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(_STOP_TIMEOUT_S)
-        self._loop.close()

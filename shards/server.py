@@ -213,8 +213,9 @@ class _Stream:
 
     async def _write_answers(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         while True:
-            for message in await self._answers.get():
+            messages = await self._answers.get()
+            self._unanswered -= 1  # before the write: the gateway may use the credit at once
+            for message in messages:
                 await context.write(message)
-            self._unanswered -= 1
             if not self._unanswered:
                 self._is_idle.set()

@@ -29,6 +29,8 @@ class RequestRows(NamedTuple):
 
 def tensor_bytes(x: torch.Tensor) -> Buffer:
     """The bytes of a contiguous CPU tensor, without a copy where it is contiguous already."""
+    if not x.numel():
+        return b""
     return x.contiguous().view(torch.uint8).numpy().data.cast("B")
 
 
@@ -80,7 +82,7 @@ def read_request(frame: Frame) -> RequestRows:
         raise ProtocolError(f"request without section {error}") from error
     except ValueError as error:
         raise ProtocolError(f"index section: {error}") from error
-    if len(experts) != len(counts) or counts.sum() != len(row_token) != 0:
+    if len(experts) != len(counts) or counts.sum() != len(row_token):
         raise ProtocolError("groups, row counts and rows contradict one another")
     if len(row_token) != header.num_rows:
         raise ProtocolError(f"{len(row_token)} rows, header says {header.num_rows}")

@@ -89,14 +89,15 @@ class ExpertWorker:
             results = self._bank.run(
                 layer, rows.tokens, rows.expert_ids, rows.num_rows_by_group, rows.row_token
             )
-        except GalerneError as error:
-            for job in jobs:
-                refuse(job, error)
-            return
         except Exception as error:  # border of the thread: one bad frame must not end it
-            logger.exception("expert_compute_failed layer=%d frames=%d", layer, len(jobs))
-            for job in jobs:
-                refuse(job, GalerneError(f"{type(error).__name__}: {error}"))
+            if len(jobs) > 1:  # nor fail the frames that it was merged with
+                for job in jobs:
+                    self._compute(layer, [job])
+                return
+            if not isinstance(error, GalerneError):
+                logger.exception("expert_compute_failed layer=%d", layer)
+                error = GalerneError(f"{type(error).__name__}: {error}")
+            refuse(jobs[0], error)
             return
         self._metrics.computed(layer, rows, len(jobs), self._clock.now_s() - started)
         for job, part in zip(jobs, split(merged, results), strict=True):

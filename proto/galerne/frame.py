@@ -1,7 +1,7 @@
 """The exchange frame: what a gateway and a shard say to each other, as bytes.
 
 A frame is a fixed little-endian header and a payload of sections. A long payload travels as several
-chunks, each a header of its own with its part of the payload and that part's CRC32C, so one message
+chunks, each a header of its own with its part of the payload and a CRC32C over both, so one message
 never exceeds the chunk limit. Layout and fields: design section 6.
 """
 
@@ -22,6 +22,7 @@ VERSION = 1
 MAX_CHUNK_BYTES = 1 << 20  # 64 KiB to 1 MiB is the sweet spot of gRPC streams
 _HEADER = struct.Struct("<IHHBBHHHIQIQIHHHIIIII")
 HEADER_BYTES = _HEADER.size
+_CRC = struct.Struct("<I")  # last field of the header
 _SECTION = struct.Struct("<HHI")
 _MAX_SECTIONS = 16
 
@@ -99,18 +100,23 @@ def encode(
     messages = []
     for chunk in range(num_chunks):
         part = view[chunk * max_chunk_bytes : (chunk + 1) * max_chunk_bytes]
-        messages.append(
-            _pack(replace(header, chunk=chunk, num_chunks=num_chunks), part) + bytes(part)
-        )
+        messages.append(_message(replace(header, chunk=chunk, num_chunks=num_chunks), part))
     return messages
 
 
-def _pack(h: FrameHeader, part: memoryview) -> bytes:
-    return _HEADER.pack(
+def _message(h: FrameHeader, part: memoryview) -> bytes:
+    fields = _HEADER.pack(
         MAGIC, VERSION, h.flags, h.kind, h.dtype, h.chunk, h.num_chunks, 0, h.gateway,
         h.incarnation, h.epoch, h.step, h.frame, h.layer, h.micro_batch, h.attempt,
-        h.num_tokens, h.num_rows, h.hidden_size, len(part), google_crc32c.value(bytes(part)),
-    )  # fmt: skip
+        h.num_tokens, h.num_rows, h.hidden_size, len(part), 0,
+    )[:-_CRC.size]  # fmt: skip
+    data = bytes(part)
+    return b"".join((fields, _CRC.pack(_checksum(fields, data)), data))
+
+
+def _checksum(fields: bytes, part: bytes) -> int:
+    """Over the header as well: a wrong layer or frame number is as bad as a wrong row."""
+    return int(google_crc32c.extend(google_crc32c.value(fields), part))
 
 
 def decode_chunk(message: bytes) -> tuple[FrameHeader, memoryview]:
@@ -132,8 +138,8 @@ def decode_chunk(message: bytes) -> tuple[FrameHeader, memoryview]:
     part = memoryview(message)[HEADER_BYTES:]
     if len(part) != length:
         raise ProtocolError(f"payload of {len(part)} bytes, header says {length}")
-    if google_crc32c.value(bytes(part)) != crc:
-        raise ProtocolError("payload checksum differs")
+    if _checksum(message[: HEADER_BYTES - _CRC.size], bytes(part)) != crc:
+        raise ProtocolError("checksum differs")
     if not chunk < num_chunks:
         raise ProtocolError(f"chunk {chunk} of {num_chunks}")
     try:
@@ -166,9 +172,7 @@ class Reassembler:
         header, part = decode_chunk(message)
         first = self._first
         if header.chunk != len(self._parts) or (
-            first is not None
-            and (first.frame, first.attempt, first.num_chunks)
-            != (header.frame, header.attempt, header.num_chunks)
+            first is not None and replace(header, chunk=0) != first
         ):
             raise ProtocolError(f"chunk {header.chunk} of frame {header.frame} is out of order")
         self._parts.append(part)
@@ -194,6 +198,8 @@ def _sections(payload: memoryview) -> dict[Section, memoryview]:
         kind, _, length = _SECTION.unpack_from(payload, 4 + index * _SECTION.size)
         if offset + length > len(payload):
             raise ProtocolError(f"section {kind} runs past the payload")
+        if kind in sections:
+            raise ProtocolError(f"section {kind} is there twice")
         try:
             sections[Section(kind)] = payload[offset : offset + length]
         except ValueError as error:

@@ -72,8 +72,10 @@ def encode_refusal(request: FrameHeader, message: str, *, is_retryable: bool) ->
 def decode_hello(frame: Frame) -> Hello:
     """Raises ProtocolError if it is none, HelloRefusedError if the protocol version differs."""
     fields = read_json(frame, FrameKind.HELLO)
-    if fields.pop("protocol", None) != VERSION:
-        raise HelloRefusedError("protocol", str(VERSION), "another version")
+    protocol = fields.pop("protocol", None)
+    if protocol != VERSION:
+        raise HelloRefusedError("protocol", str(VERSION), str(protocol))
+    _check_types("hello", fields, text=("gateway", "fingerprint", "numerics_profile"))
     try:
         return Hello(**fields)  # type: ignore[arg-type]
     except TypeError as error:
@@ -82,8 +84,13 @@ def decode_hello(frame: Frame) -> Hello:
 
 def decode_welcome(frame: Frame) -> Welcome:
     """Raises ProtocolError if it is none."""
+    fields = read_json(frame, FrameKind.WELCOME)
+    epochs = fields.pop("epochs", None)
+    if not isinstance(epochs, list) or not all(type(epoch) is int for epoch in epochs):
+        raise ProtocolError(f"welcome: epochs is {epochs!r:.60}")
+    _check_types("welcome", fields, text=("shard",))
     try:
-        return Welcome(**read_json(frame, FrameKind.WELCOME))  # type: ignore[arg-type]
+        return Welcome(epochs=epochs, **fields)  # type: ignore[arg-type]
     except TypeError as error:
         raise ProtocolError(f"welcome: {error}") from error
 
@@ -115,6 +122,13 @@ def read_json(frame: Frame, kind: FrameKind) -> dict[str, object]:
     if not isinstance(fields, dict):
         raise ProtocolError(f"{kind.name} is not a JSON object")
     return fields
+
+
+def _check_types(what: str, fields: dict[str, object], *, text: tuple[str, ...]) -> None:
+    """The named fields are strings, all others integers."""
+    for name, value in fields.items():
+        if type(value) is not (str if name in text else int):
+            raise ProtocolError(f"{what}: {name} is {value!r:.60}")
 
 
 def _one(header: FrameHeader, fields: object) -> bytes:

@@ -76,13 +76,12 @@ def admit(
         InvalidRequestError: A field is outside what is allowed; names it.
     """
     check_prompt(prompt.token_ids, model.vocab_size)
-    is_generate = isinstance(call, GenerateInput)
     prompt_len = len(prompt.token_ids)
     sampling = fill_sampling(
         call.sampling,
         prompt_len=prompt_len,
         max_model_len=model.max_model_len,
-        default_max_tokens=call.default_max_tokens if is_generate else None,
+        default_max_tokens=call.default_max_tokens if isinstance(call, GenerateInput) else None,
     )
     check_sampling(
         sampling,

@@ -47,6 +47,18 @@ class BodyTooLargeError(InvalidRequestError):
         self.args = (max_bytes,)
 
 
+class EndedWithError(GalerneError):
+    """An accepted request ended with an error, told to a caller who was sent nothing yet."""
+
+    def __init__(self, status: str, error: str) -> None:
+        super().__init__(status, error)
+        self.status = status  # type: ignore[misc]  # that of the error which it stands for
+        self.error = error
+
+    def __str__(self) -> str:
+        return self.error
+
+
 def retry_after_s(error: BaseException) -> int | None:
     """Whole seconds, at least 1, after which to try again; None if the error does not say."""
     if not isinstance(error, OverloadedError):

@@ -33,6 +33,10 @@ _T = TypeVar("_T")
 class StepRunner(Protocol):
     """The model, as the engine calls it: ``PagedRunner`` or ``ReferenceRunner`` behind plans."""
 
+    def on_thread_start(self) -> None:
+        """Called once on the engine's thread."""
+        ...
+
     def run_plan(self, step: int, plan: StepPlan) -> npt.NDArray[np.float32]:
         """Logits ``[sum of Stepper.num_logits, V]`` of a plan."""
         ...
@@ -146,6 +150,7 @@ class Engine:
     # -- the loop ----------------------------------------------------------------------------
 
     def _run(self) -> None:
+        self._runner.on_thread_start()
         while not self._is_stopping:
             self._turn()
         for request_id in self._scheduler.request_ids:

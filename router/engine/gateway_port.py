@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -44,14 +44,45 @@ class GatewayLoad:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PartFacts:
+    """One process of the deployment; fields as in ``galerne.v1.PartInfo``."""
+
+    id: str
+    kind: str
+    address: str = ""
+    node: str = ""
+    pid: int = 0
+    restarts: int = 0
+    is_live: bool = False
+    unready_reason: str = ""
+    rss_bytes: int = 0
+    experts: int = 0
+    resident_bytes: int = 0
+    bytes_read: int = 0
+    frames: int = 0
+    rows: int = 0
+    kv_tokens: int = 0
+    running: int = 0
+    waiting: int = 0
+    steps: int = 0
+    links: Mapping[str, str] = field(default_factory=dict)
+    seconds_by_part: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterFacts:
     """The shape that serves now, for people to read."""
 
     mode: str
     epoch: int
+    transport: str = ""
+    micro_batches: int = 1
+    max_num_seqs: int = 0
+    max_batched_tokens: int = 0
     gateways: Sequence[str] = ()
     shards: Sequence[str] = ()
     uptime_s: float = 0.0
+    parts: Sequence[PartFacts] = ()
     process_metrics: dict[str, bytes] = field(default_factory=dict)  # process -> Prometheus text
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from galerne.errors import ConfigError
 
+_MAX_DOUBLINGS = 16  # beyond the cap anyway; 2**1024 is no float
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExchangeConfig:
@@ -55,5 +57,5 @@ class ServiceTime:
         if self._frame_s is None:
             return config.deadline_cap_s
         predicted = max(self._frame_s, self._row_s * num_rows)
-        wait = predicted * config.deadline_factor * 2**attempt
+        wait = predicted * config.deadline_factor * 2 ** min(attempt, _MAX_DOUBLINGS)
         return float(min(max(wait, config.deadline_floor_s), config.deadline_cap_s))

@@ -111,13 +111,15 @@ class ExpertExchange:
         if event is not None:
             self._take(event)
         if event is None or (deadline is not None and self._clock.now_s() >= deadline):
+            self.poll()  # after a pause of ours: what has come already is not overdue
             self._perform(self._session.on_time(self._clock.now_s()))
 
     def _take(self, event: TransportEvent) -> None:
         now = self._clock.now_s()
         match event:
             case Answer(shard, frame, rows):
-                accepted = self._session.on_answer(shard, frame, len(rows), now)
+                num_rows = len(rows) if self._has_form(rows) else -1
+                accepted = self._session.on_answer(shard, frame, num_rows, now)
                 if accepted is not None:
                     self._fill(accepted.call, accepted.slots, accepted.rows, rows)
             case Refusal(shard, frame, error):
@@ -126,6 +128,13 @@ class ExpertExchange:
                 self._perform(self._session.on_link_up(shard, now))
             case LinkDown(shard, _):
                 self._perform(self._session.on_link_down(shard, now))
+
+    def _has_form(self, rows: torch.Tensor) -> bool:
+        """Whether rows have the width and dtype of what is away; one model has one of each."""
+        return all(
+            (rows.dtype, rows.shape[1:]) == (x.dtype, x.shape[1:])
+            for _, _, x in self._inputs.values()
+        )
 
     def _fill(
         self,

@@ -70,6 +70,7 @@ class GrpcLink:
         self._wake = asyncio.Event()
         self._is_up = False
         self._credits = 0
+        self._logged_reason = ""
 
     def push(self, messages: Sequence[bytes]) -> None:
         """Queue a frame's chunks; dropped while the link is down (the session resends)."""
@@ -89,6 +90,9 @@ class GrpcLink:
                 reason = f"{error.code().name}: {error.details()}"
             except (GalerneError, TimeoutError, OSError) as error:
                 reason = f"{type(error).__name__}: {error}"
+            except Exception as error:  # border of the link: one bad peer must not end the others
+                logger.exception("link_failed shard=%s", self._shard)
+                reason = f"{type(error).__name__}: {error}"
             was_up = was_up or self._is_up
             self._is_up = False
             self._outbox.clear()
@@ -96,6 +100,9 @@ class GrpcLink:
                 logger.warning("link_down shard=%s reason=%s", self._shard, reason)
                 self._emit(LinkDown(self._shard, reason))
                 backoff = self._config.backoff_min_s
+            elif reason != self._logged_reason:
+                logger.warning("link_not_up shard=%s reason=%s", self._shard, reason)
+            self._logged_reason = reason
             await asyncio.sleep(backoff)
             backoff = min(backoff * 2, self._config.backoff_max_s)
 
@@ -103,7 +110,7 @@ class GrpcLink:
         """Serve one connection; whether it was up when it ended."""
         address = await asyncio.to_thread(self._book.address_of, self._shard)
         if address is None:
-            return False
+            raise ProtocolError("no address is known")
         async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
             call = cast(_Call, channel.stream_stream(EXCHANGE_METHOD)(metadata=self._metadata))
             reassembler = Reassembler(MAX_FRAME_BYTES)

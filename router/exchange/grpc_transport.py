@@ -1,15 +1,15 @@
-"""Experts in other processes: one persistent gRPC stream per shard, on one event-loop thread."""
+"""Experts in other processes: one persistent gRPC stream per shard, on the process' gRPC loop."""
 
 from __future__ import annotations
 
 import asyncio
 import queue
-import threading
 from collections.abc import Sequence
 
 from galerne.frame import FrameHeader, FrameKind, encode
 from galerne.hello import Hello
 from galerne.ids import ShardId
+from galerne.loop_thread import grpc_loop
 from router.exchange.grpc_link import AddressBook, GrpcLink, LinkConfig
 from router.exchange.transport import OutgoingFrame, TransportEvent
 from shards.wire import WIRE_DTYPE, RequestRows, request_sections
@@ -31,18 +31,21 @@ class GrpcTransport:
         """Start connecting to every shard at once."""
         self._hello = hello
         self._events: queue.SimpleQueue[TransportEvent] = queue.SimpleQueue()
-        self._loop = asyncio.new_event_loop()
+        self._loop = grpc_loop().loop
         self._links = {
             shard: GrpcLink(
                 shard, hello, cluster_token, book, self._events.put, config or LinkConfig()
             )
             for shard in shards
         }
-        self._thread = threading.Thread(target=self._run, name="exchange-grpc", daemon=True)
-        self._thread.start()
+        self._is_closed = False
+        self._ended = asyncio.Event()
+        self._main = asyncio.run_coroutine_threadsafe(self._run_links(), self._loop)
 
     def send(self, frame: OutgoingFrame) -> None:
         """Encode and hand over; never blocks."""
+        if self._is_closed:
+            return
         messages = encode(self._header(frame), request_sections(_request_rows(frame)))
         self._loop.call_soon_threadsafe(self._links[frame.shard].push, messages)
 
@@ -50,31 +53,26 @@ class GrpcTransport:
         """The next event, or None after ``timeout_s``."""
         try:
             if timeout_s <= 0:
-                return self._events.get_nowait()
-            return self._events.get(timeout=timeout_s)
+                event = self._events.get_nowait()
+            else:
+                event = self._events.get(timeout=timeout_s)
         except queue.Empty:
             return None
+        return None if self._is_closed else event
 
     def close(self) -> None:
-        """End links and thread."""
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._main.cancel)
-            self._thread.join(_CLOSE_TIMEOUT_S)
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._main = self._loop.create_task(self._run_links())
-        try:
-            self._loop.run_until_complete(self._main)
-        except asyncio.CancelledError:
-            pass
-        finally:
-            self._loop.close()
+        """End the links."""
+        self._is_closed = True
+        self._main.cancel()
+        grpc_loop().run(self._ended.wait(), _CLOSE_TIMEOUT_S)
 
     async def _run_links(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            for link in self._links.values():
-                group.create_task(link.run())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for link in self._links.values():
+                    group.create_task(link.run())
+        finally:
+            self._ended.set()
 
     def _header(self, frame: OutgoingFrame) -> FrameHeader:
         return FrameHeader(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Mapping
 
@@ -18,16 +19,19 @@ class LocalTransport:
         self._banks = banks
         self._events: deque[TransportEvent] = deque(LinkUp(shard) for shard in banks)
         self._frames: deque[OutgoingFrame] = deque()
+        self._is_closed = False
 
     def send(self, frame: OutgoingFrame) -> None:
         """Queue the frame."""
-        self._frames.append(frame)
+        if not self._is_closed:
+            self._frames.append(frame)
 
     def receive(self, timeout_s: float) -> TransportEvent | None:
-        """The next event; computes a queued frame if there is none. Never waits."""
+        """The next event; computes a queued frame if there is none."""
         if self._events:
             return self._events.popleft()
         if not self._frames:
+            time.sleep(max(timeout_s, 0.0))  # nothing can come, but the caller must not spin
             return None
         frame = self._frames.popleft()
         rows = frame.rows
@@ -41,5 +45,6 @@ class LocalTransport:
 
     def close(self) -> None:
         """Drop what is queued."""
+        self._is_closed = True
         self._frames.clear()
         self._events.clear()

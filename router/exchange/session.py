@@ -22,6 +22,7 @@ from router.exchange.dispatch import FrameRows, Ints, choose_shards, group_slots
 from router.exchange.links import LinkBook
 
 RESEND_POLL_S = 0.05  # how soon rows that found no budget or no replica are looked at again
+_MAX_ATTEMPT = 0xFFFF  # of the frame's header
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class _Call:
     attempt: int = 0
     orphans: list[Ints] = field(default_factory=list)  # slots that no usable shard has
     doubted: list[Ints] = field(default_factory=list)  # slots to resend as the budget allows
+    refused_by: set[ShardId] = field(default_factory=set)  # asked again only where none else is
     error: GalerneError | None = None
 
     def unfilled(self, parts: list[Ints]) -> Ints:
@@ -74,6 +76,11 @@ class _Call:
         slots = np.unique(np.concatenate(parts))
         left: Ints = slots[~self.filled[slots]]
         return left
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it still waits for rows."""
+        return self.error is None and not self.filled.all()
 
 
 @dataclass(slots=True)
@@ -115,6 +122,7 @@ class ExchangeSession:
         nothing = np.zeros(expert_ids.size, dtype=bool)
         call = _Call(layer, expert_ids, now_s, filled=nothing, asked=nothing.copy())
         self._calls[call_id] = call
+        self._top_up(now_s)
         return call_id, self._send(call_id, call, np.arange(expert_ids.size), now_s)
 
     def on_answer(
@@ -122,12 +130,12 @@ class ExchangeSession:
     ) -> Accepted | None:
         """An answer came. What of it is new, or None if nothing is (late or duplicate)."""
         self._links.heard_from(shard)
-        flight = self._in_flight.pop(frame, None)
-        call = self._calls.get(flight.call) if flight is not None else None
+        flight, call = self._take(shard, frame)
         if flight is None or call is None:
             self.counters.late_answers += 1
             return None
         if num_rows != len(flight.rows.slots):
+            call.refused_by.add(shard)
             self._doubt(call, flight)
             self.counters.refused_frames += 1
             return None
@@ -142,8 +150,7 @@ class ExchangeSession:
     ) -> list[SendFrame]:
         """A shard refused a frame: for good (wrong epoch, unknown expert), or to be sent again."""
         self._links.heard_from(shard)
-        flight = self._in_flight.pop(frame, None)
-        call = self._calls.get(flight.call) if flight is not None else None
+        flight, call = self._take(shard, frame)
         if flight is None or call is None:
             return []
         self.counters.refused_frames += 1
@@ -151,6 +158,9 @@ class ExchangeSession:
             call.error = error
             return []
         self._doubt(call, flight)
+        if shard in call.refused_by:  # not in a circle at the wire's speed: ``on_time`` asks again
+            return []
+        call.refused_by.add(shard)
         return self._resend(now_s)
 
     def on_link_up(self, shard: ShardId, now_s: float) -> list[SendFrame]:
@@ -166,8 +176,11 @@ class ExchangeSession:
             flight = self._in_flight.pop(frame)
             call = self._calls.get(flight.call)
             if call is not None:
-                call.attempt = max(call.attempt, flight.attempt + 1)
-                call.orphans.append(flight.rows.slots)
+                self._next_attempt(call, flight)
+                owed_slots = flight.rows.slots
+                if flight.is_overdue:  # asked again already, but for what lacked budget
+                    owed_slots = np.intersect1d(owed_slots, call.unfilled(call.doubted))
+                call.orphans.append(owed_slots)
         return self._resend(now_s)
 
     def on_time(self, now_s: float) -> list[SendFrame]:
@@ -182,8 +195,8 @@ class ExchangeSession:
             self._doubt(call, flight)
         actions = self._resend(now_s)
         for call in self._calls.values():
-            waited = now_s - call.begun_s
-            if waited >= self._config.give_up_after_s and not call.filled.all():
+            if call.is_open and now_s >= call.begun_s + self._config.give_up_after_s:
+                waited = now_s - call.begun_s
                 call.error = ShardUnavailableError(self._missing_shards(call), waited)
         return actions
 
@@ -209,7 +222,7 @@ class ExchangeSession:
     def next_deadline_s(self) -> float | None:
         """When ``on_time`` must be called at the latest; None if nothing is away."""
         times = [f.deadline_s for f in self._in_flight.values() if not f.is_overdue]
-        for call in self._calls.values():
+        for call in filter(lambda call: call.is_open, self._calls.values()):
             times.append(call.begun_s + self._config.give_up_after_s)
             if (call.orphans or call.doubted) and self._budget_at_s is not None:
                 times.append(self._budget_at_s + RESEND_POLL_S)
@@ -228,9 +241,20 @@ class ExchangeSession:
 
     # -- helpers -----------------------------------------------------------------------------
 
+    def _take(self, shard: ShardId, frame: FrameId) -> tuple[_InFlight, _Call] | tuple[None, None]:
+        """The frame that a shard answers or refuses, no longer in flight; none if not its own."""
+        flight = self._in_flight.get(frame)
+        if flight is None or flight.shard != shard:
+            return None, None
+        del self._in_flight[frame]
+        return flight, self._calls[flight.call]
+
     @staticmethod
-    def _doubt(call: _Call, flight: _InFlight) -> None:
-        call.attempt = max(call.attempt, flight.attempt + 1)
+    def _next_attempt(call: _Call, flight: _InFlight) -> None:
+        call.attempt = min(max(call.attempt, flight.attempt + 1), _MAX_ATTEMPT)
+
+    def _doubt(self, call: _Call, flight: _InFlight) -> None:
+        self._next_attempt(call, flight)
         call.doubted.append(flight.rows.slots)
 
     def _resend(self, now_s: float) -> list[SendFrame]:
@@ -238,7 +262,10 @@ class ExchangeSession:
         actions: list[SendFrame] = []
         self._top_up(now_s)
         for call_id, call in self._calls.items():
-            orphans, doubted = call.unfilled(call.orphans), call.unfilled(call.doubted)
+            if call.error is not None:
+                continue
+            orphans = call.unfilled(call.orphans)
+            doubted = np.setdiff1d(call.unfilled(call.doubted), orphans)
             affordable = int(self._budget_rows)
             left = doubted[affordable:]
             call.orphans, call.doubted = [], [left] if len(left) else []
@@ -284,10 +311,13 @@ class ExchangeSession:
         experts, counts = np.unique(call.expert_ids.reshape(-1)[slots], return_counts=True)
         replicas = self._topology.placement.by_layer[call.layer]
         touched, rows = experts.tolist(), counts.tolist()
-        chosen = choose_shards(touched, rows, replicas, self._links.healthy)
-        if None in chosen.values():  # better a suspect than nobody
-            second = choose_shards(touched, rows, replicas, self._links.reachable)
-            chosen = {e: shard or second[e] for e, shard in chosen.items()}
+        healthy = self._links.healthy
+        chosen: dict[int, ShardId | None] = dict.fromkeys(touched)
+        # Better one that refused than a suspect, better a suspect than nobody.
+        for usable in (healthy - call.refused_by, healthy, self._links.reachable):
+            if None in chosen.values():
+                other = choose_shards(touched, rows, replicas, usable)
+                chosen = {e: shard or other[e] for e, shard in chosen.items()}
         return chosen
 
     def _frame(

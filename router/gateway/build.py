@@ -76,7 +76,7 @@ def build_gateway(
     engine = Engine(
         scheduler,
         pool,
-        StepRunner(runner),
+        StepRunner(runner, settings.num_threads),
         Stepper(scheduler, config.vocab_size, config.eos_token_id),
         MonotonicClock(),
         settings.max_waiting,

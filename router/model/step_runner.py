@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from router.engine.metrics import EngineMetrics
 from router.engine.scheduler import StepPlan
@@ -15,9 +16,15 @@ from router.model.runner import ModelRunner, PagedRunner, SequenceChunk
 class StepRunner:
     """Runs plans on a model runner and reports its counters."""
 
-    def __init__(self, model: ModelRunner) -> None:
+    def __init__(self, model: ModelRunner, num_threads: int = 1) -> None:
+        """``num_threads``: torch threads of the engine's thread."""
         self.model = model
+        self._num_threads = num_threads
         self._reported: dict[str, float] = {}
+
+    def on_thread_start(self) -> None:
+        """Torch's number of threads is a property of the calling thread."""
+        torch.set_num_threads(self._num_threads)
 
     def run_plan(self, step: int, plan: StepPlan) -> npt.NDArray[np.float32]:
         """See ``engine.StepRunner.run_plan``."""

@@ -3,9 +3,9 @@
 from contextlib import contextmanager
 
 import torch
-from helpers.fixture_models import FIXTURES, checkpoint, exchange_over, topology
 
 from galerne.hello import Hello
+from helpers.fixture_models import FIXTURES, checkpoint, exchange_over, topology
 from router.exchange.grpc_link import LinkConfig
 from router.exchange.grpc_transport import GrpcTransport
 from shards.host import ShardHost, ShardSettings

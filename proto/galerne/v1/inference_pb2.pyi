@@ -389,20 +389,88 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ServerInfo(_message.Message):
-    __slots__ = ("version", "mode", "epoch", "gateways", "shards", "uptime_s")
+    __slots__ = ("version", "mode", "epoch", "gateways", "shards", "uptime_s", "transport", "micro_batches", "max_num_seqs", "max_batched_tokens", "parts")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     GATEWAYS_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     UPTIME_S_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_FIELD_NUMBER: _ClassVar[int]
+    MICRO_BATCHES_FIELD_NUMBER: _ClassVar[int]
+    MAX_NUM_SEQS_FIELD_NUMBER: _ClassVar[int]
+    MAX_BATCHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
     version: str
     mode: str
     epoch: int
     gateways: _containers.RepeatedScalarFieldContainer[str]
     shards: _containers.RepeatedScalarFieldContainer[str]
     uptime_s: float
-    def __init__(self, version: _Optional[str] = ..., mode: _Optional[str] = ..., epoch: _Optional[int] = ..., gateways: _Optional[_Iterable[str]] = ..., shards: _Optional[_Iterable[str]] = ..., uptime_s: _Optional[float] = ...) -> None: ...
+    transport: str
+    micro_batches: int
+    max_num_seqs: int
+    max_batched_tokens: int
+    parts: _containers.RepeatedCompositeFieldContainer[PartInfo]
+    def __init__(self, version: _Optional[str] = ..., mode: _Optional[str] = ..., epoch: _Optional[int] = ..., gateways: _Optional[_Iterable[str]] = ..., shards: _Optional[_Iterable[str]] = ..., uptime_s: _Optional[float] = ..., transport: _Optional[str] = ..., micro_batches: _Optional[int] = ..., max_num_seqs: _Optional[int] = ..., max_batched_tokens: _Optional[int] = ..., parts: _Optional[_Iterable[_Union[PartInfo, _Mapping]]] = ...) -> None: ...
+
+class PartInfo(_message.Message):
+    __slots__ = ("id", "kind", "address", "node", "pid", "restarts", "is_live", "unready_reason", "rss_bytes", "experts", "resident_bytes", "bytes_read", "frames", "rows", "kv_tokens", "running", "waiting", "steps", "links", "seconds_by_part")
+    class LinksEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class SecondsByPartEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    RESTARTS_FIELD_NUMBER: _ClassVar[int]
+    IS_LIVE_FIELD_NUMBER: _ClassVar[int]
+    UNREADY_REASON_FIELD_NUMBER: _ClassVar[int]
+    RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    EXPERTS_FIELD_NUMBER: _ClassVar[int]
+    RESIDENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BYTES_READ_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    KV_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    LINKS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_BY_PART_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    kind: str
+    address: str
+    node: str
+    pid: int
+    restarts: int
+    is_live: bool
+    unready_reason: str
+    rss_bytes: int
+    experts: int
+    resident_bytes: int
+    bytes_read: int
+    frames: int
+    rows: int
+    kv_tokens: int
+    running: int
+    waiting: int
+    steps: int
+    links: _containers.ScalarMap[str, str]
+    seconds_by_part: _containers.ScalarMap[str, float]
+    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., address: _Optional[str] = ..., node: _Optional[str] = ..., pid: _Optional[int] = ..., restarts: _Optional[int] = ..., is_live: bool = ..., unready_reason: _Optional[str] = ..., rss_bytes: _Optional[int] = ..., experts: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., bytes_read: _Optional[int] = ..., frames: _Optional[int] = ..., rows: _Optional[int] = ..., kv_tokens: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., steps: _Optional[int] = ..., links: _Optional[_Mapping[str, str]] = ..., seconds_by_part: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class GetLoadRequest(_message.Message):
     __slots__ = ()

@@ -66,11 +66,45 @@ class SubmitEvent(_message.Message):
     def __init__(self, choice: _Optional[int] = ..., offset: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[_Union[_inference_pb2.TokenLogprobs, _Mapping]]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[_inference_pb2.TokenLogprobs, _Mapping]]] = ..., cached_tokens: _Optional[int] = ..., finish_reason: _Optional[_Union[_inference_pb2.FinishReason, str]] = ..., stop_token_id: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
 
 class DescribeGatewayRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("with_metrics",)
+    WITH_METRICS_FIELD_NUMBER: _ClassVar[int]
+    with_metrics: bool
+    def __init__(self, with_metrics: bool = ...) -> None: ...
+
+class ModelFacts(_message.Message):
+    __slots__ = ("name", "fingerprint", "numerics_profile", "max_model_len", "vocab_size", "num_layers", "num_experts", "num_experts_per_tok", "eos_token_id", "takes_images", "image_token_id", "patch_size", "spatial_merge_size", "max_image_size")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    NUMERICS_PROFILE_FIELD_NUMBER: _ClassVar[int]
+    MAX_MODEL_LEN_FIELD_NUMBER: _ClassVar[int]
+    VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
+    NUM_LAYERS_FIELD_NUMBER: _ClassVar[int]
+    NUM_EXPERTS_FIELD_NUMBER: _ClassVar[int]
+    NUM_EXPERTS_PER_TOK_FIELD_NUMBER: _ClassVar[int]
+    EOS_TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
+    TAKES_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
+    PATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    SPATIAL_MERGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    MAX_IMAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    fingerprint: str
+    numerics_profile: str
+    max_model_len: int
+    vocab_size: int
+    num_layers: int
+    num_experts: int
+    num_experts_per_tok: int
+    eos_token_id: int
+    takes_images: bool
+    image_token_id: int
+    patch_size: int
+    spatial_merge_size: int
+    max_image_size: int
+    def __init__(self, name: _Optional[str] = ..., fingerprint: _Optional[str] = ..., numerics_profile: _Optional[str] = ..., max_model_len: _Optional[int] = ..., vocab_size: _Optional[int] = ..., num_layers: _Optional[int] = ..., num_experts: _Optional[int] = ..., num_experts_per_tok: _Optional[int] = ..., eos_token_id: _Optional[int] = ..., takes_images: bool = ..., image_token_id: _Optional[int] = ..., patch_size: _Optional[int] = ..., spatial_merge_size: _Optional[int] = ..., max_image_size: _Optional[int] = ...) -> None: ...
 
 class GatewayDescription(_message.Message):
-    __slots__ = ("gateway_id", "model", "load", "kv_tokens", "links", "max_num_seqs", "max_batched_tokens", "is_serving", "steps", "epoch", "metrics")
+    __slots__ = ("gateway_id", "model", "load", "kv_tokens", "links", "max_num_seqs", "max_batched_tokens", "unready_reason", "steps", "epoch", "metrics", "seconds_by_part")
     class LinksEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -78,6 +112,13 @@ class GatewayDescription(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class SecondsByPartEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     GATEWAY_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
@@ -85,22 +126,24 @@ class GatewayDescription(_message.Message):
     LINKS_FIELD_NUMBER: _ClassVar[int]
     MAX_NUM_SEQS_FIELD_NUMBER: _ClassVar[int]
     MAX_BATCHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
-    IS_SERVING_FIELD_NUMBER: _ClassVar[int]
+    UNREADY_REASON_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_BY_PART_FIELD_NUMBER: _ClassVar[int]
     gateway_id: str
-    model: _inference_pb2.ModelInfo
+    model: ModelFacts
     load: _inference_pb2.Load
     kv_tokens: int
     links: _containers.ScalarMap[str, str]
     max_num_seqs: int
     max_batched_tokens: int
-    is_serving: bool
+    unready_reason: str
     steps: int
     epoch: int
     metrics: bytes
-    def __init__(self, gateway_id: _Optional[str] = ..., model: _Optional[_Union[_inference_pb2.ModelInfo, _Mapping]] = ..., load: _Optional[_Union[_inference_pb2.Load, _Mapping]] = ..., kv_tokens: _Optional[int] = ..., links: _Optional[_Mapping[str, str]] = ..., max_num_seqs: _Optional[int] = ..., max_batched_tokens: _Optional[int] = ..., is_serving: bool = ..., steps: _Optional[int] = ..., epoch: _Optional[int] = ..., metrics: _Optional[bytes] = ...) -> None: ...
+    seconds_by_part: _containers.ScalarMap[str, float]
+    def __init__(self, gateway_id: _Optional[str] = ..., model: _Optional[_Union[ModelFacts, _Mapping]] = ..., load: _Optional[_Union[_inference_pb2.Load, _Mapping]] = ..., kv_tokens: _Optional[int] = ..., links: _Optional[_Mapping[str, str]] = ..., max_num_seqs: _Optional[int] = ..., max_batched_tokens: _Optional[int] = ..., unready_reason: _Optional[str] = ..., steps: _Optional[int] = ..., epoch: _Optional[int] = ..., metrics: _Optional[bytes] = ..., seconds_by_part: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class DescribeShardRequest(_message.Message):
     __slots__ = ()

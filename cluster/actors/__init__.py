@@ -1,0 +1,1 @@
+"""Ray actors: thin shells around what runs without Ray."""

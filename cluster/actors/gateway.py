@@ -1,0 +1,63 @@
+"""The gateway as a Ray actor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psutil
+
+from cluster.actors.launch_spec import NAMESPACE, LaunchSpec
+from cluster.actors.reporting import Reporter
+from cluster.actors.shard import bind_host
+from cluster.directory import RayAddressBook
+from galerne.errors import GalerneError
+from galerne.ids import GatewayId
+from router.gateway.host import GatewayHost
+from router.gateway.settings import GatewaySettings
+
+
+class Gateway:
+    """Hosts one gateway; frontends reach it by gRPC, never through Ray."""
+
+    def __init__(self, spec: LaunchSpec, gateway_id: GatewayId) -> None:
+        reporter = Reporter(spec, gateway_id)
+        try:
+            settings = GatewaySettings(
+                gateway_id=gateway_id,
+                checkpoint=spec.checkpoint,
+                model_name=spec.model_name,
+                numerics=spec.numerics,
+                topology=spec.topology,
+                cluster_token=spec.cluster_token,
+                max_model_len=spec.max_model_len,
+                kv_bytes=spec.kv_bytes,
+                num_threads=spec.gateway_threads,
+                host=bind_host(spec),
+            )
+            book = RayAddressBook(spec.controller_name, NAMESPACE)
+            self._host = GatewayHost(settings, book, reporter.progress)
+        except GalerneError as error:
+            reporter.failed(error)
+            raise
+        self._reporter = reporter
+        reporter.start_heartbeats(self._host.address)
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for status and metrics."""
+        facts = self._host.describe(with_metrics=True)
+        return {
+            "rss_bytes": psutil.Process().memory_info().rss,
+            "kv_tokens": facts.kv_tokens,
+            "running": facts.load.running,
+            "waiting": facts.load.waiting,
+            "steps": facts.steps,
+            "links": dict(facts.links),
+            "unready_reason": facts.unready_reason,
+            "seconds_by_part": dict(facts.seconds_by_part),
+            "metrics": facts.metrics,
+        }
+
+    def drain(self, drain_s: float) -> None:
+        """Finish what runs within the deadline, then stop."""
+        self._host.stop(drain_s)
+        self._reporter.stop()

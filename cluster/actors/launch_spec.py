@@ -1,0 +1,36 @@
+"""What the driver tells the actors; plain values that Ray can carry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from galerne.topology import Topology
+
+NAMESPACE = "galerne"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchSpec:
+    """One deployment."""
+
+    app_name: str
+    checkpoint: Path
+    model_name: str
+    numerics: str
+    topology: Topology
+    cluster_token: str
+    max_model_len: int
+    kv_bytes: int  # per gateway
+    gateway_threads: int
+    shard_threads: int
+    binds_loopback: bool  # internal ports; otherwise the node's own address
+
+    @property
+    def controller_name(self) -> str:
+        """Name of the controller actor."""
+        return f"{self.app_name}-controller"
+
+    def actor_name(self, part: str) -> str:
+        """Name of a shard's or gateway's actor."""
+        return f"{self.app_name}-{part}"

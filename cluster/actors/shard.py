@@ -1,0 +1,50 @@
+"""The expert shard as a Ray actor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psutil
+
+import ray
+from cluster.actors.launch_spec import LaunchSpec
+from cluster.actors.reporting import Reporter
+from galerne.errors import GalerneError
+from galerne.ids import ShardId
+from router.gateway.settings import DTYPES, numerics_profile
+from shards.host import ShardHost, ShardSettings
+
+
+class ExpertShard:
+    """Hosts one shard; Ray restarts it, and it reports its new address."""
+
+    def __init__(self, spec: LaunchSpec, shard_id: ShardId) -> None:
+        reporter = Reporter(spec, shard_id)
+        try:
+            settings = ShardSettings(
+                shard_id=shard_id,
+                checkpoint=spec.checkpoint,
+                experts_by_layer=spec.topology.placement.experts_of(shard_id),
+                dtype=DTYPES[spec.numerics],
+                numerics_profile=numerics_profile(spec.numerics),
+                cluster_token=spec.cluster_token,
+                epochs=(spec.topology.epoch,),
+                host=bind_host(spec),
+                num_threads=spec.shard_threads,
+            )
+            self._host = ShardHost(
+                settings, lambda done, of: reporter.progress("experts", done, of)
+            )
+        except GalerneError as error:
+            reporter.failed(error)
+            raise
+        reporter.start_heartbeats(self._host.address)
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for status and metrics."""
+        return {"rss_bytes": psutil.Process().memory_info().rss, **self._host.describe()}
+
+
+def bind_host(spec: LaunchSpec) -> str:
+    """Where internal ports bind: loopback, or this node's address on a trusted network."""
+    return "127.0.0.1" if spec.binds_loopback else str(ray.util.get_node_ip_address())

@@ -1,0 +1,33 @@
+"""The ``galerne`` command."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from cluster.cli.chat import chat
+from cluster.cli.demo import demo
+from cluster.cli.inspect import inspect
+from cluster.cli.serve import serve
+from cluster.cli.status import status
+from galerne.errors import GalerneError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Serve Mistral Small 4 with its experts spread over a Ray cluster.",
+    pretty_exceptions_enable=False,
+)
+for command in (serve, chat, status, inspect, demo):
+    app.command()(command)
+
+
+def main() -> None:
+    """Entry point: errors of ours are one line and exit code 1."""
+    try:
+        app()
+    except GalerneError as error:
+        Console(stderr=True).print(f"[bold red]error[/] {error}", highlight=False)
+        sys.exit(1)

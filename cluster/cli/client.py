@@ -1,0 +1,43 @@
+"""A small gRPC client of a running server, for the CLI."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import grpc
+import typer
+
+from galerne.errors import ConfigError
+from galerne.v1 import inference_pb2_grpc
+
+CONNECT_TIMEOUT_S = 5.0
+Target = Annotated[str, typer.Option(help="gRPC address of a running server")]
+ApiKey = Annotated[str, typer.Option(envvar="GALERNE_API_KEY", help="API key, if the server asks")]
+DEFAULT_TARGET = "127.0.0.1:9000"
+
+
+@contextmanager
+def connect(target: str) -> Iterator[Any]:
+    """A stub on a channel that is up.
+
+    Raises:
+        ConfigError: Nothing answers there.
+    """
+    options = [("grpc.max_receive_message_length", 64 << 20)]
+    with grpc.insecure_channel(target, options=options) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(CONNECT_TIMEOUT_S)
+        except grpc.FutureTimeoutError:
+            raise ConfigError("target", target, "no server answers there") from None
+        try:
+            yield inference_pb2_grpc.InferenceServiceStub(channel)  # type: ignore[no-untyped-call]
+        except grpc.RpcError as error:
+            call: Any = error
+            raise ConfigError("server", call.code().name, call.details()) from None
+
+
+def metadata(api_key: str) -> tuple[tuple[str, str], ...]:
+    """Credentials of a call."""
+    return (("authorization", f"Bearer {api_key}"),) if api_key else ()

@@ -1,0 +1,92 @@
+"""Settings of ``galerne serve``: flags and YAML become one checked value."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from galerne.errors import ConfigError
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(k|m|g|ki|mi|gi)?b?", re.IGNORECASE)
+
+
+class ServeConfig(BaseModel):
+    """Everything ``galerne serve`` takes. Unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: Path | None = Field(None, description="checkpoint directory; unset: the embedded model")
+    shards: int | None = Field(None, ge=1, description="expert shards; unset: the mode decides")
+    gateways: int = Field(1, ge=1, le=64, description="gateway processes")
+    replicas: int = Field(1, ge=1, description="copies of every expert, on different shards")
+    mode: Literal["latency", "throughput"] = Field("latency", description="topology preset")
+    transport: Literal["auto", "local", "grpc"] = Field(
+        "auto", description="gateway to shards; auto: grpc if shards are asked for, else by mode"
+    )
+    numerics: Literal["bf16", "fp32"] = Field("bf16", description="number format of all arithmetic")
+    host: str = Field("127.0.0.1", description="address the public ports bind to")
+    http_port: int = Field(8000, ge=0, le=65535, description="OpenAI-compatible HTTP; 0: any")
+    grpc_port: int = Field(9000, ge=0, le=65535, description="gRPC; 0: any")
+    address: str | None = Field(None, description="Ray cluster to join; unset: start a local one")
+    max_model_len: int | None = Field(None, ge=16, description="prompt and output, in tokens")
+    kv_memory: str = Field(
+        "0.3", description="KV pool: bytes (2GiB), or a fraction of the memory left after weights"
+    )
+    max_num_seqs: int | None = Field(None, ge=1, description="sequences in a step; unset: mode")
+    max_batched_tokens: int | None = Field(None, ge=16, description="tokens in a step; unset: mode")
+    served_model_name: str | None = Field(None, description="name clients use")
+    api_keys_file: Path | None = Field(None, description="file of API keys, one a line")
+    dashboard_port: int | None = Field(
+        None, ge=0, le=65535, description="Ray dashboard on loopback; unset: off"
+    )
+    insecure_network: bool = Field(
+        False, description="let internal plaintext ports leave the host (several nodes)"
+    )
+    drain_s: float = Field(30.0, ge=0, description="seconds running requests get at shutdown")
+    start_timeout_s: float = Field(600.0, gt=0, description="seconds all parts get to start")
+
+
+def load_config(file: Path | None, flags: Mapping[str, object]) -> ServeConfig:
+    """Settings from a YAML file, overridden by the flags that were given (not None).
+
+    Raises:
+        ConfigError: Names the first key that is wrong, its value and why.
+    """
+    fields: dict[str, object] = {}
+    if file is not None:
+        try:
+            loaded = yaml.safe_load(file.read_text())
+        except (OSError, yaml.YAMLError) as error:
+            raise ConfigError("config", file, str(error)) from error
+        if not isinstance(loaded, dict):
+            raise ConfigError("config", file, "is not a mapping of settings")
+        fields |= loaded
+    fields |= {key: value for key, value in flags.items() if value is not None}
+    try:
+        return ServeConfig.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise ConfigError(key, first["input"], first["msg"]) from error
+
+
+def kv_bytes(setting: str, available: int) -> int:
+    """Bytes of the KV pool: an amount, or a fraction (0 to 1) of what is available.
+
+    Raises:
+        ConfigError: Neither a fraction nor an amount, or more than there is.
+    """
+    matched = _BYTES.fullmatch(setting.strip())
+    if matched is None:
+        raise ConfigError("kv_memory", setting, "must be a fraction (0.3) or bytes (2GiB, 500M)")
+    number, unit = float(matched[1]), (matched[2] or "").lower()
+    amount = int(number * available) if number <= 1 and not unit else int(number * _UNITS[unit])
+    if not 0 < amount <= available:
+        raise ConfigError("kv_memory", setting, f"must be above 0 and at most {available} bytes")
+    return amount

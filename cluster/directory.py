@@ -1,0 +1,94 @@
+"""The controller as seen from frontends and gateways: who serves, and where."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from typing import Any
+
+import ray
+from galerne.errors import ShardUnavailableError
+from galerne.ids import ShardId
+from router.gateway.pool import Roster
+
+logger = logging.getLogger(__name__)
+
+CALL_TIMEOUT_S = 5.0
+
+
+class _Controller:
+    """A named actor, looked up when first needed and again after it has failed."""
+
+    def __init__(self, name: str, namespace: str) -> None:
+        self.name = name
+        self._namespace = namespace
+        self._handle: Any = None
+
+    def handle(self) -> Any:  # noqa: ANN401 - Ray's handles have no types
+        """Blocks for a call to Ray's head when the actor is not known.
+
+        Raises:
+            ValueError: There is no such actor.
+        """
+        if self._handle is None:
+            self._handle = ray.get_actor(self.name, namespace=self._namespace)
+        return self._handle
+
+    def forget(self) -> None:
+        self._handle = None
+
+
+class RayDirectory:
+    """Implements ``Directory`` by asking the controller. Belongs to one event loop."""
+
+    def __init__(self, controller_name: str, namespace: str) -> None:
+        self._controller = _Controller(controller_name, namespace)
+
+    async def roster(self, *, with_metrics: bool = False) -> Roster:
+        """The roster now.
+
+        Raises:
+            ShardUnavailableError: The controller did not answer in time; names it.
+        """
+        started_s = time.monotonic()
+        try:
+            return await asyncio.wait_for(self._ask(with_metrics), CALL_TIMEOUT_S)
+        except Exception as error:
+            # Border to Ray: whatever went wrong, the controller is away.
+            self._controller.forget()
+            waited_s = time.monotonic() - started_s
+            raise ShardUnavailableError(self._controller.name, waited_s) from error
+
+    async def _ask(self, with_metrics: bool) -> Roster:
+        actor = await asyncio.to_thread(self._controller.handle)
+        roster: Roster = await actor.roster.remote(with_metrics)
+        return roster
+
+
+class RayAddressBook:
+    """Implements ``AddressBook``: shards' addresses, kept while the controller is away."""
+
+    def __init__(self, controller_name: str, namespace: str) -> None:
+        self._controller = _Controller(controller_name, namespace)
+        self._last_known: dict[ShardId, str | None] = {}
+        self._lock = threading.Lock()
+
+    def address_of(self, shard: ShardId) -> str | None:
+        """Where a shard listens, None if nobody knows. Blocks for up to ``CALL_TIMEOUT_S``."""
+        try:
+            address = self._ask(shard)
+        except Exception as error:  # noqa: BLE001 - border to Ray: the controller is away
+            logger.warning("address_lookup_failed shard=%s reason=%s", shard, type(error).__name__)
+            self._controller.forget()
+            with self._lock:
+                return self._last_known.get(shard)
+        with self._lock:
+            self._last_known[shard] = address
+        return address
+
+    def _ask(self, shard: ShardId) -> str | None:
+        future = self._controller.handle().address_of.remote(shard)
+        address: str | None = ray.get(future, timeout=CALL_TIMEOUT_S)
+        return address

@@ -1,0 +1,1 @@
+"""The public HTTP and gRPC ports, as a Ray Serve application."""

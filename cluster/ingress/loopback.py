@@ -1,0 +1,51 @@
+"""Keeps Serve's gRPC servers on loopback.
+
+Serve 2.60 binds every one of them to all interfaces, whatever its host option says, and has no
+setting for it. Both names that are replaced here are private to Ray: ``is_possible`` tells whether
+they are where they are expected.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+from cluster.ingress.environment import LOOPBACK_HOOK, LOOPBACK_HOOK_VARIABLE
+from cluster.ports import LOOPBACK
+
+_PROXY_SERVER = ("ray.serve._private.default_impl", "add_grpc_address")
+_REPLICA_SERVER = ("ray.serve._private.replica", "add_port_to_grpc_server")
+_EVERYWHERE = "[::]:"
+
+
+def is_possible() -> bool:
+    """Whether this version of Serve has what is replaced. Imports ``ray.serve``."""
+    return all(hasattr(importlib.import_module(m), name) for m, name in (_PROXY_SERVER, _REPLICA_SERVER))
+
+
+def install_in_proxy() -> list[Any]:
+    """Serve's hook in a starting proxy; answers with the list of HTTP middlewares: none."""
+    _keep_on_loopback(*_PROXY_SERVER)
+    return []
+
+
+def install_in_replica() -> None:
+    """In a replica, before its servers start; if the environment asks for it."""
+    if os.environ.get(LOOPBACK_HOOK_VARIABLE) == LOOPBACK_HOOK:
+        _keep_on_loopback(*_PROXY_SERVER)
+        _keep_on_loopback(*_REPLICA_SERVER)
+
+
+def _keep_on_loopback(module_name: str, name: str) -> None:
+    module = importlib.import_module(module_name)
+    bind: Callable[[Any, str], Any] = getattr(module, name)
+    if getattr(bind, "is_on_loopback", False):
+        return
+
+    def bind_on_loopback(server: object, address: str) -> Any:  # noqa: ANN401 - as Ray's own
+        return bind(server, address.replace(_EVERYWHERE, f"{LOOPBACK}:"))
+
+    bind_on_loopback.is_on_loopback = True  # type: ignore[attr-defined]
+    setattr(module, name, bind_on_loopback)

@@ -1,0 +1,23 @@
+"""What the ingress needs to know; plain values that Ray can carry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from router.api.inputs import ApiLimits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngressSettings:
+    """Settings of one deployment's ingress."""
+
+    app_name: str
+    controller_name: str
+    namespace: str  # of the controller
+    cluster_token: str = field(repr=False)
+    checkpoint: Path | None = None  # where tekken.json lies; None: the embedded tokenizer
+    api_keys: tuple[str, ...] = field(default=(), repr=False)  # see ``ApiKeys``; none: open to all
+    limits: ApiLimits = field(default_factory=ApiLimits)
+    start_timeout_s: float = 60.0  # until a gateway answers
+    allow_insecure_network: bool = False  # internal plaintext ports may be reachable from outside

@@ -1,0 +1,83 @@
+"""The two modes as static topologies. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cluster.config import ServeConfig
+from galerne.errors import ConfigError
+from galerne.ids import Epoch, GatewayId, ShardId
+from galerne.topology import LinkTransport, Mode, Topology, contiguous_placement
+from shards.checkpoint.config import ModelConfig
+
+FIRST_EPOCH = Epoch(1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModePreset:
+    """What a mode sets where the user does not."""
+
+    max_num_seqs: int
+    max_batched_tokens: int
+    row_budget: int  # rows a decode frame may have to wait for
+
+
+PRESETS = {
+    # Few sequences and short prefill chunks: a step stays short, so tokens come quickly.
+    Mode.LATENCY: ModePreset(max_num_seqs=8, max_batched_tokens=256, row_budget=512),
+    # Many sequences share one pass over the expert weights.
+    Mode.THROUGHPUT: ModePreset(max_num_seqs=64, max_batched_tokens=1024, row_budget=4096),
+}
+
+
+def build_topology(
+    config: ServeConfig, model: ModelConfig, num_cores: int, num_nodes: int
+) -> Topology:
+    """The topology that the settings and the mode ask for.
+
+    Latency without a number of shards: experts inside the gateway, no wire. Throughput: a shard per
+    core, so that every core streams its own experts. Micro-batches are 1 on one node, where gateway
+    and shards share cores and a split batch would only read expert weights twice.
+
+    Raises:
+        ConfigError: Settings that contradict one another.
+    """
+    mode = Mode(config.mode)
+    preset = PRESETS[mode]
+    transport = _transport(config, mode)
+    num_shards = config.shards or (1 if transport is LinkTransport.LOCAL else max(2, num_cores))
+    if num_shards > model.num_experts:
+        problem = f"more shards than the model's {model.num_experts} experts"
+        raise ConfigError("shards", num_shards, problem)
+    if config.replicas > num_shards:
+        raise ConfigError("replicas", config.replicas, f"more copies than the {num_shards} shards")
+    shards = tuple(ShardId(f"shard-{i}") for i in range(num_shards))
+    max_num_seqs = config.max_num_seqs or preset.max_num_seqs
+    return Topology(
+        epoch=FIRST_EPOCH,
+        mode=mode,
+        gateways=tuple(GatewayId(f"gateway-{i}") for i in range(config.gateways)),
+        shards=shards,
+        placement=contiguous_placement(
+            model.num_layers, model.num_experts, shards, config.replicas
+        ),
+        transport=transport,
+        num_micro_batches=2 if mode is Mode.THROUGHPUT and num_nodes > 1 else 1,
+        max_num_seqs=max_num_seqs,
+        max_batched_tokens=max(
+            config.max_batched_tokens or preset.max_batched_tokens, max_num_seqs
+        ),
+        row_budget=preset.row_budget,
+    )
+
+
+def _transport(config: ServeConfig, mode: Mode) -> LinkTransport:
+    wants_shards = config.shards is not None and config.shards > 1
+    if config.transport == "local":
+        if wants_shards:
+            problem = "local experts live in the gateway: one shard; use grpc for several"
+            raise ConfigError("shards", config.shards, problem)
+        return LinkTransport.LOCAL
+    if config.transport == "grpc" or config.shards is not None:
+        return LinkTransport.GRPC
+    return LinkTransport.LOCAL if mode is Mode.LATENCY else LinkTransport.GRPC

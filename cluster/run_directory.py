@@ -1,0 +1,66 @@
+"""The private directory of one running server."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+
+from galerne.errors import ConfigError
+
+# HAProxy takes socket paths up to 97 characters, and Serve puts a node id of 56 into them.
+MAX_PATH_CHARS = 97 - len("/h/") - 56 - len("/metrics.sock")
+
+
+class RunDirectory:
+    """Sockets, tokens and logs; for this user alone, removed at the end.
+
+    Ray gives its own directory to everyone, and HAProxy its admin socket, so both lie inside.
+    """
+
+    def __init__(self, parent: Path = Path("/tmp")) -> None:  # noqa: S108 - 0700 and unguessable
+        """Make it, with a fresh Ray token.
+
+        Raises:
+            ConfigError: ``parent`` is too long for the socket paths inside.
+        """
+        self.path = Path(tempfile.mkdtemp(prefix="gl-", dir=parent))
+        if len(str(self.path)) > MAX_PATH_CHARS:
+            self.close()
+            problem = f"paths inside must have at most {MAX_PATH_CHARS} characters for sockets"
+            raise ConfigError("run_directory", self.path, problem)
+        self.haproxy_dir.mkdir(mode=0o700)
+        self.token_file.touch(mode=0o600)
+        self.token_file.write_text(secrets.token_hex(32))
+
+    @property
+    def haproxy_dir(self) -> Path:
+        """Where HAProxy's configuration and sockets lie."""
+        return self.path / "h"
+
+    @property
+    def ray_dir(self) -> Path:
+        """Ray's temporary directory; Ray makes it."""
+        return self.path / "r"
+
+    @property
+    def token_file(self) -> Path:
+        """Ray's authentication token, 64 hex digits."""
+        return self.path / "token"
+
+    def close(self) -> None:
+        """Remove it with all it holds."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,172 @@
+"""Starting, joining and leaving Ray. Imports Ray late: it reads its environment when imported."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+
+from cluster.ports import LOOPBACK, check_port, is_loopback
+from cluster.run_directory import RunDirectory
+from galerne.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+OBJECT_STORE_BYTES = 100 << 20  # nothing large ever goes through it; Ray wants 75 MiB
+_END_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class RayRuntime:
+    """This process' connection to a Ray cluster."""
+
+    address: str  # of the GCS, host:port
+    is_ours: bool  # started by us, and ended with us
+    dashboard_url: str = ""
+    _processes: list[psutil.Process] = field(default_factory=list)
+
+    def leave(self) -> None:
+        """Disconnect; end what we have started and nothing else. Actors are their owners' duty."""
+        import ray
+
+        family = _with_descendants(self._processes)
+        ray.shutdown()
+        _end(family)
+
+
+def local_environment(run: RunDirectory) -> dict[str, str]:
+    """Variables of Ray on this machine alone: loopback only, a token of its own."""
+    return {
+        **_common_environment(),
+        # With the node's address 127.0.0.1 this makes Ray's own servers listen there only.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(run.token_file),
+    }
+
+
+def start_local_ray(
+    run: RunDirectory,
+    *,
+    num_cpus: int,
+    namespace: str,
+    dashboard_port: int | None = None,
+    resources: Mapping[str, float] | None = None,
+    object_store_bytes: int = OBJECT_STORE_BYTES,
+    deferred: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> RayRuntime:
+    """Start a cluster of one node that only this machine can reach.
+
+    Args:
+        run: Where its files and token go.
+        num_cpus: What it may place by.
+        namespace: Of this driver's named actors.
+        dashboard_port: None: no dashboard.
+        resources: Custom resources of the node.
+        object_store_bytes: Size of the shared object store.
+        deferred: ``Shutdown.deferred``: interrupted while it starts, Ray would leave agents behind.
+
+    Raises:
+        ConfigError: The dashboard's port is taken.
+    """
+    check_port("dashboard_port", LOOPBACK, dashboard_port or 0)
+    before = set(psutil.Process().children())
+    with deferred():
+        ray = _import_ray(local_environment(run))
+        context = ray.init(
+            address="local",
+            namespace=namespace,
+            num_cpus=num_cpus,
+            resources=dict(resources or {}),
+            object_store_memory=object_store_bytes,
+            include_dashboard=dashboard_port is not None,
+            dashboard_host=LOOPBACK,
+            dashboard_port=dashboard_port,
+            _node_ip_address=LOOPBACK,
+            _temp_dir=str(run.ray_dir),
+            **_quiet_options(),
+        )
+        ours = list(set(psutil.Process().children()) - before)
+    return _runtime(context, ours, is_ours=True)
+
+
+def join_ray(
+    address: str,
+    *,
+    namespace: str,
+    deferred: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> RayRuntime:
+    """Connect to a cluster that runs: ``host:port`` of its GCS, or ``auto``.
+
+    The token is the one that Ray finds (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token);
+    RAY_AUTH_MODE=disabled in the environment is respected.
+
+    Raises:
+        ConfigError: Nothing answers there, or it does not let us in.
+    """
+    environment = _common_environment()
+    host = address.removeprefix("ray://").rpartition(":")[0]
+    if is_loopback(host):  # else Ray would look for its node at the machine's outer address
+        environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    environment.setdefault("RAY_AUTH_MODE", os.environ.get("RAY_AUTH_MODE", "token"))
+    with deferred():
+        ray = _import_ray(environment)
+        try:
+            context = ray.init(address=address, namespace=namespace, **_quiet_options())
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            reason = f"cannot join this Ray cluster: {str(error).strip()[:300]}"
+            raise ConfigError("address", address, reason) from error
+    return _runtime(context, [], is_ours=False)
+
+
+def _common_environment() -> dict[str, str]:
+    # The second is Ray's default to come; until then it warns at every start.
+    return {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+
+
+def _quiet_options() -> dict[str, Any]:
+    return {"log_to_driver": False, "logging_level": logging.WARNING}
+
+
+def _import_ray(environment: Mapping[str, str]) -> Any:  # noqa: ANN401 - Ray has no types for us
+    os.environ.update(environment)
+    import ray
+    from ray._private import worker
+
+    if hasattr(worker, "print_to_stdstream"):
+        # Ray reports the planned end of Serve's controller as a failure, log_to_driver or not.
+        worker.print_to_stdstream = lambda *_args, **_kwargs: None
+    return ray
+
+
+def _runtime(context: Any, ours: list[psutil.Process], *, is_ours: bool) -> RayRuntime:  # noqa: ANN401
+    info = context.address_info
+    url = context.dashboard_url
+    return RayRuntime(info["gcs_address"], is_ours, f"http://{url}" if url else "", ours)
+
+
+def _with_descendants(roots: list[psutil.Process]) -> list[psutil.Process]:
+    family = list(roots)
+    for root in roots:
+        try:
+            family += root.children(recursive=True)
+        except psutil.Error:
+            continue
+    return family
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    """Let processes end by themselves, then end those that have not."""
+    _, alive = psutil.wait_procs(processes, timeout=_END_TIMEOUT_S)
+    for process in alive:
+        logger.warning("ray_process_left_over pid=%d", process.pid)
+        try:
+            process.kill()
+        except psutil.Error:
+            continue
+    psutil.wait_procs(alive, timeout=_END_TIMEOUT_S)

@@ -1,0 +1,145 @@
+"""gRPC requests as the frontend's inputs."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from galerne.errors import InvalidRequestError
+from galerne.v1 import inference_pb2 as pb
+from router.api.inputs import ChatCompletionInput, GenerateInput, SamplingFields
+from router.chat.encode import ChatInput
+
+_FLOATS = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+)
+_SCALARS = (
+    "top_k",
+    "seed",
+    "min_tokens",
+    "max_tokens",
+    "ignore_eos",
+    "n",
+    "logprobs",
+    "prompt_logprobs",
+)
+
+
+def sampling_fields(message: pb.SamplingParams) -> SamplingFields:
+    """The fields that are set."""
+    names = [name for name in (*_FLOATS, *_SCALARS) if message.HasField(name)]
+    values = {name: getattr(message, name) for name in names}
+    values |= {name: _decimal(values[name]) for name in _FLOATS if name in values}
+    fields = cast(SamplingFields, values)
+    if message.logit_bias:
+        fields["logit_bias"] = {token: _decimal(b) for token, b in message.logit_bias.items()}
+    if message.stop:
+        fields["stop"] = tuple(message.stop)
+    if message.stop_token_ids:
+        fields["stop_token_ids"] = tuple(message.stop_token_ids)
+    return fields
+
+
+def generate_input(message: pb.GenerateRequest) -> GenerateInput:
+    """What Generate asks for.
+
+    Raises:
+        InvalidRequestError: There is no prompt.
+    """
+    kind = message.WhichOneof("prompt")
+    if kind is None:
+        raise InvalidRequestError("prompt", "must be text or token_ids")
+    return GenerateInput(
+        prompt=message.text if kind == "text" else tuple(message.token_ids.ids),
+        images=tuple(message.images),
+        sampling=sampling_fields(message.sampling),
+        request_id=message.request_id if message.HasField("request_id") else None,
+        model=message.model,
+        cache_salt=message.cache_salt,
+    )
+
+
+def chat_input(message: pb.ChatRequest) -> ChatCompletionInput:
+    """What Chat asks for.
+
+    Raises:
+        InvalidRequestError: A part is empty, or a tool's schema is no JSON object.
+    """
+    if message.sampling.HasField("prompt_logprobs"):
+        raise InvalidRequestError("sampling.prompt_logprobs", "Chat has no place for them")
+    effort = message.reasoning_effort if message.HasField("reasoning_effort") else None
+    return ChatCompletionInput(
+        chat=ChatInput(
+            messages=[_message(m, f"messages[{i}]") for i, m in enumerate(message.messages)],
+            tools=[_tool(t, f"tools[{i}]") for i, t in enumerate(message.tools)] or None,
+            reasoning_effort=effort,
+            continue_final_message=message.continue_final_message,
+        ),
+        sampling=sampling_fields(message.sampling),
+        request_id=message.request_id if message.HasField("request_id") else None,
+        model=message.model,
+        cache_salt=message.cache_salt,
+    )
+
+
+def _decimal(value: float) -> float:
+    """The shortest decimal that means this float32, so that 0.7 is what HTTP takes for 0.7."""
+    return float(str(np.float32(value)))
+
+
+def _message(message: pb.ChatMessage, field: str) -> dict[str, Any]:
+    shaped: dict[str, Any] = {"role": message.role, "content": _content(message.content, field)}
+    if message.tool_calls:
+        shaped["tool_calls"] = [_call(call) for call in message.tool_calls]
+    if message.role == "assistant" and not message.content:
+        shaped["content"] = None
+    if message.tool_call_id:
+        shaped["tool_call_id"] = message.tool_call_id
+    if message.name:
+        shaped["name"] = message.name
+    return shaped
+
+
+def _content(parts: Sequence[pb.ContentPart], field: str) -> str | list[dict[str, Any]]:
+    if all(part.WhichOneof("part") == "text" for part in parts) and len(parts) <= 1:
+        return "".join(part.text for part in parts)
+    return [_part(part, f"{field}.content[{i}]") for i, part in enumerate(parts)]
+
+
+def _part(part: pb.ContentPart, field: str) -> dict[str, Any]:
+    match part.WhichOneof("part"):
+        case "text":
+            return {"type": "text", "text": part.text}
+        case "thinking":
+            return {"type": "thinking", "thinking": part.thinking}
+        case "image":
+            # The decoder looks at the file, not at the type that the URL names.
+            data = base64.b64encode(part.image).decode("ascii")
+            return {"type": "image_url", "image_url": f"data:image/png;base64,{data}"}
+        case _:
+            raise InvalidRequestError(field, "must be text, image or thinking")
+
+
+def _call(call: pb.ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments_json}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def _tool(tool: pb.Tool, field: str) -> dict[str, Any]:
+    function: dict[str, Any] = {"name": tool.name, "description": tool.description}
+    try:
+        schema = json.loads(tool.parameters_json_schema or "{}")
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequestError(f"{field}.parameters_json_schema", f"no JSON: {error}") from error
+    if not isinstance(schema, dict):
+        raise InvalidRequestError(f"{field}.parameters_json_schema", "must be a JSON object")
+    return {"type": "function", "function": {**function, "parameters": schema}}

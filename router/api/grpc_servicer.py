@@ -1,0 +1,187 @@
+"""``galerne.v1.InferenceService`` over a ``Frontend``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NoReturn, TypeAlias
+
+import grpc
+
+from galerne.errors import GalerneError, InvalidRequestError
+from galerne.v1 import inference_pb2 as pb
+from galerne.v1 import inference_pb2_grpc as pb_grpc
+from router.api.collect import collect
+from router.api.errors import EndedWithError, retry_after_s
+from router.api.frontend import Frontend
+from router.api.grpc_inputs import chat_input, generate_input
+from router.api.grpc_outputs import EventWriter, load_message, model_info, server_info
+
+logger = logging.getLogger(__name__)
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+
+class InferenceServicer(pb_grpc.InferenceServiceServicer):
+    """The public service, for a ``grpc.aio`` server.
+
+    ``stream_generate``, ``stream_chat`` and ``generate_once`` know nothing of grpc.aio, for hosts
+    that have their own idea of a servicer.
+    """
+
+    def __init__(self, frontend: Frontend) -> None:
+        self._frontend = frontend
+        self._writer = EventWriter(frontend.tokenizer)
+
+    async def stream_generate(
+        self, request: pb.GenerateRequest
+    ) -> AsyncGenerator[pb.GenerateEvent, None]:
+        """Events of a continuation.
+
+        Raises:
+            GalerneError: The request is refused.
+        """
+        async with aclosing(self._frontend.generate(generate_input(request))) as events:
+            async for event in events:
+                yield self._writer.generate_event(event)
+
+    async def stream_chat(self, request: pb.ChatRequest) -> AsyncGenerator[pb.ChatEvent, None]:
+        """Events of a chat.
+
+        Raises:
+            GalerneError: The request is refused.
+        """
+        with _images_named_as_here():
+            async with aclosing(self._frontend.chat(chat_input(request))) as events:
+                async for event in events:
+                    yield self._writer.chat_event(event)
+
+    async def generate_once(self, request: pb.GenerateRequest) -> pb.GenerateResult:
+        """A whole continuation.
+
+        Raises:
+            GalerneError: The request is refused, or ended with an error.
+        """
+        call = generate_input(request)
+        async with aclosing(self._frontend.generate(call)) as events:
+            collected = await collect(events, call.sampling.get("n", 1))
+        failed = collected.error()
+        if failed is not None:
+            raise EndedWithError(failed.error_status, failed.error)
+        return self._writer.generate_result(collected)
+
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:  # noqa: N802
+        """Continues a prompt."""
+        async with _Aborting(context), aclosing(self.stream_generate(request)) as messages:
+            async for message in messages:
+                await context.write(message)
+
+    async def GenerateOnce(  # noqa: N802
+        self, request: pb.GenerateRequest, context: Context
+    ) -> pb.GenerateResult:
+        """The same, answered at once."""
+        async with _Aborting(context):
+            return await self.generate_once(request)
+
+    async def Chat(self, request: pb.ChatRequest, context: Context) -> None:  # noqa: N802
+        """Continues a conversation."""
+        async with _Aborting(context), aclosing(self.stream_chat(request)) as messages:
+            async for message in messages:
+                await context.write(message)
+
+    async def Tokenize(  # noqa: N802
+        self, request: pb.TokenizeRequest, context: Context
+    ) -> pb.TokenizeResult:
+        """Ids of text."""
+        add_bos = request.add_bos if request.HasField("add_bos") else True
+        async with _Aborting(context):
+            prompts = self._frontend.prompts
+            ids = await prompts.encode_text(request.text, add_bos=add_bos, field="text")
+            return pb.TokenizeResult(token_ids=ids)
+
+    async def Detokenize(  # noqa: N802
+        self, request: pb.DetokenizeRequest, context: Context
+    ) -> pb.DetokenizeResult:
+        """Text of ids."""
+        async with _Aborting(context):
+            ids, limit = request.token_ids, self._frontend.model.vocab_size
+            wrong = next((i for i, token in enumerate(ids) if not 0 <= token < limit), None)
+            if wrong is not None:
+                problem = f"must be in [0, {limit - 1}], got {ids[wrong]}"
+                raise InvalidRequestError(f"token_ids[{wrong}]", problem)
+            text = self._frontend.tokenizer.decode(ids, keep_special=request.keep_special)
+            return pb.DetokenizeResult(text=text)
+
+    async def Abort(  # noqa: N802
+        self, request: pb.AbortRequest, context: Context
+    ) -> pb.AbortResult:
+        """Ends a running request."""
+        async with _Aborting(context):
+            if not request.request_id:
+                raise InvalidRequestError("request_id", "must not be empty")
+            was_running = await self._frontend.gateway.abort(request.request_id)
+            return pb.AbortResult(was_running=was_running)
+
+    async def GetModelInfo(  # noqa: N802
+        self, request: pb.GetModelInfoRequest, context: Context
+    ) -> pb.ModelInfo:
+        """What is served."""
+        return model_info(self._frontend.model, self._frontend.reasoning_efforts)
+
+    async def GetServerInfo(  # noqa: N802
+        self, request: pb.GetServerInfoRequest, context: Context
+    ) -> pb.ServerInfo:
+        """The shape that serves."""
+        async with _Aborting(context):
+            return server_info(await self._frontend.gateway.cluster(), _package_version())
+
+    async def GetLoad(self, request: pb.GetLoadRequest, context: Context) -> pb.Load:  # noqa: N802
+        """How busy the gateways are."""
+        async with _Aborting(context):
+            return load_message(await self._frontend.gateway.load())
+
+
+class _Aborting:
+    """Ends the RPC with the status of what the block raises."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def __aenter__(self) -> None:
+        return None
+
+    async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, GalerneError):
+            await abort_with(self._context, error)
+        if isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):
+            logger.error("rpc_failed", exc_info=error)
+            await self._context.abort(grpc.StatusCode.INTERNAL, "internal error")
+
+
+async def abort_with(context: Context, error: GalerneError) -> NoReturn:
+    """End an RPC with an error's status; ``retry-after`` in seconds where the error says so."""
+    seconds = retry_after_s(error)
+    metadata = (("retry-after", str(seconds)),) if seconds is not None else ()
+    await context.abort(grpc.StatusCode[error.status], str(error), metadata)
+    raise AssertionError("abort raises")
+
+
+@contextmanager
+def _images_named_as_here() -> Iterator[None]:
+    """In the refusals inside, an image part has its name in the proto."""
+    try:
+        yield
+    except InvalidRequestError as error:
+        if not error.field.endswith(".image_url"):
+            raise
+        field = error.field.removesuffix("_url")
+        raise InvalidRequestError(field, error.problem) from error
+
+
+def _package_version() -> str:
+    try:
+        return version("galerne")
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "unknown"

@@ -1,0 +1,109 @@
+"""The OpenAI-compatible HTTP app over a ``Frontend``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from galerne.errors import GalerneError
+from router.api.errors import ModelNotFoundError
+from router.api.frontend import Frontend
+from router.api.http_errors import add_error_handlers
+from router.api.http_generate import GenerationRoutes
+from router.api.metrics_page import metrics_page
+
+
+def unix_time_s() -> float:
+    """Seconds since 1970, of the wall clock: only to be shown."""
+    return datetime.now(tz=UTC).timestamp()
+
+
+def build_http_app(frontend: Frontend, wall_clock_s: Callable[[], float] = unix_time_s) -> FastAPI:
+    """Make the app; it has no state but ``frontend``'s.
+
+    ``wall_clock_s`` gives the ``created`` of answers.
+    """
+    app = FastAPI(title="Galerne", docs_url=None, redoc_url=None, openapi_url=None)
+    api = InfoRoutes(frontend, wall_clock_s)
+    generation = GenerationRoutes(frontend, wall_clock_s)
+    needs_key = [Depends(api.check_key)]
+    for path, endpoint, method in (
+        ("/v1/chat/completions", generation.chat_completions, "POST"),
+        ("/v1/completions", generation.completions, "POST"),
+        ("/v1/models", api.models, "GET"),
+        ("/v1/models/{name:path}", api.model, "GET"),
+    ):
+        app.add_api_route(path, endpoint, methods=[method], dependencies=needs_key)
+    for path, endpoint in (
+        ("/health", api.health),
+        ("/ready", api.ready),
+        ("/metrics", api.metrics),
+    ):
+        app.add_api_route(path, endpoint, methods=["GET"])
+    add_error_handlers(app)
+    return app
+
+
+class InfoRoutes:
+    """Models, probes and metrics; and the check of keys."""
+
+    def __init__(self, frontend: Frontend, wall_clock_s: Callable[[], float]) -> None:
+        self._frontend = frontend
+        self._started_s = int(wall_clock_s())
+
+    async def check_key(self, request: Request) -> None:
+        """Refuse a client without a key, before its body is read.
+
+        Raises:
+            UnauthenticatedError: No key, or a wrong one.
+        """
+        self._frontend.keys.check(request.headers.get("authorization"))
+
+    async def models(self) -> Response:
+        """GET /v1/models."""
+        return JSONResponse({"object": "list", "data": [self._model_json()]})
+
+    async def model(self, name: str) -> Response:
+        """GET /v1/models/NAME.
+
+        Raises:
+            ModelNotFoundError: Another is served.
+        """
+        if name != self._frontend.model.name:
+            raise ModelNotFoundError("model", f"{name[:200]!r} is not served here")
+        return JSONResponse(self._model_json())
+
+    async def health(self) -> Response:
+        """GET /health: the process lives."""
+        return JSONResponse({"status": "ok"})
+
+    async def ready(self) -> Response:
+        """GET /ready: whether requests can be served, else 503 and why."""
+        reason = await self._frontend.unready_reason()
+        if reason is None:
+            return JSONResponse({"status": "ready"})
+        return JSONResponse({"status": "not ready", "reason": reason}, 503)
+
+    async def metrics(self) -> Response:
+        """GET /metrics, of this frontend and of what the cluster has reported."""
+        try:
+            text_by_process = (await self._frontend.gateway.cluster()).process_metrics
+        except GalerneError:  # what is here is worth the more for it
+            text_by_process = {}
+        page = metrics_page(self._frontend.metrics.registry, text_by_process)
+        return Response(page, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    def _model_json(self) -> dict[str, Any]:
+        model = self._frontend.model
+        return {
+            "id": model.name,
+            "object": "model",
+            "created": self._started_s,
+            "owned_by": "galerne",
+            "max_model_len": model.max_model_len,
+        }

@@ -1,0 +1,99 @@
+"""The endpoints that generate."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
+
+from router.api.chat_json import ChatChunks, chat_completion
+from router.api.completion_json import CompletionChunks, completion
+from router.api.errors import BodyTooLargeError
+from router.api.events import Accepted
+from router.api.frontend import Frontend
+from router.api.http_streams import (
+    chat_stream,
+    collect_all,
+    collect_closing,
+    completion_stream,
+    until_accepted,
+)
+from router.api.merge import merge
+from router.api.schemas import ChatCompletionBody, CompletionBody, parse_body
+from router.api.sse import EventStreamResponse, while_connected
+
+
+class GenerationRoutes:
+    """/v1/chat/completions and /v1/completions."""
+
+    def __init__(self, frontend: Frontend, wall_clock_s: Callable[[], float]) -> None:
+        self._frontend = frontend
+        self._wall_clock_s = wall_clock_s
+
+    async def chat_completions(self, request: Request) -> Response:
+        """POST /v1/chat/completions."""
+        body = parse_body(ChatCompletionBody, await self._read(request))
+        events = self._frontend.chat(body.to_input())
+        num_choices = body.n or 1
+        has_logprobs = bool(body.logprobs)
+        if not body.stream:
+            collected = await while_connected(request, collect_closing(events, num_choices))
+            head = self._head(f"chatcmpl-{collected.accepted.request_id}")
+            tokenizer = self._frontend.tokenizer
+            return JSONResponse(
+                chat_completion(head, collected, tokenizer, has_logprobs=has_logprobs)
+            )
+        accepted = await while_connected(request, anext(events))
+        request_id = accepted.request_id if isinstance(accepted, Accepted) else ""
+        chunks = ChatChunks(
+            self._head(f"chatcmpl-{request_id}"),
+            self._frontend.tokenizer,
+            has_logprobs=has_logprobs,
+            includes_usage=body.includes_usage,
+        )
+        return EventStreamResponse(chat_stream(events, chunks, num_choices), events)
+
+    async def completions(self, request: Request) -> Response:
+        """POST /v1/completions."""
+        body = parse_body(CompletionBody, await self._read(request))
+        calls = body.to_inputs(self._frontend.limits.max_prompts)
+        merged = merge([self._frontend.generate(call) for call in calls])
+        head = self._head(f"cmpl-{secrets.token_hex(16)}")
+        if body.stream:
+            chunks = CompletionChunks(head, body, self._frontend.tokenizer)
+            begun = await while_connected(request, until_accepted(merged, len(calls)))
+            return EventStreamResponse(completion_stream(begun, merged, chunks), merged)
+        num_choices = body.n or 1
+        answers = await while_connected(request, collect_all(merged, len(calls), num_choices))
+        return JSONResponse(completion(head, answers, body, self._frontend.tokenizer))
+
+    async def _read(self, request: Request) -> bytes:
+        """The body.
+
+        Raises:
+            BodyTooLargeError: It is, or says that it is.
+        """
+        limit = self._frontend.limits.max_body_bytes
+        length = request.headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > limit:
+            raise BodyTooLargeError(limit)
+        chunks, num_bytes = [], 0
+        async for chunk in request.stream():
+            num_bytes += len(chunk)
+            if num_bytes > limit:
+                raise BodyTooLargeError(limit)
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    def _head(self, answer_id: str) -> dict[str, Any]:
+        """What all answers begin with."""
+        model = self._frontend.model
+        return {
+            "id": answer_id,
+            "created": int(self._wall_clock_s()),
+            "model": model.name,
+            "system_fingerprint": model.fingerprint,
+        }

@@ -1,0 +1,255 @@
+"""Bodies of the OpenAI-compatible API, and what becomes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from galerne.errors import InvalidRequestError
+from router.api.inputs import ChatCompletionInput, GenerateInput, SamplingFields
+from router.api.neutral import check_unsupported
+from router.chat.encode import ChatInput
+
+_DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, for /v1/completions
+_SAME_NAME = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "seed",
+    "min_tokens",
+    "max_tokens",
+    "ignore_eos",
+    "n",
+    "prompt_logprobs",
+)
+
+
+class StreamOptions(BaseModel):
+    """``stream_options``."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    include_usage: bool | None = None
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    logit_bias: dict[str, float] | None = None
+    min_tokens: int | None = None
+    max_tokens: int | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool | None = None
+    n: int | None = None
+    prompt_logprobs: int | None = None
+    cache_salt: str | None = None
+
+    @property
+    def includes_usage(self) -> bool:
+        """Whether a stream ends with a chunk that holds the usage."""
+        return self.stream_options is not None and self.stream_options.include_usage is True
+
+    def check(self) -> None:
+        """Refuse what is not served, and what does not go together.
+
+        Raises:
+            InvalidRequestError: Names the field.
+        """
+        check_unsupported(self.model_extra or {}, self.n or 1)
+        if self.stream_options is not None and not self.stream:
+            raise InvalidRequestError("stream_options", "only goes with stream: true")
+        if self.prompt_logprobs is not None and self.stream:
+            raise InvalidRequestError("prompt_logprobs", "does not go with stream: true")
+
+    def sampling(self) -> SamplingFields:
+        """The fields that are set.
+
+        Raises:
+            InvalidRequestError: A key of ``logit_bias`` is no token id.
+        """
+        values = {name: getattr(self, name) for name in _SAME_NAME}
+        fields = cast(SamplingFields, {k: v for k, v in values.items() if v is not None})
+        if self.logit_bias:
+            fields["logit_bias"] = {_token_id(k): bias for k, bias in self.logit_bias.items()}
+        if self.stop:
+            fields["stop"] = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        if self.stop_token_ids:
+            fields["stop_token_ids"] = tuple(self.stop_token_ids)
+        return fields
+
+
+class ResponseFormat(BaseModel):
+    """``response_format``; the rest of it is looked at once it is served."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    type: str
+
+
+class ChatCompletionBody(_Body):
+    """POST /v1/chat/completions."""
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+    continue_final_message: bool | None = None
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    response_format: ResponseFormat | None = None
+
+    def check(self) -> None:
+        """Refuse what is not served.
+
+        Raises:
+            InvalidRequestError: Names the field.
+        """
+        super().check()
+        if self.tool_choice not in (None, "auto", "none"):
+            problem = f"must be auto or none; {_named(self.tool_choice)} is not supported yet"
+            raise InvalidRequestError("tool_choice", problem)
+        if self.response_format is not None and self.response_format.type != "text":
+            problem = f"{self.response_format.type!r} is not supported yet, only text is"
+            raise InvalidRequestError("response_format", problem)
+        if self.top_logprobs is not None and not self.logprobs:
+            raise InvalidRequestError("top_logprobs", "only goes with logprobs: true")
+
+    def to_input(self) -> ChatCompletionInput:
+        """What the frontend is asked for."""
+        fields = self.sampling()
+        if self.logprobs:
+            fields["logprobs"] = self.top_logprobs or 0
+        if self.max_completion_tokens is not None:
+            fields["max_tokens"] = self.max_completion_tokens
+        return ChatCompletionInput(
+            chat=ChatInput(
+                messages=self.messages,
+                tools=None if self.tool_choice == "none" else self.tools,
+                reasoning_effort=self.reasoning_effort,
+                continue_final_message=self.continue_final_message or False,
+            ),
+            sampling=fields,
+            model=self.model or "",
+            cache_salt=self.cache_salt or "",
+        )
+
+
+class CompletionBody(_Body):
+    """POST /v1/completions."""
+
+    prompt: str | list[str] | list[int] | list[list[int]]
+    echo: bool | None = None
+    logprobs: int | None = None
+    suffix: str | None = None
+
+    @property
+    def echoes_only(self) -> bool:
+        """Whether the prompt alone is wanted, to have it judged."""
+        return bool(self.echo) and self.max_tokens == 0
+
+    def check(self) -> None:
+        """Refuse what is not served.
+
+        Raises:
+            InvalidRequestError: Names the field.
+        """
+        super().check()
+        if self.suffix:
+            raise InvalidRequestError("suffix", "is not supported")
+        if self.echo and self.logprobs is not None and self.stream:
+            raise InvalidRequestError("echo", "does not go with logprobs and stream: true")
+
+    def prompts(self) -> Sequence[str | list[int]]:
+        """Every prompt on its own."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if self.prompt and isinstance(self.prompt[0], int):
+            return [self.prompt]
+        return cast(Sequence[str | list[int]], self.prompt)
+
+    def to_inputs(self, max_prompts: int) -> list[GenerateInput]:
+        """What the frontend is asked for, prompt by prompt.
+
+        Raises:
+            InvalidRequestError: No prompt, or more than ``max_prompts``.
+        """
+        prompts = self.prompts()
+        if not 1 <= len(prompts) <= max_prompts:
+            problem = f"must hold 1 to {max_prompts} prompts, got {len(prompts)}"
+            raise InvalidRequestError("prompt", problem)
+        fields = self.sampling()
+        if self.logprobs is not None:
+            fields["logprobs"] = self.logprobs
+            if self.echo:
+                fields["prompt_logprobs"] = max(self.logprobs, self.prompt_logprobs or 0)
+        if self.echoes_only:
+            fields["max_tokens"] = 1  # the engine always makes one; it is not sent
+        return [
+            GenerateInput(
+                prompt=prompt,
+                sampling=fields,
+                default_max_tokens=_DEFAULT_COMPLETION_TOKENS,
+                model=self.model or "",
+                cache_salt=self.cache_salt or "",
+            )
+            for prompt in prompts
+        ]
+
+
+BodyT = TypeVar("BodyT", bound=_Body)
+
+
+def parse_body(schema: type[BodyT], data: bytes) -> BodyT:
+    """Read and check a JSON body.
+
+    Raises:
+        InvalidRequestError: Names the first field that is wrong, or ``body``.
+    """
+    try:
+        body = schema.model_validate_json(data, strict=True)
+    except ValidationError as error:
+        raise _refusal(error) from error
+    body.check()
+    return body
+
+
+def _refusal(error: ValidationError) -> InvalidRequestError:
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    location = [part for part in first["loc"] if not _is_union_member(part)]
+    field = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location).lstrip(".")
+    return InvalidRequestError(field or "body", first["msg"])
+
+
+def _is_union_member(part: str | int) -> bool:
+    """Pydantic puts the tried member of a union into the place of an error."""
+    return isinstance(part, str) and (part in ("str", "int") or "[" in part)
+
+
+def _token_id(key: str) -> int:
+    try:
+        return int(key)
+    except ValueError:
+        raise InvalidRequestError("logit_bias", f"{key[:50]!r} is no token id") from None
+
+
+def _named(choice: str | Mapping[str, Any] | Literal[None]) -> str:
+    return repr(choice[:50]) if isinstance(choice, str) else "a named function"

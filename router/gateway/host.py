@@ -1,0 +1,82 @@
+"""Runs a gateway in this process: engine thread, and ``GatewayService`` on the gRPC loop."""
+
+from __future__ import annotations
+
+import grpc
+
+from galerne.hello import CHANNEL_OPTIONS
+from galerne.loop_thread import grpc_loop
+from galerne.v1 import internal_pb2 as internal
+from galerne.v1 import internal_pb2_grpc
+from router.exchange.grpc_link import AddressBook
+from router.gateway.build import Progress, build_gateway
+from router.gateway.codec import encode_facts, encode_load
+from router.gateway.service import DeltaHub, GatewayServicer
+from router.gateway.settings import GatewaySettings
+
+MAX_MESSAGE_BYTES = 512 << 20  # images travel as pixels
+SERVICE_OPTIONS = (
+    *(o for o in CHANNEL_OPTIONS if "message_length" not in o[0]),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+)
+_TIMEOUT_S = 10.0
+
+
+class GatewayHost:
+    """A running gateway."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        book: AddressBook | None,
+        on_progress: Progress = lambda what, done, of: None,
+    ) -> None:
+        """Load, connect and serve; returns when the port listens (links may still come up).
+
+        Raises:
+            CheckpointError, ConfigError: See ``build_gateway``.
+        """
+        self._settings = settings
+        self.hub = DeltaHub()
+        self.hub.bind(grpc_loop().loop)
+        self._built = build_gateway(settings, book, self.hub.publish, on_progress)
+        self.engine = self._built.engine
+        self.facts = self._built.facts
+        self.num_kv_tokens = self._built.num_kv_tokens
+        self.engine.start()
+        self._server, port = grpc_loop().run(self._serve(), _TIMEOUT_S)
+        self.address = f"{settings.host}:{port}"
+
+    async def _serve(self) -> tuple[grpc.aio.Server, int]:
+        server = grpc.aio.server(options=SERVICE_OPTIONS)
+        servicer = GatewayServicer(
+            self.engine, self.hub, self._settings.cluster_token, self.describe
+        )
+        internal_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+        port = server.add_insecure_port(f"{self._settings.host}:0")
+        await server.start()
+        return server, port
+
+    def describe(self, with_metrics: bool = False) -> internal.GatewayDescription:
+        """What the gateway says of itself."""
+        topology, runner = self._settings.topology, self._built.runner
+        return internal.GatewayDescription(
+            gateway_id=self._settings.gateway_id,
+            model=encode_facts(self.facts),
+            load=encode_load(self.engine.load()),
+            kv_tokens=self.num_kv_tokens,
+            links={shard: state.value for shard, state in runner.exchange.links.items()},
+            max_num_seqs=topology.max_num_seqs,
+            max_batched_tokens=topology.max_batched_tokens,
+            unready_reason=self.engine.unready_reason() or "",
+            steps=self.engine.num_steps,
+            epoch=topology.epoch,
+            metrics=self.engine.metrics_text() if with_metrics else b"",
+            seconds_by_part=runner.timer.seconds,
+        )
+
+    def stop(self, drain_s: float = 0.0) -> None:
+        """Drain, stop serving, end the threads."""
+        self.engine.stop(drain_s)
+        grpc_loop().run(self._server.stop(0.2), _TIMEOUT_S)

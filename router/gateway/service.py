@@ -1,0 +1,135 @@
+"""``GatewayService``: the engine behind the cluster's internal listener."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import grpc
+
+from galerne.errors import GalerneError, UnauthenticatedError
+from galerne.hello import TOKEN_METADATA_KEY
+from galerne.v1 import inference_pb2, internal_pb2_grpc
+from galerne.v1 import internal_pb2 as internal
+from router.engine.engine import Engine
+from router.engine.request import GenerationRequest, TokenDelta
+from router.gateway.codec import decode_request, encode_delta
+
+
+class DeltaHub:
+    """Carries deltas from the engine's thread to the streams of one event loop."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._queues: dict[str, asyncio.Queue[TokenDelta]] = {}
+
+    def bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The loop whose streams wait for deltas; before it is known none can be waiting."""
+        self._loop = loop
+
+    def publish(self, deltas: Sequence[TokenDelta]) -> None:
+        """Called on the engine's thread, once a step: one wake-up for all of them."""
+        if deltas and self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._put, deltas)
+
+    def _put(self, deltas: Sequence[TokenDelta]) -> None:
+        for delta in deltas:
+            waiting = self._queues.get(delta.request_id)
+            if waiting is not None:
+                waiting.put_nowait(delta)
+
+    async def stream(self, engine: Engine, request: GenerationRequest) -> AsyncIterator[TokenDelta]:
+        """Submit and follow a request until its last choice ends; closing aborts it.
+
+        Raises:
+            OverloadedError, InvalidRequestError: It was not admitted.
+        """
+        deltas: asyncio.Queue[TokenDelta] = asyncio.Queue()
+        if request.request_id in self._queues:
+            raise UnusableRequestIdError(request.request_id)
+        self._queues[request.request_id] = deltas
+        open_choices = request.sampling.n
+        try:
+            await asyncio.wrap_future(engine.submit(request))
+            while open_choices:
+                delta = await deltas.get()
+                open_choices -= delta.finish_reason is not None
+                yield delta
+        finally:
+            del self._queues[request.request_id]
+            if open_choices:
+                engine.abort(request.request_id)
+
+
+class UnusableRequestIdError(GalerneError):
+    """Another running request has this id."""
+
+    status = "INVALID_ARGUMENT"
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(request_id)
+        self.request_id = request_id
+
+    def __str__(self) -> str:
+        return f"request_id: {self.request_id} is in use by a running request"
+
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class GatewayServicer(internal_pb2_grpc.GatewayServiceServicer):
+    """The internal service of one gateway."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        hub: DeltaHub,
+        cluster_token: str,
+        describe: Callable[[bool], internal.GatewayDescription],
+    ) -> None:
+        """``describe(with_metrics)`` is called on the event loop and must not block."""
+        self._engine = engine
+        self._hub = hub
+        self._token = cluster_token.encode()
+        self._describe = describe
+
+    async def Submit(
+        self, request: internal.SubmitRequest, context: Context
+    ) -> AsyncIterator[internal.SubmitEvent]:
+        """Run a request; its deltas."""
+        await self._authenticate(context)
+        try:
+            async for delta in self._hub.stream(self._engine, decode_request(request)):
+                yield encode_delta(delta)
+        except GalerneError as error:
+            await _refuse(context, error)
+
+    async def AbortSubmitted(
+        self, request: inference_pb2.AbortRequest, context: Context
+    ) -> inference_pb2.AbortResult:
+        """End a running request."""
+        await self._authenticate(context)
+        was_running = await asyncio.wrap_future(self._engine.abort(request.request_id))
+        return inference_pb2.AbortResult(was_running=was_running)
+
+    async def DescribeGateway(
+        self, request: internal.DescribeGatewayRequest, context: Context
+    ) -> internal.GatewayDescription:
+        """Facts, load, links and metrics."""
+        await self._authenticate(context)
+        return self._describe(request.with_metrics)
+
+    async def _authenticate(self, context: Context) -> None:
+        metadata = dict(context.invocation_metadata() or ())
+        given = str(metadata.get(TOKEN_METADATA_KEY, "")).encode()
+        if not hmac.compare_digest(given, self._token):
+            await _refuse(context, UnauthenticatedError("cluster token"))
+
+
+async def _refuse(context: Context, error: GalerneError) -> None:
+    retry_after_s = getattr(error, "retry_after_s", None)
+    if retry_after_s is not None:
+        context.set_trailing_metadata((("retry-after", f"{retry_after_s:g}"),))
+    await context.abort(grpc.StatusCode[error.status], str(error))

@@ -1,0 +1,185 @@
+"""The engine on a real tiny model: batching, sampling, stopping, aborting, preemption."""
+
+import numpy as np
+import pytest
+
+from galerne.errors import GalerneError, InvalidRequestError, OverloadedError
+from helpers.fixture_models import checkpoint, expected, fixture_image, prompt
+from helpers.gateways import engine, request
+from router.engine.request import FinishReason
+
+LONG = tuple(range(20, 150))
+
+
+@pytest.fixture(scope="module")
+def running():
+    with engine(checkpoint()) as pair:
+        yield pair
+
+
+def generate(running, *requests):
+    made, collector = running
+    for r in requests:
+        made.submit(r).result(10)
+    return [collector.wait(r.request_id) for r in requests]
+
+
+def tokens(deltas):
+    return [t for d in deltas for t in d.token_ids]
+
+
+def test_greedy_tokens_in_float32_are_the_expected_ones_for_all_prompts_at_once():
+    import torch
+
+    cases = ("len1", "len7", "len70", "len130", "batch0", "batch1", "batch2", "image")
+    with engine(checkpoint(), torch.float32) as running:
+        requests = [
+            request(c, prompt(c), images=(fixture_image(),) if c == "image" else (), max_tokens=24)
+            for c in cases
+        ]
+        for case, deltas in zip(cases, generate(running, *requests), strict=True):
+            assert tokens(deltas) == expected("tiny-hf-bf16")[f"{case}.greedy_ids"].tolist()
+
+
+def test_offsets_are_contiguous_and_the_last_delta_says_why(running):
+    (deltas,) = generate(running, request("offsets", max_tokens=5))
+    assert [d.offset for d in deltas] == [0, 1, 2, 3, 4]
+    assert [d.finish_reason for d in deltas] == [None] * 4 + [FinishReason.LENGTH]
+
+
+def test_a_stop_token_ends_with_its_id(running):
+    (first,) = generate(running, request("probe", max_tokens=4))
+    stop = tokens(first)[2]
+    (deltas,) = generate(running, request("stopped", max_tokens=9, stop_token_ids=(stop,)))
+    assert deltas[-1].finish_reason is FinishReason.STOP
+    assert deltas[-1].stop_token_id == stop == tokens(deltas)[-1]
+
+
+def test_min_tokens_keeps_a_stop_token_from_being_drawn(running):
+    (first,) = generate(running, request("min-probe", max_tokens=3))
+    stop = tokens(first)[0]
+    (deltas,) = generate(
+        running, request("min", max_tokens=6, min_tokens=4, stop_token_ids=(stop,))
+    )
+    assert stop not in tokens(deltas)[:4]
+
+
+def test_choices_of_one_request_draw_apart_and_repeat_with_the_seed(running):
+    made, collector = running
+    sampling = {"temperature": 1.0, "seed": 11, "n": 3, "max_tokens": 12}
+    for name in ("n-a", "n-b"):
+        made.submit(request(name, LONG, **sampling)).result(10)
+    runs = [[collector.tokens(name, c) for c in range(3)] for name in ("n-a", "n-b")]
+    assert runs[0] == runs[1]
+    assert len({tuple(t) for t in runs[0]}) == 3
+
+
+def test_logprobs_and_prompt_logprobs_are_those_of_the_model(running):
+    (deltas,) = generate(running, request("lp", LONG[:40], logprobs=3, prompt_logprobs=1))
+    assert len(deltas[0].prompt_logprobs) == 40
+    assert deltas[0].prompt_logprobs[0] is None
+    for delta in deltas:
+        (position,) = delta.logprobs
+        assert position.chosen == position.top[0]
+        assert len(position.top) == 3
+    again = generate(running, request("lp2", LONG[:40], logprobs=3, prompt_logprobs=1))[0]
+    assert again[0].prompt_logprobs == deltas[0].prompt_logprobs
+
+
+def test_a_prefix_hit_changes_no_token(running):
+    (cold,) = generate(running, request("cold", LONG, cache_salt="fresh"))
+    (warm,) = generate(running, request("warm", LONG, cache_salt="fresh"))
+    assert cold[0].num_cached_tokens == 0
+    assert warm[0].num_cached_tokens == 128
+    assert tokens(warm) == tokens(cold)
+
+
+def test_abort_ends_a_running_request_and_frees_its_blocks(running):
+    made, collector = running
+    made.submit(request("aborted", LONG, max_tokens=800)).result(10)
+    collector.wait("aborted", tokens=3)
+    assert made.abort("aborted").result(10)
+    assert collector.wait("aborted")[-1].finish_reason is FinishReason.ABORT
+    assert not made.abort("aborted").result(10)
+    assert made.load().kv_blocks_used == 0
+
+
+def test_forced_preemption_changes_no_token(running):
+    made, collector = running
+    want = tokens(generate(running, request("calm", LONG, max_tokens=60, cache_salt="p"))[0])
+    made.submit(request("shaken", LONG, max_tokens=60, cache_salt="q")).result(10)
+    for count in (5, 20):
+        collector.wait("shaken", tokens=count)
+        made.preempt("shaken").result(10)
+    assert collector.tokens("shaken") == want
+    assert made.load().preemptions >= 1
+
+
+def test_a_small_pool_preempts_and_every_request_still_ends_with_its_tokens():
+    requests = [request(f"s{i}", LONG[i : i + 60], max_tokens=40) for i in range(6)]
+    with engine(checkpoint(), num_blocks=20, max_model_len=256) as small:
+        crowded = [tokens(d) for d in generate(small, *requests)]
+        assert small[0].load().preemptions > 0
+    with engine(checkpoint()) as large:
+        alone = [tokens(generate(large, r)[0]) for r in requests]
+    assert crowded == alone
+
+
+def test_a_full_queue_refuses_and_what_was_accepted_ends():
+    with engine(checkpoint(), max_waiting=2, max_num_seqs=1) as running:
+        made, _ = running
+        futures = [made.submit(request(f"q{i}", max_tokens=30)) for i in range(8)]
+        errors = [f.exception(10) for f in futures]
+        assert any(isinstance(e, OverloadedError) for e in errors)
+        for i, error in enumerate(errors):
+            if error is None:
+                assert len(running[1].tokens(f"q{i}")) == 30
+
+
+def test_a_request_that_can_never_fit_is_refused():
+    with engine(checkpoint(), num_blocks=6) as (made, _):  # noqa: SIM117 - two stories
+        with pytest.raises(InvalidRequestError):
+            made.submit(request("huge", LONG)).result(10)
+
+
+def test_a_failing_step_ends_its_requests_with_an_error_and_the_engine_lives_on():
+    class Failing:
+        def __init__(self, inner):
+            self.inner, self.fail = inner, True
+
+        def run_plan(self, step, plan):
+            if self.fail:
+                self.fail = False
+                raise GalerneError("planted")
+            return self.inner.run_plan(step, plan)
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+    with engine(checkpoint(), wrap=Failing) as running:
+        (deltas,) = generate(running, request("fails"))
+        assert deltas[-1].finish_reason is FinishReason.ERROR
+        assert "planted" in deltas[-1].error
+        assert len(tokens(generate(running, request("lives"))[0])) == 8
+        assert running[0].unready_reason() is None
+
+
+def test_logits_that_are_not_numbers_end_one_request_only():
+    class Poison:
+        def __init__(self, inner):
+            self.inner = inner
+
+        def run_plan(self, step, plan):
+            logits = self.inner.run_plan(step, plan).copy()
+            for row, entry in enumerate(e for e in plan.entries if e.samples):
+                if entry.sequence.request_id == "sick":
+                    logits[row] = np.nan
+            return logits
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+    with engine(checkpoint(), wrap=Poison) as running:
+        sick, well = generate(running, request("sick"), request("well"))
+        assert sick[-1].finish_reason is FinishReason.ERROR
+        assert len(tokens(well)) == 8

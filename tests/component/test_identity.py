@@ -1,0 +1,136 @@
+"""The same bits whatever happens: shards, neighbours, chunks, prefix hits, preemption, a kill."""
+
+import os
+import time
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.fixture_models import FIXTURES, checkpoint
+from helpers.identity import SAMPLINGS, KillOne, digests, preempt_some
+
+import router.exchange.exchange as exchange_module
+import router.model.decoder as decoder_module
+from shards.bank import ExpertBank
+from shards.checkpoint.open import open_checkpoint
+from shards.checkpoint.presets import preset
+from shards.checkpoint.random_checkpoint import write_random_checkpoint
+from shards.kernels import row_invariant
+
+VARIANTS = {
+    "alone": {"together": False},
+    "grpc 1 shard": {"together": True, "shards": 1},
+    "grpc 2 shards": {"together": True, "shards": 2},
+    "grpc 4 shards": {"together": True, "shards": 4},
+    "grpc 8 shards": {"together": True, "shards": 8},
+    "small chunks": {"together": True, "max_chunk_tokens": 24, "max_batched_tokens": 48},
+    "prefix hits": {"together": False, "salt": "shared"},
+    "two threads": {"together": True, "threads": 2},
+    "preempted": {"together": True, "disturb": preempt_some},
+}
+
+
+@lru_cache(maxsize=1)
+def big_checkpoint(directory):
+    path = Path(os.environ.get("GALERNE_1B", directory / "1b"))
+    if not path.exists():
+        write_random_checkpoint(path, preset("1b"), seed=4)
+    return open_checkpoint(path), path
+
+
+@pytest.fixture(scope="module", params=["tiny", pytest.param("1b", marks=pytest.mark.slow)])
+def model(request, tmp_path_factory):
+    if request.param == "tiny":
+        return checkpoint(), FIXTURES / "tiny-hf-bf16"
+    return big_checkpoint(tmp_path_factory.mktemp("big"))
+
+
+@pytest.fixture(scope="module")
+def baseline(model):
+    """Local experts, all prompts together, no prefix hits."""
+    return {s: digests(model[0], p, together=True) for s, p in SAMPLINGS.items()}
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_computes_the_same_bits(model, baseline, sampling, variant):
+    source, path = model
+    fields = VARIANTS[variant] | ({"path": path} if "shards" in VARIANTS[variant] else {})
+    assert digests(source, SAMPLINGS[sampling], **fields) == baseline[sampling]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_a_shard_killed_in_the_middle_costs_a_pause_and_no_bit(
+    model, baseline, sampling, record_property
+):
+    source, path = model
+    kill = KillOne()
+    got = digests(
+        source, SAMPLINGS[sampling], together=True, shards=4, path=path, disturb=kill
+    )
+    assert got == baseline[sampling]
+    record_property("pause_s", kill.pause_s)
+    assert kill.pause_s < 5.0
+
+
+def test_the_law_breaks_without_row_padding(baseline_for_mutants, monkeypatch):
+    """Red if the test could not fail: plain products of whatever row count."""
+
+    def plain(x, weight, out, plan):
+        return torch.mm(x, weight.t(), out=out)
+
+    monkeypatch.setattr(row_invariant, "TILE", 1)
+    monkeypatch.setattr(row_invariant, "_run", plain)
+    source, want = baseline_for_mutants
+    together = digests(source, SAMPLINGS["greedy"], together=True)
+    alone = digests(source, SAMPLINGS["greedy"], together=False)
+    assert together != alone
+    assert alone != want or together != want
+
+
+def test_the_law_breaks_with_a_combine_in_arrival_order(baseline_for_mutants, monkeypatch):
+    """Red if the test could not fail: rows summed as they come in from four shards."""
+    ranks = {}
+    fill, wait = exchange_module.ExpertExchange._fill, exchange_module._Away.wait
+
+    def recording_fill(self, call, slots, places, rows):
+        rank = ranks.setdefault(call, torch.zeros(len(self._buffers[call])))
+        rank[torch.from_numpy(slots)] = rank.max() + 1
+        fill(self, call, slots, places, rows)
+
+    def ranked_wait(self):
+        rows = wait(self)
+        rows.arrival = ranks.pop(self._call).view(rows.shape[:2])
+        return rows
+
+    def combine_in_arrival_order(shared, rows, weights):
+        total = shared.float()
+        order = rows.arrival.argsort(dim=1, stable=True)
+        for k in range(rows.shape[1]):
+            pick = order[:, k]
+            index = torch.arange(len(pick))
+            total = total + rows[index, pick].float() * weights[index, pick, None]
+        return total.to(shared.dtype)
+
+    run = ExpertBank.run
+
+    def first_shard_is_slow(self, *args):
+        if self.holds(0, 0):
+            time.sleep(0.003)
+        return run(self, *args)
+
+    monkeypatch.setattr(ExpertBank, "run", first_shard_is_slow)
+    monkeypatch.setattr(exchange_module.ExpertExchange, "_fill", recording_fill)
+    monkeypatch.setattr(exchange_module._Away, "wait", ranked_wait)
+    monkeypatch.setattr(decoder_module, "combine", combine_in_arrival_order)
+    source, want = baseline_for_mutants
+    assert digests(source, SAMPLINGS["greedy"], together=True, shards=4) != want
+
+
+@pytest.fixture(scope="module")
+def baseline_for_mutants():
+    source = checkpoint()
+    return source, digests(source, SAMPLINGS["greedy"], together=True)

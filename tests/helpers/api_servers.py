@@ -1,0 +1,73 @@
+"""Real servers on loopback around a frontend, for tests."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import asynccontextmanager
+from functools import cache
+
+import grpc
+import uvicorn
+from openai import AsyncOpenAI
+
+from router.api.frontend import Frontend
+from router.api.grpc_server import build_grpc_server
+from router.api.http_app import build_http_app
+from router.chat.tokenizer import Tokenizer, load_tokenizer
+
+
+@cache
+def embedded() -> Tokenizer:
+    return load_tokenizer(None)
+
+
+def ids_of(*parts: str | int) -> list[int]:
+    """Ids of pieces of text and of ids as they are."""
+    ids = []
+    for part in parts:
+        ids += [part] if isinstance(part, int) else embedded().encode_text(part, add_bos=False)
+    return ids
+
+
+def make_frontend(gateway, **options) -> Frontend:
+    return Frontend(gateway, embedded(), **options)
+
+
+@asynccontextmanager
+async def http_served(frontend):
+    """Base URL of a running HTTP server."""
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    config = uvicorn.Config(build_http_app(frontend), lifespan="off", log_level="warning")
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve(sockets=[sock]))
+    while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+        await asyncio.sleep(0.005)
+    try:
+        yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        server.force_exit = True
+        await task
+        sock.close()
+
+
+@asynccontextmanager
+async def openai_client(frontend, api_key="none"):
+    async with (
+        http_served(frontend) as url,
+        AsyncOpenAI(base_url=f"{url}/v1", api_key=api_key, max_retries=0) as client,
+    ):
+        yield client
+
+
+@asynccontextmanager
+async def grpc_channel(frontend):
+    built = build_grpc_server(frontend, "127.0.0.1:0")
+    await built.server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{built.port}") as channel:
+            yield channel
+    finally:
+        await built.server.stop(None)
