@@ -1,4 +1,7 @@
-"""The controller as seen from frontends and gateways: who serves, and where."""
+"""The controller as seen from frontends and gateways: who serves, and where.
+
+Imports Ray late, as whoever starts Ray may import this before.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ import threading
 import time
 from typing import Any
 
-import ray
 from galerne.errors import ShardUnavailableError
 from galerne.ids import ShardId
 from router.gateway.pool import Roster
@@ -32,6 +34,8 @@ class _Controller:
         Raises:
             ValueError: There is no such actor.
         """
+        import ray
+
         if self._handle is None:
             self._handle = ray.get_actor(self.name, namespace=self._namespace)
         return self._handle
@@ -89,6 +93,8 @@ class RayAddressBook:
         return address
 
     def _ask(self, shard: ShardId) -> str | None:
+        import ray
+
         future = self._controller.handle().address_of.remote(shard)
         address: str | None = ray.get(future, timeout=CALL_TIMEOUT_S)
         return address

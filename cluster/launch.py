@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-import ray
 from cluster.actors.controller import Controller, StartReport
 from cluster.actors.gateway import Gateway
 from cluster.actors.launch_spec import NAMESPACE, LaunchSpec
@@ -18,6 +18,7 @@ from galerne.errors import ConfigError
 from galerne.topology import LinkTransport
 
 _POLL_S = 0.1
+_REPORT_TIMEOUT_S = 60.0  # the first answer waits for the controller process to start
 _PLACE_TIMEOUT_S = 60.0
 _CPU_PER_ACTOR = 0.1  # a claim for placement only; threads are set by the spec
 _RESTARTS_WITHOUT_END = -1
@@ -74,7 +75,9 @@ class Deployment:
         """
         deadline = time.monotonic() + timeout_s
         while True:
-            report: StartReport = ray.get(self._controller.start_report.remote(), timeout=10)
+            report: StartReport = ray.get(
+                self._controller.start_report.remote(), timeout=_REPORT_TIMEOUT_S
+            )
             on_report(report)
             for part, reason in report.failures.items():
                 raise ConfigError(part, "failed to start", reason)
@@ -111,6 +114,5 @@ def _remote(kind: type, name: str, **options: Any) -> Any:  # noqa: ANN401 - Ray
         namespace=NAMESPACE,
         max_restarts=_RESTARTS_WITHOUT_END,
         max_task_retries=_RESTARTS_WITHOUT_END,
-        lifetime="detached",
         **options,
     )

@@ -20,7 +20,7 @@ class RunDirectory:
     Ray gives its own directory to everyone, and HAProxy its admin socket, so both lie inside.
     """
 
-    def __init__(self, parent: Path = Path("/tmp")) -> None:  # noqa: S108 - 0700 and unguessable
+    def __init__(self, parent: Path = Path("/tmp")) -> None:
         """Make it, with a fresh Ray token.
 
         Raises:

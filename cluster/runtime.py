@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -134,6 +135,9 @@ def _quiet_options() -> dict[str, Any]:
 
 
 def _import_ray(environment: Mapping[str, str]) -> Any:  # noqa: ANN401 - Ray has no types for us
+    late = {key for key, value in environment.items() if os.environ.get(key) != value}
+    if late and "ray" in sys.modules:
+        raise RuntimeError(f"ray was imported before {', '.join(sorted(late))} were set")
     os.environ.update(environment)
     import ray
     from ray._private import worker

@@ -83,6 +83,7 @@ class ShardHost:
             "bytes_read": self._bytes_read,
             "frames": self._metrics.num_frames,
             "rows": self._metrics.num_rows,
+            "compute_seconds": self._metrics.compute_seconds,
             "metrics": self._metrics.text(),
         }
 

@@ -33,6 +33,7 @@ class ShardMetrics:
         )
         self.num_frames = 0
         self.num_rows = 0
+        self.compute_seconds = 0.0
 
     def computed(self, layer: int, rows: RequestRows, num_frames: int, seconds: float) -> None:
         """Count one pass."""
@@ -43,6 +44,7 @@ class ShardMetrics:
         if num_frames > 1:
             self._merged.inc(num_frames)
         self._seconds.observe(seconds)
+        self.compute_seconds += seconds
         for expert, count in zip(
             rows.expert_ids.tolist(), rows.num_rows_by_group.tolist(), strict=True
         ):

@@ -92,8 +92,8 @@ class ShardServer:
     ) -> None:
         reassembler = Reassembler(MAX_FRAME_BYTES)
         try:
-            greeting = self._greet(requests, context, reassembler)
-            hello = await asyncio.wait_for(greeting, HELLO_TIMEOUT_S)
+            async with asyncio.timeout(HELLO_TIMEOUT_S):
+                hello = await self._greet(requests, context, reassembler)
         except TimeoutError:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no hello")
         except GalerneError as error:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+
 from cluster.actors.launch_spec import NAMESPACE, LaunchSpec
 from router.engine.gateway_port import PartFacts
 from router.gateway.pool import Roster

@@ -8,6 +8,7 @@ import threading
 import time
 
 import ray
+
 from cluster.actors.controller import HEARTBEAT_S
 from cluster.actors.launch_spec import NAMESPACE, LaunchSpec
 from galerne.errors import GalerneError

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import psutil
-
 import ray
+
 from cluster.actors.launch_spec import LaunchSpec
 from cluster.actors.reporting import Reporter
 from galerne.errors import GalerneError

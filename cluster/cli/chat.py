@@ -13,7 +13,7 @@ from galerne.v1 import inference_pb2 as pb
 
 
 def chat(
-    prompt: Annotated[str | None, typer.Argument(help="one question; unset: a conversation")] = None,
+    prompt: Annotated[str | None, typer.Argument(help="unset: a conversation")] = None,
     target: Target = DEFAULT_TARGET,
     effort: Annotated[str, typer.Option(help="reasoning effort: none or high")] = "none",
     image: Annotated[list[Path] | None, typer.Option(help="picture to send along")] = None,
@@ -35,13 +35,9 @@ def chat(
             parts = [*images, pb.ContentPart(text=question)]
             images = []
             messages.append(pb.ChatMessage(role="user", content=parts))
-            request = pb.ChatRequest(
-                messages=messages, reasoning_effort=effort, sampling=sampling
-            )
+            request = pb.ChatRequest(messages=messages, reasoning_effort=effort, sampling=sampling)
             answer = _answer(console, stub.Chat(request, metadata=metadata(api_key)))
-            messages.append(
-                pb.ChatMessage(role="assistant", content=[pb.ContentPart(text=answer)])
-            )
+            messages.append(pb.ChatMessage(role="assistant", content=[pb.ContentPart(text=answer)]))
             if prompt is not None:
                 return
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from galerne.errors import ConfigError
 
@@ -12,64 +13,78 @@ SERVICERS = (
     "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
 )
 ROUTE = "/"
+_CONTROLLER = "SERVE_CONTROLLER_ACTOR"
+_NAMESPACE = "serve"
+_WHERE = ("address", "the Ray Serve that runs there")
 
 
-class RunningServe(NamedTuple):
-    """Where a running Serve listens, and through what."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningServe:
+    """Where a running Serve listens, through what, and what it carries."""
 
     host: str
     http_port: int
     grpc_port: int
     is_haproxy: bool
-    num_other_apps: int
+    servicers: Sequence[str]
+    route_by_app: Mapping[str, str | None]
 
 
-def find_running_serve() -> RunningServe | None:
-    """The Serve of the cluster that this process is connected to. Imports ``ray.serve``.
+def is_serve_running() -> bool:
+    """Whether the cluster has a Serve. Does not import ``ray.serve``."""
+    import ray
 
-    Private API of Serve, as there is no public way to learn its ports and proxy.
+    try:
+        ray.get_actor(_CONTROLLER, namespace=_NAMESPACE)
+    except ValueError:
+        return False
+    return True
+
+
+def describe_running_serve() -> RunningServe:
+    """What runs. Imports ``ray.serve``.
+
+    Private API, for there is no public way to learn Serve's ports and its kind of proxy.
     """
     import ray
     from ray.serve.context import _get_global_client
 
-    client = _get_global_client(raise_if_no_controller_running=False)
-    if client is None:
-        return None
-    details = client.get_serve_details()
+    client = _get_global_client()
     proxies = ray.get(client._controller.get_proxies.remote())
-    http, grpc = details["http_options"], details["grpc_options"]
+    is_haproxy = any("HAProxyManager" in repr(proxy) for proxy in proxies.values())
+    return parse_details(client.get_serve_details(), is_haproxy=is_haproxy)
+
+
+def parse_details(details: Mapping[str, Any], *, is_haproxy: bool) -> RunningServe:
+    """Serve's details (as of its REST API) as a value. Pure."""
+    http, grpc = details["http_options"], details.get("grpc_options") or {}
     return RunningServe(
         host=http["host"],
         http_port=http["port"],
-        grpc_port=grpc["port"],
-        is_haproxy=any("HAProxyManager" in repr(proxy) for proxy in proxies.values()),
-        num_other_apps=len(details["applications"]),
+        grpc_port=grpc.get("port", 0),
+        is_haproxy=is_haproxy,
+        servicers=tuple(grpc.get("grpc_servicer_functions") or ()),
+        route_by_app={
+            name: app.get("route_prefix") for name, app in details["applications"].items()
+        },
     )
 
 
-def running_details() -> Mapping[str, Any]:
-    """What Serve says of itself, for ``check_usable``."""
-    from ray.serve.context import _get_global_client
-
-    details: Mapping[str, Any] = _get_global_client().get_serve_details()
-    return details
-
-
-def check_usable(details: Mapping[str, Any], app_name: str) -> None:
+def check_usable(serve: RunningServe, app_name: str) -> None:
     """Refuse a Serve that cannot carry us. Pure.
 
     Raises:
         ConfigError: Its gRPC proxy lacks our services, which cannot be added while it runs, or
             another application has our route or our name.
     """
-    grpc_options = details.get("grpc_options") or {}
-    known: Sequence[str] = grpc_options.get("grpc_servicer_functions") or ()
-    missing = [name for name in SERVICERS if name not in known]
+    missing = [name for name in SERVICERS if name not in serve.servicers]
     if missing:
-        problem = f"start it with grpc_servicer_functions {', '.join(missing)}, or without Serve"
-        raise ConfigError("address", "the Ray Serve that runs there", problem)
-    for name, app in details.get("applications", {}).items():
+        problem = (
+            f"lacks grpc_servicer_functions {', '.join(missing)}; end it or start it with them"
+        )
+        raise ConfigError(*_WHERE, problem)
+    for name, route in serve.route_by_app.items():
         if name == app_name:
             raise ConfigError("app_name", app_name, "an application of this name runs already")
-        if app.get("route_prefix") == ROUTE:
-            raise ConfigError("address", "the Ray Serve that runs there", f"{name} has route {ROUTE}")
+        if route == ROUTE:
+            raise ConfigError(*_WHERE, f"its application {name} has the route {ROUTE}")

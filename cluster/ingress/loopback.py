@@ -22,7 +22,9 @@ _EVERYWHERE = "[::]:"
 
 def is_possible() -> bool:
     """Whether this version of Serve has what is replaced. Imports ``ray.serve``."""
-    return all(hasattr(importlib.import_module(m), name) for m, name in (_PROXY_SERVER, _REPLICA_SERVER))
+    return all(
+        hasattr(importlib.import_module(m), name) for m, name in (_PROXY_SERVER, _REPLICA_SERVER)
+    )
 
 
 def install_in_proxy() -> list[Any]:

@@ -39,6 +39,7 @@ def fill_sampling(
     prompt_len: int,
     max_model_len: int,
     default_max_tokens: int | None = None,
+    prompt_field: str = "prompt",
     new_seed: Callable[[], int] = draw_seed,
 ) -> SamplingParams:
     """Parameters with every default filled in.
@@ -48,15 +49,16 @@ def fill_sampling(
         prompt_len: Tokens of the prompt.
         max_model_len: Most tokens of prompt and output together.
         default_max_tokens: For a request without; at most what the model's length leaves.
+        prompt_field: Name of the prompt in the request.
         new_seed: Draws a missing seed.
 
     Raises:
-        InvalidRequestError: The prompt fills the model's length; names ``prompt``.
+        InvalidRequestError: The prompt fills the model's length; names ``prompt_field``.
     """
     num_left = max_model_len - prompt_len
     if num_left < 1:
         problem = f"{prompt_len} tokens leave no room in the model's {max_model_len}"
-        raise InvalidRequestError("prompt", problem)
+        raise InvalidRequestError(prompt_field, problem)
     filled: SamplingFields = {**fields}
     if "max_tokens" not in filled:
         filled["max_tokens"] = min(default_max_tokens or num_left, num_left)
@@ -82,6 +84,7 @@ def admit(
         prompt_len=prompt_len,
         max_model_len=model.max_model_len,
         default_max_tokens=call.default_max_tokens if isinstance(call, GenerateInput) else None,
+        prompt_field="prompt" if isinstance(call, GenerateInput) else "messages",
     )
     check_sampling(
         sampling,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import groupby
 
 from router.api.choices import Choice
@@ -11,8 +13,6 @@ from router.chat.parse import (
     ContentDelta,
     OutputDelta,
     OutputParser,
-    ReasoningDelta,
-    ToolArgumentsDelta,
     ToolCallStart,
 )
 from router.chat.tokenizer import Tokenizer
@@ -81,24 +81,20 @@ class ChatChoice(Choice):
             self._pieces.append(ContentDelta(text))
 
     def _take(self, tokens: TokensDelta) -> list[Event]:
-        pieces, self._pieces = _joined(self._pieces), []
-        events: list[Event] = [ChatDelta(choice=self.index, piece=piece) for piece in pieces]
+        pieces, self._pieces = self._pieces, []
+        events: list[Event] = [
+            ChatDelta(choice=self.index, piece=piece) for piece in _joined(pieces)
+        ]
         return [tokens, *events] if tokens.token_ids else events
 
 
-def _joined(pieces: list[ChatPiece]) -> list[ChatPiece]:
+def _joined(pieces: list[ChatPiece]) -> Iterator[ChatPiece]:
     """Join neighbours of one kind; between two calls' arguments there is always a start."""
-    joined: list[ChatPiece] = []
     for _, group in groupby(pieces, type):
-        run = list(group)
-        match run[0]:
-            case ContentDelta():
-                joined.append(ContentDelta("".join(p.text for p in run if hasattr(p, "text"))))
-            case ReasoningDelta():
-                joined.append(ReasoningDelta("".join(p.text for p in run if hasattr(p, "text"))))
-            case ToolArgumentsDelta(index=index):
-                text = "".join(p.text for p in run if hasattr(p, "text"))
-                joined.append(ToolArgumentsDelta(index, text))
-            case _:
-                joined.extend(run)
-    return joined
+        first, *rest = group
+        if isinstance(first, ToolCallStarted) or not rest:
+            yield first
+            yield from rest
+        else:
+            texts = (piece.text for piece in rest if not isinstance(piece, ToolCallStarted))
+            yield replace(first, text="".join((first.text, *texts)))

@@ -147,6 +147,14 @@ def server_info(cluster: ClusterFacts, version: str) -> pb.ServerInfo:
         gateways=cluster.gateways,
         shards=cluster.shards,
         uptime_s=cluster.uptime_s,
+        transport=cluster.transport,
+        micro_batches=cluster.micro_batches,
+        max_num_seqs=cluster.max_num_seqs,
+        max_batched_tokens=cluster.max_batched_tokens,
+        parts=[
+            pb.PartInfo(**{name: getattr(part, name) for name in part.__slots__})
+            for part in cluster.parts
+        ],
     )
 
 

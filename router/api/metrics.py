@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from galerne.clock import Clock, MonotonicClock
 from galerne.errors import GalerneError
-from router.api.events import Accepted, Event, Finished, TokensDelta, Usage
+from router.api.events import Accepted, EndReason, Event, Finished, TokensDelta, Usage
 
 _TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _INTER_TOKEN_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
@@ -75,7 +75,8 @@ class FrontendMetrics:
         try:
             yield meter
         except BaseException as error:
-            meter.outcome = _outcome_of(error)
+            if meter.outcome != EndReason.ERROR.value:  # closing the stream is then no news
+                meter.outcome = _outcome_of(error)
             raise
         finally:
             self.running.dec()

@@ -65,12 +65,10 @@ class PromptEncoder:
                 raise InvalidRequestError("images", "need a prompt of token ids that places them")
             return EncodedPrompt(token_ids=tuple(await self.encode_text(call.prompt, add_bos=True)))
         token_ids = tuple(call.prompt)
-        images = (
-            await asyncio.to_thread(
-                images_for_token_ids, token_ids, call.images, self._format.images
-            )
-            if call.images or self._lays_out_images(token_ids)
-            else ()
+        if not call.images and not self._lays_out_images(token_ids):
+            return EncodedPrompt(token_ids=token_ids)
+        images = await asyncio.to_thread(
+            images_for_token_ids, token_ids, call.images, self._format.images
         )
         return EncodedPrompt(token_ids=token_ids, images=images)
 

@@ -20,6 +20,7 @@ from router.engine.metrics import EngineMetrics
 from router.engine.request import GenerationRequest, TokenDelta
 from router.engine.scheduler import Scheduler, StepPlan
 from router.engine.stepper import Stepper
+from router.profiling import LayerTimer
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ class Engine:
     ) -> None:
         """``on_deltas`` gets all deltas of a step at once, on the engine's thread."""
         self.metrics = EngineMetrics()
+        self.timer = LayerTimer()
         self._scheduler = scheduler
         self._pool = pool
         self._runner = runner
@@ -163,11 +165,14 @@ class Engine:
         self.metrics.loops.inc()
         if not self._scheduler.has_work:
             return
-        plan = self._scheduler.schedule()
         started = self._clock.now_s()
+        with self.timer.part("schedule"):
+            plan = self._scheduler.schedule()
         try:
-            logits = self._runner.run_plan(self.num_steps, plan)
-            deltas = self._stepper.finish_step(plan, logits)
+            with self.timer.part("model"):
+                logits = self._runner.run_plan(self.num_steps, plan)
+            with self.timer.part("sample"):
+                deltas = self._stepper.finish_step(plan, logits)
         except GalerneError as error:
             logger.warning("engine_step_failed step=%d reason=%s", self.num_steps, error)
             self._fail_step(plan, str(error))
@@ -177,8 +182,9 @@ class Engine:
             self._fail_step(plan, "internal error")
             return
         self.num_steps += 1
-        self._on_deltas(deltas)
-        self._count(plan, deltas, self._clock.now_s() - started)
+        with self.timer.part("emit"):
+            self._on_deltas(deltas)
+            self._count(plan, deltas, self._clock.now_s() - started)
 
     def _take_commands(self) -> None:
         """Run queued commands; wait for one if there is nothing else to do."""

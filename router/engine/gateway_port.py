@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -94,7 +94,7 @@ class GatewayPort(Protocol):
         """What is served."""
         ...
 
-    def submit(self, request: GenerationRequest) -> AsyncIterator[TokenDelta]:
+    def submit(self, request: GenerationRequest) -> AsyncGenerator[TokenDelta, None]:
         """Run a validated request: deltas of all choices, each choice's last with its reason.
 
         Closing the iterator aborts the request.

@@ -115,9 +115,8 @@ class GrpcLink:
             call = cast(_Call, channel.stream_stream(EXCHANGE_METHOD)(metadata=self._metadata))
             reassembler = Reassembler(MAX_FRAME_BYTES)
             try:
-                await asyncio.wait_for(
-                    self._greet(call, reassembler), self._config.connect_timeout_s
-                )
+                async with asyncio.timeout(self._config.connect_timeout_s):
+                    await self._greet(call, reassembler)
                 self._is_up = True
                 self._emit(LinkUp(self._shard))
                 logger.info("link_up shard=%s address=%s", self._shard, address)

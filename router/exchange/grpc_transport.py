@@ -39,8 +39,7 @@ class GrpcTransport:
             for shard in shards
         }
         self._is_closed = False
-        self._ended = asyncio.Event()
-        self._main = asyncio.run_coroutine_threadsafe(self._run_links(), self._loop)
+        self._loop.call_soon_threadsafe(self._start)
 
     def send(self, frame: OutgoingFrame) -> None:
         """Encode and hand over; never blocks."""
@@ -63,16 +62,15 @@ class GrpcTransport:
     def close(self) -> None:
         """End the links."""
         self._is_closed = True
-        self._main.cancel()
-        grpc_loop().run(self._ended.wait(), _CLOSE_TIMEOUT_S)
+        grpc_loop().run(self._stop(), _CLOSE_TIMEOUT_S)
 
-    async def _run_links(self) -> None:
-        try:
-            async with asyncio.TaskGroup() as group:
-                for link in self._links.values():
-                    group.create_task(link.run())
-        finally:
-            self._ended.set()
+    def _start(self) -> None:
+        self._tasks = [self._loop.create_task(link.run()) for link in self._links.values()]
+
+    async def _stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _header(self, frame: OutgoingFrame) -> FrameHeader:
         return FrameHeader(

@@ -143,7 +143,7 @@ class ExchangeSession:
         new = np.flatnonzero(~call.filled[flight.rows.slots])
         self.counters.duplicate_rows += num_rows - len(new)
         call.filled[flight.rows.slots] = True
-        return Accepted(flight.call, new, flight.rows.slots[new])
+        return Accepted(flight.call, new, flight.rows.slots[new]) if len(new) else None
 
     def on_refusal(
         self, shard: ShardId, frame: FrameId, error: GalerneError, now_s: float

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -71,8 +71,18 @@ class _Member:
     def __init__(self, address: str) -> None:
         self.address = address
         self.in_flight = 0
+        self._has_left = False
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
         self.stub: Any = internal_pb2_grpc.GatewayServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+    async def leave(self) -> None:
+        """Close when the last request has ended: off the roster is not yet dead."""
+        self._has_left = True
+        await self.close_if_idle()
+
+    async def close_if_idle(self) -> None:
+        if self._has_left and self.in_flight == 0:
+            await self.close()
 
     async def close(self) -> None:
         await self._channel.close()
@@ -122,7 +132,7 @@ class GatewayPool:
         assert self._model is not None, "start() was not awaited"
         return self._model
 
-    async def submit(self, request: GenerationRequest) -> AsyncIterator[TokenDelta]:
+    async def submit(self, request: GenerationRequest) -> AsyncGenerator[TokenDelta, None]:
         """See ``GatewayPort.submit``."""
         member = self._pick(request)
         member.in_flight += 1
@@ -133,10 +143,17 @@ class GatewayPool:
                 yield decode_delta(request.request_id, event)
         except grpc.aio.AioRpcError as error:
             raise _error_of(error, request.request_id) from error
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # grpc.aio says so when the channel was closed under the call.
+            raise ShardUnavailableError("the gateway", 0.0) from None
         finally:
             call.cancel()
             member.in_flight -= 1
             del self._owner[request.request_id]
+            await member.close_if_idle()
 
     async def abort(self, request_id: str) -> bool:
         """See ``GatewayPort.abort``; asks every gateway, for another frontend may have sent it."""
@@ -152,6 +169,10 @@ class GatewayPool:
         ]
         results = await asyncio.gather(*calls, return_exceptions=True)
         return any(isinstance(r, pb.AbortResult) and r.was_running for r in results)
+
+    async def abort_all(self) -> None:
+        """End every request that was submitted here; each ends with ``FinishReason.ABORT``."""
+        await asyncio.gather(*(self.abort(request_id) for request_id in list(self._owner)))
 
     async def load(self) -> GatewayLoad:
         """See ``GatewayPort.load``."""
@@ -203,7 +224,7 @@ class GatewayPool:
             if wanted.get(gateway) != member.address:
                 logger.info("gateway_left gateway=%s address=%s", gateway, member.address)
                 del self._members[gateway]
-                await member.close()
+                await member.leave()
         for gateway, address in wanted.items():
             if gateway not in self._members:
                 logger.info("gateway_joined gateway=%s address=%s", gateway, address)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -40,7 +40,9 @@ class DeltaHub:
             if waiting is not None:
                 waiting.put_nowait(delta)
 
-    async def stream(self, engine: Engine, request: GenerationRequest) -> AsyncIterator[TokenDelta]:
+    async def stream(
+        self, engine: Engine, request: GenerationRequest
+    ) -> AsyncGenerator[TokenDelta, None]:
         """Submit and follow a request until its last choice ends; closing aborts it.
 
         Raises:

@@ -331,3 +331,21 @@ async def test_abort_rpc_of_a_streamed_chat_ends_it_with_abort():
         completion = await asking
     assert completion.choices[0].finish_reason == "abort"
     assert completion.choices[0].message.content == embedded().decode(ids_of("Good"))
+
+
+async def test_prompt_log_probabilities_of_a_chat_leave_out_its_first_token():
+    gateway = FakeGateway(answer("ok"))
+
+    def judge_prompt(run):
+        _, *rest = run.request.prompt_token_ids
+        judged = [TokenLogprobs(TokenLogprob(t, float("-inf")), ()) for t in rest]
+        run.prompt_logprobs = [None, *judged]
+
+    gateway.prepare = judge_prompt
+    async with openai_client(make_frontend(gateway)) as client:
+        completion = await ask(client, extra_body={"prompt_logprobs": 0})
+    first, *rest = completion.prompt_logprobs
+    ids = gateway.runs[0].request.prompt_token_ids
+    assert first is None
+    assert [list(entry) for entry in rest] == [[str(t)] for t in ids[1:]]
+    assert rest[0][str(ids[1])]["logprob"] == -9999.0  # JSON has no infinity

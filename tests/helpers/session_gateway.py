@@ -119,6 +119,9 @@ class Gateway:
             self.times_filled[frame.call][accepted.slots] += 1
         return accepted
 
+    def lacks(self, frame):
+        return not self.times_filled[frame.call][frame.rows.slots].all()
+
     def wrong_rows(self, frame, num_rows):
         self.refusals.add((frame.call, frame.shard))
         return self.answer(frame, num_rows=num_rows)

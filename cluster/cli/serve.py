@@ -1,0 +1,102 @@
+"""``galerne serve``: start a server and keep it until a signal."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from cluster.config import ServeConfig, load_config
+from cluster.server import Server
+from cluster.shutdown import Shutdown
+
+if TYPE_CHECKING:
+    from cluster.actors.controller import StartReport
+
+
+def _option(name: str, *flags: str) -> Any:  # noqa: ANN401 - typer's own type
+    """A flag whose help is the setting's description."""
+    return typer.Option(*flags, help=ServeConfig.model_fields[name].description)
+
+
+def serve(
+    model: Annotated[Path | None, _option("model")] = None,
+    shards: Annotated[int | None, _option("shards")] = None,
+    gateways: Annotated[int | None, _option("gateways")] = None,
+    replicas: Annotated[int | None, _option("replicas")] = None,
+    mode: Annotated[str | None, _option("mode")] = None,
+    transport: Annotated[str | None, _option("transport")] = None,
+    numerics: Annotated[str | None, _option("numerics")] = None,
+    host: Annotated[str | None, _option("host")] = None,
+    http_port: Annotated[int | None, _option("http_port")] = None,
+    grpc_port: Annotated[int | None, _option("grpc_port")] = None,
+    address: Annotated[str | None, _option("address")] = None,
+    max_model_len: Annotated[int | None, _option("max_model_len")] = None,
+    kv_memory: Annotated[str | None, _option("kv_memory")] = None,
+    max_num_seqs: Annotated[int | None, _option("max_num_seqs")] = None,
+    max_batched_tokens: Annotated[int | None, _option("max_batched_tokens")] = None,
+    served_model_name: Annotated[str | None, _option("served_model_name")] = None,
+    api_keys_file: Annotated[Path | None, _option("api_keys_file")] = None,
+    dashboard_port: Annotated[int | None, _option("dashboard_port")] = None,
+    insecure_network: Annotated[
+        bool | None, _option("insecure_network", "--insecure-network")
+    ] = None,
+    drain_s: Annotated[float | None, _option("drain_s")] = None,
+    start_timeout_s: Annotated[float | None, _option("start_timeout_s")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML of these settings; flags win over it")
+    ] = None,
+) -> None:
+    """Serve a checkpoint until Ctrl-C or SIGTERM."""
+    flags = {name: value for name, value in locals().items() if name != "config"}
+    settings = load_config(config, flags)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    shutdown = Shutdown()
+    shutdown.install()
+    console = Console(stderr=True)
+    with Server(settings, shutdown) as server:
+        try:
+            start_with_progress(server, console)
+            announce(server, Console())
+            shutdown.wait()
+        except KeyboardInterrupt:
+            pass
+        console.print("draining and stopping", style="dim")
+
+
+def start_with_progress(server: Server, console: Console) -> None:
+    """Start a server, showing what happens and how far each part has loaded."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def on_report(report: StartReport) -> None:
+            for part, (what, done, of) in report.progress.items():
+                if part not in tasks:
+                    tasks[part] = bars.add_task(part)
+                bars.update(tasks[part], description=f"{part} {what}", completed=done, total=of)
+
+        server.start(lambda step: console.print(step, style="dim", highlight=False), on_report)
+
+
+def announce(server: Server, console: Console) -> None:
+    """The one line that says that clients are answered, and where."""
+    assert server.ingress is not None
+    assert server.plan is not None
+    ingress, topology = server.ingress, server.plan.spec.topology
+    if ingress.note:
+        Console(stderr=True).print(ingress.note, style="yellow", highlight=False)
+    if server.dashboard_url:
+        Console(stderr=True).print(f"Ray dashboard {server.dashboard_url}", highlight=False)
+    console.print(
+        f"ready: {server.plan.spec.model_name} on http://{ingress.http_address} and "
+        f"grpc://{ingress.grpc_address} ({topology.mode.value}, {len(topology.gateways)} "
+        f"gateway(s), {len(topology.shards)} shard(s) by {topology.transport.value}, "
+        f"{ingress.mode})",
+        highlight=False,
+        soft_wrap=True,
+    )

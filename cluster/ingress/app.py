@@ -1,0 +1,260 @@
+"""Starts the public ports on Ray Serve, and ends them in the right order."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from cluster.ingress import loopback
+from cluster.ingress.deployment import GalerneIngress
+from cluster.ingress.environment import (
+    IngressPorts,
+    choose_ports,
+    haproxy_environment,
+    proxy_environment,
+)
+from cluster.ingress.existing import (
+    ROUTE,
+    SERVICERS,
+    check_usable,
+    describe_running_serve,
+    is_serve_running,
+)
+from cluster.ingress.haproxy import end_leftovers, find_haproxy, write_wrapper
+from cluster.ingress.settings import IngressSettings
+from cluster.ports import is_loopback
+from cluster.run_directory import RunDirectory
+from galerne.errors import ConfigError, GalerneError
+
+logger = logging.getLogger(__name__)
+
+HAPROXY, SERVE_PROXY = "HAProxy", "Serve proxy"
+_HEAD_RESOURCE = "node:__internal_head__"
+_CLOSE_TIMEOUT_S = 10.0  # beyond the time to drain
+
+
+class IngressError(GalerneError):
+    """The ingress did not come up."""
+
+    status = "UNAVAILABLE"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"ingress: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ingress:
+    """The running ingress."""
+
+    http_address: str  # host:port
+    grpc_address: str
+    mode: str  # HAPROXY or SERVE_PROXY
+    note: str  # why not HAProxy, or what clients of a shared Serve must send; mostly empty
+    ports: IngressPorts | None  # None: a Serve that is not ours chose them
+    _app_name: str
+    _handle: Any
+    _run: RunDirectory
+
+    def close(self, drain_s: float = 0.0) -> None:
+        """Stop admitting, give running requests ``drain_s``, then free the ports.
+
+        A Serve that was running before us, or carries others by now, goes on.
+        """
+        try:
+            self._handle.close.remote(drain_s).result(timeout_s=drain_s + _CLOSE_TIMEOUT_S)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it must go
+            logger.warning("ingress_close_failed reason=%s", error)
+        _take_down(self._app_name, self._run, owns_serve=self.ports is not None)
+
+
+class _Proxy(NamedTuple):
+    """How clients reach the frontend: the kind of proxy, and the variables that choose it."""
+
+    mode: str
+    environment: Mapping[str, str]
+    note: str = ""
+
+
+def start_ingress(
+    settings: IngressSettings,
+    *,
+    host: str,
+    http_port: int,
+    grpc_port: int,
+    run: RunDirectory,
+) -> Ingress:
+    """Serve HTTP and gRPC; returns when clients are answered. Ray must be connected.
+
+    Takes the Serve of the cluster if there is one, and its ports then. ``ray.serve`` must not have
+    been imported: it fixes the kind of proxy.
+
+    Args:
+        settings: Of the frontend.
+        host: Address the public ports bind to.
+        http_port: 0: any.
+        grpc_port: 0: any.
+        run: Where the proxy's files go.
+
+    Raises:
+        ConfigError: A port is taken, or the Serve that runs cannot carry us.
+        IngressError: Serve or the frontend did not start; says why.
+    """
+    if is_serve_running():
+        return _join_serve(settings, run)
+    ports = choose_ports(host, http_port, grpc_port)
+    proxy = _choose_proxy(settings, host, ports, run)
+    os.environ.update(proxy.environment)
+    if is_loopback(host) and not loopback.is_possible():
+        _accept_open_ports(settings)
+    try:
+        _start_serve(host, ports, proxy)
+        handle = _run_app(settings, proxy.environment)
+    except BaseException as error:
+        reason = _failure(settings.app_name, error)
+        _take_down(settings.app_name, run, owns_serve=True)
+        if isinstance(error, Exception):
+            raise IngressError(reason) from error
+        raise
+    return Ingress(
+        http_address=f"{host}:{ports.http}",
+        grpc_address=f"{host}:{ports.grpc}",
+        mode=proxy.mode,
+        note=proxy.note,
+        ports=ports,
+        _app_name=settings.app_name,
+        _handle=handle,
+        _run=run,
+    )
+
+
+def _choose_proxy(
+    settings: IngressSettings, host: str, ports: IngressPorts, run: RunDirectory
+) -> _Proxy:
+    max_body_bytes, local = settings.limits.max_body_bytes, is_loopback(host)
+    found = find_haproxy()
+    problem = found.problem
+    if not _is_head_here():  # the proxy runs there, its files would lie here
+        problem = "the head of the Ray cluster is another machine"
+    if found.binary is None or problem:
+        environment = proxy_environment(max_body_bytes=max_body_bytes, is_loopback=local)
+        return _Proxy(SERVE_PROXY, environment, f"no HAProxy: {problem}")
+    environment = haproxy_environment(
+        ports,
+        haproxy_dir=run.haproxy_dir,
+        binary=write_wrapper(run, found.binary),
+        max_body_bytes=max_body_bytes,
+        is_loopback=local,
+    )
+    return _Proxy(HAPROXY, environment)
+
+
+def _is_head_here() -> bool:
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    return any(
+        node["NodeID"] == here and _HEAD_RESOURCE in node["Resources"] for node in ray.nodes()
+    )
+
+
+def _accept_open_ports(settings: IngressSettings) -> None:
+    problem = "this version of Ray Serve cannot keep its internal gRPC ports on loopback"
+    if not settings.allow_insecure_network:
+        raise ConfigError("insecure_network", settings.allow_insecure_network, problem)
+    logger.warning("internal_ports_open reason=%s", problem)
+
+
+def _start_serve(host: str, ports: IngressPorts, proxy: _Proxy) -> None:
+    from ray import serve
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    serve.start(
+        proxy_location="HeadOnly",
+        http_options={"host": host, "port": ports.http},
+        grpc_options={"port": ports.grpc, "grpc_servicer_functions": list(SERVICERS)},
+        # The same way for a cluster that was started without these variables.
+        controller_options={"runtime_env": {"env_vars": dict(proxy.environment)}},
+    )
+
+
+def _run_app(settings: IngressSettings, environment: Mapping[str, str]) -> Any:  # noqa: ANN401
+    from ray import serve
+
+    deployment = serve.deployment(
+        num_replicas=1,  # ``close`` by handle reaches one
+        max_ongoing_requests=100_000,  # admission is the frontend's, which says when to try again
+        max_queued_requests=-1,
+        max_constructor_retry_count=1,  # it waits for a gateway itself, and tells why it gave up
+        graceful_shutdown_timeout_s=5,
+        graceful_shutdown_wait_loop_s=0.1,
+        health_check_period_s=2,
+        logging_config={"log_level": "WARNING", "enable_access_log": False},
+        ray_actor_options={
+            "num_cpus": 0,
+            "resources": {_HEAD_RESOURCE: 0.001},  # beside the proxy, which reaches it on loopback
+            "runtime_env": {"env_vars": dict(environment)},
+        },
+    )
+    # Without an app: ``__serve_build_asgi_app__`` makes it in the replica.
+    app = deployment(serve.ingress()(GalerneIngress)).bind(settings)
+    return serve.run(app, name=settings.app_name, route_prefix=ROUTE)
+
+
+def _join_serve(settings: IngressSettings, run: RunDirectory) -> Ingress:
+    os.environ["RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP"] = "1"  # else our handle needs a loop
+    running = describe_running_serve()
+    check_usable(running, settings.app_name)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    try:
+        handle = _run_app(settings, {})
+    except BaseException as error:
+        reason = _failure(settings.app_name, error)
+        _take_down(settings.app_name, run, owns_serve=False)
+        if isinstance(error, Exception):
+            raise IngressError(reason) from error
+        raise
+    needs_name = bool(running.route_by_app)
+    return Ingress(
+        http_address=f"{running.host}:{running.http_port}",
+        grpc_address=f"{running.host}:{running.grpc_port}",
+        mode=HAPROXY if running.is_haproxy else SERVE_PROXY,
+        note=f"gRPC needs the metadata application={settings.app_name}" if needs_name else "",
+        ports=None,
+        _app_name=settings.app_name,
+        _handle=handle,
+        _run=run,
+    )
+
+
+def _failure(app_name: str, error: BaseException) -> str:
+    """The most telling words on a failed start."""
+    from ray import serve
+
+    try:
+        status = serve.status().applications[app_name]
+        details = [d.message for d in status.deployments.values() if d.message]
+    except Exception:  # noqa: BLE001 - Serve itself did not start
+        details = []
+    return "; ".join(details) or str(error).strip()[-500:]
+
+
+def _take_down(app_name: str, run: RunDirectory, *, owns_serve: bool) -> None:
+    from ray import serve
+
+    try:
+        others = set(serve.status().applications) - {app_name}
+        serve.delete(app_name)
+        if owns_serve and not others:
+            serve.shutdown()
+    except Exception as error:  # noqa: BLE001 - leftovers end with Ray
+        logger.warning("serve_shutdown_failed reason=%s", error)
+        others = set()
+    if owns_serve and not others:
+        end_leftovers(run)

@@ -1,0 +1,146 @@
+"""What runs in Serve's replica: one frontend behind HTTP and gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from fastapi import FastAPI
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
+
+from cluster.directory import RayDirectory
+from cluster.ingress import loopback
+from cluster.ingress.serve_context import RayContext, ServeContext, refusing
+from cluster.ingress.settings import IngressSettings
+from galerne.v1 import inference_pb2 as pb
+from router.api.frontend import Frontend
+from router.api.grpc_servicer import InferenceServicer
+from router.api.health import HealthServicer
+from router.api.http_app import build_http_app
+from router.api.keys import ApiKeys
+from router.chat.tokenizer import load_tokenizer
+from router.gateway.pool import GatewayPool
+
+Event = TypeVar("Event", pb.GenerateEvent, pb.ChatEvent)
+
+_LAST_WORDS_S = 2.0  # for the terminal events of aborted requests
+_NOT_SERVING = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.NOT_SERVING)
+
+
+def _unary(name: str) -> Callable[[Any, Message, RayContext], Coroutine[Any, Any, Message]]:
+    async def call(self: GalerneIngress, request: Message, grpc_context: RayContext) -> Message:
+        context = ServeContext(grpc_context)
+        async with refusing(context, self._frontend.keys.check):
+            answer: Message = await getattr(self._inference, name)(request, context)
+            return answer
+
+    return call
+
+
+class GalerneIngress:
+    """Serve calls a gRPC method by its last name, whatever its service: names must be unique."""
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, settings: IngressSettings
+    ) -> None:
+        """Ready when a gateway has answered.
+
+        Raises:
+            GalerneError: None has, or a setting is wrong.
+        """
+        loopback.install_in_replica()  # Serve starts the servers after this
+        directory = RayDirectory(settings.controller_name, settings.namespace)
+        self._pool = GatewayPool(directory, settings.cluster_token)
+        tokenizer = load_tokenizer(settings.checkpoint)
+        keys = ApiKeys(settings.api_keys)
+        await self._pool.start(settings.start_timeout_s)
+        self._frontend = Frontend(self._pool, tokenizer, settings.limits, keys)
+        self._inference = InferenceServicer(self._frontend)
+        self._health = HealthServicer(self._frontend.unready_reason)
+        self._watchers: set[ServeContext] = set()
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """The HTTP API; Serve asks for it once."""
+        return build_http_app(self._frontend)
+
+    async def check_health(self) -> None:
+        """Serve restarts a replica that does not answer here.
+
+        Gateways that are away are no reason: a new replica would find none either.
+        """
+
+    async def close(self, drain_s: float) -> None:
+        """Stop admitting; end requests that run longer than ``drain_s``, and every Watch.
+
+        Serve waits for whatever is open, so nothing must be.
+        """
+        if not await self._is_drained(drain_s):
+            await self._pool.abort_all()
+            await self._is_drained(_LAST_WORDS_S)
+        for watcher in self._watchers:
+            watcher.finish(_NOT_SERVING)
+        await self._pool.close()
+
+    async def _is_drained(self, timeout_s: float) -> bool:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._frontend.drain()
+        except TimeoutError:
+            return False
+        return True
+
+    async def __del__(self) -> None:
+        await self._pool.close()
+
+    async def Generate(  # noqa: N802
+        self, request: pb.GenerateRequest, grpc_context: RayContext
+    ) -> AsyncGenerator[pb.GenerateEvent, None]:
+        """See ``InferenceService``."""
+        async for event in self._stream(self._inference.stream_generate(request), grpc_context):
+            yield event
+
+    async def Chat(  # noqa: N802
+        self, request: pb.ChatRequest, grpc_context: RayContext
+    ) -> AsyncGenerator[pb.ChatEvent, None]:
+        """See ``InferenceService``."""
+        async for event in self._stream(self._inference.stream_chat(request), grpc_context):
+            yield event
+
+    GenerateOnce = _unary("GenerateOnce")
+    Tokenize = _unary("Tokenize")
+    Detokenize = _unary("Detokenize")
+    Abort = _unary("Abort")
+    GetModelInfo = _unary("GetModelInfo")
+    GetServerInfo = _unary("GetServerInfo")
+    GetLoad = _unary("GetLoad")
+
+    async def Check(  # noqa: N802
+        self, request: health_pb2.HealthCheckRequest, grpc_context: RayContext
+    ) -> health_pb2.HealthCheckResponse:
+        """See ``grpc.health.v1.Health``; open to all."""
+        return await self._health.Check(request, ServeContext(grpc_context).for_servicer)
+
+    async def Watch(  # noqa: N802
+        self, request: health_pb2.HealthCheckRequest, grpc_context: RayContext
+    ) -> AsyncGenerator[health_pb2.HealthCheckResponse, None]:
+        """See ``grpc.health.v1.Health``; open to all."""
+        context = ServeContext(grpc_context)
+        watching = self._health.Watch(request, context.for_servicer)
+        self._watchers.add(context)
+        try:
+            async with aclosing(context.written_by(watching)) as responses:
+                async for response in responses:
+                    yield response
+        finally:
+            self._watchers.discard(context)
+
+    async def _stream(
+        self, events: AsyncGenerator[Event, None], grpc_context: RayContext
+    ) -> AsyncGenerator[Event, None]:
+        context = ServeContext(grpc_context)
+        async with refusing(context, self._frontend.keys.check), aclosing(events):
+            async for event in events:
+                yield event

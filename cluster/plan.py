@@ -1,0 +1,93 @@
+"""From settings and a checkpoint to what will be started. Reads headers and memory sizes only."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from cluster.actors.launch_spec import LaunchSpec
+from cluster.config import ServeConfig, kv_bytes
+from cluster.demo import MODEL_DIRECTORY, MODEL_NAME
+from cluster.presets import build_topology
+from galerne.errors import ConfigError
+from galerne.topology import LinkTransport
+from router.gateway.settings import BLOCK_SIZE, DTYPES
+from router.model.kv_cache import PagedLatentCache
+from shards.checkpoint.inspect import describe, size_text
+from shards.checkpoint.open import open_checkpoint
+
+DEFAULT_MAX_MODEL_LEN = 32_768
+EMBEDDED_VOCAB_SIZE = 8192  # of router/chat/data/tekken-8k.json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServePlan:
+    """What ``galerne serve`` is going to start."""
+
+    spec: LaunchSpec
+    tokenizer_directory: Path | None  # None: the embedded tokenizer
+    kv_tokens: int
+    kv_note: str
+
+
+def plan_serving(config: ServeConfig, app_name: str, num_nodes: int) -> ServePlan:
+    """Check the checkpoint, size the KV pool, lay out the topology.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be used.
+        ConfigError: Settings contradict one another, or it does not fit in memory.
+    """
+    path = (config.model or MODEL_DIRECTORY).resolve()
+    checkpoint = open_checkpoint(path)
+    model = checkpoint.config
+    num_cores = len(os.sched_getaffinity(0))
+    topology = build_topology(config, model, num_cores, num_nodes)
+    if num_nodes > 1 and not config.insecure_network:
+        problem = f"the Ray cluster has {num_nodes} nodes and internal links are not encrypted yet"
+        raise ConfigError("insecure_network", config.insecure_network, problem)
+    max_model_len = min(
+        config.max_model_len or DEFAULT_MAX_MODEL_LEN, model.max_position_embeddings
+    )
+    has_tokenizer = (path / "tekken.json").exists()
+    if not has_tokenizer and model.vocab_size < EMBEDDED_VOCAB_SIZE:
+        problem = f"has no tekken.json, and its {model.vocab_size} ids are fewer than the embedded "
+        raise ConfigError("model", path, problem + f"tokenizer's {EMBEDDED_VOCAB_SIZE}")
+    is_local = topology.transport is LinkTransport.LOCAL
+    weights = describe(checkpoint, path).total_bytes
+    resident = weights * len(topology.gateways) if is_local else weights
+    free = psutil.virtual_memory().available - (resident if num_nodes == 1 else 0)
+    if free <= 0:
+        text = f"weights take {size_text(resident)}, more than the memory that is available"
+        raise ConfigError("model", path, text)
+    per_gateway = kv_bytes(config.kv_memory, free) // len(topology.gateways)
+    per_token = PagedLatentCache.bytes_per_block(model, BLOCK_SIZE, DTYPES[config.numerics])
+    per_token //= BLOCK_SIZE
+    most = topology.max_num_seqs * (max_model_len + BLOCK_SIZE)
+    kv_tokens = min(per_gateway // per_token, most)
+    note = (
+        f"KV pool {size_text(kv_tokens * per_token)} per gateway: {kv_tokens} tokens, "
+        f"{kv_tokens / max_model_len:.1f} requests of {max_model_len}"
+    )
+    spec = LaunchSpec(
+        app_name=app_name,
+        checkpoint=path,
+        model_name=config.served_model_name or (MODEL_NAME if config.model is None else path.name),
+        numerics=config.numerics,
+        topology=topology,
+        cluster_token=secrets.token_hex(32),
+        max_model_len=max_model_len,
+        kv_bytes=min(per_gateway, (most + BLOCK_SIZE) * per_token),
+        gateway_threads=max(1, num_cores // len(topology.gateways)) if is_local else 1,
+        shard_threads=1,
+        binds_loopback=num_nodes == 1,
+    )
+    return ServePlan(
+        spec=spec,
+        tokenizer_directory=path if has_tokenizer else None,
+        kv_tokens=kv_tokens,
+        kv_note=note,
+    )

@@ -1,0 +1,138 @@
+"""One running server: Ray, the deployment's actors and the ingress, up and down in order."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from cluster.config import ServeConfig
+from cluster.run_directory import RunDirectory
+from cluster.runtime import RayRuntime, join_ray, start_local_ray
+from cluster.shutdown import Shutdown
+from galerne.errors import ConfigError
+
+if TYPE_CHECKING:  # these import ray, which must see our environment first
+    from cluster.actors.controller import StartReport
+    from cluster.ingress.app import Ingress
+    from cluster.launch import Deployment
+    from cluster.plan import ServePlan
+
+logger = logging.getLogger(__name__)
+
+NAMESPACE = "galerne"
+
+
+class Server:
+    """A server and everything it has started. Use as a context manager."""
+
+    def __init__(self, config: ServeConfig, shutdown: Shutdown) -> None:
+        self.config = config
+        self._shutdown = shutdown
+        self._run = RunDirectory()
+        self._runtime: RayRuntime | None = None
+        self.plan: ServePlan | None = None
+        self.deployment: Deployment | None = None
+        self.ingress: Ingress | None = None
+
+    def start(
+        self, on_step: Callable[[str], None], on_report: Callable[[StartReport], None]
+    ) -> None:
+        """Bring everything up; returns when clients are answered.
+
+        Args:
+            on_step: Told in words what happens now.
+            on_report: Told how far the parts have loaded.
+
+        Raises:
+            GalerneError: It cannot be; says why.
+        """
+        config = self.config
+        api_keys = _read_keys(config)
+        on_step("starting Ray" if config.address is None else f"joining Ray at {config.address}")
+        self._runtime = self._connect()
+        import ray
+
+        from cluster.ingress.app import start_ingress
+        from cluster.ingress.settings import IngressSettings
+        from cluster.launch import Deployment
+        from cluster.plan import plan_serving
+
+        app_name = f"galerne-{secrets.token_hex(4)}"
+        num_nodes = sum(node["Alive"] for node in ray.nodes())
+        plan = self.plan = plan_serving(config, app_name, num_nodes)
+        on_step(f"loading {plan.spec.checkpoint}")
+        on_step(plan.kv_note)
+        self.deployment = Deployment(plan.spec)
+        self.deployment.wait(config.start_timeout_s, on_report)
+        on_step("starting the ingress")
+        settings = IngressSettings(
+            app_name=app_name,
+            controller_name=plan.spec.controller_name,
+            namespace=NAMESPACE,
+            cluster_token=plan.spec.cluster_token,
+            checkpoint=plan.tokenizer_directory,
+            api_keys=api_keys,
+            allow_insecure_network=config.insecure_network,
+        )
+        self.ingress = start_ingress(
+            settings,
+            host=config.host,
+            http_port=config.http_port,
+            grpc_port=config.grpc_port,
+            run=self._run,
+        )
+
+    def _connect(self) -> RayRuntime:
+        config = self.config
+        if config.address is not None:
+            return join_ray(config.address, namespace=NAMESPACE, deferred=self._shutdown.deferred)
+        return start_local_ray(
+            self._run,
+            num_cpus=max(4, len(os.sched_getaffinity(0))),  # claims of our actors are fractions
+            namespace=NAMESPACE,
+            dashboard_port=config.dashboard_port,
+            deferred=self._shutdown.deferred,
+        )
+
+    @property
+    def dashboard_url(self) -> str:
+        """Address of Ray's dashboard, or nothing."""
+        return self._runtime.dashboard_url if self._runtime is not None else ""
+
+    def close(self) -> None:
+        """Drain, then end what was started, and nothing else. Hears no more signals."""
+        self._shutdown.ignore()
+        steps: list[Callable[[], None]] = []
+        if self.ingress is not None:
+            ingress = self.ingress
+            steps.append(lambda: ingress.close(self.config.drain_s))
+        if self.deployment is not None:
+            deployment = self.deployment
+            steps.append(lambda: deployment.stop(1.0))
+        if self._runtime is not None:
+            steps.append(self._runtime.leave)
+        steps.append(self._run.close)
+        for step in steps:
+            try:
+                step()
+            except Exception:  # what is left must still be ended
+                logger.exception("shutdown_step_failed")
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _read_keys(config: ServeConfig) -> tuple[str, ...]:
+    if config.api_keys_file is None:
+        return ()
+    try:
+        lines = config.api_keys_file.read_text().splitlines()
+    except OSError as error:
+        raise ConfigError("api_keys_file", config.api_keys_file, str(error)) from error
+    return tuple(line.strip() for line in lines if line.strip())

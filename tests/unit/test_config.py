@@ -1,0 +1,58 @@
+"""Settings: flags over file, unknown keys and wrong values refused by name."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.config import kv_bytes, load_config
+from galerne.errors import ConfigError
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):
+    file = tmp_path / "serve.yaml"
+    file.write_text("shards: 3\nmode: throughput\n")
+    config = load_config(file, {"shards": 5, "mode": None})
+    assert (config.shards, config.mode, config.gateways) == (5, "throughput", 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "key"),
+    [
+        ({"shrads": 4}, "shrads"),
+        ({"mode": "fast"}, "mode"),
+        ({"shards": 0}, "shards"),
+        ({"http_port": 70_000}, "http_port"),
+        ({"drain_s": -1}, "drain_s"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_its_key(fields, key):
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, fields)
+    assert caught.value.key == key
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "shards: [", "nonsense"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match="config"):
+        load_config(file, {})
+
+
+@pytest.mark.parametrize(
+    ("setting", "want"),
+    [("0.3", 3 * 2**30), ("1", 10 * 2**30), ("2GiB", 2**31), ("500M", 500_000_000), ("64ki", 65536)],
+)
+def test_kv_memory_is_a_fraction_or_an_amount(setting, want):
+    assert kv_bytes(setting, 10 * 2**30) == want
+
+
+@pytest.mark.parametrize("setting", ["", "many", "-1", "0", "11GiB", "1.5"])
+def test_kv_memory_out_of_bounds_is_refused(setting):
+    with pytest.raises(ConfigError, match="kv_memory"):
+        kv_bytes(setting, 10 * 2**30)
+
+
+@given(st.floats(0.001, 1.0), st.integers(10_000, 2**40))
+def test_a_fraction_never_exceeds_what_there_is(fraction, available):
+    assert 0 < kv_bytes(f"{fraction:.3f}", available) <= available
