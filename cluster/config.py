@@ -86,6 +86,8 @@ def kv_bytes(setting: str, available: int) -> int:
     if matched is None:
         raise ConfigError("kv_memory", setting, "must be a fraction (0.3) or bytes (2GiB, 500M)")
     number, unit = float(matched[1]), (matched[2] or "").lower()
+    if not unit and number > 1 and not number.is_integer():
+        raise ConfigError("kv_memory", setting, "is neither a fraction up to 1 nor whole bytes")
     amount = int(number * available) if number <= 1 and not unit else int(number * _UNITS[unit])
     if not 0 < amount <= available:
         raise ConfigError("kv_memory", setting, f"must be above 0 and at most {available} bytes")

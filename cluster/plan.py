@@ -15,9 +15,10 @@ from cluster.demo import MODEL_DIRECTORY, MODEL_NAME
 from cluster.presets import build_topology
 from galerne.errors import ConfigError
 from galerne.topology import LinkTransport
+from galerne.units import size_text
 from router.gateway.settings import BLOCK_SIZE, DTYPES
 from router.model.kv_cache import PagedLatentCache
-from shards.checkpoint.inspect import describe, size_text
+from shards.checkpoint.inspect import describe
 from shards.checkpoint.open import open_checkpoint
 
 DEFAULT_MAX_MODEL_LEN = 32_768

@@ -61,6 +61,7 @@ class ShardHost:
             numerics_profile=settings.numerics_profile,
             cluster_token=settings.cluster_token,
         )
+
         async def serve() -> tuple[ShardServer, int]:
             server = ShardServer(
                 identity,

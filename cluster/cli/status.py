@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -9,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.cli.client import DEFAULT_TARGET, ApiKey, Target, connect, metadata
+from galerne.units import size_text
 from galerne.v1 import inference_pb2 as pb
-from shards.checkpoint.inspect import size_text
 
 
 def status(
@@ -19,7 +20,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Show gateways, shards, experts, load and epoch."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     with connect(target) as stub:
         keys = metadata(api_key)
         server = stub.GetServerInfo(pb.GetServerInfoRequest(), metadata=keys)

@@ -123,7 +123,7 @@ class GatewayPool:
         """End the background task and the channels."""
         if self._refreshing is not None:
             self._refreshing.cancel()
-        for member in self._members.values():
+        for member in {*self._members.values(), *self._owner.values()}:
             await member.close()
 
     @property

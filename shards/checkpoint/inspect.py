@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
+from galerne.units import size_text
 from shards.checkpoint.check import FP8
 from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.mapped import MappedCheckpoint
@@ -16,7 +17,6 @@ from shards.checkpoint.names import LayoutKind, Source
 
 SHARD_COUNTS = (1, 2, 4, 8, 16, 32)
 BF16_BYTES = 2
-UNITS = ("KiB", "MiB", "GiB", "TiB")
 
 
 class Part(StrEnum):
@@ -130,16 +130,6 @@ def render(summary: CheckpointSummary) -> list[str]:
         as_stored, as_bf16 = size_text(row.as_stored), size_text(row.as_bf16)
         lines.append(f"{row.num_shards:<16}{as_stored:>20}{as_bf16:>14}")
     return lines
-
-
-def size_text(num_bytes: int) -> str:
-    """Bytes in the largest binary unit that leaves a number of at least 1, KiB at the least."""
-    value, unit = num_bytes / 1024, UNITS[0]
-    for larger in UNITS[1:]:
-        if value < 1024:
-            break
-        value, unit = value / 1024, larger
-    return f"{value:,.2f} {unit}"
 
 
 def _bytes_by_part(checkpoint: MappedCheckpoint) -> dict[Part, int]:

@@ -140,7 +140,9 @@ def print_report(report):
             print(f"   (shards computed   {spent:8.3f} ms a layer, summed over them)")
         for part, ms in sorted(parts["per_step_ms"].items(), key=lambda p: -p[1]):
             print(f"   {part:18} {ms:8.3f} ms a step")
-    print("\nshards  experts  weights MiB  read MiB  resident after load MiB (mapped file / private)")
+    print(
+        "\nshards  experts  weights MiB  read MiB  resident after load MiB (mapped file / private)"
+    )
     for row in report["memory"]:
         mib = {k: row[k] / 2**20 for k in ("resident_bytes", "bytes_read")}
         rss, mapped = (row["after"][k] / 2**20 for k in ("rss", "file"))

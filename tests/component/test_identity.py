@@ -68,9 +68,7 @@ def test_a_shard_killed_in_the_middle_costs_a_pause_and_no_bit(
 ):
     source, path = model
     kill = KillOne()
-    got = digests(
-        source, SAMPLINGS[sampling], together=True, shards=4, path=path, disturb=kill
-    )
+    got = digests(source, SAMPLINGS[sampling], together=True, shards=4, path=path, disturb=kill)
     assert got == baseline[sampling]
     record_property("pause_s", kill.pause_s)
     assert kill.pause_s < 5.0

@@ -5,6 +5,8 @@ import queue
 import threading
 import time
 from collections import Counter
+from contextlib import contextmanager
+from dataclasses import replace
 
 import grpc
 import numpy as np
@@ -18,15 +20,19 @@ from galerne.hello import (
     decode_welcome,
     encode_hello,
 )
+from galerne.ids import ShardId
 from galerne.loop_thread import grpc_loop
 from helpers.cluster import TOKEN, hello
 from helpers.fixture_models import checkpoint
 from router.exchange.dispatch import rows_of
+from router.exchange.grpc_link import LinkConfig
+from router.exchange.grpc_transport import GrpcTransport
 from router.exchange.transport import LinkUp, OutgoingFrame
 from shards.bank import ExpertBank
 from shards.wire import RequestRows, request_sections
 
 DTYPE = torch.bfloat16
+FAST = LinkConfig(connect_timeout_s=1.0, backoff_min_s=0.01, backoff_max_s=0.05)
 PATIENCE_S = 10.0  # of every wait; a sound run needs a fraction
 
 
@@ -193,3 +199,23 @@ class Rogue:
             outgoing.tokens, rows.expert_ids, rows.num_rows_by_group, rows.row_token
         )
         return encode(FrameHeader(**fields), request_sections(payload))
+
+
+@contextmanager
+def open_transport(shape, book, token=TOKEN, **hello_changes):
+    greeting = replace(hello(checkpoint(), shape), **hello_changes)
+    transport = GrpcTransport(shape.shards, greeting, token, book, FAST)
+    try:
+        yield transport
+    finally:
+        transport.close()
+
+
+def assert_served(shards, shape, bank, number=0):
+    """Another gateway's stream works."""
+    with open_transport(shape, shards) as transport:
+        wait_up(transport, 1)
+        frame = create_frame(ShardId("shard-0"), range(4), number)
+        transport.send(frame)
+        (answer,) = receive(transport, 1)
+        assert torch.equal(answer.rows, result_of(bank, frame))

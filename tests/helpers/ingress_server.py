@@ -22,7 +22,13 @@ class IngressServer:
     def __init__(self, roster, **options):
         paths = os.pathsep.join(str(ROOT / part) for part in (".", "proto", "tests"))
         self._child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "helpers.ingress_server", json.dumps({"roster": roster, **options})],
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "helpers.ingress_server",
+                json.dumps({"roster": roster, **options}),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": paths},
@@ -92,9 +98,7 @@ def _serve(options, answer):
     shutdown = Shutdown()
     shutdown.install()
     with RunDirectory() as run:
-        runtime = start_local_ray(
-            run, num_cpus=2, namespace=NAMESPACE, deferred=shutdown.deferred
-        )
+        runtime = start_local_ray(run, num_cpus=2, namespace=NAMESPACE, deferred=shutdown.deferred)
         try:
             import ray
 
@@ -108,9 +112,7 @@ def _serve(options, answer):
                 api_keys=tuple(options.get("api_keys", ())),
                 start_timeout_s=options.get("start_timeout_s", 20.0),
             )
-            ingress = start_ingress(
-                settings, host="127.0.0.1", http_port=0, grpc_port=0, run=run
-            )
+            ingress = start_ingress(settings, host="127.0.0.1", http_port=0, grpc_port=0, run=run)
             _obey(ingress, actor, answer, run, shutdown)
         finally:
             shutdown.ignore()
@@ -119,6 +121,7 @@ def _serve(options, answer):
 
 def _obey(ingress, actor, answer, run, shutdown):
     import ray
+
     from cluster.directory import RayAddressBook
 
     book = RayAddressBook(CONTROLLER, NAMESPACE)

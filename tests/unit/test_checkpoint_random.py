@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from galerne.errors import CheckpointError
+from galerne.units import size_text
 from helpers.checkpoint_files import FIXTURES
 from shards.checkpoint.config_hf import read_hf_config
 from shards.checkpoint.config_hf_write import hf_config
 from shards.checkpoint.fields import read_json
-from shards.checkpoint.inspect import Part, describe, render, size_text
+from shards.checkpoint.inspect import Part, describe, render
 from shards.checkpoint.layout_hf import ON_DISK, hf_layout
 from shards.checkpoint.open import open_checkpoint
 from shards.checkpoint.presets import PRESET_NAMES, preset

@@ -41,7 +41,13 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
 
 @pytest.mark.parametrize(
     ("setting", "want"),
-    [("0.3", 3 * 2**30), ("1", 10 * 2**30), ("2GiB", 2**31), ("500M", 500_000_000), ("64ki", 65536)],
+    [
+        ("0.3", 3 * 2**30),
+        ("1", 10 * 2**30),
+        ("2GiB", 2**31),
+        ("500M", 500_000_000),
+        ("64ki", 65536),
+    ],
 )
 def test_kv_memory_is_a_fraction_or_an_amount(setting, want):
     assert kv_bytes(setting, 10 * 2**30) == want

@@ -156,6 +156,16 @@ def test_rows_resent_already_are_not_resent_when_the_hung_shard_dies():
     assert gateway.session.is_complete(call)
 
 
+def test_an_overdue_frame_is_doubted_once():
+    gateway = create_gateway()
+    gateway.begin(all_to(0, 1))
+    gateway.answer(gateway.away[B][0])
+    assert len(gateway.advance(0.21)) == 1
+    for _ in range(5):  # another call's deadlines wake the session
+        gateway.now_s += 0.01
+        assert gateway.on_time() == []
+
+
 def test_without_budget_suspicion_resends_nothing_but_a_death_does():
     config = create_config(resend_burst_rows=0, resend_rows_per_s=0.0, resend_share=0.0)
     gateway = create_gateway(config=config)

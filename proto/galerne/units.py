@@ -1,0 +1,15 @@
+"""Sizes for people."""
+
+from __future__ import annotations
+
+UNITS = ("KiB", "MiB", "GiB", "TiB")
+
+
+def size_text(num_bytes: int) -> str:
+    """Bytes in the largest binary unit that leaves a number of at least 1, KiB at the least."""
+    value, unit = num_bytes / 1024, UNITS[0]
+    for larger in UNITS[1:]:
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:,.2f} {unit}"

@@ -1,0 +1,54 @@
+"""``galerne serve`` as its own process, as a user starts it."""
+
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+READY = re.compile(r"ready: (\S+) on http://(\S+) and grpc://(\S+) ")
+
+
+class ServeProcess:
+    """Started, and ready when the constructor returns."""
+
+    def __init__(self, *flags, timeout=150.0):
+        command = [str(Path(sys.executable).parent / "galerne"), "serve", *flags]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        self.output = ""
+        deadline = time.monotonic() + timeout
+        while (ready := READY.search(self.output)) is None:
+            readable, _, _ = select.select([self.process.stdout], [], [], 1.0)
+            chunk = os.read(self.process.stdout.fileno(), 65536).decode() if readable else "-"
+            self.output += chunk if chunk != "-" else ""
+            if not chunk or time.monotonic() > deadline:
+                self.stop()
+                raise AssertionError(f"not ready:\n{self.output}")
+        self.model, self.http, self.grpc = ready.groups()
+        self.family = psutil.Process(self.process.pid).children(recursive=True)
+
+    def stop(self, timeout=60.0):
+        """SIGTERM, as a supervisor sends it; the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(timeout)
+        finally:
+            self.process.stdout.close()
+            if self.process.poll() is None:
+                self.process.kill()
+                self.process.wait(10)
+        return self.process.returncode
+
+
+def run_cli(*arguments, timeout=60):
+    """A ``galerne`` command; its completed process."""
+    command = [str(Path(sys.executable).parent / "galerne"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)

@@ -1,0 +1,280 @@
+"""A real ingress on a real Ray, in front of a real gateway that runs in the test's process."""
+
+import asyncio
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import grpc
+import httpx
+import psutil
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from openai import AsyncOpenAI
+
+from galerne.v1 import inference_pb2 as pb
+from galerne.v1 import inference_pb2_grpc as pb_grpc
+from helpers.fixture_models import topology
+from helpers.ingress_server import TOKEN, IngressServer
+from router.gateway.host import GatewayHost
+from router.gateway.settings import GatewaySettings
+from shards.checkpoint.presets import preset
+from shards.checkpoint.random_checkpoint import write_random_checkpoint
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+
+KEY = "test-key"
+MODEL = "tiny"
+WITH_KEY = (("authorization", f"Bearer {KEY}"),)
+HEALTH = health_pb2.HealthCheckResponse
+ON_LOOPBACK = {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    config = preset("tiny", num_layers=2)
+    write_random_checkpoint(path, config, seed=1)
+    settings = GatewaySettings(
+        gateway_id="gateway-0",
+        checkpoint=path,
+        model_name=MODEL,
+        numerics="bf16",
+        topology=topology(config),
+        cluster_token=TOKEN,
+        max_model_len=2048,
+        kv_bytes=64 << 20,
+    )
+    host = GatewayHost(settings, None)
+    yield host
+    host.stop()
+
+
+@pytest.fixture(
+    scope="module", params=["HAProxy", pytest.param("Serve proxy", marks=pytest.mark.slow)]
+)
+def server(request, gateway):
+    roster = {
+        "mode": "latency",
+        "epoch": 1,
+        "gateways": {"gateway-0": gateway.address},
+        "shards": {"shard-0": "127.0.0.1:5"},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param != "HAProxy":
+            patch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", "/no/haproxy")
+        running = IngressServer(roster, api_keys=[KEY])
+    running.gateway = gateway
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+async def channel(server):
+    async with grpc.aio.insecure_channel(server.started["grpc"]) as channel:
+        yield channel
+
+
+@pytest.fixture
+async def stub(channel):
+    """The service's methods, called with the key."""
+    plain = pb_grpc.InferenceServiceStub(channel)
+
+    def with_key(name):
+        return lambda request: getattr(plain, name)(request, metadata=WITH_KEY)
+
+    names = ("Generate", "GenerateOnce", "Chat", "Tokenize", "GetModelInfo", "GetServerInfo")
+    return SimpleNamespace(**{name: with_key(name) for name in names})
+
+
+@pytest.fixture
+async def openai(server):
+    url = f"http://{server.started['http']}/v1"
+    async with AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0) as client:
+        yield client
+
+
+def prompt(max_tokens=4, **fields):
+    sampling = pb.SamplingParams(max_tokens=max_tokens, temperature=0, ignore_eos=True)
+    return pb.GenerateRequest(text="Once upon a time", sampling=sampling, **fields)
+
+
+async def until(condition, timeout_s=5.0):
+    """Seconds until a condition holds."""
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < timeout_s, "never came true"
+        await asyncio.sleep(0.01)
+    return time.monotonic() - start
+
+
+def is_idle(gateway):
+    load = gateway.engine.load()
+    return load.running + load.waiting == 0
+
+
+async def test_chat_streams_to_an_openai_client(openai):
+    stream = await openai.chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": "Hello"}], max_tokens=6, stream=True
+    )
+    chunks = [chunk async for chunk in stream]
+    assert len(chunks) > 2
+    assert chunks[-1].choices[0].finish_reason in ("length", "stop")
+
+
+async def test_http_and_grpc_give_the_same_tokens(openai, stub):
+    over_grpc = (await stub.GenerateOnce(prompt(8))).choices[0]
+    over_http = await openai.completions.create(
+        model=MODEL,
+        prompt="Once upon a time",
+        max_tokens=8,
+        temperature=0,
+        extra_body={"ignore_eos": True},
+    )
+    assert len(over_grpc.token_ids) == 8
+    assert over_http.choices[0].text == over_grpc.text
+
+
+async def test_facts_pass_through(stub):
+    model = await stub.GetModelInfo(pb.GetModelInfoRequest())
+    shape = await stub.GetServerInfo(pb.GetServerInfoRequest())
+    ids = await stub.Tokenize(pb.TokenizeRequest(text="Hello"))
+    assert (model.name, model.vocab_size) == (MODEL, 8192)
+    assert (shape.mode, list(shape.gateways)) == ("latency", ["gateway-0"])
+    assert len(ids.token_ids) > 1
+
+
+async def test_bad_input_is_invalid_argument_and_names_the_field(stub):
+    wrong = prompt()
+    wrong.sampling.top_p = 2.0
+    for call in (stub.GenerateOnce(wrong), stub.Generate(wrong).read()):
+        with pytest.raises(grpc.aio.AioRpcError, match=r"top_p") as caught:
+            await call
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_missing_key_is_unauthenticated_and_health_is_open(server, channel):
+    plain = pb_grpc.InferenceServiceStub(channel)
+    for call in (plain.GenerateOnce(prompt()), plain.Generate(prompt()).read()):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    async with httpx.AsyncClient(base_url=f"http://{server.started['http']}") as client:
+        assert (await client.get("/v1/models")).status_code == 401
+        assert (await client.get("/ready")).json() == {"status": "ready"}
+
+
+async def test_health_and_reflection_pass_through(channel):
+    health = health_pb2_grpc.HealthStub(channel)
+    named = health_pb2.HealthCheckRequest(service="galerne.v1.InferenceService")
+    assert (await health.Check(named)).status == HEALTH.SERVING
+    watch = health.Watch(named)
+    assert (await watch.read()).status == HEALTH.SERVING
+    watch.cancel()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await health.Check(health_pb2.HealthCheckRequest(service="other"))
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    question = reflection_pb2.ServerReflectionRequest(list_services="")
+    reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
+    answer = await reflection.ServerReflectionInfo(iter([question])).read()
+    services = {service.name for service in answer.list_services_response.service}
+    assert {"galerne.v1.InferenceService", "grpc.health.v1.Health"} <= services
+
+
+async def test_client_that_leaves_a_grpc_stream_aborts_at_the_gateway(server, stub):
+    await until(lambda: is_idle(server.gateway))
+    call = stub.Generate(prompt(2000))
+    await call.read()
+    assert not is_idle(server.gateway)
+    call.cancel()
+    assert await until(lambda: is_idle(server.gateway)) < 2.0
+
+
+async def test_client_that_leaves_an_sse_stream_aborts_at_the_gateway(server, openai):
+    await until(lambda: is_idle(server.gateway))
+    stream = await openai.completions.create(
+        model=MODEL, prompt="a", max_tokens=2000, stream=True, extra_body={"ignore_eos": True}
+    )
+    await anext(aiter(stream))
+    assert not is_idle(server.gateway)
+    await stream.close()
+    assert await until(lambda: is_idle(server.gateway)) < 2.0
+
+
+async def test_more_than_a_hundred_streams_are_open_on_one_connection(server, stub):
+    """HAProxy's own limit is 100; the others would wait unseen."""
+    await until(lambda: is_idle(server.gateway))
+    calls = [stub.Generate(prompt(2000)) for _ in range(120)]
+
+    def are_all_open():
+        load = server.gateway.engine.load()
+        return load.running + load.waiting == len(calls)
+
+    await until(are_all_open, 20.0)
+    for call in calls:
+        call.cancel()
+    await until(lambda: is_idle(server.gateway))
+
+
+def test_every_port_listens_on_loopback_only(server):
+    listening = set()
+    for process in _family(server.started["pid"]):
+        for connection in process.net_connections(kind="tcp"):
+            if connection.status == psutil.CONN_LISTEN:
+                listening.add((process.name(), connection.laddr.ip))
+    assert len(listening) > 5
+    assert {(name, ip) for name, ip in listening if ip not in ON_LOOPBACK} == set()
+    assert Path(server.started["run"]).stat().st_mode & 0o777 == 0o700
+
+
+async def rest_of(call):
+    """Messages until the server ends the stream, with status OK."""
+    messages = []
+    while (message := await call.read()) is not grpc.aio.EOF:
+        messages.append(message)
+    assert await call.code() is grpc.StatusCode.OK
+    return messages
+
+
+def is_there(path):
+    return Path(path).exists()
+
+
+def _family(pid):
+    parent = psutil.Process(pid)
+    return [parent, *parent.children(recursive=True)]
+
+
+async def test_nothing_is_lost_with_the_controller(server, stub):
+    assert server.ask("address_of", shard="shard-0")["address"] == "127.0.0.1:5"
+    server.ask("kill_controller")
+    assert server.ask("address_of", shard="shard-0")["address"] == "127.0.0.1:5"
+    assert server.ask("address_of", shard="shard-9")["address"] is None
+    await asyncio.sleep(1.5)  # a refresh of the roster fails meanwhile
+    assert len((await stub.GenerateOnce(prompt(4))).choices[0].token_ids) == 4
+
+
+async def test_close_drains_tells_watchers_and_frees_the_ports(server, channel, stub):
+    """Last: it ends the server."""
+    watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+    assert (await watch.read()).status == HEALTH.SERVING
+    short, long = stub.Generate(prompt(150)), stub.Generate(prompt(2000))
+    await asyncio.gather(short.read(), long.read())
+    family = await asyncio.to_thread(_family, server.started["pid"])
+
+    closing = asyncio.create_task(asyncio.to_thread(server.ask, "close", drain_s=1.0))
+    ends = [(await rest_of(call))[-2].finished.reason for call in (short, long)]
+    assert ends[0] in (pb.FINISH_REASON_LENGTH, pb.FINISH_REASON_ABORT)
+    assert ends[1] == pb.FINISH_REASON_ABORT
+    assert [response.status for response in await rest_of(watch)] == [HEALTH.NOT_SERVING]
+    await closing
+    for address in (server.started["http"], server.started["grpc"]):
+        with pytest.raises(OSError, match="Connect"):
+            await asyncio.open_connection(*address.split(":"))
+
+    assert await asyncio.to_thread(server.stop) == 0
+    assert not is_there(server.started["run"])
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert [process.pid for process in alive if process.pid != os.getpid()] == []

@@ -1,0 +1,220 @@
+"""``galerne serve`` end to end: real CLI, real Ray, real clients, a shard killed for real."""
+
+import json
+import os
+import signal
+import threading
+import time
+
+import grpc
+import openai
+import psutil
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from galerne.v1 import inference_pb2 as pb
+from galerne.v1 import inference_pb2_grpc
+from helpers.serve_process import ServeProcess, run_cli
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+
+FLAGS = ("--shards", "4", "--http-port", "0", "--grpc-port", "0", "--max-model-len", "2048")
+
+
+@pytest.fixture(scope="module")
+def server():
+    running = ServeProcess(*FLAGS)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def stub(server):
+    with grpc.insecure_channel(server.grpc) as channel:
+        yield inference_pb2_grpc.InferenceServiceStub(channel)
+
+
+@pytest.fixture
+def client(server):
+    with openai.OpenAI(base_url=f"http://{server.http}/v1", api_key="none") as made:
+        yield made
+
+
+def generate(tokens=40, **sampling):
+    fields = {"temperature": 0.7, "seed": 5, "max_tokens": tokens, "ignore_eos": True} | sampling
+    return pb.GenerateRequest(text="The Loire ends", sampling=pb.SamplingParams(**fields))
+
+
+def tokens_of(events):
+    return [t for e in events if e.HasField("tokens") for t in e.tokens.token_ids]
+
+
+def wait_until(condition, timeout=20.0):
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "did not come true in time"
+        time.sleep(0.05)
+
+
+def test_the_openai_client_streams_a_chat(client, server):
+    chunks = list(
+        client.chat.completions.create(
+            model=server.model,
+            messages=[{"role": "user", "content": "Hello"}],
+            stream=True,
+            max_tokens=12,
+            temperature=0,
+            stream_options={"include_usage": True},
+        )
+    )
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-1].usage.completion_tokens <= 12
+    assert any(c.choices and c.choices[0].finish_reason for c in chunks)
+
+
+def test_the_openai_client_gets_a_completion_with_logprobs(client, server):
+    done = client.completions.create(
+        model=server.model, prompt=[1, 1200, 1300], max_tokens=5, logprobs=2, temperature=0
+    )
+    logprobs = done.choices[0].logprobs
+    assert len(logprobs.tokens) == len(logprobs.token_logprobs) == done.usage.completion_tokens
+    assert all(p <= 0 for p in logprobs.token_logprobs)
+
+
+def test_http_and_grpc_draw_the_same_tokens(stub, client, server):
+    over_grpc = stub.GenerateOnce(generate(8, temperature=0))
+    over_http = client.completions.create(
+        model=server.model,
+        prompt="The Loire ends",
+        max_tokens=8,
+        temperature=0,
+        extra_body={"ignore_eos": True},
+    )
+    assert over_http.choices[0].text == over_grpc.choices[0].text
+
+
+def test_bad_input_is_refused_by_field_on_both(stub, client, server):
+    with pytest.raises(grpc.RpcError) as refused:
+        stub.GenerateOnce(generate(top_p=7.0))
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "top_p" in refused.value.details()
+    with pytest.raises(openai.BadRequestError, match="top_p"):
+        client.completions.create(model=server.model, prompt="x", top_p=7.0)
+    with pytest.raises(openai.NotFoundError):
+        client.completions.create(model="another", prompt="x")
+
+
+def test_closing_a_stream_aborts_its_request(stub):
+    call = stub.Generate(generate(1900))
+    assert next(call).HasField("accepted")
+    wait_until(lambda: stub.GetLoad(pb.GetLoadRequest()).running == 1)
+    call.cancel()
+    wait_until(lambda: stub.GetLoad(pb.GetLoadRequest()).running == 0)
+
+
+def test_health_watch_says_serving(server):
+    with grpc.insecure_channel(server.grpc) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        call = health.Watch(health_pb2.HealthCheckRequest(), timeout=20)
+        assert next(call).status == health_pb2.HealthCheckResponse.SERVING
+        call.cancel()
+
+
+def test_status_shows_every_part(server):
+    shown = run_cli("status", "--target", server.grpc, "--json")
+    assert shown.returncode == 0, shown.stderr
+    facts = json.loads(shown.stdout)["server"]
+    kinds = [part["kind"] for part in facts["parts"]]
+    assert sorted(kinds) == ["gateway"] + ["shard"] * 4
+    shards = [p for p in facts["parts"] if p["kind"] == "shard"]
+    assert sum(p["experts"] for p in shards) == 2 * 128
+    assert (facts["mode"], facts["epoch"], facts["transport"]) == ("latency", 1, "grpc")
+    table = run_cli("status", "--target", server.grpc)
+    assert "shard-3" in table.stdout
+    assert "gateway-0" in table.stdout
+
+
+def test_a_shard_killed_in_the_middle_costs_a_pause_and_no_token(stub, record_property):
+    want = tokens_of(stub.Generate(generate()))
+    parts = stub.GetServerInfo(pb.GetServerInfoRequest()).parts
+    victim = next(p for p in parts if p.id == "shard-2")
+    got, last, pause_s = [], time.monotonic(), 0.0
+    for event in stub.Generate(generate(), timeout=90):
+        if event.HasField("tokens"):
+            now = time.monotonic()
+            pause_s, last = max(pause_s, now - last), now
+            got += event.tokens.token_ids
+            if len(got) == 10:
+                os.kill(victim.pid, signal.SIGKILL)
+    assert got == want
+    record_property("pause_s", pause_s)
+    after = stub.GetServerInfo(pb.GetServerInfoRequest()).parts
+    again = next(p for p in after if p.id == "shard-2")
+    assert again.pid != victim.pid
+    assert again.restarts == 1
+
+
+def test_many_streams_at_once_get_what_they_get_alone(stub):
+    alone = [tokens_of(stub.Generate(generate(12, seed=s))) for s in range(6)]
+    together = [None] * 12
+
+    def run(i):
+        together[i] = tokens_of(stub.Generate(generate(12, seed=i % 6)))
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert together == alone * 2
+
+
+def test_metrics_cover_every_process(server):
+    import httpx
+
+    text = httpx.get(f"http://{server.http}/metrics").text
+    for process in ("frontend", "gateway-0", "shard-0", "shard-3"):
+        assert f'process="{process}"' in text
+
+
+def test_everything_listens_on_loopback_only(server):
+    family = [psutil.Process(server.process.pid), *server.family]
+    addresses = {
+        connection.laddr.ip
+        for process in family
+        if process.is_running()
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+def test_a_second_server_runs_beside_the_first_and_sigterm_ends_only_its_own(server, stub):
+    second = ServeProcess("--http-port", "0", "--grpc-port", "0", "--max-model-len", "2048")
+    try:
+        assert second.grpc != server.grpc
+        with grpc.insecure_channel(second.grpc) as channel:
+            other = inference_pb2_grpc.InferenceServiceStub(channel)
+            local = tokens_of(other.Generate(generate(8)))
+        assert local == tokens_of(stub.Generate(generate(8)))  # local and grpc links: same tokens
+    finally:
+        code = second.stop()
+    assert code == 0, second.output
+    _, alive = psutil.wait_procs(second.family, timeout=20)
+    assert not alive
+    assert tokens_of(stub.Generate(generate(4)))
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--model", "/nowhere"), "/nowhere"),
+        (("--shards", "4", "--replicas", "9"), "replicas"),
+        (("--kv-memory", "1M", "--max-model-len", "1000000"), "kv_memory"),
+        (("--mode", "quick"), "mode"),
+    ],
+)
+def test_a_server_that_cannot_start_says_why_and_exits_non_zero(flags, said):
+    done = run_cli("serve", "--http-port", "0", "--grpc-port", "0", *flags, timeout=120)
+    assert done.returncode == 1
+    assert said in done.stderr
