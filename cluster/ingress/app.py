@@ -234,15 +234,16 @@ def _join_serve(settings: IngressSettings, run: RunDirectory) -> Ingress:
 
 
 def _failure(app_name: str, error: BaseException) -> str:
-    """The most telling words on a failed start."""
+    """The most telling words on a failed start: Serve quotes stacks, their last line says it."""
     from ray import serve
 
     try:
         status = serve.status().applications[app_name]
-        details = [d.message for d in status.deployments.values() if d.message]
+        messages = [deployment.message.strip() for deployment in status.deployments.values()]
     except Exception:  # noqa: BLE001 - Serve itself did not start
-        details = []
-    return "; ".join(details) or str(error).strip()[-500:]
+        messages = []
+    text = "\n".join(filter(None, messages)) or str(error).strip()
+    return text.splitlines()[-1][:500] if text else type(error).__name__
 
 
 def _take_down(app_name: str, run: RunDirectory, *, owns_serve: bool) -> None:

@@ -122,7 +122,6 @@ class ExchangeSession:
         nothing = np.zeros(expert_ids.size, dtype=bool)
         call = _Call(layer, expert_ids, now_s, filled=nothing, asked=nothing.copy())
         self._calls[call_id] = call
-        self._top_up(now_s)
         return call_id, self._send(call_id, call, np.arange(expert_ids.size), now_s)
 
     def on_answer(

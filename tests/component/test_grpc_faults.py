@@ -239,6 +239,23 @@ def test_a_link_that_is_cut_comes_back_and_the_call_completes(bank):
         assert exchange.counters.rows_resent >= routing.size
 
 
+def test_what_waited_for_credits_when_the_link_broke_is_not_sent_on_the_next(shape, shards):
+    book = ProxyBook(shards)
+    proxy = book.proxies[SHARD]
+    try:
+        with open_transport(shape, book) as transport:
+            wait_up(transport, 1)
+            proxy.stall()
+            for number in range(400):
+                transport.send(create_frame(SHARD, range(4), number, num_tokens=1))
+            proxy.cut()
+            proxy.resume()
+            assert [type(event) for event in receive(transport, 2)] == [LinkDown, LinkUp]
+            assert transport.receive(0.2) is None
+    finally:
+        proxy.close()
+
+
 def test_a_connection_closed_on_one_side_is_a_link_down_and_is_made_anew(bank):
     with proxied_exchange(1, config=PATIENT) as (exchange, proxies):
         proxies[SHARD].half_close()

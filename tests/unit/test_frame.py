@@ -31,6 +31,7 @@ from galerne.hello import (
 )
 
 LIMIT = 1 << 20
+relaxed = settings(deadline=None)
 
 
 def unsigned(bits):
@@ -77,6 +78,7 @@ def with_payload(payload):
     return message
 
 
+@relaxed
 @given(HEADERS, SECTIONS, st.integers(1, 300))
 def test_a_frame_survives_the_wire_whatever_the_chunk_size(header, sections, chunk_bytes):
     messages = encode(header, sections, chunk_bytes)
@@ -86,6 +88,7 @@ def test_a_frame_survives_the_wire_whatever_the_chunk_size(header, sections, chu
     assert {kind: bytes(data) for kind, data in frame.sections.items()} == dict(sections)
 
 
+@relaxed
 @given(HEADERS, SECTIONS, st.integers(16, 300))
 def test_frames_follow_one_another_on_one_stream(header, sections, chunk_bytes):
     reassembler = Reassembler(LIMIT)
@@ -95,7 +98,7 @@ def test_frames_follow_one_another_on_one_stream(header, sections, chunk_bytes):
         assert last.header.frame == frame
 
 
-@settings(max_examples=8)
+@settings(max_examples=8, deadline=None)
 @given(HEADERS, SECTIONS.filter(bool), st.integers(1, 255))
 def test_every_single_damaged_byte_is_refused(header, sections, flip):
     (message,) = encode(header, sections)
@@ -160,6 +163,7 @@ def test_a_bad_section_table_is_refused(payload, problem):
         reassemble([with_payload(payload)])
 
 
+@relaxed
 @given(st.binary(max_size=200))
 def test_noise_is_refused_and_nothing_else_is_raised(noise):
     with pytest.raises(ProtocolError):
@@ -199,6 +203,7 @@ HELLO_FIELDS = {
 WELCOME_FIELDS = {"shard": "s", "epochs": [1], "max_frames": 4}
 
 
+@relaxed
 @given(st.text(max_size=20), unsigned(64), st.text(max_size=20), st.text(), unsigned(32))
 def test_a_hello_survives_the_wire(gateway, incarnation, fingerprint, profile, epoch):
     hello = Hello(
@@ -211,12 +216,14 @@ def test_a_hello_survives_the_wire(gateway, incarnation, fingerprint, profile, e
     assert decode_hello(reassemble([encode_hello(hello)])) == hello
 
 
+@relaxed
 @given(st.text(max_size=20), st.lists(unsigned(32), max_size=4), unsigned(16))
 def test_a_welcome_survives_the_wire(shard, epochs, max_frames):
     welcome = Welcome(shard=shard, epochs=epochs, max_frames=max_frames)
     assert decode_welcome(reassemble([encode_welcome(welcome)])) == welcome
 
 
+@relaxed
 @given(HEADERS, st.text(), st.booleans())
 def test_a_refusal_names_its_frame_and_says_whether_to_try_again(request, message, is_retryable):
     frame = reassemble([encode_refusal(request, message, is_retryable=is_retryable)])

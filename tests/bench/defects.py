@@ -1,0 +1,35 @@
+"""Damages copies of the fixture checkpoints and prints what a person is told of each.
+
+python -m tests.bench.defects
+"""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[1])]
+
+from helpers.corrupt import CORRUPTIONS
+from helpers.fixture_models import FIXTURES
+
+from galerne.errors import CheckpointError
+from shards.checkpoint.open import open_checkpoint
+
+
+def main():
+    for corruption in CORRUPTIONS:
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory) / corruption.fixture
+            shutil.copytree(FIXTURES / corruption.fixture, path)
+            corruption.damage(path)
+            try:
+                open_checkpoint(path)
+                said = "ACCEPTED"
+            except CheckpointError as error:
+                said = str(error).replace(f"{directory}/", "")
+        print(f"| {corruption.name} | {said} |")
+
+
+if __name__ == "__main__":
+    main()
