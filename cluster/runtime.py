@@ -14,12 +14,25 @@ import psutil
 
 from cluster.ports import LOOPBACK, check_port, is_loopback
 from cluster.run_directory import RunDirectory
-from galerne.errors import ConfigError
+from galerne.errors import ConfigError, GalerneError
 
 logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 100 << 20  # nothing large ever goes through it; Ray wants 75 MiB
 _END_TIMEOUT_S = 5.0
+
+
+class RayStartError(GalerneError):
+    """A local Ray did not come up."""
+
+    status = "UNAVAILABLE"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"Ray did not start: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,26 +87,35 @@ def start_local_ray(
 
     Raises:
         ConfigError: The dashboard's port is taken.
+        RayStartError: Its processes did not come up; Ray gives them 30 s.
     """
     check_port("dashboard_port", LOOPBACK, dashboard_port or 0)
     before = set(psutil.Process().children())
-    with deferred():
+
+    def start() -> RayRuntime:
         ray = _import_ray(local_environment(run))
-        context = ray.init(
-            address="local",
-            namespace=namespace,
-            num_cpus=num_cpus,
-            resources=dict(resources or {}),
-            object_store_memory=object_store_bytes,
-            include_dashboard=dashboard_port is not None,
-            dashboard_host=LOOPBACK,
-            dashboard_port=dashboard_port,
-            _node_ip_address=LOOPBACK,
-            _temp_dir=str(run.ray_dir),
-            **_quiet_options(),
-        )
-        ours = list(set(psutil.Process().children()) - before)
-    return _runtime(context, ours, is_ours=True)
+        try:
+            context = ray.init(
+                address="local",
+                namespace=namespace,
+                num_cpus=num_cpus,
+                resources=dict(resources or {}),
+                object_store_memory=object_store_bytes,
+                include_dashboard=dashboard_port is not None,
+                dashboard_host=LOOPBACK,
+                dashboard_port=dashboard_port,
+                _node_ip_address=LOOPBACK,
+                _temp_dir=str(run.ray_dir),
+                **_quiet_options(),
+            )
+        except BaseException as error:  # SystemExit too: inside, SIGTERM is Ray's
+            _end(_with_descendants(_children_since(before)), timeout_s=0.0)
+            if isinstance(error, Exception):  # bare ones, as when the machine is too busy
+                raise RayStartError(str(error).strip()[:500]) from error
+            raise
+        return _runtime(context, _children_since(before), is_ours=True)
+
+    return _uninterrupted(start, deferred)
 
 
 def join_ray(
@@ -115,14 +137,32 @@ def join_ray(
     if is_loopback(host):  # else Ray would look for its node at the machine's outer address
         environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     environment.setdefault("RAY_AUTH_MODE", os.environ.get("RAY_AUTH_MODE", "token"))
-    with deferred():
+
+    def join() -> RayRuntime:
         ray = _import_ray(environment)
         try:
             context = ray.init(address=address, namespace=namespace, **_quiet_options())
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             reason = f"cannot join this Ray cluster: {str(error).strip()[:300]}"
             raise ConfigError("address", address, reason) from error
-    return _runtime(context, [], is_ours=False)
+        return _runtime(context, [], is_ours=False)
+
+    return _uninterrupted(join, deferred)
+
+
+def _uninterrupted(
+    connect: Callable[[], RayRuntime], deferred: Callable[[], AbstractContextManager[None]]
+) -> RayRuntime:
+    """Connect in a deferred block; what it interrupts at its end is undone."""
+    runtime = None
+    try:
+        with deferred():
+            runtime = connect()
+    except KeyboardInterrupt:
+        if runtime is not None:
+            runtime.leave()
+        raise
+    return runtime
 
 
 def _common_environment() -> dict[str, str]:
@@ -154,6 +194,10 @@ def _runtime(context: Any, ours: list[psutil.Process], *, is_ours: bool) -> RayR
     return RayRuntime(info["gcs_address"], is_ours, f"http://{url}" if url else "", ours)
 
 
+def _children_since(before: set[psutil.Process]) -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if child not in before]
+
+
 def _with_descendants(roots: list[psutil.Process]) -> list[psutil.Process]:
     family = list(roots)
     for root in roots:
@@ -164,9 +208,9 @@ def _with_descendants(roots: list[psutil.Process]) -> list[psutil.Process]:
     return family
 
 
-def _end(processes: list[psutil.Process]) -> None:
+def _end(processes: list[psutil.Process], timeout_s: float = _END_TIMEOUT_S) -> None:
     """Let processes end by themselves, then end those that have not."""
-    _, alive = psutil.wait_procs(processes, timeout=_END_TIMEOUT_S)
+    _, alive = psutil.wait_procs(processes, timeout=timeout_s)
     for process in alive:
         logger.warning("ray_process_left_over pid=%d", process.pid)
         try:

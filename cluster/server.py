@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import secrets
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cluster.config import ServeConfig
+from cluster.ports import check_port
 from cluster.run_directory import RunDirectory
 from cluster.runtime import RayRuntime, join_ray, start_local_ray
 from cluster.shutdown import Shutdown
@@ -51,6 +53,8 @@ class Server:
         """
         config = self.config
         api_keys = _read_keys(config)
+        check_port("http_port", config.host, config.http_port)  # before minutes of loading
+        check_port("grpc_port", config.host, config.grpc_port)
         on_step("starting Ray" if config.address is None else f"joining Ray at {config.address}")
         self._runtime = self._connect()
         import ray
@@ -135,4 +139,10 @@ def _read_keys(config: ServeConfig) -> tuple[str, ...]:
         lines = config.api_keys_file.read_text().splitlines()
     except OSError as error:
         raise ConfigError("api_keys_file", config.api_keys_file, str(error)) from error
-    return tuple(line.strip() for line in lines if line.strip())
+    keys = (line.strip() for line in lines)
+    return tuple(key if key.startswith("sha256:") else _hashed(key) for key in keys if key)
+
+
+def _hashed(key: str) -> str:
+    """As ``ApiKeys`` takes it: keys travel through Ray, so they do not travel in the clear."""
+    return "sha256:" + hashlib.sha256(key.encode()).hexdigest()

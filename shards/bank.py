@@ -11,7 +11,7 @@ import torch
 
 from galerne.errors import ProtocolError
 from shards.checkpoint.weights import Checkpoint, ExpertWeights
-from shards.kernels.grouped_mlp import grouped_mlp
+from shards.kernels.grouped_mlp import KernelThreads, grouped_mlp
 
 
 class ResidentExpert(NamedTuple):
@@ -34,6 +34,7 @@ class ExpertBank:
         experts_by_layer: Mapping[int, Iterable[int]],
         dtype: torch.dtype,
         on_progress: Callable[[int, int], None] | None = None,
+        num_threads: int = 1,
     ) -> None:
         """Load the named experts.
 
@@ -42,8 +43,10 @@ class ExpertBank:
             experts_by_layer: Expert ids of every layer to hold.
             dtype: bfloat16 or float32, of weights, inputs and outputs.
             on_progress: Called with (experts loaded, experts in all).
+            num_threads: Experts computed at one time; above 1 they get threads of their own.
         """
         self.dtype = dtype
+        self._threads = KernelThreads(num_threads)
         self.hidden_size = checkpoint.config.hidden_size
         self._experts: dict[tuple[int, int], ResidentExpert] = {}
         wanted = [(layer, e) for layer, ids in experts_by_layer.items() for e in sorted(set(ids))]
@@ -107,6 +110,7 @@ class ExpertBank:
             num_rows_by_group.tolist(),
             [e.gate_up for e in experts],
             [e.down for e in experts],
+            self._threads,
         )
 
     def _get(self, layer: int, expert: int) -> ResidentExpert:

@@ -112,7 +112,11 @@ def _transport(
         for shard in topology.shards:
             experts = topology.placement.experts_of(shard)
             bank = ExpertBank(
-                checkpoint, experts, settings.dtype, lambda n, of: on_progress("experts", n, of)
+                checkpoint,
+                experts,
+                settings.dtype,
+                lambda n, of: on_progress("experts", n, of),
+                settings.num_threads,
             )
             bank.prefault()
             banks[shard] = bank

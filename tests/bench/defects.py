@@ -1,19 +1,15 @@
 """Damages copies of the fixture checkpoints and prints what a person is told of each.
 
-python -m tests.bench.defects
+make defects
 """
 
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1])]
-
+from galerne.errors import CheckpointError
 from helpers.corrupt import CORRUPTIONS
 from helpers.fixture_models import FIXTURES
-
-from galerne.errors import CheckpointError
 from shards.checkpoint.open import open_checkpoint
 
 

@@ -22,9 +22,9 @@ def memory():
 
 def main():
     import torch
-    from helpers.fixture_models import topology
-    from helpers.cluster import PROFILE, TOKEN
 
+    from helpers.cluster import PROFILE, TOKEN
+    from helpers.fixture_models import topology
     from shards.checkpoint.open import open_checkpoint
     from shards.host import ShardHost, ShardSettings
 

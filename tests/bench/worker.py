@@ -2,8 +2,8 @@
 
     python -m tests.bench.worker local|grpc|transformers CHECKPOINT [SHARD_ADDRESS ...]
 
-A command is ``{"streams": 16, "prompt": 64, "tokens": 48, "seed": 1}``; the answer holds the seconds
-that the whole batch took, and for our engines the seconds by part.
+A command is ``{"streams": 16, "prompt": 64, "tokens": 48, "seed": 1}``; the answer holds the
+seconds that the whole batch took, and for our engines the seconds by part.
 """
 
 import json
@@ -29,9 +29,9 @@ class Galerne:
         from pathlib import Path
 
         import torch
+
         from helpers.cluster import TOKEN, hello
         from helpers.fixture_models import exchange_over, local_exchange, topology
-
         from router.exchange.grpc_transport import GrpcTransport
         from shards.checkpoint.open import open_checkpoint
 
@@ -45,7 +45,7 @@ class Galerne:
             transport = GrpcTransport(shape.shards, said, TOKEN, book)
             exchange = exchange_over(transport, shape)
         else:
-            exchange = local_exchange(self.source, torch.bfloat16, shape)
+            exchange = local_exchange(self.source, torch.bfloat16, shape, THREADS)
         self._ended = threading.Semaphore(0)
         self._open = self._engine(exchange)
         self._count = 0

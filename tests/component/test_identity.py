@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.fixture_models import FIXTURES, checkpoint
-from helpers.identity import SAMPLINGS, KillOne, digests, preempt_some
 
 import router.exchange.exchange as exchange_module
 import router.model.decoder as decoder_module
+from helpers.fixture_models import FIXTURES, checkpoint
+from helpers.identity import SAMPLINGS, KillOne, digests, preempt_some
 from shards.bank import ExpertBank
 from shards.checkpoint.open import open_checkpoint
 from shards.checkpoint.presets import preset

@@ -88,9 +88,12 @@ def exchange_over(transport, shape, config=None):
     return ExpertExchange(session, transport, MonotonicClock())
 
 
-def local_exchange(source, dtype, shape=None):
+def local_exchange(source, dtype, shape=None, threads=1):
     shape = shape or topology(source.config)
-    banks = {s: ExpertBank(source, shape.placement.experts_of(s), dtype) for s in shape.shards}
+    banks = {
+        s: ExpertBank(source, shape.placement.experts_of(s), dtype, num_threads=threads)
+        for s in shape.shards
+    }
     return exchange_over(LocalTransport(banks), shape)
 
 

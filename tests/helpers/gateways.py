@@ -77,7 +77,10 @@ def engine(
     cache = PagedLatentCache(source.config, num_blocks, BLOCK_SIZE, dtype)
     tower = None if source.config.vision is None else VisionTower(source, dtype)
     model = PagedRunner(
-        Decoder(source, dtype), cache, exchange or local_exchange(source, dtype), tower
+        Decoder(source, dtype),
+        cache,
+        exchange or local_exchange(source, dtype, threads=threads),
+        tower,
     )
     collector = Collector()
     stepper = Stepper(scheduler, source.config.vocab_size, source.config.eos_token_id)

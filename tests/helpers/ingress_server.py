@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -113,13 +112,13 @@ def _serve(options, answer):
                 start_timeout_s=options.get("start_timeout_s", 20.0),
             )
             ingress = start_ingress(settings, host="127.0.0.1", http_port=0, grpc_port=0, run=run)
-            _obey(ingress, actor, answer, run, shutdown)
+            _obey(ingress, actor, answer, run)
         finally:
             shutdown.ignore()
             runtime.leave()
 
 
-def _obey(ingress, actor, answer, run, shutdown):
+def _obey(ingress, actor, answer, run):
     import ray
 
     from cluster.directory import RayAddressBook
@@ -143,10 +142,6 @@ def _obey(ingress, actor, answer, run, shutdown):
                 answer()
             case {"do": "close", "drain_s": drain_s}:
                 ingress.close(drain_s)
-                closed = True
-                answer()
-            case {"do": "start_close", "drain_s": drain_s}:
-                threading.Thread(target=ingress.close, args=(drain_s,)).start()
                 closed = True
                 answer()
     if not closed:

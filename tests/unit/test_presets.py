@@ -1,12 +1,12 @@
 """The two modes as topologies."""
 
 import pytest
-from helpers.fixture_models import checkpoint
 
 from cluster.config import load_config
 from cluster.presets import build_topology
 from galerne.errors import ConfigError
 from galerne.topology import LinkTransport, Mode
+from helpers.fixture_models import checkpoint
 
 
 def topology(num_cores=4, num_nodes=1, **fields):

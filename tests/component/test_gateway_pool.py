@@ -1,0 +1,101 @@
+"""The pool over a real gateway, while the roster changes."""
+
+import asyncio
+
+import pytest
+
+from galerne.errors import ShardUnavailableError
+from helpers.fixture_models import FIXTURES, checkpoint, topology
+from helpers.gateways import request
+from router.engine.request import FinishReason
+from router.gateway.host import GatewayHost
+from router.gateway.pool import GatewayPool, Roster
+from router.gateway.settings import GatewaySettings
+
+TOKEN = "test-token"
+NAME = "tiny-native-bf16"
+
+
+class FakeDirectory:
+    """A roster that the test changes."""
+
+    def __init__(self, **gateways):
+        self.gateways = gateways
+
+    async def roster(self, *, with_metrics=False):
+        return Roster(gateways=dict(self.gateways))
+
+
+@pytest.fixture(scope="module")
+def gateway():
+    settings = GatewaySettings(
+        gateway_id="gateway-0",
+        checkpoint=FIXTURES / NAME,
+        model_name="tiny",
+        numerics="bf16",
+        topology=topology(checkpoint(NAME).config),
+        cluster_token=TOKEN,
+        max_model_len=1024,
+        kv_bytes=32 << 20,
+    )
+    host = GatewayHost(settings, None)
+    yield host
+    host.stop()
+
+
+@pytest.fixture
+async def pool(gateway):
+    made = GatewayPool(FakeDirectory(gateway=gateway.address), TOKEN)
+    await made.start(5.0)
+    yield made
+    await made.close()
+
+
+async def started(pool, request_id, max_tokens):
+    """A running request: its task, once the first token is there."""
+    has_token = asyncio.Event()
+
+    async def run():
+        num_tokens = 0
+        async for delta in pool.submit(request(request_id, max_tokens=max_tokens)):
+            num_tokens += len(delta.token_ids)
+            has_token.set()
+        return delta.finish_reason, num_tokens
+
+    task = asyncio.create_task(run())
+    await has_token.wait()
+    return task
+
+
+async def test_request_of_a_gateway_that_left_the_roster_runs_to_its_end(pool):
+    running = await started(pool, "leaves", 300)
+    pool._directory.gateways.clear()
+    await pool.refresh()
+    assert await running == (FinishReason.LENGTH, 300)
+    with pytest.raises(ShardUnavailableError):
+        await anext(pool.submit(request("too-late")))
+
+
+async def test_requests_that_are_aborted_together_end_with_their_reason(pool):
+    running = [await started(pool, f"abort-{i}", 1000) for i in range(3)]
+    await pool.abort_all()
+    assert [reason for reason, _ in await asyncio.gather(*running)] == [FinishReason.ABORT] * 3
+
+
+async def test_request_under_which_the_pool_is_closed_ends_with_an_error(pool):
+    running = await started(pool, "closed", 1000)
+    await pool.close()
+    with pytest.raises(ShardUnavailableError):
+        await running
+
+
+async def test_cancelled_caller_stays_cancelled(pool, gateway):
+    running = await started(pool, "cancelled", 1000)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    for _ in range(200):
+        if gateway.engine.load().running == 0:
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("the gateway runs on")
