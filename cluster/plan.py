@@ -69,6 +69,9 @@ def plan_serving(config: ServeConfig, app_name: str, num_nodes: int) -> ServePla
     per_token //= BLOCK_SIZE
     most = topology.max_num_seqs * (max_model_len + BLOCK_SIZE)
     kv_tokens = min(per_gateway // per_token, most)
+    if kv_tokens <= max_model_len:
+        problem = f"holds {kv_tokens} tokens, less than one request of {max_model_len}"
+        raise ConfigError("kv_memory", config.kv_memory, problem + "; or lower max_model_len")
     note = (
         f"KV pool {size_text(kv_tokens * per_token)} per gateway: {kv_tokens} tokens, "
         f"{kv_tokens / max_model_len:.1f} requests of {max_model_len}"

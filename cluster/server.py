@@ -55,18 +55,24 @@ class Server:
         api_keys = _read_keys(config)
         check_port("http_port", config.host, config.http_port)  # before minutes of loading
         check_port("grpc_port", config.host, config.grpc_port)
-        on_step("starting Ray" if config.address is None else f"joining Ray at {config.address}")
-        self._runtime = self._connect()
-        import ray
-
-        from cluster.ingress.app import start_ingress
-        from cluster.ingress.settings import IngressSettings
-        from cluster.launch import Deployment
         from cluster.plan import plan_serving
 
         app_name = f"galerne-{secrets.token_hex(4)}"
-        num_nodes = sum(node["Alive"] for node in ray.nodes())
-        plan = self.plan = plan_serving(config, app_name, num_nodes)
+        if config.address is None:
+            plan = plan_serving(config, app_name, num_nodes=1)  # before Ray: it may refuse
+            on_step("starting Ray")
+            self._runtime = self._start_ray()
+        else:
+            on_step(f"joining Ray at {config.address}")
+            self._runtime = join_ray(
+                config.address, namespace=NAMESPACE, deferred=self._shutdown.deferred
+            )
+            plan = plan_serving(config, app_name, _num_nodes())
+        self.plan = plan
+        from cluster.ingress.app import start_ingress
+        from cluster.ingress.settings import IngressSettings
+        from cluster.launch import Deployment
+
         on_step(f"loading {plan.spec.checkpoint}")
         on_step(plan.kv_note)
         self.deployment = Deployment(plan.spec)
@@ -89,15 +95,12 @@ class Server:
             run=self._run,
         )
 
-    def _connect(self) -> RayRuntime:
-        config = self.config
-        if config.address is not None:
-            return join_ray(config.address, namespace=NAMESPACE, deferred=self._shutdown.deferred)
+    def _start_ray(self) -> RayRuntime:
         return start_local_ray(
             self._run,
             num_cpus=max(4, len(os.sched_getaffinity(0))),  # claims of our actors are fractions
             namespace=NAMESPACE,
-            dashboard_port=config.dashboard_port,
+            dashboard_port=self.config.dashboard_port,
             deferred=self._shutdown.deferred,
         )
 
@@ -130,6 +133,12 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _num_nodes() -> int:
+    import ray
+
+    return sum(node["Alive"] for node in ray.nodes())
 
 
 def _read_keys(config: ServeConfig) -> tuple[str, ...]:

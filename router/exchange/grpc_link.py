@@ -45,7 +45,7 @@ class LinkConfig:
 
     connect_timeout_s: float = 5.0
     backoff_min_s: float = 0.05
-    backoff_max_s: float = 1.0
+    backoff_max_s: float = 0.25
 
 
 class GrpcLink:
