@@ -1,6 +1,6 @@
 """``make bench``: our engine and transformers' generate on one checkpoint, interleaved, one run.
 
-    python -m tests.bench.run [--checkpoint DIR] [--rounds 5]
+    python -m tests.bench.run [--checkpoint DIR] [--rounds 5] [--readme]
 
 Without a checkpoint the 1b preset is written to checkpoints/1b first. Every engine has a process of
 its own, idle while another is measured; each round measures all of them in turn. Decode speed is
@@ -154,10 +154,58 @@ def print_report(report):
         )
 
 
+def markdown(report):
+    """The README's table."""
+    head = (
+        f"`make bench`: {report['checkpoint']} checkpoint (0.64 B weights, bf16), "
+        f"{report['machine']}, median [min-max] of {report['rounds']} interleaved rounds, "
+        "prompt 64, decode tokens/s:"
+    )
+    rows = ["| workload | engine | tokens/s | against transformers |", "|---|---|---:|---:|"]
+    names = {
+        "local": "galerne, experts in the gateway",
+        "grpc": f"galerne, {NUM_SHARDS} gRPC shards on the same cores",
+        "transformers": "transformers 5.23 generate",
+    }
+    for workload, engines in report["speeds"].items():
+        base = statistics.median(engines["transformers"])
+        for engine, speeds in engines.items():
+            ratio = statistics.median(speeds) / base
+            rows.append(f"| {workload} | {names[engine]} | {summary(speeds)} | {ratio:.2f}x |")
+    parts = ["| ms a layer |", "|---|"]
+    for name, spent in report["breakdown"].items():
+        parts[0] += f" {name} |"
+        parts[1] += "---:|"
+    keys = list(next(iter(report["breakdown"].values()))["per_layer_ms"])
+    for key in keys:
+        cells = (f"{b['per_layer_ms'].get(key, 0.0):.2f}" for b in report["breakdown"].values())
+        parts.append(f"| {key} | " + " | ".join(cells) + " |")
+    memory = [
+        "| shards | experts of shard 0 | its weights | bytes read | resident (of it mapped file) |",
+        "|---:|---:|---:|---:|---:|",
+    ]
+    for row in report["memory"]:
+        mib = [row["resident_bytes"], row["bytes_read"], row["after"]["rss"], row["after"]["file"]]
+        weights, read, rss, mapped = (f"{b / 2**20:.0f} MiB" for b in mib)
+        memory.append(
+            f"| {row['shards']} | {row['experts']} | {weights} | {read} | {rss} ({mapped}) |"
+        )
+    return "\n\n".join([head, "\n".join(rows), "\n".join(parts), "\n".join(memory)])
+
+
+def update_readme(report):
+    """Put the table between the README's marks."""
+    readme = ROOT / "README.md"
+    before, start, rest = readme.read_text().partition("<!-- bench -->")
+    _, end, after = rest.partition("<!-- /bench -->")
+    readme.write_text(f"{before}{start}\n{markdown(report)}\n{end}{after}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--readme", action="store_true", help="put the table into the README")
     args = parser.parse_args()
     path = args.checkpoint or one_b()
     num_layers = json.loads((path / "config.json").read_text())["num_hidden_layers"]
@@ -199,6 +247,8 @@ def main():
     out.mkdir(exist_ok=True)
     (out / "bench.json").write_text(json.dumps(report, indent=1))
     print_report(report)
+    if args.readme:
+        update_readme(report)
 
 
 if __name__ == "__main__":
