@@ -75,9 +75,7 @@ class Deployment:
         """
         deadline = time.monotonic() + timeout_s
         while True:
-            report: StartReport = ray.get(
-                self._controller.start_report.remote(), timeout=_REPORT_TIMEOUT_S
-            )
+            report = self._report()
             on_report(report)
             for part, reason in report.failures.items():
                 raise ConfigError(part, "failed to start", reason)
@@ -87,6 +85,15 @@ class Deployment:
             if time.monotonic() > deadline:
                 raise ConfigError("start_timeout_s", timeout_s, f"not ready: {', '.join(missing)}")
             time.sleep(_POLL_S)
+
+    def _report(self) -> StartReport:
+        try:
+            report: StartReport = ray.get(
+                self._controller.start_report.remote(), timeout=_REPORT_TIMEOUT_S
+            )
+        except ray.exceptions.RayError as error:
+            raise ConfigError("controller", self.spec.controller_name, str(error)) from error
+        return report
 
     @property
     def pids(self) -> dict[str, int]:

@@ -14,15 +14,37 @@ from cluster.config import ServeConfig, kv_bytes
 from cluster.demo import MODEL_DIRECTORY, MODEL_NAME
 from cluster.presets import build_topology
 from galerne.errors import ConfigError
-from galerne.topology import LinkTransport
+from galerne.topology import LinkTransport, Topology
 from galerne.units import size_text
 from router.gateway.settings import BLOCK_SIZE, DTYPES
 from router.model.kv_cache import PagedLatentCache
-from shards.checkpoint.inspect import describe
+from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.open import open_checkpoint
 
 DEFAULT_MAX_MODEL_LEN = 32_768
 EMBEDDED_VOCAB_SIZE = 8192  # of router/chat/data/tekken-8k.json
+
+
+def resident_bytes(config: ServeConfig, model: ModelConfig, topology: Topology) -> int:
+    """Weights over all processes as they are computed with, whatever format they are stored in."""
+    width = DTYPES[config.numerics].itemsize
+    per_expert = 3 * model.expert_size * model.hidden_size
+    routed = model.num_layers * model.num_experts * per_expert
+    is_local = topology.transport is LinkTransport.LOCAL
+    num_gateways = len(topology.gateways)
+    heads = model.num_heads
+    attention = (
+        model.q_lora_rank * (model.hidden_size + heads * model.qk_head_dim)
+        + model.latent_dim * model.hidden_size
+        + heads * (model.qk_nope_head_dim + model.v_head_dim) * model.kv_lora_rank
+        + heads * model.v_head_dim * model.hidden_size
+    )
+    shared = 3 * model.shared_size * model.hidden_size
+    gate = model.num_experts * model.hidden_size
+    layers = model.num_layers * (attention + shared + gate)
+    dense = layers + 2 * model.vocab_size * model.hidden_size
+    copies = num_gateways if is_local else config.replicas
+    return width * (routed * copies + dense * num_gateways)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +80,7 @@ def plan_serving(config: ServeConfig, app_name: str, num_nodes: int) -> ServePla
         problem = f"has no tekken.json, and its {model.vocab_size} ids are fewer than the embedded "
         raise ConfigError("model", path, problem + f"tokenizer's {EMBEDDED_VOCAB_SIZE}")
     is_local = topology.transport is LinkTransport.LOCAL
-    weights = describe(checkpoint, path).total_bytes
-    resident = weights * len(topology.gateways) if is_local else weights
+    resident = resident_bytes(config, model, topology)
     free = psutil.virtual_memory().available - (resident if num_nodes == 1 else 0)
     if free <= 0:
         text = f"weights take {size_text(resident)}, more than the memory that is available"

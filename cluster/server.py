@@ -146,10 +146,13 @@ def _read_keys(config: ServeConfig) -> tuple[str, ...]:
         return ()
     try:
         lines = config.api_keys_file.read_text().splitlines()
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("api_keys_file", config.api_keys_file, str(error)) from error
     keys = (line.strip() for line in lines)
-    return tuple(key if key.startswith("sha256:") else _hashed(key) for key in keys if key)
+    found = tuple(key if key.startswith("sha256:") else _hashed(key) for key in keys if key)
+    if not found:  # an empty file must not open the server to everyone
+        raise ConfigError("api_keys_file", config.api_keys_file, "holds no key")
+    return found
 
 
 def _hashed(key: str) -> str:

@@ -23,6 +23,10 @@ class LayerTimer:
         finally:
             self.seconds[name] += time.perf_counter() - start
 
+    def snapshot(self) -> dict[str, float]:
+        """A copy; another thread may be adding."""
+        return dict(self.seconds)
+
     def reset(self) -> None:
         """Forget everything measured so far."""
         self.seconds.clear()

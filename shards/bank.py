@@ -11,7 +11,8 @@ import torch
 
 from galerne.errors import ProtocolError
 from shards.checkpoint.weights import Checkpoint, ExpertWeights
-from shards.kernels.grouped_mlp import KernelThreads, grouped_mlp
+from shards.kernels.grouped_mlp import grouped_mlp
+from shards.kernels.threads import KernelThreads
 
 
 class ResidentExpert(NamedTuple):

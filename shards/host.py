@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -29,7 +29,7 @@ class ShardSettings:
     experts_by_layer: Mapping[int, Iterable[int]]
     dtype: torch.dtype
     numerics_profile: str
-    cluster_token: str
+    cluster_token: str = field(repr=False)
     epochs: tuple[int, ...]
     host: str = "127.0.0.1"
     num_threads: int = 1

@@ -7,7 +7,7 @@ import hmac
 import logging
 import os
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc
 import psutil
@@ -43,7 +43,7 @@ class ShardIdentity:
     shard_id: ShardId
     fingerprint: str
     numerics_profile: str
-    cluster_token: str
+    cluster_token: str = field(repr=False)
     max_frames: int = 256
 
 

@@ -46,6 +46,7 @@ class Controller:
         self._spec = spec
         self._members: dict[str, Member] = {}
         self._start = StartReport()
+        self._born_s = time.monotonic()
 
     async def heartbeat(self, part: str, address: str, pid: int, node: str) -> None:
         """A part lives and listens at an address."""
@@ -81,6 +82,7 @@ class Controller:
         live = {part: m.address for part, m in self._members.items() if self._is_live(m)}
         described = await self._describe(list(live)) if with_metrics else {}
         return Roster(
+            is_settled=self._is_settled(),
             mode=topology.mode.value,
             epoch=topology.epoch,
             transport=topology.transport.value,
@@ -92,6 +94,11 @@ class Controller:
             parts=tuple(self._facts(p, described.get(p, {})) for p in self._members),
             process_metrics={part: facts["metrics"] for part, facts in described.items()},
         )
+
+    def _is_settled(self) -> bool:
+        """After a restart, heartbeats must come in before an absence means anything."""
+        is_old = time.monotonic() - self._born_s > GONE_AFTER_S
+        return is_old or all(g in self._members for g in self._spec.topology.gateways)
 
     @staticmethod
     def _is_live(member: Member) -> bool:

@@ -10,7 +10,6 @@ from cluster.actors.launch_spec import NAMESPACE, LaunchSpec
 from cluster.actors.reporting import Reporter
 from cluster.actors.shard import bind_host
 from cluster.directory import RayAddressBook
-from galerne.errors import GalerneError
 from galerne.ids import GatewayId
 from router.gateway.host import GatewayHost
 from router.gateway.settings import GatewaySettings
@@ -21,7 +20,7 @@ class Gateway:
 
     def __init__(self, spec: LaunchSpec, gateway_id: GatewayId) -> None:
         reporter = Reporter(spec, gateway_id)
-        try:
+        with reporter.starting():
             settings = GatewaySettings(
                 gateway_id=gateway_id,
                 checkpoint=spec.checkpoint,
@@ -36,11 +35,8 @@ class Gateway:
             )
             book = RayAddressBook(spec.controller_name, NAMESPACE)
             self._host = GatewayHost(settings, book, reporter.progress)
-        except GalerneError as error:
-            reporter.failed(error)
-            raise
-        self._reporter = reporter
-        reporter.start_heartbeats(self._host.address)
+            self._reporter = reporter
+            reporter.start_heartbeats(self._host.address, lambda: self._host.engine.is_alive)
 
     def describe(self) -> dict[str, Any]:
         """Facts for status and metrics."""
@@ -59,5 +55,5 @@ class Gateway:
 
     def drain(self, drain_s: float) -> None:
         """Finish what runs within the deadline, then stop."""
-        self._host.stop(drain_s)
         self._reporter.stop()
+        self._host.stop(drain_s)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from galerne.topology import Topology
@@ -19,7 +19,7 @@ class LaunchSpec:
     model_name: str
     numerics: str
     topology: Topology
-    cluster_token: str
+    cluster_token: str = field(repr=False)
     max_model_len: int
     kv_bytes: int  # per gateway
     gateway_threads: int

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
 import time
+from collections.abc import Callable, Iterator
 
 import ray
 
@@ -16,7 +18,7 @@ from galerne.errors import GalerneError
 logger = logging.getLogger(__name__)
 
 _PROGRESS_S = 0.2
-_REPORT_TIMEOUT_S = 2.0
+_REPORT_TIMEOUT_S = 5.0
 
 
 class Reporter:
@@ -27,35 +29,50 @@ class Reporter:
         self._part = part
         self._next_progress_s = 0.0
         self._stop = threading.Event()
-        self.num_heartbeats = 0
 
     def progress(self, what: str, done: int, of: int) -> None:
-        """Report loading, at most a few times a second."""
+        """Report loading, at most a few times a second; loading goes on if nobody hears it."""
         now = time.monotonic()
         if done == of or now >= self._next_progress_s:
             self._next_progress_s = now + _PROGRESS_S
-            self._controller().progress.remote(self._part, what, done, of)
+            with contextlib.suppress(ray.exceptions.RayError, ValueError):
+                self._controller().progress.remote(self._part, what, done, of)
 
-    def failed(self, error: GalerneError) -> None:
+    @contextlib.contextmanager
+    def starting(self) -> Iterator[None]:
         """Report why this part cannot start, before the actor dies of it."""
-        ray.get(self._controller().failed.remote(self._part, str(error)), timeout=_REPORT_TIMEOUT_S)
+        try:
+            yield
+        except Exception as error:
+            logger.exception("start_failed part=%s", self._part)
+            reason = str(error) if isinstance(error, GalerneError) else repr(error)
+            with contextlib.suppress(Exception):  # what the caller raises says the same
+                report = self._controller().failed.remote(self._part, reason)
+                ray.get(report, timeout=_REPORT_TIMEOUT_S)
+            raise
 
-    def start_heartbeats(self, address: str) -> None:
-        """Say where this part listens, now and then on."""
+    def start_heartbeats(self, address: str, is_alive: Callable[[], bool]) -> None:
+        """Say where this part listens, now and then on. A part whose threads died ends itself,
+        so that Ray restarts it.
+        """
         node = ray.get_runtime_context().get_node_id()
-        ray.get(self._controller().heartbeat.remote(self._part, address, os.getpid(), node))
 
         def beat() -> None:
-            while not self._stop.wait(HEARTBEAT_S):
-                try:
-                    controller = self._controller()
-                    beat = controller.heartbeat.remote(self._part, address, os.getpid(), node)
-                    ray.get(beat, timeout=_REPORT_TIMEOUT_S)
-                    self.num_heartbeats += 1
-                except (ray.exceptions.RayError, ValueError) as error:
-                    logger.warning("heartbeat_failed part=%s reason=%s", self._part, error)
+            call = self._controller().heartbeat.remote(self._part, address, os.getpid(), node)
+            ray.get(call, timeout=_REPORT_TIMEOUT_S)
 
-        threading.Thread(target=beat, name="heartbeat", daemon=True).start()
+        def run() -> None:
+            while not self._stop.wait(HEARTBEAT_S):
+                if not is_alive():
+                    logger.critical("part_died part=%s", self._part)
+                    os._exit(1)
+                try:
+                    beat()
+                except Exception as error:  # noqa: BLE001 - the controller may be away for long
+                    logger.warning("heartbeat_failed part=%s reason=%r", self._part, error)
+
+        beat()
+        threading.Thread(target=run, name="heartbeat", daemon=True).start()
 
     def stop(self) -> None:
         """No more heartbeats."""

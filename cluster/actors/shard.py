@@ -9,7 +9,6 @@ import ray
 
 from cluster.actors.launch_spec import LaunchSpec
 from cluster.actors.reporting import Reporter
-from galerne.errors import GalerneError
 from galerne.ids import ShardId
 from router.gateway.settings import DTYPES, numerics_profile
 from shards.host import ShardHost, ShardSettings
@@ -20,7 +19,7 @@ class ExpertShard:
 
     def __init__(self, spec: LaunchSpec, shard_id: ShardId) -> None:
         reporter = Reporter(spec, shard_id)
-        try:
+        with reporter.starting():
             settings = ShardSettings(
                 shard_id=shard_id,
                 checkpoint=spec.checkpoint,
@@ -35,10 +34,7 @@ class ExpertShard:
             self._host = ShardHost(
                 settings, lambda done, of: reporter.progress("experts", done, of)
             )
-        except GalerneError as error:
-            reporter.failed(error)
-            raise
-        reporter.start_heartbeats(self._host.address)
+            reporter.start_heartbeats(self._host.address, lambda: self._host.is_alive)
 
     def describe(self) -> dict[str, Any]:
         """Facts for status and metrics."""

@@ -44,6 +44,9 @@ async def run_request(
                 yield event
             if tally.is_done:
                 break
+            if delta.finish_reason is None and choices[delta.choice].is_ended:
+                # A stop string ended it; the others go on. What still comes of it is dropped.
+                await gateway.abort(request.request_id, delta.choice)
             try:
                 delta = await anext(stream, None)
             except Exception as error:  # noqa: BLE001 - a border: the client gets one end per choice

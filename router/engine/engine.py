@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from galerne.clock import Clock
-from galerne.errors import GalerneError
+from galerne.errors import GalerneError, OverloadedError, RequestAbortedError
 from router.engine.block_pool import BlockPool
 from router.engine.gateway_port import GatewayLoad
 from router.engine.metrics import EngineMetrics
-from router.engine.request import GenerationRequest, TokenDelta
+from router.engine.request import FinishReason, GenerationRequest, TokenDelta
 from router.engine.scheduler import Scheduler, StepPlan
 from router.engine.stepper import Stepper
 from router.profiling import LayerTimer
@@ -25,6 +25,7 @@ from router.profiling import LayerTimer
 logger = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 0.1
+RETRY_AFTER_S = 1.0
 STALL_S = 90.0  # a step may wait for experts up to the exchange's limit; beyond it the loop hangs
 
 Command: TypeAlias = Callable[[], None]
@@ -42,8 +43,20 @@ class StepRunner(Protocol):
         """Logits ``[sum of Stepper.num_logits, V]`` of a plan."""
         ...
 
-    def poll(self) -> str | None:
-        """Why a step could not finish now, or None."""
+    def prepare(self, request: GenerationRequest) -> None:
+        """Do what can fail for this request alone (its images), before it joins the others.
+
+        Raises:
+            GalerneError: The request cannot be served.
+        """
+        ...
+
+    def poll(self) -> None:
+        """Take in events between steps."""
+        ...
+
+    def unready_reason(self) -> str | None:
+        """Why a step could not finish now, or None. Asked from any thread."""
         ...
 
     def report(self, metrics: EngineMetrics) -> None:
@@ -79,8 +92,10 @@ class Engine:
         self._max_waiting = max_waiting
         self._on_deltas = on_deltas
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # of the next two
+        self._num_submitted = 0  # choices on their way to the scheduler
+        self._is_closed = False
         self._is_stopping = False
-        self._missing: str | None = "the engine has not started"
         self._last_turn_s = clock.now_s()
         self.num_steps = 0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -94,13 +109,24 @@ class Engine:
     def submit(self, request: GenerationRequest) -> Future[None]:
         """Queue a request; the future says whether it was admitted.
 
-        It raises OverloadedError (queue full) or InvalidRequestError (can never run here).
+        It raises OverloadedError (queue full, at once even while a step is stuck) or
+        InvalidRequestError (can never run here).
         """
+        num_choices = request.sampling.n
+        with self._lock:
+            known = self._scheduler.num_waiting + self._num_submitted
+            if known + num_choices > self._max_waiting:
+                refused: Future[None] = Future()
+                refused.set_exception(
+                    OverloadedError("request queue", self._max_waiting, RETRY_AFTER_S)
+                )
+                return refused
+            self._num_submitted += num_choices
         return self._call(lambda: self._add(request))
 
-    def abort(self, request_id: str) -> Future[bool]:
-        """End a request at the next step; whether it was running."""
-        return self._call(lambda: self._abort(request_id))
+    def abort(self, request_id: str, choice: int | None = None) -> Future[bool]:
+        """End a request, or one choice of it, at the next step; whether it was running."""
+        return self._call(lambda: self._abort(request_id, choice))
 
     def preempt(self, request_id: str) -> Future[int]:
         """Force a request to give up its blocks and recompute; how many choices did."""
@@ -125,7 +151,12 @@ class Engine:
             return "the engine loop is not running"
         if self._clock.now_s() - self._last_turn_s > STALL_S:
             return f"the engine loop has not moved for {STALL_S:g} s"
-        return self._missing
+        return self._runner.unready_reason()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the loop runs; once it has ended, nothing more is served here."""
+        return self._thread.is_alive()
 
     def stop(self, drain_s: float = 0.0) -> None:
         """Finish what runs within ``drain_s``, abort the rest, end the thread."""
@@ -138,29 +169,56 @@ class Engine:
         self._runner.close()
 
     def _call(self, what: Callable[[], _T]) -> Future[_T]:
+        """Run something on the engine's thread. A caller that gave up changes nothing there."""
         future: Future[_T] = Future()
 
         def command() -> None:
+            is_wanted = future.set_running_or_notify_cancel()
             try:
-                future.set_result(what())
-            except GalerneError as error:
-                future.set_exception(error)
+                result = what()
+            except Exception as error:  # goes to the caller; the loop must live on
+                if not isinstance(error, GalerneError):
+                    logger.exception("engine_command_failed")
+                if is_wanted:
+                    future.set_exception(error)
+            else:
+                if is_wanted:
+                    future.set_result(result)
 
-        self._commands.put(command)
+        with self._lock:
+            if self._is_closed:
+                future.set_exception(RequestAbortedError("any", "the engine has stopped"))
+            else:
+                self._commands.put(command)
         return future
 
     # -- the loop ----------------------------------------------------------------------------
 
     def _run(self) -> None:
-        self._runner.on_thread_start()
-        while not self._is_stopping:
-            self._turn()
+        try:
+            self._runner.on_thread_start()
+            while not self._is_stopping:
+                self._turn()
+        except Exception:
+            logger.exception("engine_loop_died step=%d", self.num_steps)
+        finally:
+            self._end_all()
+
+    def _end_all(self) -> None:
+        """Nothing is left waiting: commands are answered, every open request gets its end."""
+        with self._lock:
+            self._is_closed = True
+        while not self._commands.empty():
+            self._commands.get_nowait()()
         for request_id in self._scheduler.request_ids:
-            self._abort(request_id)
+            try:
+                self._abort(request_id)
+            except Exception:
+                logger.exception("engine_abort_failed request=%s", request_id)
 
     def _turn(self) -> None:
         self._take_commands()
-        self._missing = self._runner.poll()
+        self._runner.poll()
         self._last_turn_s = self._clock.now_s()
         self.metrics.loops.inc()
         if not self._scheduler.has_work:
@@ -168,20 +226,19 @@ class Engine:
         started = self._clock.now_s()
         with self.timer.part("schedule"):
             plan = self._scheduler.schedule()
+        deltas: list[TokenDelta] = []  # what is in here is published whatever happens
         try:
             with self.timer.part("model"):
                 logits = self._runner.run_plan(self.num_steps, plan)
             with self.timer.part("sample"):
-                deltas = self._stepper.finish_step(plan, logits)
+                self._stepper.finish_step(plan, logits, deltas)
+            self.num_steps += 1
         except GalerneError as error:
             logger.warning("engine_step_failed step=%d reason=%s", self.num_steps, error)
-            self._fail_step(plan, str(error))
-            return
+            self._fail_step(plan, str(error), deltas)
         except Exception:  # border of the loop: it must survive what a step brings
             logger.exception("engine_step_failed step=%d", self.num_steps)
-            self._fail_step(plan, "internal error")
-            return
-        self.num_steps += 1
+            self._fail_step(plan, "internal error", deltas)
         with self.timer.part("emit"):
             self._on_deltas(deltas)
             self._count(plan, deltas, self._clock.now_s() - started)
@@ -196,16 +253,22 @@ class Engine:
         except queue.Empty:
             return
 
-    def _fail_step(self, plan: StepPlan, error: str) -> None:
+    def _fail_step(self, plan: StepPlan, error: str, deltas: list[TokenDelta]) -> None:
         self.metrics.failed_steps.inc()
         sequences = [e.sequence for e in plan.entries if not e.sequence.is_finished]
-        self._on_deltas([self._stepper.fail(sequence, error) for sequence in sequences])
+        deltas += [self._stepper.fail(sequence, error) for sequence in sequences]
 
     def _add(self, request: GenerationRequest) -> None:
+        with self._lock:
+            self._num_submitted -= request.sampling.n
+            if self._is_closed:
+                raise RequestAbortedError(request.request_id, "the engine has stopped")
+        self._runner.prepare(request)
         self._scheduler.add(request)
 
-    def _abort(self, request_id: str) -> bool:
-        ended = self._scheduler.abort(request_id)
+    def _abort(self, request_id: str, choice: int | None = None) -> bool:
+        ended = self._scheduler.abort(request_id, choice)
+        self.metrics.finished.labels(FinishReason.ABORT.value).inc(len(ended))
         self._on_deltas([self._stepper.last_delta(sequence) for sequence in ended])
         return bool(ended)
 
@@ -219,14 +282,14 @@ class Engine:
         for delta in deltas:
             if delta.finish_reason is not None:
                 metrics.finished.labels(delta.finish_reason.value).inc()
-        load = self.load()
+
+    def metrics_text(self) -> bytes:
+        """Prometheus text, gauges and the model's counters brought up to date."""
+        load, metrics = self.load(), self.metrics
         metrics.running.set(load.running)
         metrics.waiting.set(load.waiting)
         metrics.kv_blocks_used.set(load.kv_blocks_used)
         metrics.preemptions.set(load.preemptions)
         metrics.prefix_hit_tokens.set(load.prefix_hit_tokens)
-
-    def metrics_text(self) -> bytes:
-        """Prometheus text, the model's counters brought up to date."""
-        self._runner.report(self.metrics)
+        self._runner.report(metrics)
         return self.metrics.text()

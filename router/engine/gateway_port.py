@@ -102,12 +102,15 @@ class GatewayPort(Protocol):
         Raises:
             OverloadedError: The queue is full; raised by the first ``anext``.
             InvalidRequestError: The request can never run here; raised by the first ``anext``.
-            ShardUnavailableError: No gateway could be reached.
+            GalerneError: No gateway could be reached (UNAVAILABLE).
         """
         ...
 
-    async def abort(self, request_id: str) -> bool:
-        """End a request; whether it was running. Its deltas end with ``FinishReason.ABORT``."""
+    async def abort(self, request_id: str, choice: int | None = None) -> bool:
+        """End a request, or one choice of it; whether it was running.
+
+        What it ends gets a last delta with ``FinishReason.ABORT``.
+        """
         ...
 
     async def load(self) -> GatewayLoad:

@@ -78,7 +78,8 @@ class Sequence:
 
         Log probabilities of the prompt need the prompt's hidden states, so they must be computed.
         """
-        return self.hash_context is not None and self.request.sampling.prompt_logprobs is None
+        needs_prompt = self.request.sampling.prompt_logprobs is not None and self.choice == 0
+        return self.hash_context is not None and not needs_prompt
 
     def name_full_blocks(self, block_size: int) -> None:
         """Bring ``keys`` up to the known tokens; each block is hashed once."""

@@ -42,8 +42,10 @@ class Stepper:
             return entry.num_tokens
         return int(entry.samples)
 
-    def finish_step(self, plan: StepPlan, logits: npt.NDArray[np.float32]) -> list[TokenDelta]:
-        """Sample, advance the scheduler, end what has ended; the step's deltas."""
+    def finish_step(
+        self, plan: StepPlan, logits: npt.NDArray[np.float32], deltas: list[TokenDelta]
+    ) -> None:
+        """Sample, advance the scheduler, end what has ended; appends the step's deltas."""
         sampling: list[StepEntry] = []
         last_rows = []
         first = 0
@@ -58,10 +60,12 @@ class Stepper:
         rows = [self._sample_row(entry) for entry in sampling]
         picked = logits if len(last_rows) == len(logits) else logits[last_rows]
         results = sample_batch(picked, rows, eos_token_id=self._eos_token_id) if rows else []
-        return self._advance(plan, [_Row(e, r) for e, r in zip(sampling, results, strict=True)])
+        rows_sampled = [_Row(e, r) for e, r in zip(sampling, results, strict=True)]
+        self._advance(plan, rows_sampled, deltas)
 
-    def _advance(self, plan: StepPlan, rows: AbstractSequence[_Row]) -> list[TokenDelta]:
-        deltas = []
+    def _advance(
+        self, plan: StepPlan, rows: AbstractSequence[_Row], deltas: list[TokenDelta]
+    ) -> None:
         for entry, sampled in rows:
             if isinstance(sampled, GalerneError):
                 deltas.append(self.fail(entry.sequence, str(sampled)))
@@ -70,7 +74,6 @@ class Stepper:
         for entry, sampled in rows:
             if id(entry.sequence) in got and isinstance(sampled, Sampled):
                 deltas.append(self._token_delta(entry.sequence, sampled))
-        return deltas
 
     def fail(self, sequence: Sequence, error: str) -> TokenDelta:
         """End a sequence with an error; its last delta."""
@@ -149,4 +152,6 @@ class Stepper:
 
 
 def _wants_prompt_logprobs(sequence: Sequence) -> bool:
-    return sequence.request.sampling.prompt_logprobs is not None and sequence.choice == 0
+    """Until they have gone out with the first token; choices share the first one's."""
+    wants = sequence.request.sampling.prompt_logprobs is not None
+    return wants and sequence.choice == 0 and sequence.num_generated == 0

@@ -19,7 +19,7 @@ class ExchangeConfig:
     give_up_after_s: float = 60.0  # rows unanswered for so long fail the step
     resend_share: float = 0.1  # rows resent per row sent, beyond what dead shards owe
     resend_burst_rows: int = 8192
-    resend_rows_per_s: float = 4096.0
+    resend_rows_per_s: float = 512.0
 
     def __post_init__(self) -> None:
         if not 0 < self.deadline_floor_s <= self.deadline_cap_s < self.give_up_after_s:

@@ -53,9 +53,13 @@ class ExpertExchange:
     def start_step(self, step: int) -> None:
         """Number the frames that follow; a step that failed leaves nothing behind."""
         self._step = step
+        self.abandon()
+        self.poll()
+
+    def abandon(self) -> None:
+        """Forget every call that is away; answers that still come are late."""
         for call in list(self._inputs):
             self._forget(call)
-        self.poll()
 
     def begin(
         self, layer: int, micro_batch: int, x: torch.Tensor, expert_ids: npt.NDArray[np.int64]

@@ -165,6 +165,7 @@ class ExchangeSession:
     def on_link_up(self, shard: ShardId, now_s: float) -> list[SendFrame]:
         """A shard can be reached (again): rows that wait for it are sent."""
         self._links.up(shard)
+        self._service[shard] = ServiceTime(self._config)  # a restarted shard is cold again
         return self._resend(now_s)
 
     def on_link_down(self, shard: ShardId, now_s: float) -> list[SendFrame]:
@@ -287,7 +288,9 @@ class ExchangeSession:
         found = {e: shard for e, shard in shard_of_expert.items() if shard is not None}
         actions = []
         for shard, mine in group_slots(call.expert_ids, slots, found).items():
-            for part in _cut(mine, self._topology.row_budget):
+            new = self._not_owed(call_id, call, shard, mine)
+            slots = slots if len(new) == len(mine) else np.setdiff1d(slots, np.setdiff1d(mine, new))
+            for part in _cut(new, self._topology.row_budget):
                 actions.append(self._frame(call_id, call, shard, part, now_s))
         num_again = int(call.asked[slots].sum())
         call.asked[slots] = True
@@ -295,6 +298,24 @@ class ExchangeSession:
         self.counters.rows_sent += len(slots) - num_again
         self._grant(len(slots) * self._config.resend_share)
         return actions
+
+    def _not_owed(self, call_id: CallId, call: _Call, shard: ShardId, slots: Ints) -> Ints:
+        """The slots that a shard does not owe already; the others stay in doubt, at no cost.
+
+        A link that stands answers or breaks, so asking the same shard twice could only add load.
+        """
+        owed = [
+            flight.rows.slots
+            for flight in self._in_flight.values()
+            if flight.call == call_id and flight.shard == shard
+        ]
+        if not owed:
+            return slots
+        is_owed = np.isin(slots, np.concatenate(owed))
+        if is_owed.any():
+            call.doubted.append(slots[is_owed])
+            self._grant(float(is_owed.sum()))
+        return slots[~is_owed]
 
     def _top_up(self, now_s: float) -> None:
         """The budget also grows with time, so that a lone stuck call is not stuck for good."""

@@ -33,6 +33,7 @@ from router.model.vision import VisionTower
 from shards.bank import ExpertBank
 from shards.checkpoint.open import open_checkpoint
 from shards.checkpoint.weights import Checkpoint
+from shards.kernels.threads import KernelThreads
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)
 
@@ -67,7 +68,9 @@ def build_gateway(
     session = ExchangeSession(topology, settings.exchange)
     exchange = ExpertExchange(session, transport, MonotonicClock())
     has_vision = checkpoint.config.vision is not None
-    tower = VisionTower(checkpoint, settings.dtype) if has_vision else None
+    tower = None
+    if has_vision:
+        tower = VisionTower(checkpoint, settings.dtype, KernelThreads(settings.num_threads))
     runner = PagedRunner(decoder, cache, exchange, tower, topology.num_micro_batches)
     facts = _facts(settings, checkpoint)
     pool = BlockPool(num_blocks, BLOCK_SIZE)
@@ -90,7 +93,7 @@ def _num_blocks(settings: GatewaySettings, checkpoint: Checkpoint) -> int:
     topology = settings.topology
     most = topology.max_num_seqs * -(-settings.max_model_len // BLOCK_SIZE) + 1
     num_blocks = min(settings.kv_bytes // per_block, most)
-    if num_blocks * BLOCK_SIZE <= settings.max_model_len:
+    if (num_blocks - 1) * BLOCK_SIZE < settings.max_model_len:  # block 0 is nobody's
         raise ConfigError(
             "kv_memory",
             settings.kv_bytes,

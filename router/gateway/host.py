@@ -73,7 +73,7 @@ class GatewayHost:
             steps=self.engine.num_steps,
             epoch=topology.epoch,
             metrics=self.engine.metrics_text() if with_metrics else b"",
-            seconds_by_part=runner.timer.seconds | self.engine.timer.seconds,
+            seconds_by_part=runner.timer.snapshot() | self.engine.timer.snapshot(),
         )
 
     def stop(self, drain_s: float = 0.0) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,9 +15,7 @@ import grpc
 from galerne.errors import (
     GalerneError,
     InvalidRequestError,
-    OverloadedError,
     RequestAbortedError,
-    ShardUnavailableError,
 )
 from galerne.hello import CHANNEL_OPTIONS, TOKEN_METADATA_KEY
 from galerne.ids import GatewayId
@@ -52,9 +50,46 @@ class Roster:
     max_num_seqs: int = 0
     max_batched_tokens: int = 0
     parts: tuple[PartFacts, ...] = ()  # only when asked for with metrics
+    is_settled: bool = True  # false while a restarted controller may not know everyone yet
     gateways: dict[str, str] = field(default_factory=dict)  # id -> address
     shards: dict[str, str] = field(default_factory=dict)
     process_metrics: dict[str, bytes] = field(default_factory=dict)
+
+
+class GatewayOverloadedError(GalerneError):
+    """A gateway's queue is full; its words."""
+
+    status = "RESOURCE_EXHAUSTED"
+    is_retryable = True
+
+    def __init__(self, reason: str, retry_after_s: float) -> None:
+        super().__init__(reason, retry_after_s)
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class GatewayLostError(GalerneError):
+    """No gateway could be reached, or the connection to it broke."""
+
+    status = "UNAVAILABLE"
+    is_retryable = True
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"gateway: {self.reason}"
+
+
+class GatewayFailedError(GatewayLostError):
+    """A gateway failed at a request; its words."""
+
+    status = "INTERNAL"
+    is_retryable = False
 
 
 class Directory(Protocol):
@@ -97,6 +132,7 @@ class GatewayPool:
         self._members: dict[GatewayId, _Member] = {}
         self._owner: dict[str, _Member] = {}
         self._roster = Roster()
+        self._refresh_lock = asyncio.Lock()
         self._model: ModelFacts | None = None
         self._refreshing: asyncio.Task[None] | None = None
         self._started_s = time.monotonic()
@@ -106,7 +142,7 @@ class GatewayPool:
         """Find a gateway and learn the model; then keep the roster fresh in the background.
 
         Raises:
-            ShardUnavailableError: No gateway answered in time.
+            GatewayLostError: No gateway answered in time.
         """
         deadline = time.monotonic() + timeout_s
         while self._model is None:
@@ -115,7 +151,7 @@ class GatewayPool:
                 self._model = decode_facts((await self._describe_any()).model)
                 break
             if time.monotonic() > deadline:
-                raise ShardUnavailableError("any gateway", timeout_s)
+                raise GatewayLostError(f"none answered in {timeout_s:g} s")
             await asyncio.sleep(0.1)
         self._refreshing = asyncio.create_task(self._keep_fresh())
 
@@ -148,20 +184,20 @@ class GatewayPool:
             if task is None or task.cancelling():
                 raise
             # grpc.aio says so when the channel was closed under the call.
-            raise ShardUnavailableError("the gateway", 0.0) from None
+            raise GatewayLostError("the connection was closed") from None
         finally:
             call.cancel()
             member.in_flight -= 1
             del self._owner[request.request_id]
             await member.close_if_idle()
 
-    async def abort(self, request_id: str) -> bool:
+    async def abort(self, request_id: str, choice: int | None = None) -> bool:
         """See ``GatewayPort.abort``; asks every gateway, for another frontend may have sent it."""
         owner = self._owner.get(request_id)
         members = [owner] if owner is not None else list(self._members.values())
         calls = [
             member.stub.AbortSubmitted(
-                pb.AbortRequest(request_id=request_id),
+                internal.AbortSubmittedRequest(request_id=request_id, choice=choice),
                 metadata=self._metadata,
                 timeout=CALL_TIMEOUT_S,
             )
@@ -217,9 +253,15 @@ class GatewayPool:
 
     async def refresh(self, *, with_metrics: bool = False) -> None:
         """Ask for the roster; open and close channels as gateways come, move and go."""
-        self._roster = await self._directory.roster(with_metrics=with_metrics)
-        self._refreshed_s = time.monotonic()
-        wanted = {GatewayId(g): address for g, address in self._roster.gateways.items()}
+        async with self._refresh_lock:
+            roster = await self._directory.roster(with_metrics=with_metrics)
+            self._refreshed_s = time.monotonic()
+            if self._members and not roster.is_settled:
+                return  # the controller has restarted and does not know everyone yet
+            self._roster = roster
+            await self._follow({GatewayId(g): a for g, a in roster.gateways.items()})
+
+    async def _follow(self, wanted: Mapping[GatewayId, str]) -> None:
         for gateway, member in list(self._members.items()):
             if wanted.get(gateway) != member.address:
                 logger.info("gateway_left gateway=%s address=%s", gateway, member.address)
@@ -241,14 +283,14 @@ class GatewayPool:
     def _pick(self, request: GenerationRequest) -> _Member:
         in_flight = {gateway: member.in_flight for gateway, member in self._members.items()}
         if not in_flight:
-            raise ShardUnavailableError("any gateway", time.monotonic() - self._refreshed_s)
+            raise GatewayLostError("none serves now")
         chosen = choose_gateway(in_flight, request.prompt_token_ids, request.cache_salt)
         return self._members[chosen]
 
     async def _describe_any(self) -> Any:  # noqa: ANN401 - generated stubs are untyped
         members: Sequence[_Member] = list(self._members.values())
         if not members:
-            raise ShardUnavailableError("any gateway", 0.0)
+            raise GatewayLostError("none is known")
         return await self._describe(members[0])
 
     async def _describe(self, member: _Member) -> Any:  # noqa: ANN401
@@ -262,14 +304,16 @@ class GatewayPool:
 def _error_of(error: grpc.aio.AioRpcError, request_id: str) -> GalerneError:
     """The error that the gateway meant by a status."""
     details = error.details() or ""
+    retry_after = dict(error.trailing_metadata() or ()).get("retry-after")
     match error.code():
         case grpc.StatusCode.INVALID_ARGUMENT:
             field, _, problem = details.partition(": ")
             return InvalidRequestError(field, problem)
-        case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            retry = dict(error.trailing_metadata() or ()).get("retry-after", "1")
-            return OverloadedError("request queue", 0, float(retry))
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if retry_after is not None:
+            return GatewayOverloadedError(details, float(retry_after))
         case grpc.StatusCode.CANCELLED:
             return RequestAbortedError(request_id, details)
-        case _:
-            return ShardUnavailableError("the gateway", 0.0)
+        case grpc.StatusCode.UNAVAILABLE:
+            return GatewayLostError(details)
+        case code:
+            return GatewayFailedError(f"{code.name}: {details}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -60,9 +62,22 @@ class DeltaHub:
                 open_choices -= delta.finish_reason is not None
                 yield delta
         finally:
-            del self._queues[request.request_id]
             if open_choices:
-                engine.abort(request.request_id)
+                self._release_after(engine.abort(request.request_id), request.request_id)
+            else:
+                del self._queues[request.request_id]
+
+    def _release_after(self, aborted: Future[bool], request_id: str) -> None:
+        """Keep the id until the engine has ended it, so that no successor hears its last words.
+
+        The abort's deltas go through the same loop before this call-back.
+        """
+
+        def release(_: Future[bool]) -> None:
+            if self._loop is not None and not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._queues.pop, request_id, None)
+
+        aborted.add_done_callback(release)
 
 
 class UnusableRequestIdError(GalerneError):
@@ -103,17 +118,19 @@ class GatewayServicer(internal_pb2_grpc.GatewayServiceServicer):
         """Run a request; its deltas."""
         await self._authenticate(context)
         try:
-            async for delta in self._hub.stream(self._engine, decode_request(request)):
-                yield encode_delta(delta)
+            async with aclosing(self._hub.stream(self._engine, decode_request(request))) as deltas:
+                async for delta in deltas:
+                    yield encode_delta(delta)
         except GalerneError as error:
             await _refuse(context, error)
 
     async def AbortSubmitted(
-        self, request: inference_pb2.AbortRequest, context: Context
+        self, request: internal.AbortSubmittedRequest, context: Context
     ) -> inference_pb2.AbortResult:
-        """End a running request."""
+        """End a running request, or one choice of it."""
         await self._authenticate(context)
-        was_running = await asyncio.wrap_future(self._engine.abort(request.request_id))
+        choice = request.choice if request.HasField("choice") else None
+        was_running = await asyncio.wrap_future(self._engine.abort(request.request_id, choice))
         return inference_pb2.AbortResult(was_running=was_running)
 
     async def DescribeGateway(

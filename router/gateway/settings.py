@@ -25,7 +25,7 @@ class GatewaySettings:
     model_name: str
     numerics: str  # bf16: the serving mode; fp32: the same path in float32
     topology: Topology
-    cluster_token: str
+    cluster_token: str = field(repr=False)
     max_model_len: int
     kv_bytes: int  # of the latent cache
     max_waiting: int = 1024

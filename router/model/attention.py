@@ -151,7 +151,7 @@ class LatentAttention:
         """
         n, num_heads, value_dim = *queries.shape[:2], self._config.kv_lora_rank
         flipped = pad_rows(queries.flip(0))
-        positions = torch.full((len(flipped),), chunk.start)  # padding sees the first key only
+        positions = torch.full((len(flipped),), chunk.start)  # of padding: any
         positions[:n] = torch.arange(chunk.start + n - 1, chunk.start - 1, -1)
         flat = flipped.reshape(len(flipped) * num_heads, -1)
         softmax = OnlineSoftmax((len(flat),), value_dim)

@@ -30,9 +30,14 @@ class PagedLatentCache:
         return config.num_layers * block_size * config.latent_dim * dtype.itemsize
 
     def write(self, layer: int, slots: torch.Tensor, latents: torch.Tensor) -> None:
-        """Store ``[T, latent_dim]`` at ``[T]`` slots (block * block_size + place)."""
+        """Store ``[T, latent_dim]`` at ``[T]`` slots (block * block_size + place).
+
+        What is not finite is stored as 0: masked keys have weight 0, but 0 times NaN is NaN, and a
+        block's next owner must not suffer for its last. The token's own logits stay NaN.
+        """
         flat = self._data[layer].view(-1, self._data.shape[-1])
-        flat.index_copy_(0, slots, latents.to(flat.dtype))
+        finite = latents.to(flat.dtype).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        flat.index_copy_(0, slots, finite)
 
     def blocks(self, layer: int, block_ids: torch.Tensor) -> torch.Tensor:
         """``[..., n]`` block ids -> ``[..., n * block_size, latent_dim]`` float32."""

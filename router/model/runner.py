@@ -46,8 +46,20 @@ class ModelRunner(Protocol):
         """
         ...
 
-    def poll(self) -> str | None:
-        """Take in events between steps; why a step could not finish now, or None."""
+    def prepare(self, images: Sequence[ImageInput]) -> None:
+        """Encode a request's images, so that what is wrong with them is its own trouble.
+
+        Raises:
+            InvalidRequestError: This model takes no images.
+        """
+        ...
+
+    def poll(self) -> None:
+        """Take in events between steps."""
+        ...
+
+    def unready_reason(self) -> str | None:
+        """Why a step could not finish now, or None. Asked from any thread."""
         ...
 
     def close(self) -> None:
@@ -76,6 +88,13 @@ class PagedRunner:
     @torch.inference_mode()
     def run(self, step: int, chunks: Sequence[SequenceChunk]) -> Logits:
         """See ``ModelRunner.run``."""
+        try:
+            return self._run(step, chunks)
+        except BaseException:
+            self.exchange.abandon()  # other micro-batches may still be away
+            raise
+
+    def _run(self, step: int, chunks: Sequence[SequenceChunk]) -> Logits:
         self.exchange.start_step(step)
         groups = split_evenly(chunks, self._num_micro_batches)
         with self.timer.part("embed"):
@@ -89,9 +108,18 @@ class PagedRunner:
             logits: Logits = self._decoder.logits(pad_rows(hidden))[: len(hidden)].numpy()
             return logits
 
-    def poll(self) -> str | None:
+    def prepare(self, images: Sequence[ImageInput]) -> None:
+        """See ``ModelRunner.prepare``."""
+        for image in images:
+            _features_of(self._features).of(image)
+
+    @torch.inference_mode()
+    def poll(self) -> None:
         """See ``ModelRunner.poll``."""
         self.exchange.poll()
+
+    def unready_reason(self) -> str | None:
+        """Named shards whose experts have no copy that can be reached."""
         missing = self.exchange.unreachable()
         return f"no live copy of experts on {', '.join(missing)}" if missing else None
 
@@ -135,7 +163,15 @@ class ReferenceRunner:
         rows = [self._chunk_logits(c) for c in chunks]
         return np.concatenate(rows)
 
-    def poll(self) -> str | None:
+    def prepare(self, images: Sequence[ImageInput]) -> None:
+        """See ``ModelRunner.prepare``."""
+        for image in images:
+            _features_of(self._features).of(image)
+
+    def poll(self) -> None:
+        """Nothing happens between steps."""
+
+    def unready_reason(self) -> str | None:
         """Nothing can be missing."""
         return None
 

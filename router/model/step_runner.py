@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 
 from router.engine.metrics import EngineMetrics
+from router.engine.request import GenerationRequest
 from router.engine.scheduler import StepPlan
 from router.engine.stepper import Stepper
 from router.exchange.links import LinkState
@@ -41,15 +42,23 @@ class StepRunner:
         ]
         return self.model.run(step, chunks)
 
-    def poll(self) -> str | None:
+    def prepare(self, request: GenerationRequest) -> None:
+        """See ``engine.StepRunner.prepare``."""
+        self.model.prepare(request.images)
+
+    def poll(self) -> None:
         """See ``ModelRunner.poll``."""
-        return self.model.poll()
+        self.model.poll()
+
+    def unready_reason(self) -> str | None:
+        """See ``ModelRunner.unready_reason``."""
+        return self.model.unready_reason()
 
     def report(self, metrics: EngineMetrics) -> None:
         """Bring part times, exchange totals and link states up to date."""
         if not isinstance(self.model, PagedRunner):
             return
-        for part, seconds in self.model.timer.seconds.items():
+        for part, seconds in self.model.timer.snapshot().items():
             metrics.part_seconds.labels(part).inc(seconds - self._reported.get(part, 0.0))
             self._reported[part] = seconds
         counters = self.model.exchange.counters

@@ -7,7 +7,6 @@ weights alone, as ``row_invariant`` says.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -15,33 +14,7 @@ import torch
 from torch.nn import functional
 
 from shards.kernels.row_invariant import linear, padded_rows
-
-
-class KernelThreads:
-    """Threads that each compute whole experts with one torch thread.
-
-    Measured at 16 rows: two threads with an expert each take half the time of two torch threads on
-    one expert, which must meet after every product, and do not suffer when a core is busy.
-    """
-
-    def __init__(self, num_threads: int) -> None:
-        """One thread is the caller's own."""
-        self.num_threads = num_threads
-        self._pool: ThreadPoolExecutor | None = None
-        if num_threads > 1:
-            self._pool = ThreadPoolExecutor(
-                num_threads, "expert-kernel", initializer=torch.set_num_threads, initargs=(1,)
-            )
-
-    def run(self, job: _Job) -> None:
-        """Compute all groups of a job, in parallel where that helps nobody to wait."""
-        if self._pool is None or len(job.down) < 2:
-            job.run(range(len(job.down)))
-            return
-        parts = np.array_split(np.arange(len(job.down)), min(self.num_threads, len(job.down)))
-        futures = [self._pool.submit(job.run, part.tolist()) for part in parts]
-        for future in futures:
-            future.result()
+from shards.kernels.threads import ONE_THREAD, KernelThreads
 
 
 class _Job:
@@ -67,9 +40,6 @@ class _Job:
             gate, up = linear(self.tokens[rows], self._gate_up[group]).float().chunk(2, dim=-1)
             active = functional.silu(gate).mul_(up).to(self.tokens.dtype)
             linear(active, self.down[group], out=self.result[rows])
-
-
-ONE_THREAD = KernelThreads(1)
 
 
 def grouped_mlp(
@@ -102,7 +72,7 @@ def grouped_mlp(
     gather = np.zeros(starts[-1], dtype=np.int64)  # padding rows compute token 0 and are dropped
     gather[padded_row] = row_token
     job = _Job(x[torch.from_numpy(gather)], starts, gate_up, down)
-    threads.run(job)
+    threads.run(job.run, len(down))
     return job.result[torch.from_numpy(padded_row)]
 
 

@@ -35,7 +35,7 @@ class Plan(NamedTuple):
     num_threads: int
 
 
-_plans: dict[tuple[int, int, torch.dtype, int], Plan] = {}
+_plans: dict[tuple[object, ...], Plan] = {}
 
 
 def padded_rows(num_rows: int) -> int:
@@ -54,9 +54,9 @@ def pad_rows(x: torch.Tensor) -> torch.Tensor:
 def plan_for(weight: torch.Tensor) -> Plan:
     """The plan of a ``[N, K]`` weight for the calling thread's number of threads.
 
-    Probed once per shape, data type and thread count with this weight and random rows.
+    Probed once per shape, strides, data type and thread count with this weight and random rows.
     """
-    key = (*weight.shape, weight.dtype, torch.get_num_threads())
+    key = (weight.shape, weight.stride(), weight.dtype, torch.get_num_threads())
     plan = _plans.get(key)
     if plan is None:
         plan = _plans[key] = _probe(weight)
@@ -81,7 +81,7 @@ def linear(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor | None = Non
     if out is None:
         out = x.new_empty((num_rows, weight.shape[0]))
     if plan.num_threads != torch.get_num_threads():
-        return _on_threads(plan.num_threads, lambda: _run(x, weight, out, plan))
+        return on_threads(plan.num_threads, lambda: _run(x, weight, out, plan))
     return _run(x, weight, out, plan)
 
 
@@ -109,9 +109,9 @@ def _probe(weight: torch.Tensor) -> Plan:
     rows = 1024 if weight.numel() <= _MAX_PROBE_ELEMENTS else 128
     generator = torch.Generator().manual_seed(0)
     x = torch.randn((rows, weight.shape[1]), generator=generator).to(weight.dtype)
-    defining = _on_threads(1, lambda: _tiled(x, weight, TILE))
+    defining = on_threads(1, lambda: _tiled(x, weight, TILE))
     for threads in dict.fromkeys((num_threads, 1)):
-        good = _on_threads(threads, lambda: _verified(x, weight, defining))
+        good = on_threads(threads, lambda: _verified(x, weight, defining))
         if TILE in good:
             return Plan(good, threads)
     raise AssertionError("the defining call does not repeat itself")
@@ -127,7 +127,8 @@ def _tiled(x: torch.Tensor, weight: torch.Tensor, tile: int) -> torch.Tensor:
     return _run(x, weight, out, Plan((tile,), 0))
 
 
-def _on_threads(num_threads: int, call: Callable[[], _T]) -> _T:
+def on_threads(num_threads: int, call: Callable[[], _T]) -> _T:
+    """Call with so many torch threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:

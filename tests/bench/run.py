@@ -173,7 +173,7 @@ def markdown(report):
             ratio = statistics.median(speeds) / base
             rows.append(f"| {workload} | {names[engine]} | {summary(speeds)} | {ratio:.2f}x |")
     parts = ["| ms a layer |", "|---|"]
-    for name, spent in report["breakdown"].items():
+    for name in report["breakdown"]:
         parts[0] += f" {name} |"
         parts[1] += "---:|"
     keys = list(next(iter(report["breakdown"].values()))["per_layer_ms"])

@@ -109,10 +109,12 @@ class FakeRun:
                 else:
                     self.emit(*ids, choice=choice, logprobs=logprobs, reason=answer.reason)
 
-    def abort(self):
-        for choice in sorted(self._open):
+    def abort(self, only=None):
+        """End all choices, or only one."""
+        for choice in sorted(self._open if only is None else {only} & self._open):
             self.emit(choice=choice, reason=FinishReason.ABORT)
-        self.aborted.set()
+        if only is None:
+            self.aborted.set()
 
     async def deltas(self) -> AsyncGenerator[TokenDelta, None]:
         left = set(range(self.request.sampling.n))
@@ -171,10 +173,10 @@ class FakeGateway:
         """The next request that arrives."""
         return await asyncio.wait_for(self._arrivals.get(), 5)
 
-    async def abort(self, request_id: str) -> bool:
+    async def abort(self, request_id: str, choice: int | None = None) -> bool:
         for run in self.runs:
             if run.request.request_id == request_id and not run.is_over:
-                run.abort()
+                run.abort(choice)
                 return True
         return False
 

@@ -43,6 +43,14 @@ class SubmitRequest(_message.Message):
     cache_salt: str
     def __init__(self, request_id: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., images: _Optional[_Iterable[_Union[Image, _Mapping]]] = ..., sampling: _Optional[_Union[_inference_pb2.SamplingParams, _Mapping]] = ..., cache_salt: _Optional[str] = ...) -> None: ...
 
+class AbortSubmittedRequest(_message.Message):
+    __slots__ = ("request_id", "choice")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    CHOICE_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    choice: int
+    def __init__(self, request_id: _Optional[str] = ..., choice: _Optional[int] = ...) -> None: ...
+
 class SubmitEvent(_message.Message):
     __slots__ = ("choice", "offset", "token_ids", "logprobs", "prompt_logprobs", "cached_tokens", "finish_reason", "stop_token_id", "error")
     CHOICE_FIELD_NUMBER: _ClassVar[int]

@@ -44,7 +44,7 @@ class GatewayServiceStub(object):
                 _registered_method=True)
         self.AbortSubmitted = channel.unary_unary(
                 '/galerne.v1.GatewayService/AbortSubmitted',
-                request_serializer=galerne_dot_v1_dot_inference__pb2.AbortRequest.SerializeToString,
+                request_serializer=galerne_dot_v1_dot_internal__pb2.AbortSubmittedRequest.SerializeToString,
                 response_deserializer=galerne_dot_v1_dot_inference__pb2.AbortResult.FromString,
                 _registered_method=True)
         self.DescribeGateway = channel.unary_unary(
@@ -87,7 +87,7 @@ def add_GatewayServiceServicer_to_server(servicer, server):
             ),
             'AbortSubmitted': grpc.unary_unary_rpc_method_handler(
                     servicer.AbortSubmitted,
-                    request_deserializer=galerne_dot_v1_dot_inference__pb2.AbortRequest.FromString,
+                    request_deserializer=galerne_dot_v1_dot_internal__pb2.AbortSubmittedRequest.FromString,
                     response_serializer=galerne_dot_v1_dot_inference__pb2.AbortResult.SerializeToString,
             ),
             'DescribeGateway': grpc.unary_unary_rpc_method_handler(
@@ -150,7 +150,7 @@ class GatewayService(object):
             request,
             target,
             '/galerne.v1.GatewayService/AbortSubmitted',
-            galerne_dot_v1_dot_inference__pb2.AbortRequest.SerializeToString,
+            galerne_dot_v1_dot_internal__pb2.AbortSubmittedRequest.SerializeToString,
             galerne_dot_v1_dot_inference__pb2.AbortResult.FromString,
             options,
             channel_credentials,
