@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from cluster.cli.client import DEFAULT_TARGET, ApiKey, Target, connect, metadata
+from galerne.errors import ConfigError
 from galerne.v1 import inference_pb2 as pb
 
 
@@ -16,7 +17,10 @@ def chat(
     prompt: Annotated[str | None, typer.Argument(help="unset: a conversation")] = None,
     target: Target = DEFAULT_TARGET,
     effort: Annotated[str, typer.Option(help="reasoning effort: none or high")] = "none",
-    image: Annotated[list[Path] | None, typer.Option(help="picture to send along")] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(help="picture to send along", exists=True, dir_okay=False),
+    ] = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy")] = 0.7,
     max_tokens: Annotated[int | None, typer.Option(help="most tokens of an answer")] = None,
     seed: Annotated[int | None, typer.Option(help="seed of the draw")] = None,
@@ -37,7 +41,11 @@ def chat(
             messages.append(pb.ChatMessage(role="user", content=parts))
             request = pb.ChatRequest(messages=messages, reasoning_effort=effort, sampling=sampling)
             answer = _answer(console, stub.Chat(request, metadata=metadata(api_key)))
-            messages.append(pb.ChatMessage(role="assistant", content=[pb.ContentPart(text=answer)]))
+            if answer:
+                content = [pb.ContentPart(text=answer)]
+                messages.append(pb.ChatMessage(role="assistant", content=content))
+            else:  # a call of a tool that nobody here can run, or nothing at all
+                messages.pop()
             if prompt is not None:
                 return
 
@@ -63,6 +71,8 @@ def _answer(console: Console, events: Any) -> str:  # noqa: ANN401 - a grpc call
             console.print(f"\n[tool call] {delta.tool_call.name} ", end="", markup=False)
         elif delta.HasField("tool_arguments"):
             console.print(delta.tool_arguments.json_delta, end="", markup=False, highlight=False)
+        elif event.finished.error:
+            raise ConfigError("server", "the answer broke off", event.finished.error)
         elif event.HasField("usage"):
             usage = event.usage
             counts = f"{usage.prompt_tokens} prompt, {usage.completion_tokens} new tokens"

@@ -13,6 +13,7 @@ from galerne.errors import ConfigError
 from galerne.v1 import inference_pb2_grpc
 
 CONNECT_TIMEOUT_S = 5.0
+CALL_TIMEOUT_S = 20.0
 Target = Annotated[str, typer.Option(help="gRPC address of a running server")]
 ApiKey = Annotated[str, typer.Option(envvar="GALERNE_API_KEY", help="API key, if the server asks")]
 DEFAULT_TARGET = "127.0.0.1:9000"

@@ -9,7 +9,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cluster.cli.client import DEFAULT_TARGET, ApiKey, Target, connect, metadata
+from cluster.cli.client import (
+    CALL_TIMEOUT_S,
+    DEFAULT_TARGET,
+    ApiKey,
+    Target,
+    connect,
+    metadata,
+)
 from galerne.units import size_text
 from galerne.v1 import inference_pb2 as pb
 
@@ -23,9 +30,11 @@ def status(
     console = Console(width=None if sys.stdout.isatty() else 160)
     with connect(target) as stub:
         keys = metadata(api_key)
-        server = stub.GetServerInfo(pb.GetServerInfoRequest(), metadata=keys)
-        load = stub.GetLoad(pb.GetLoadRequest(), metadata=keys)
-        model = stub.GetModelInfo(pb.GetModelInfoRequest(), metadata=keys)
+        server = stub.GetServerInfo(
+            pb.GetServerInfoRequest(), metadata=keys, timeout=CALL_TIMEOUT_S
+        )
+        load = stub.GetLoad(pb.GetLoadRequest(), metadata=keys, timeout=CALL_TIMEOUT_S)
+        model = stub.GetModelInfo(pb.GetModelInfoRequest(), metadata=keys, timeout=CALL_TIMEOUT_S)
     if as_json:
         from google.protobuf.json_format import MessageToDict
 

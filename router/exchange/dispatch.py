@@ -56,7 +56,7 @@ def group_slots(
 def choose_shards(
     touched: Sequence[int],
     num_rows: Sequence[int],
-    replicas: Sequence[Replicas],
+    replicas: Mapping[int, Replicas],
     usable: AbstractSet[ShardId],
 ) -> dict[int, ShardId | None]:
     """One usable replica for every touched expert; None where there is none.

@@ -8,7 +8,7 @@ than ``give_up_after_s``. Design section 6.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from galerne.errors import GalerneError, ShardUnavailableError
 from galerne.ids import CallId, FrameId, ShardId
-from galerne.topology import Topology
+from galerne.topology import Replicas, Topology
 from router.exchange.deadline import ExchangeConfig, ServiceTime
 from router.exchange.dispatch import FrameRows, Ints, choose_shards, group_slots, rows_of
 from router.exchange.links import LinkBook
@@ -278,7 +278,7 @@ class ExchangeSession:
         """Frames for the slots that some usable replica holds; the rest become orphans."""
         if not len(slots):
             return []
-        shard_of_expert = self._choose(call, slots)
+        shard_of_expert = self._choose(call_id, call, slots)
         flat = call.expert_ids.reshape(-1)
         lost = [expert for expert, shard in shard_of_expert.items() if shard is None]
         if lost:
@@ -327,10 +327,25 @@ class ExchangeSession:
         most = max(self._budget_rows, float(self._config.resend_burst_rows))
         self._budget_rows = min(self._budget_rows + num_rows, most)
 
-    def _choose(self, call: _Call, slots: Ints) -> dict[int, ShardId | None]:
+    def _replicas_that_owe_nothing(
+        self, call_id: CallId, call: _Call, touched: Sequence[int]
+    ) -> Mapping[int, Replicas]:
+        """Replicas of every expert, without those that were asked for it already if others are."""
+        placed = self._topology.placement.by_layer[call.layer]
+        asked: dict[int, set[ShardId]] = {}
+        for flight in self._in_flight.values():
+            if flight.call == call_id:
+                for expert in flight.rows.expert_ids.tolist():
+                    asked.setdefault(expert, set()).add(flight.shard)
+        return {
+            e: tuple(s for s in placed[e] if s not in asked.get(e, ())) or placed[e]
+            for e in touched
+        }
+
+    def _choose(self, call_id: CallId, call: _Call, slots: Ints) -> dict[int, ShardId | None]:
         experts, counts = np.unique(call.expert_ids.reshape(-1)[slots], return_counts=True)
-        replicas = self._topology.placement.by_layer[call.layer]
         touched, rows = experts.tolist(), counts.tolist()
+        replicas = self._replicas_that_owe_nothing(call_id, call, touched)
         healthy = self._links.healthy
         chosen: dict[int, ShardId | None] = dict.fromkeys(touched)
         # Better one that refused than a suspect, better a suspect than nobody.

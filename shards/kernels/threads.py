@@ -18,7 +18,7 @@ class KernelThreads:
     """
 
     def __init__(self, num_threads: int) -> None:
-        """With one thread, work is done by the caller, with whatever torch threads it has."""
+        """With one thread, the caller works itself, with whatever torch threads it has."""
         self.num_threads = num_threads
         self._pool: ThreadPoolExecutor | None = None
         if num_threads > 1:

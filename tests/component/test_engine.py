@@ -1,9 +1,17 @@
 """The engine on a real tiny model: batching, sampling, stopping, aborting, preemption."""
 
+import threading
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 
-from galerne.errors import GalerneError, InvalidRequestError, OverloadedError
+from galerne.errors import (
+    GalerneError,
+    InvalidRequestError,
+    OverloadedError,
+    RequestAbortedError,
+)
 from helpers.fixture_models import checkpoint, expected, fixture_image, prompt
 from helpers.gateways import engine, request
 from router.engine.request import FinishReason
@@ -183,3 +191,99 @@ def test_logits_that_are_not_numbers_end_one_request_only():
         sick, well = generate(running, request("sick"), request("well"))
         assert sick[-1].finish_reason is FinishReason.ERROR
         assert len(tokens(well)) == 8
+
+
+class Gate:
+    """Holds every step until the test lets it go."""
+
+    def __init__(self, inner):
+        self.inner = inner
+        self.open = threading.Event()
+        self.entered = threading.Event()
+
+    def run_plan(self, step, plan):
+        self.entered.set()
+        assert self.open.wait(30)
+        return self.inner.run_plan(step, plan)
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+@contextmanager
+def gated(**settings):
+    gates = []
+
+    def wrap(inner):
+        gates.append(Gate(inner))
+        return gates[0]
+
+    with engine(checkpoint(), wrap=wrap, **settings) as (made, collector):
+        try:
+            yield made, collector, gates[0]
+        finally:
+            gates[0].open.set()
+
+
+def test_a_caller_that_gives_up_while_a_step_is_stuck_harms_nobody():
+    with gated() as (made, collector, gate):
+        made.submit(request("first")).result(10)
+        assert gate.entered.wait(10)
+        given_up = made.submit(request("second"))
+        assert given_up.cancel()
+        made.abort("second")
+        gate.open.set()
+        assert len(collector.tokens("first")) == 8
+        made.submit(request("third")).result(10)
+        assert len(collector.tokens("third")) == 8
+
+
+def test_the_queue_is_bounded_even_while_a_step_is_stuck():
+    with gated(max_waiting=3) as (made, collector, gate):
+        made.submit(request("running")).result(10)
+        assert gate.entered.wait(10)
+        futures = [made.submit(request(f"w{i}")) for i in range(5)]
+        assert [f.done() for f in futures] == [False] * 3 + [True] * 2
+        assert isinstance(futures[-1].exception(), OverloadedError)
+        gate.open.set()
+        for i in range(3):
+            assert len(collector.tokens(f"w{i}")) == 8
+
+
+def test_a_loop_that_dies_leaves_nobody_waiting():
+    class Dying(Gate):
+        def poll(self):
+            if self.open.is_set():
+                raise RuntimeError("planted")
+            return self.inner.poll()
+
+    with engine(checkpoint(), wrap=Dying) as (made, collector):
+        dying = made._runner
+        made.submit(request("doomed", max_tokens=100)).result(10)
+        assert dying.entered.wait(10)
+        dying.open.set()
+        assert collector.wait("doomed")[-1].finish_reason is FinishReason.ABORT
+        with pytest.raises(RequestAbortedError):
+            made.submit(request("late")).result(10)
+        assert not made.is_alive
+        assert made.unready_reason() == "the engine loop is not running"
+
+
+def test_one_choice_can_be_ended_while_the_others_go_on(running):
+    made, collector = running
+    made.submit(request("two", n=2, max_tokens=200, temperature=1.0, seed=3)).result(10)
+    collector.wait("two", choice=1, tokens=3)
+    assert made.abort("two", choice=1).result(10)
+    assert collector.wait("two", choice=1)[-1].finish_reason is FinishReason.ABORT
+    assert len(collector.tokens("two", choice=0)) == 200
+
+
+def test_an_image_for_a_model_without_vision_fails_its_own_request_only(running):
+    made, _ = running
+    made._runner.model._features, features = None, made._runner.model._features
+    try:
+        with pytest.raises(InvalidRequestError, match="images"):
+            made.submit(request("img", prompt("image"), images=(fixture_image(),))).result(10)
+    finally:
+        made._runner.model._features = features
+    assert len(tokens(generate(running, request("after-img"))[0])) == 8

@@ -20,11 +20,14 @@ from helpers.fixture_models import (
     runner,
 )
 from router.model.images import image_token_positions
+from router.model.kv_cache import PagedLatentCache
 from router.model.reference import ReferenceModel
 from router.model.rope import softmax_scale
 from router.model.runner import ReferenceRunner
 from router.model.vision import VisionTower
 from shards.checkpoint.config import ModelConfig
+from shards.kernels.row_invariant import on_threads
+from shards.kernels.threads import KernelThreads
 
 TOLERANCE = 2e-4
 CASES = (*TEXT_CASES, "image")
@@ -123,3 +126,22 @@ def test_vision_features_depend_on_the_image_alone():
     first = tower.encode(inputs()["image.pixels.0"].numpy())
     tower.encode(np.zeros((3, 28, 28), np.float32))
     assert torch.equal(first, tower.encode(inputs()["image.pixels.0"].numpy()))
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_vision_features_do_not_depend_on_the_number_of_threads(threads):
+    pixels = np.random.default_rng(0).standard_normal((3, 28 * 11, 28 * 10)).astype(np.float32)
+    source = checkpoint()
+    one = VisionTower(source, torch.bfloat16).encode(pixels)
+    assert len(one) == 110
+    many = VisionTower(source, torch.bfloat16, KernelThreads(threads))
+    got = on_threads(threads, lambda: many.encode(pixels))
+    assert torch.equal(got, one)
+
+
+def test_a_latent_that_is_no_number_is_not_left_behind_for_the_next_owner():
+    source = checkpoint()
+    cache = PagedLatentCache(source.config, 4, 16, torch.bfloat16)
+    bad = torch.full((1, source.config.latent_dim), float("nan"))
+    cache.write(0, torch.tensor([16]), bad)
+    assert torch.isfinite(cache.blocks(0, torch.tensor([1]))).all()

@@ -69,8 +69,9 @@ class Gateway:
         self.away = {shard: [] for shard in topology.shards}  # frames not answered
 
     def take(self, actions):
+        before = {shard: list(frames) for shard, frames in self.away.items()}
         for action in actions:
-            self.check(action)
+            self.check(action, before)
             self.sent.append(action)
             self.away[action.shard].append(action)
             asked, slots = self.asked[action.call], action.rows.slots
@@ -79,7 +80,7 @@ class Gateway:
             asked[slots] = True
         return actions
 
-    def check(self, action):
+    def check(self, action, away):
         links, rows = self.session.links, action.rows
         assert links.state[action.shard] is not LinkState.DOWN
         assert 0 < len(rows.slots) <= self.topology.row_budget
@@ -88,14 +89,22 @@ class Gateway:
         for expert in rows.expert_ids.tolist():
             replicas = self.topology.placement.by_layer[self.layer[action.call]][expert]
             assert action.shard in replicas
+            idle = [s for s in replicas if not self.owes(away[s], action.call, expert)]
             better = [
                 shard
-                for shard in replicas
+                for shard in idle or replicas
                 if shard in links.healthy and (action.call, shard) not in self.refusals
             ]
             assert action.shard in better or not better, "a better replica was there"
             if action.shard not in links.healthy:
-                assert not links.healthy.intersection(replicas)
+                assert not links.healthy.intersection(idle or replicas)
+        for frame in away[action.shard]:
+            if frame.call == action.call:
+                assert not np.isin(frame.rows.slots, rows.slots).any(), "asks the same shard twice"
+
+    @staticmethod
+    def owes(frames, call, expert):
+        return any(f.call == call and expert in f.rows.expert_ids for f in frames)
 
     def begin(self, expert_ids, layer=0):
         call = len(self.routing)

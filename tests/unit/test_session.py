@@ -180,11 +180,20 @@ def test_without_budget_suspicion_resends_nothing_but_a_death_does():
 
 def test_sound_traffic_earns_the_budget_for_resends():
     config = create_config(resend_burst_rows=10, resend_rows_per_s=0.0, resend_share=0.1)
-    gateway = create_gateway(config=config, num_shards=1, num_replicas=1)
+    gateway = create_gateway(config=config)
     gateway.begin(all_to(0, 1, num_tokens=40))
     gateway.advance(1.9)
     # 10 at first, never more at a time; every row resent earns a tenth of the next
     assert 10 <= gateway.rows_resent <= 12
+
+
+def test_an_overdue_frame_is_not_asked_of_the_same_shard_twice_while_its_link_stands():
+    gateway = create_gateway(num_shards=1, num_replicas=1)
+    call, (frame,) = gateway.begin(all_to(0, 1))
+    assert gateway.advance(1.5) == []
+    gateway.answer(frame)  # slow, not dead: its late answer counts
+    assert gateway.session.is_complete(call)
+    assert gateway.rows_resent == 0
 
 
 def test_rows_of_a_frame_are_cut_to_the_row_budget():
