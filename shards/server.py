@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import os
 from collections.abc import AsyncIterator
@@ -16,10 +15,10 @@ from galerne.errors import GalerneError, HelloRefusedError, ProtocolError, Unaut
 from galerne.frame import Frame, FrameKind, Reassembler
 from galerne.hello import (
     CHANNEL_OPTIONS,
-    TOKEN_METADATA_KEY,
     Hello,
     Welcome,
     check_hello,
+    check_token,
     decode_hello,
     encode_welcome,
 )
@@ -112,7 +111,7 @@ class ShardServer:
         context: grpc.aio.ServicerContext[bytes, bytes],
         reassembler: Reassembler,
     ) -> Hello:
-        self._authenticate(context)
+        check_token(context.invocation_metadata(), self._identity.cluster_token)
         frame = None
         while frame is None:
             try:
@@ -128,12 +127,6 @@ class ShardServer:
         await context.write(encode_welcome(welcome))
         return hello
 
-    def _authenticate(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        metadata = dict(context.invocation_metadata() or ())
-        given = str(metadata.get(TOKEN_METADATA_KEY, ""))
-        if not hmac.compare_digest(given.encode(), self._identity.cluster_token.encode()):
-            raise UnauthenticatedError("cluster token")
-
     async def _describe(
         self,
         request: internal_pb2.DescribeShardRequest,
@@ -141,7 +134,7 @@ class ShardServer:
     ) -> internal_pb2.ShardDescription:
         del request
         try:
-            self._authenticate(context)
+            check_token(context.invocation_metadata(), self._identity.cluster_token)
         except UnauthenticatedError as error:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
         return internal_pb2.ShardDescription(

@@ -9,7 +9,8 @@
     ├── ProtocolError            a peer sent something that the exchange protocol does not allow
     │   └── HelloRefusedError    protocol, model, numerics profile or epoch of the peer differ
     ├── UnauthenticatedError     wrong or missing credentials
-    └── ShardUnavailableError    experts could not be reached before the request's deadline
+    ├── ShardUnavailableError    experts could not be reached before the request's deadline
+    └── NotServingError          nobody here takes requests now
 
 An error carries its fields in ``args``, so it survives a pickle and a process border, and says
 whether to try again. ``status`` is the name of its gRPC status code; the API maps it to HTTP.
@@ -155,3 +156,17 @@ class ShardUnavailableError(GalerneError):
 
     def __str__(self) -> str:
         return f"shard {self.shard_id} gave no answer in {self.waited_s:.3f} s"
+
+
+class NotServingError(GalerneError):
+    """Nobody here takes requests now, though others may, or later."""
+
+    status = "UNAVAILABLE"
+    is_retryable = True
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"not serving: {self.reason}"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hmac
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
-from galerne.errors import HelloRefusedError, ProtocolError
+from galerne.errors import HelloRefusedError, ProtocolError, UnauthenticatedError
 from galerne.frame import VERSION, Buffer, Frame, FrameHeader, FrameKind, Section, encode
 
 EXCHANGE_METHOD = "/galerne.v1.ExpertService/Exchange"
@@ -24,6 +25,17 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.so_reuseport", 0),
     ("grpc.use_local_subchannel_pool", 1),  # a new channel is a new connection
 )
+
+
+def check_token(metadata: Iterable[tuple[str, str | bytes]] | None, cluster_token: str) -> None:
+    """Compare the token of an internal call in constant time.
+
+    Raises:
+        UnauthenticatedError: It is missing or wrong.
+    """
+    given = dict(metadata or ()).get(TOKEN_METADATA_KEY, "")
+    if not hmac.compare_digest(str(given).encode(), cluster_token.encode()):
+        raise UnauthenticatedError("cluster token")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from galerne.errors import GalerneError, InvalidRequestError, OverloadedError
+from galerne.errors import GalerneError, InvalidRequestError
 
 HTTP_STATUS_BY_STATUS: Mapping[str, int] = {
     "INVALID_ARGUMENT": 400,
@@ -23,20 +23,6 @@ class ModelNotFoundError(InvalidRequestError):
     """Another model was asked for than the one that is served."""
 
     status = "NOT_FOUND"
-
-
-class NotServingError(GalerneError):
-    """This frontend takes no requests, though others may."""
-
-    status = "UNAVAILABLE"
-    is_retryable = True
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"not serving: {self.reason}"
 
 
 class BodyTooLargeError(InvalidRequestError):
@@ -61,6 +47,5 @@ class EndedWithError(GalerneError):
 
 def retry_after_s(error: BaseException) -> int | None:
     """Whole seconds, at least 1, after which to try again; None if the error does not say."""
-    if not isinstance(error, OverloadedError):
-        return None
-    return max(1, math.ceil(error.retry_after_s))
+    seconds = getattr(error, "retry_after_s", None)  # of every kind of overload
+    return None if seconds is None else max(1, math.ceil(seconds))

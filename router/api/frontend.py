@@ -6,11 +6,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 
-from galerne.errors import InvalidRequestError, OverloadedError
+from galerne.errors import InvalidRequestError, NotServingError, OverloadedError
 from router.api.admission import admit, check_model
 from router.api.chat_choice import ChatChoice
 from router.api.choices import Choice, TextChoice
-from router.api.errors import NotServingError
 from router.api.events import Event
 from router.api.inputs import ApiLimits, ChatCompletionInput, GenerateInput
 from router.api.keys import ApiKeys

@@ -6,9 +6,8 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from galerne.errors import GalerneError, RequestAbortedError
+from galerne.errors import GalerneError, NotServingError, RequestAbortedError
 from router.api.choices import Choice
-from router.api.errors import NotServingError
 from router.api.events import Accepted, EndReason, Event, PromptLogprobs, Usage
 from router.engine.gateway_port import GatewayPort
 from router.engine.request import GenerationRequest, TokenDelta

@@ -15,6 +15,7 @@ import grpc
 from galerne.errors import (
     GalerneError,
     InvalidRequestError,
+    NotServingError,
     RequestAbortedError,
 )
 from galerne.hello import CHANNEL_OPTIONS, TOKEN_METADATA_KEY
@@ -71,11 +72,8 @@ class GatewayOverloadedError(GalerneError):
         return self.reason
 
 
-class GatewayLostError(GalerneError):
-    """No gateway could be reached, or the connection to it broke."""
-
-    status = "UNAVAILABLE"
-    is_retryable = True
+class GatewayFailedError(GalerneError):
+    """A gateway failed at a request; its words."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -83,13 +81,6 @@ class GatewayLostError(GalerneError):
 
     def __str__(self) -> str:
         return f"gateway: {self.reason}"
-
-
-class GatewayFailedError(GatewayLostError):
-    """A gateway failed at a request; its words."""
-
-    status = "INTERNAL"
-    is_retryable = False
 
 
 class Directory(Protocol):
@@ -142,7 +133,7 @@ class GatewayPool:
         """Find a gateway and learn the model; then keep the roster fresh in the background.
 
         Raises:
-            GatewayLostError: No gateway answered in time.
+            NotServingError: No gateway answered in time.
         """
         deadline = time.monotonic() + timeout_s
         while self._model is None:
@@ -151,7 +142,7 @@ class GatewayPool:
                 self._model = decode_facts((await self._describe_any()).model)
                 break
             if time.monotonic() > deadline:
-                raise GatewayLostError(f"none answered in {timeout_s:g} s")
+                raise NotServingError(f"no gateway answered in {timeout_s:g} s")
             await asyncio.sleep(0.1)
         self._refreshing = asyncio.create_task(self._keep_fresh())
 
@@ -184,7 +175,7 @@ class GatewayPool:
             if task is None or task.cancelling():
                 raise
             # grpc.aio says so when the channel was closed under the call.
-            raise GatewayLostError("the connection was closed") from None
+            raise NotServingError("the connection to the gateway was closed") from None
         finally:
             call.cancel()
             member.in_flight -= 1
@@ -283,14 +274,14 @@ class GatewayPool:
     def _pick(self, request: GenerationRequest) -> _Member:
         in_flight = {gateway: member.in_flight for gateway, member in self._members.items()}
         if not in_flight:
-            raise GatewayLostError("none serves now")
+            raise NotServingError("no gateway lives")
         chosen = choose_gateway(in_flight, request.prompt_token_ids, request.cache_salt)
         return self._members[chosen]
 
     async def _describe_any(self) -> Any:  # noqa: ANN401 - generated stubs are untyped
         members: Sequence[_Member] = list(self._members.values())
         if not members:
-            raise GatewayLostError("none is known")
+            raise NotServingError("no gateway is known")
         return await self._describe(members[0])
 
     async def _describe(self, member: _Member) -> Any:  # noqa: ANN401
@@ -314,6 +305,6 @@ def _error_of(error: grpc.aio.AioRpcError, request_id: str) -> GalerneError:
         case grpc.StatusCode.CANCELLED:
             return RequestAbortedError(request_id, details)
         case grpc.StatusCode.UNAVAILABLE:
-            return GatewayLostError(details)
+            return NotServingError(f"gateway: {details}")
         case code:
             return GatewayFailedError(f"{code.name}: {details}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing
@@ -12,7 +11,7 @@ from typing import Any
 import grpc
 
 from galerne.errors import GalerneError, UnauthenticatedError
-from galerne.hello import TOKEN_METADATA_KEY
+from galerne.hello import check_token
 from galerne.v1 import inference_pb2, internal_pb2_grpc
 from galerne.v1 import internal_pb2 as internal
 from router.engine.engine import Engine
@@ -109,7 +108,7 @@ class GatewayServicer(internal_pb2_grpc.GatewayServiceServicer):
         """``describe(with_metrics)`` is called on the event loop and must not block."""
         self._engine = engine
         self._hub = hub
-        self._token = cluster_token.encode()
+        self._token = cluster_token
         self._describe = describe
 
     async def Submit(
@@ -141,10 +140,10 @@ class GatewayServicer(internal_pb2_grpc.GatewayServiceServicer):
         return self._describe(request.with_metrics)
 
     async def _authenticate(self, context: Context) -> None:
-        metadata = dict(context.invocation_metadata() or ())
-        given = str(metadata.get(TOKEN_METADATA_KEY, "")).encode()
-        if not hmac.compare_digest(given, self._token):
-            await _refuse(context, UnauthenticatedError("cluster token"))
+        try:
+            check_token(context.invocation_metadata(), self._token)
+        except UnauthenticatedError as error:
+            await _refuse(context, error)
 
 
 async def _refuse(context: Context, error: GalerneError) -> None:

@@ -4,11 +4,12 @@ import asyncio
 
 import pytest
 
+from galerne.errors import NotServingError
 from helpers.fixture_models import FIXTURES, checkpoint, topology
 from helpers.gateways import request
 from router.engine.request import FinishReason
 from router.gateway.host import GatewayHost
-from router.gateway.pool import GatewayLostError, GatewayPool, Roster
+from router.gateway.pool import GatewayPool, Roster
 from router.gateway.settings import GatewaySettings
 
 TOKEN = "test-token"
@@ -71,7 +72,7 @@ async def test_request_of_a_gateway_that_left_the_roster_runs_to_its_end(pool):
     pool._directory.gateways.clear()
     await pool.refresh()
     assert await running == (FinishReason.LENGTH, 300)
-    with pytest.raises(GatewayLostError):
+    with pytest.raises(NotServingError):
         await anext(pool.submit(request("too-late")))
 
 
@@ -84,7 +85,7 @@ async def test_requests_that_are_aborted_together_end_with_their_reason(pool):
 async def test_request_under_which_the_pool_is_closed_ends_with_an_error(pool):
     running = await started(pool, "closed", 1000)
     await pool.close()
-    with pytest.raises(GatewayLostError):
+    with pytest.raises(NotServingError):
         await running
 
 
