@@ -106,6 +106,7 @@ class Controller:
 
     def _facts(self, part: str, described: dict[str, Any]) -> PartFacts:
         member = self._members[part]
+        described = described or {"unready_reason": "no answer"}
         known = PartFacts.__dataclass_fields__
         return PartFacts(
             **{name: value for name, value in described.items() if name in known},

@@ -101,5 +101,5 @@ def _shards(server: pb.ServerInfo) -> Table:
 
 def _state(part: pb.PartInfo) -> str:
     if not part.is_live:
-        return "gone"
+        return "gone"  # no heartbeat lately
     return part.unready_reason or "ready"
