@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from galerne.errors import ConfigError
 
@@ -35,7 +35,7 @@ class ServeConfig(BaseModel):
     grpc_port: int = Field(9000, ge=0, le=65535, description="gRPC; 0: any")
     address: str | None = Field(None, description="Ray cluster to join; unset: start a local one")
     max_model_len: int | None = Field(None, ge=16, description="prompt and output, in tokens")
-    kv_memory: str = Field(
+    kv_memory: Annotated[str, BeforeValidator(str)] = Field(
         "0.3", description="KV pool: bytes (2GiB), or a fraction of the memory left after weights"
     )
     max_num_seqs: int | None = Field(None, ge=1, description="sequences in a step; unset: mode")
@@ -62,11 +62,11 @@ def load_config(file: Path | None, flags: Mapping[str, object]) -> ServeConfig:
     if file is not None:
         try:
             loaded = yaml.safe_load(file.read_text())
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ConfigError("config", file, str(error)) from error
         if not isinstance(loaded, dict):
             raise ConfigError("config", file, "is not a mapping of settings")
-        fields |= loaded
+        fields |= {str(key).replace("-", "_"): value for key, value in loaded.items()}
     fields |= {key: value for key, value in flags.items() if value is not None}
     try:
         return ServeConfig.model_validate(fields)

@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Any
 
-from galerne.errors import ShardUnavailableError
+from galerne.errors import NotServingError
 from galerne.ids import ShardId
 from router.gateway.pool import Roster
 
@@ -54,7 +54,7 @@ class RayDirectory:
         """The roster now.
 
         Raises:
-            ShardUnavailableError: The controller did not answer in time; names it.
+            NotServingError: The controller did not answer in time; names it.
         """
         started_s = time.monotonic()
         try:
@@ -63,7 +63,8 @@ class RayDirectory:
             # Border to Ray: whatever went wrong, the controller is away.
             self._controller.forget()
             waited_s = time.monotonic() - started_s
-            raise ShardUnavailableError(self._controller.name, waited_s) from error
+            reason = f"controller {self._controller.name} gave no answer in {waited_s:.1f} s"
+            raise NotServingError(reason) from error
 
     async def _ask(self, with_metrics: bool) -> Roster:
         actor = await asyncio.to_thread(self._controller.handle)

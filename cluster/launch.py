@@ -38,6 +38,7 @@ class Deployment:
         has_shards = topology.transport is not LinkTransport.LOCAL
         self._parts: list[str] = [*topology.gateways, *(topology.shards if has_shards else ())]
         self._actors: dict[str, Any] = {}
+        self._begun: dict[Any, str] = {}  # done when the part's constructor is
         self._group: PlacementGroup | None = None
         self._controller = _remote(Controller, spec.controller_name, num_cpus=0).remote(spec)
         self._group = placement_group(
@@ -66,6 +67,7 @@ class Deployment:
             },
         )
         self._actors[part] = actor.remote(self.spec, part)
+        self._begun[self._actors[part].__ray_ready__.remote()] = part
 
     def wait(self, timeout_s: float, on_report: Callable[[StartReport], None]) -> None:
         """Return when every part serves.
@@ -79,12 +81,23 @@ class Deployment:
             on_report(report)
             for part, reason in report.failures.items():
                 raise ConfigError(part, "failed to start", reason)
+            self._raise_if_one_died()
             missing = sorted(set(self._parts) - set(report.ready))
             if not missing:
                 return
             if time.monotonic() > deadline:
                 raise ConfigError("start_timeout_s", timeout_s, f"not ready: {', '.join(missing)}")
             time.sleep(_POLL_S)
+
+    def _raise_if_one_died(self) -> None:
+        """An actor whose process cannot even begin reports nothing itself."""
+        done, _ = ray.wait(list(self._begun), num_returns=len(self._begun), timeout=0)
+        for begun in done:
+            try:
+                ray.get(begun)
+            except ray.exceptions.RayError as error:
+                reason = str(error).strip().splitlines()[-1]
+                raise ConfigError(self._begun[begun], "failed to start", reason) from error
 
     def _report(self) -> StartReport:
         try:

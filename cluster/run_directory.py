@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import shutil
 import tempfile
@@ -9,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 
 from galerne.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 # HAProxy takes socket paths up to 97 characters, and Serve puts a node id of 56 into them.
 MAX_PATH_CHARS = 97 - len("/h/") - 56 - len("/metrics.sock")
@@ -53,6 +56,13 @@ class RunDirectory:
     def close(self) -> None:
         """Remove it with all it holds."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def close_unless_in_use(self) -> None:
+        """Remove it, unless a proxy that outlives us has its files here; says so then."""
+        if any(self.haproxy_dir.iterdir()):
+            logger.warning("run_directory_kept path=%s reason=a Serve that goes on", self.path)
+        else:
+            self.close()
 
     def __enter__(self) -> RunDirectory:
         return self

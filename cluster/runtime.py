@@ -132,8 +132,11 @@ def join_ray(
     Raises:
         ConfigError: Nothing answers there, or it does not let us in.
     """
+    if address.startswith("ray://"):
+        problem = "Ray Client is not supported: run galerne serve on the head node, with auto"
+        raise ConfigError("address", address, problem)
     environment = _common_environment()
-    host = address.removeprefix("ray://").rpartition(":")[0]
+    host = address.rpartition(":")[0]
     if is_loopback(host):  # else Ray would look for its node at the machine's outer address
         environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     environment.setdefault("RAY_AUTH_MODE", os.environ.get("RAY_AUTH_MODE", "token"))
@@ -143,7 +146,10 @@ def join_ray(
         try:
             context = ray.init(address=address, namespace=namespace, **_quiet_options())
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            reason = f"cannot join this Ray cluster: {str(error).strip()[:300]}"
+            reason = (
+                f"cannot join this Ray cluster: {str(error).strip()[:300]} (a cluster without "
+                "token authentication needs RAY_AUTH_MODE=disabled in our environment)"
+            )
             raise ConfigError("address", address, reason) from error
         return _runtime(context, [], is_ours=False)
 

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from cluster.actors.launch_spec import NAMESPACE
 from cluster.config import ServeConfig
 from cluster.ports import check_port
 from cluster.run_directory import RunDirectory
@@ -23,8 +24,6 @@ if TYPE_CHECKING:  # these import ray, which must see our environment first
     from cluster.plan import ServePlan
 
 logger = logging.getLogger(__name__)
-
-NAMESPACE = "galerne"
 
 
 class Server:
@@ -53,13 +52,13 @@ class Server:
         """
         config = self.config
         api_keys = _read_keys(config)
-        check_port("http_port", config.host, config.http_port)  # before minutes of loading
-        check_port("grpc_port", config.host, config.grpc_port)
         from cluster.plan import plan_serving
 
         app_name = f"galerne-{secrets.token_hex(4)}"
         if config.address is None:
             plan = plan_serving(config, app_name, num_nodes=1)  # before Ray: it may refuse
+            check_port("http_port", config.host, config.http_port)
+            check_port("grpc_port", config.host, config.grpc_port)
             on_step("starting Ray")
             self._runtime = self._start_ray()
         else:
@@ -69,10 +68,11 @@ class Server:
             )
             plan = plan_serving(config, app_name, _num_nodes())
         self.plan = plan
-        from cluster.ingress.app import start_ingress
+        from cluster.ingress.app import check_ingress, start_ingress
         from cluster.ingress.settings import IngressSettings
         from cluster.launch import Deployment
 
+        check_ingress(config.host, config.http_port, config.grpc_port)
         on_step(f"loading {plan.spec.checkpoint}")
         on_step(plan.kv_note)
         self.deployment = Deployment(plan.spec)
@@ -93,6 +93,7 @@ class Server:
             http_port=config.http_port,
             grpc_port=config.grpc_port,
             run=self._run,
+            owns_ray=self._runtime.is_ours,
         )
 
     def _start_ray(self) -> RayRuntime:
@@ -121,7 +122,10 @@ class Server:
             steps.append(lambda: deployment.stop(1.0))
         if self._runtime is not None:
             steps.append(self._runtime.leave)
-        steps.append(self._run.close)
+        if self._runtime is None or self._runtime.is_ours:
+            steps.append(self._run.close)
+        else:  # a Serve that we started there keeps its proxy's files
+            steps.append(self._run.close_unless_in_use)
         for step in steps:
             try:
                 step()

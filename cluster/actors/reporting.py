@@ -49,6 +49,8 @@ class Reporter:
             with contextlib.suppress(Exception):  # what the caller raises says the same
                 report = self._controller().failed.remote(self._part, reason)
                 ray.get(report, timeout=_REPORT_TIMEOUT_S)
+            if ray.get_runtime_context().was_current_actor_reconstructed:
+                os._exit(1)  # Ray tries a process that dies again, a constructor that raises not
             raise
 
     def start_heartbeats(self, address: str, is_alive: Callable[[], bool]) -> None:
@@ -62,7 +64,7 @@ class Reporter:
             ray.get(call, timeout=_REPORT_TIMEOUT_S)
 
         def run() -> None:
-            while not self._stop.wait(HEARTBEAT_S):
+            while True:
                 if not is_alive():
                     logger.critical("part_died part=%s", self._part)
                     os._exit(1)
@@ -70,8 +72,9 @@ class Reporter:
                     beat()
                 except Exception as error:  # noqa: BLE001 - the controller may be away for long
                     logger.warning("heartbeat_failed part=%s reason=%r", self._part, error)
+                if self._stop.wait(HEARTBEAT_S):
+                    return
 
-        beat()
         threading.Thread(target=run, name="heartbeat", daemon=True).start()
 
     def stop(self) -> None:

@@ -29,5 +29,7 @@ def main() -> None:
     try:
         app()
     except GalerneError as error:
-        Console(stderr=True).print(f"[bold red]error[/] {error}", highlight=False)
+        console = Console(stderr=True)
+        console.print("error", style="bold red", end=" ")
+        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)

@@ -32,7 +32,7 @@ class Answer(NamedTuple):
 
 def demo(
     shards: Annotated[int, typer.Option(help="expert shards")] = 4,
-    tokens: Annotated[int, typer.Option(help="tokens of each answer")] = 48,
+    tokens: Annotated[int, typer.Option(min=24, help="tokens of each answer")] = 48,
 ) -> None:
     """Start 1 gateway and 4 shards, answer, kill a shard with SIGKILL, answer again; clean up."""
     logging.basicConfig(level=logging.ERROR)
@@ -63,7 +63,7 @@ def _run(server: Server, console: Console, num_tokens: int) -> bool:
         console.print(f"\n[bold]3.[/] And once more, with {victim} restarted by Ray:")
         third = _ask(stub, console, num_tokens)
         restarted = server.deployment.pids[victim]
-    is_same = first.token_ids == second.token_ids == third.token_ids
+    is_same = first.token_ids == second.token_ids == third.token_ids and restarted != pid
     verdict = "[green]identical[/]" if is_same else "[red]NOT identical[/]"
     console.print(
         f"\nThe three answers of {len(first.token_ids)} tokens are {verdict}. Longest wait for a "

@@ -80,7 +80,10 @@ def start_with_progress(server: Server, console: Console) -> None:
                     tasks[part] = bars.add_task(part)
                 bars.update(tasks[part], description=f"{part} {what}", completed=done, total=of)
 
-        server.start(lambda step: console.print(step, style="dim", highlight=False), on_report)
+        def on_step(step: str) -> None:
+            console.print(step, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+        server.start(on_step, on_report)
 
 
 def announce(server: Server, console: Console) -> None:
@@ -98,5 +101,6 @@ def announce(server: Server, console: Console) -> None:
         f"gateway(s), {len(topology.shards)} shard(s) by {topology.transport.value}, "
         f"{ingress.mode})",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )

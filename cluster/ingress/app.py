@@ -25,7 +25,7 @@ from cluster.ingress.existing import (
 )
 from cluster.ingress.haproxy import end_leftovers, find_haproxy, write_wrapper
 from cluster.ingress.settings import IngressSettings
-from cluster.ports import is_loopback
+from cluster.ports import LOOPBACK, check_port, is_loopback
 from cluster.run_directory import RunDirectory
 from galerne.errors import ConfigError, GalerneError
 
@@ -61,6 +61,7 @@ class Ingress:
     _app_name: str
     _handle: Any
     _run: RunDirectory
+    _owns_serve: bool  # on a Ray that is not ours, a Serve that we started stays
 
     def close(self, drain_s: float = 0.0) -> None:
         """Stop admitting, give running requests ``drain_s``, then free the ports.
@@ -71,7 +72,7 @@ class Ingress:
             self._handle.close.remote(drain_s).result(timeout_s=drain_s + _CLOSE_TIMEOUT_S)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it must go
             logger.warning("ingress_close_failed reason=%s", error)
-        _take_down(self._app_name, self._run, owns_serve=self.ports is not None)
+        _take_down(self._app_name, self._run, owns_serve=self._owns_serve)
 
 
 class _Proxy(NamedTuple):
@@ -89,6 +90,7 @@ def start_ingress(
     http_port: int,
     grpc_port: int,
     run: RunDirectory,
+    owns_ray: bool,
 ) -> Ingress:
     """Serve HTTP and gRPC; returns when clients are answered. Ray must be connected.
 
@@ -101,6 +103,7 @@ def start_ingress(
         http_port: 0: any.
         grpc_port: 0: any.
         run: Where the proxy's files go.
+        owns_ray: Whether Ray is ours, and its Serve may be shut down.
 
     Raises:
         ConfigError: A port is taken, or the Serve that runs cannot carry us.
@@ -111,14 +114,14 @@ def start_ingress(
     ports = choose_ports(host, http_port, grpc_port)
     proxy = _choose_proxy(settings, host, ports, run)
     os.environ.update(proxy.environment)
-    if is_loopback(host) and not loopback.is_possible():
+    if not loopback.is_possible():
         _accept_open_ports(settings)
     try:
         _start_serve(host, ports, proxy)
         handle = _run_app(settings, proxy.environment)
     except BaseException as error:
         reason = _failure(settings.app_name, error)
-        _take_down(settings.app_name, run, owns_serve=True)
+        _take_down(settings.app_name, run, owns_serve=owns_ray)
         if isinstance(error, Exception):
             raise IngressError(reason) from error
         raise
@@ -131,26 +134,42 @@ def start_ingress(
         _app_name=settings.app_name,
         _handle=handle,
         _run=run,
+        _owns_serve=owns_ray,
     )
+
+
+def check_ingress(host: str, http_port: int, grpc_port: int) -> None:
+    """What would refuse the ingress, before minutes of loading. Ray must be connected.
+
+    Raises:
+        ConfigError: This is not the head node, a port is taken, or the Serve that runs cannot
+            carry us.
+    """
+    if not _is_head_here():
+        problem = "the public ports open on the head node of a Ray cluster: run galerne serve there"
+        raise ConfigError("address", "this node", problem)
+    if is_serve_running():
+        check_usable(describe_running_serve(), app_name="")
+        return
+    check_port("http_port", host, http_port)
+    check_port("grpc_port", host, grpc_port)
 
 
 def _choose_proxy(
     settings: IngressSettings, host: str, ports: IngressPorts, run: RunDirectory
 ) -> _Proxy:
-    max_body_bytes, local = settings.limits.max_body_bytes, is_loopback(host)
+    max_body_bytes = settings.limits.max_body_bytes
     found = find_haproxy()
-    problem = found.problem
-    if not _is_head_here():  # the proxy runs there, its files would lie here
-        problem = "the head of the Ray cluster is another machine"
-    if found.binary is None or problem:
-        environment = proxy_environment(max_body_bytes=max_body_bytes, is_loopback=local)
-        return _Proxy(SERVE_PROXY, environment, f"no HAProxy: {problem}")
+    if found.binary is None:
+        environment = proxy_environment(
+            max_body_bytes=max_body_bytes, is_loopback=is_loopback(host)
+        )
+        return _Proxy(SERVE_PROXY, environment, f"no HAProxy: {found.problem}")
     environment = haproxy_environment(
         ports,
         haproxy_dir=run.haproxy_dir,
-        binary=write_wrapper(run, found.binary),
+        binary=write_wrapper(run, found.binary, host, ports),
         max_body_bytes=max_body_bytes,
-        is_loopback=local,
     )
     return _Proxy(HAPROXY, environment)
 
@@ -177,7 +196,11 @@ def _start_serve(host: str, ports: IngressPorts, proxy: _Proxy) -> None:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(
         proxy_location="HeadOnly",
-        http_options={"host": host, "port": ports.http},
+        # HAProxy's wrapper opens the public ports; everything else of Serve stays on loopback.
+        http_options={
+            "host": LOOPBACK if proxy.mode == HAPROXY else host,
+            "port": ports.http,
+        },
         grpc_options={"port": ports.grpc, "grpc_servicer_functions": list(SERVICERS)},
         # The same way for a cluster that was started without these variables.
         controller_options={"runtime_env": {"env_vars": dict(proxy.environment)}},
@@ -230,6 +253,7 @@ def _join_serve(settings: IngressSettings, run: RunDirectory) -> Ingress:
         _app_name=settings.app_name,
         _handle=handle,
         _run=run,
+        _owns_serve=False,
     )
 
 

@@ -30,11 +30,6 @@ class IngressPorts:
     replica_http: range
     replica_grpc: range
 
-    @property
-    def public(self) -> tuple[int, int]:
-        """The two for clients."""
-        return self.http, self.grpc
-
 
 def choose_ports(host: str, http_port: int, grpc_port: int) -> IngressPorts:
     """Check the public ports, choose them where they are 0, and choose the others.
@@ -81,9 +76,11 @@ def haproxy_environment(
     haproxy_dir: Path,
     binary: Path,
     max_body_bytes: int,
-    is_loopback: bool,
 ) -> dict[str, str]:
-    """The same for Serve behind HAProxy, with its files below ``haproxy_dir``."""
+    """The same for Serve behind HAProxy, with its files below ``haproxy_dir``.
+
+    Only HAProxy itself listens on the public host; the proxy behind it stays on loopback.
+    """
     environment: dict[str, object] = {
         "RAY_SERVE_ENABLE_HA_PROXY": 1,
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": 1,
@@ -108,5 +105,5 @@ def haproxy_environment(
         "RAY_SERVE_HAPROXY_NBTHREAD": 1,
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": 5,
     }
-    common = proxy_environment(max_body_bytes=max_body_bytes, is_loopback=is_loopback)
+    common = proxy_environment(max_body_bytes=max_body_bytes, is_loopback=True)
     return common | {key: str(value) for key, value in environment.items()}

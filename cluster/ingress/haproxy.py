@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import psutil
 
+from cluster.ingress.environment import IngressPorts
+from cluster.ports import LOOPBACK, is_loopback
 from cluster.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
@@ -22,16 +24,17 @@ _BINARY_VARIABLE = "RAY_SERVE_HAPROXY_BINARY_PATH"
 _PROBE_TIMEOUT_S = 5.0
 _END_TIMEOUT_S = 3.0
 
-# Serve's template leaves the address of two listeners open, and has no option for them.
+# Serve's template leaves the address of two listeners open, and one host option is for all of its
+# servers. So Serve is told loopback, and this opens what is for clients.
 _WRAPPER = """#!/bin/sh
-# Puts HAProxy's metrics and stats listeners on loopback, then becomes HAProxy.
+# Edits the addresses that HAProxy binds, then becomes HAProxy.
 previous=; config=
 for argument in "$@"; do
     [ "$previous" = -f ] && config=$argument
     previous=$argument
 done
 if [ -n "$config" ]; then
-    sed -i -e 's/^\\( *bind \\)\\*\\{{0,1\\}}:\\([0-9]*\\)$/\\1127.0.0.1:\\2/' "$config" || exit 1
+    sed -i {edits} "$config" || exit 1
 fi
 exec {binary} "$@"
 """
@@ -76,12 +79,30 @@ def _binary_path() -> str:
     return found
 
 
-def write_wrapper(run: RunDirectory, binary: Path) -> Path:
-    """A program for Serve to start in HAProxy's place."""
-    path = run.path / "haproxy-loopback"
-    path.write_text(_WRAPPER.format(binary=shlex.quote(str(binary))))
+def write_wrapper(run: RunDirectory, binary: Path, host: str, ports: IngressPorts) -> Path:
+    """A program for Serve, which is told to stay on loopback, to start in HAProxy's place.
+
+    HAProxy's metrics and stats come to loopback too; the two public ports open on ``host``.
+    """
+    edits = " ".join(f"-e {shlex.quote(edit)}" for edit in bind_edits(host, ports))
+    path = run.path / "haproxy-wrapper"
+    path.write_text(_WRAPPER.format(binary=shlex.quote(str(binary)), edits=edits))
     path.chmod(0o700)
     return path
+
+
+def bind_edits(host: str, ports: IngressPorts) -> list[str]:
+    """Commands of sed. Pure."""
+    private = rf"{ports.haproxy_metrics}\|{ports.haproxy_stats}"
+    edits = [rf"s/^\( *bind \)\*\{{0,1\}}:\({private}\)$/\1{LOOPBACK}:\2/"]
+    if is_loopback(host):
+        return edits
+    shown = f"[{host}]" if ":" in host else host
+    public = rf"^\( *bind \){LOOPBACK}:\({ports.http}\|{ports.grpc}\)\( .*\)\{{0,1\}}$"
+    opened = rf"\1{shown}:\2\3"
+    if host in ("0.0.0.0", "::"):
+        return [*edits, f"s/{public}/{opened}/"]
+    return [*edits, rf"s/{public}/&\n{opened}/"]
 
 
 def end_leftovers(run: RunDirectory) -> None:

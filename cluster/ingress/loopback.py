@@ -8,11 +8,9 @@ they are where they are expected.
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Callable
 from typing import Any
 
-from cluster.ingress.environment import LOOPBACK_HOOK, LOOPBACK_HOOK_VARIABLE
 from cluster.ports import LOOPBACK
 
 _PROXY_SERVER = ("ray.serve._private.default_impl", "add_grpc_address")
@@ -34,10 +32,13 @@ def install_in_proxy() -> list[Any]:
 
 
 def install_in_replica() -> None:
-    """In a replica, before its servers start; if the environment asks for it."""
-    if os.environ.get(LOOPBACK_HOOK_VARIABLE) == LOOPBACK_HOOK:
-        _keep_on_loopback(*_PROXY_SERVER)
-        _keep_on_loopback(*_REPLICA_SERVER)
+    """In a replica, before its servers start; whatever the public host is.
+
+    One of them takes pickled calls from Serve's other processes, without asking for a token; the
+    other one is behind the proxy on this node. Nobody else has business with either.
+    """
+    _keep_on_loopback(*_PROXY_SERVER)
+    _keep_on_loopback(*_REPLICA_SERVER)
 
 
 def _keep_on_loopback(module_name: str, name: str) -> None:

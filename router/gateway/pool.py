@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -50,7 +51,7 @@ class Roster:
     micro_batches: int = 1
     max_num_seqs: int = 0
     max_batched_tokens: int = 0
-    parts: tuple[PartFacts, ...] = ()  # only when asked for with metrics
+    parts: tuple[PartFacts, ...] = ()  # with more than addresses when asked for with metrics
     is_settled: bool = True  # false while a restarted controller may not know everyone yet
     gateways: dict[str, str] = field(default_factory=dict)  # id -> address
     shards: dict[str, str] = field(default_factory=dict)
@@ -121,13 +122,13 @@ class GatewayPool:
         self._directory = directory
         self._metadata = ((TOKEN_METADATA_KEY, cluster_token),)
         self._members: dict[GatewayId, _Member] = {}
+        self._aside: set[_Member] = set()  # could not be reached since the last roster
         self._owner: dict[str, _Member] = {}
         self._roster = Roster()
         self._refresh_lock = asyncio.Lock()
         self._model: ModelFacts | None = None
         self._refreshing: asyncio.Task[None] | None = None
         self._started_s = time.monotonic()
-        self._refreshed_s = self._started_s
 
     async def start(self, timeout_s: float) -> None:
         """Find a gateway and learn the model; then keep the roster fresh in the background.
@@ -150,7 +151,7 @@ class GatewayPool:
         """End the background task and the channels."""
         if self._refreshing is not None:
             self._refreshing.cancel()
-        for member in {*self._members.values(), *self._owner.values()}:
+        for member in {*self._members.values(), *self._owner.values(), *self._aside}:
             await member.close()
 
     @property
@@ -161,7 +162,34 @@ class GatewayPool:
 
     async def submit(self, request: GenerationRequest) -> AsyncGenerator[TokenDelta, None]:
         """See ``GatewayPort.submit``."""
-        member = self._pick(request)
+        while True:
+            member = self._pick(request)
+            has_begun = False
+            try:
+                async with aclosing(self._follow_request(member, request)) as deltas:
+                    async for delta in deltas:
+                        has_begun = True
+                        yield delta
+            except NotServingError:
+                if has_begun or not self._set_aside(member):
+                    raise
+                logger.info("gateway_passed_over address=%s", member.address)
+            else:
+                return
+
+    def _set_aside(self, member: _Member) -> bool:
+        """Leave out a gateway that cannot be reached, till the next roster names it; False if it
+        is the last one.
+        """
+        left = {g: m for g, m in self._members.items() if m is not member}
+        if left:
+            self._members = left
+            self._aside.add(member)
+        return bool(left)
+
+    async def _follow_request(
+        self, member: _Member, request: GenerationRequest
+    ) -> AsyncGenerator[TokenDelta, None]:
         member.in_flight += 1
         self._owner[request.request_id] = member
         call = member.stub.Submit(encode_request(request), metadata=self._metadata)
@@ -244,9 +272,8 @@ class GatewayPool:
 
     async def refresh(self, *, with_metrics: bool = False) -> None:
         """Ask for the roster; open and close channels as gateways come, move and go."""
+        roster = await self._directory.roster(with_metrics=with_metrics)
         async with self._refresh_lock:
-            roster = await self._directory.roster(with_metrics=with_metrics)
-            self._refreshed_s = time.monotonic()
             if self._members and not roster.is_settled:
                 return  # the controller has restarted and does not know everyone yet
             self._roster = roster
@@ -258,6 +285,9 @@ class GatewayPool:
                 logger.info("gateway_left gateway=%s address=%s", gateway, member.address)
                 del self._members[gateway]
                 await member.leave()
+        aside, self._aside = self._aside, set()
+        for member in aside:  # a new channel is made for it below, if it is still on the roster
+            await member.leave()
         for gateway, address in wanted.items():
             if gateway not in self._members:
                 logger.info("gateway_joined gateway=%s address=%s", gateway, address)

@@ -22,8 +22,10 @@ class FakeDirectory:
     def __init__(self, **gateways):
         self.gateways = gateways
 
+        self.is_settled = True
+
     async def roster(self, *, with_metrics=False):
-        return Roster(gateways=dict(self.gateways))
+        return Roster(gateways=dict(self.gateways), is_settled=self.is_settled)
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +101,21 @@ async def test_cancelled_caller_stays_cancelled(pool, gateway):
             return
         await asyncio.sleep(0.01)
     pytest.fail("the gateway runs on")
+
+
+async def test_gateway_that_cannot_be_reached_is_passed_over(pool):
+    pool._directory.gateways["dead"] = "127.0.0.1:9"  # discard: nobody listens
+    for i in range(8):
+        await pool.refresh()
+        assert len(pool._members) == 2
+        prompt = (5, 6, 7 + i)  # its affinity may point to either
+        deltas = [d async for d in pool.submit(request(f"over-{i}", prompt, max_tokens=2))]
+        assert deltas[-1].finish_reason is FinishReason.LENGTH
+
+
+async def test_controller_that_does_not_know_everyone_yet_takes_nobody_away(pool):
+    pool._directory.gateways.clear()
+    pool._directory.is_settled = False
+    await pool.refresh()
+    deltas = [d async for d in pool.submit(request("kept", max_tokens=2))]
+    assert deltas[-1].finish_reason is FinishReason.LENGTH

@@ -111,7 +111,9 @@ def _serve(options, answer):
                 api_keys=tuple(options.get("api_keys", ())),
                 start_timeout_s=options.get("start_timeout_s", 20.0),
             )
-            ingress = start_ingress(settings, host="127.0.0.1", http_port=0, grpc_port=0, run=run)
+            ingress = start_ingress(
+                settings, host="127.0.0.1", http_port=0, grpc_port=0, run=run, owns_ray=True
+            )
             _obey(ingress, actor, answer, run)
         finally:
             shutdown.ignore()

@@ -5,8 +5,10 @@ import os
 import signal
 import threading
 import time
+from types import SimpleNamespace
 
 import grpc
+import httpx
 import openai
 import psutil
 import pytest
@@ -170,15 +172,14 @@ def test_many_streams_at_once_get_what_they_get_alone(stub):
 
 
 def test_metrics_cover_every_process(server):
-    import httpx
-
     text = httpx.get(f"http://{server.http}/metrics").text
     for process in ("frontend", "gateway-0", "shard-0", "shard-3"):
         assert f'process="{process}"' in text
 
 
 def test_everything_listens_on_loopback_only(server):
-    family = [psutil.Process(server.process.pid), *server.family]
+    parent = psutil.Process(server.process.pid)
+    family = [parent, *parent.children(recursive=True)]  # now, with the shard that was restarted
     addresses = {
         connection.laddr.ip
         for process in family
@@ -186,21 +187,78 @@ def test_everything_listens_on_loopback_only(server):
         for connection in process.net_connections("tcp")
         if connection.status == psutil.CONN_LISTEN
     }
+    assert len(family) > 10
+    assert addresses
     assert addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
-def test_a_second_server_runs_beside_the_first_and_sigterm_ends_only_its_own(server, stub):
-    second = ServeProcess("--http-port", "0", "--grpc-port", "0", "--max-model-len", "2048")
-    try:
-        assert second.grpc != server.grpc
-        with grpc.insecure_channel(second.grpc) as channel:
-            other = inference_pb2_grpc.InferenceServiceStub(channel)
-            local = tokens_of(other.Generate(generate(8)))
-        assert local == tokens_of(stub.Generate(generate(8)))  # local and grpc links: same tokens
-    finally:
-        code = second.stop()
-    assert code == 0, second.output
-    _, alive = psutil.wait_procs(second.family, timeout=20)
+@pytest.fixture(scope="module")
+def second(server, tmp_path_factory):
+    """Another server beside the first: other shape, open host, keys, settings from a file."""
+    directory = tmp_path_factory.mktemp("second")
+    (directory / "keys").write_text("open-sesame\n")
+    (directory / "serve.yaml").write_text(
+        "mode: throughput\nshards: 2\nreplicas: 2\ngateways: 2\nkv-memory: 0.2\n"
+        f"api_keys_file: {directory}/keys\nhost: 0.0.0.0\nmax_model_len: 2048\n"
+    )
+    config = str(directory / "serve.yaml")
+    running = ServeProcess("--config", config, "--http-port", "0", "--grpc-port", "0")
+    running.target = running.grpc.replace("0.0.0.0", "127.0.0.1")
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def second_stub(second):
+    key = (("authorization", "Bearer open-sesame"),)
+    with grpc.insecure_channel(second.target) as channel:
+        made = inference_pb2_grpc.InferenceServiceStub(channel)
+        yield SimpleNamespace(
+            GenerateOnce=lambda r: made.GenerateOnce(r, metadata=key, timeout=60),
+            GetServerInfo=lambda r: made.GetServerInfo(r, metadata=key, timeout=20),
+            without_key=made,
+        )
+
+
+def test_servers_of_other_shape_draw_the_same_tokens(stub, second_stub):
+    want = stub.GenerateOnce(generate(8)).choices[0].token_ids
+    assert second_stub.GenerateOnce(generate(8)).choices[0].token_ids == want
+
+
+def test_a_server_with_keys_refuses_who_has_none(second, second_stub):
+    with pytest.raises(grpc.RpcError) as refused:
+        second_stub.without_key.GenerateOnce(generate(2), timeout=20)
+    assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    url = f"http://{second.http.replace('0.0.0.0', '127.0.0.1')}/v1/models"
+    assert httpx.get(url).status_code == 401
+    assert httpx.get(url, headers={"Authorization": "Bearer open-sesame"}).status_code == 200
+
+
+def test_an_open_host_opens_the_two_public_ports_and_no_other(second):
+    public = {int(address.rpartition(":")[2]) for address in (second.http, second.grpc)}
+    outside = {
+        connection.laddr.port
+        for process in psutil.Process(second.process.pid).children(recursive=True)
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+        and connection.laddr.ip not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+    }
+    assert outside == public
+
+
+def test_after_the_death_of_a_gateway_new_requests_go_to_the_other(second_stub):
+    parts = second_stub.GetServerInfo(pb.GetServerInfoRequest()).parts
+    victim = next(p for p in parts if p.id == "gateway-1")
+    os.kill(victim.pid, signal.SIGKILL)
+    for seed in range(12):
+        answer = second_stub.GenerateOnce(generate(3, seed=seed))
+        assert len(answer.choices[0].token_ids) == 3
+
+
+def test_sigterm_ends_what_a_server_has_started_and_nothing_else(second, stub):
+    family = psutil.Process(second.process.pid).children(recursive=True)
+    assert second.stop() == 0
+    _, alive = psutil.wait_procs(family, timeout=20)
     assert not alive
     assert tokens_of(stub.Generate(generate(4)))
 

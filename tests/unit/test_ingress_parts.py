@@ -75,7 +75,7 @@ def test_address_of_another_machine_cannot_be_bound():
 
 def test_chosen_ports_are_all_different_and_below_outgoing_connections():
     ports = choose_ports("127.0.0.1", 0, 0)
-    numbers = [*ports.public, ports.fallback_http, ports.fallback_grpc]
+    numbers = [*(ports.http, ports.grpc), ports.fallback_http, ports.fallback_grpc]
     numbers += [ports.haproxy_metrics, ports.haproxy_stats]
     numbers += [*ports.replica_http, *ports.replica_grpc]
     assert len(set(numbers)) == len(numbers)
@@ -110,7 +110,6 @@ def haproxy_variables(run):
         haproxy_dir=run.haproxy_dir,
         binary=Path("/bin/true"),
         max_body_bytes=1000,
-        is_loopback=True,
     )
 
 
@@ -130,30 +129,42 @@ def test_serves_own_proxy_needs_both_switches_off():
     assert variables["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "0"
 
 
-def test_variables_for_loopback_are_set_only_there(run):
+def test_a_proxy_stays_on_loopback_unless_it_is_the_public_one(run):
     hook = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
     assert haproxy_variables(run)[hook] == "cluster.ingress.loopback.install_in_proxy"
     assert hook not in proxy_environment(max_body_bytes=1000, is_loopback=False)
 
 
-def test_wrapper_puts_open_listeners_on_loopback_and_runs_haproxy_with_its_arguments(run):
+@pytest.mark.parametrize(
+    ("host", "http", "grpc"),
+    [
+        ("127.0.0.1", ["bind 127.0.0.1:8000"], ["bind 127.0.0.1:9000 proto h2"]),
+        ("0.0.0.0", ["bind 0.0.0.0:8000"], ["bind 0.0.0.0:9000 proto h2"]),
+        (
+            "10.0.0.1",
+            ["bind 127.0.0.1:8000", "bind 10.0.0.1:8000"],
+            ["bind 127.0.0.1:9000 proto h2", "bind 10.0.0.1:9000 proto h2"],
+        ),
+        ("::", ["bind [::]:8000"], ["bind [::]:9000 proto h2"]),
+    ],
+)
+def test_wrapper_opens_the_public_listeners_only_and_runs_haproxy(run, host, http, grpc):
     config = run.path / "haproxy.cfg"
     config.write_text(
-        "frontend prometheus\n    bind :9101\nfrontend http\n    bind 10.0.0.1:8000\n"
-        "listen stats\n  bind *:8404\nfrontend grpc\n    bind 10.0.0.1:9000 proto h2\n"
+        "frontend prometheus\n    bind :9101\nfrontend http\n    bind 127.0.0.1:8000\n"
+        "listen stats\n  bind *:8404\nfrontend grpc\n    bind 127.0.0.1:9000 proto h2\n"
     )
-    wrapper = write_wrapper(run, Path("/bin/echo"))
+    ports = replace(
+        choose_ports("127.0.0.1", 0, 0), http=8000, grpc=9000, haproxy_metrics=9101,
+        haproxy_stats=8404,
+    )  # fmt: skip
+    wrapper = write_wrapper(run, Path("/bin/echo"), host, ports)
     said = subprocess.run(
         [wrapper, "-db", "-f", config, "-W"], capture_output=True, text=True, check=True
     )
     binds = [line.strip() for line in config.read_text().splitlines() if "bind" in line]
     assert said.stdout.split() == ["-db", "-f", str(config), "-W"]
-    assert binds == [
-        "bind 127.0.0.1:9101",
-        "bind 10.0.0.1:8000",
-        "bind 127.0.0.1:8404",
-        "bind 10.0.0.1:9000 proto h2",
-    ]
+    assert binds == ["bind 127.0.0.1:9101", *http, "bind 127.0.0.1:8404", *grpc]
 
 
 @pytest.mark.parametrize(
