@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from router.api.chat_json import end_json, usage_json
@@ -34,7 +35,12 @@ def completion(
         for choice in answer.choices:
             shaped = _choice(choice, answer, echo, body, tokenizer)
             choices.append({"index": len(choices), **shaped})
-    return {**head, "object": "text_completion", "choices": choices, "usage": usage_json(usage)}
+    return {
+        **head,
+        "object": "text_completion",
+        "choices": choices,
+        "usage": _shown_usage(usage, body),
+    }
 
 
 def _choice(
@@ -107,7 +113,7 @@ class CompletionChunks:
         """The usage, if asked for."""
         if not self._body.includes_usage:
             return []
-        return [{**self._head, "choices": [], "usage": usage_json(self._usage)}]
+        return [{**self._head, "choices": [], "usage": _shown_usage(self._usage, self._body)}]
 
     def _take_tokens(self, index: int, tokens: TokensDelta) -> list[dict[str, Any]]:
         logprobs = None
@@ -129,3 +135,8 @@ class CompletionChunks:
     ) -> dict[str, Any]:
         choice = {"index": index, "text": text, "logprobs": logprobs}
         return {**self._head, "choices": [{**choice, **(end or {"finish_reason": None})}]}
+
+
+def _shown_usage(usage: Usage, body: CompletionBody) -> dict[str, Any]:
+    """Without the token that scoring a prompt makes and nobody sees."""
+    return usage_json(replace(usage, completion_tokens=0) if body.echoes_only else usage)
