@@ -17,8 +17,9 @@ from galerne.errors import GalerneError, OverloadedError, RequestAbortedError
 from router.engine.block_pool import BlockPool
 from router.engine.gateway_port import GatewayLoad
 from router.engine.metrics import EngineMetrics
+from router.engine.plan import StepPlan
 from router.engine.request import FinishReason, GenerationRequest, TokenDelta
-from router.engine.scheduler import Scheduler, StepPlan
+from router.engine.scheduler import Scheduler
 from router.engine.stepper import Stepper
 from router.profiling import LayerTimer
 

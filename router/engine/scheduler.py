@@ -19,11 +19,11 @@ import bisect
 from collections import abc, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from galerne.errors import ConfigError, InvalidRequestError, OverloadedError
 from router.engine.block_hash import HashContext
 from router.engine.block_pool import BlockPool
+from router.engine.plan import StepEntry, StepPlan
 from router.engine.request import FinishReason, GenerationRequest
 from router.engine.sequence import Sequence, SequenceState
 
@@ -59,25 +59,6 @@ class SchedulerConfig:
             raise ConfigError(
                 "scheduler.retry_after_s", self.retry_after_s, "must be above 0 seconds"
             )
-
-
-class StepEntry(NamedTuple):
-    """Positions ``start`` to ``start + num_tokens`` of one sequence, to be computed in one step."""
-
-    sequence: Sequence
-    start: int
-    num_tokens: int
-    samples: bool  # the last known token is among them: the next one must be sampled
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepPlan:
-    """One step. Its block tables are ``entry.sequence.blocks`` and cover the step's positions."""
-
-    entries: tuple[StepEntry, ...]
-    preempted: tuple[Sequence, ...]  # lost their blocks; none of them is in ``entries``
-    num_tokens: int
-    num_samples: int
 
 
 class Scheduler:

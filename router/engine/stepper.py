@@ -12,9 +12,10 @@ from galerne.errors import GalerneError
 from router.engine.logprobs import prompt_logprobs_rows
 from router.engine.outcome import ending_of
 from router.engine.penalties import PenaltyState, needs_penalties
+from router.engine.plan import StepEntry, StepPlan
 from router.engine.request import FinishReason, TokenDelta, TokenLogprobs
 from router.engine.sampling import Sampled, SampleRow, sample_batch
-from router.engine.scheduler import Scheduler, StepEntry, StepPlan
+from router.engine.scheduler import Scheduler
 from router.engine.sequence import Sequence
 
 

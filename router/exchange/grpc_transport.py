@@ -30,6 +30,8 @@ class GrpcTransport:
     ) -> None:
         """Start connecting to every shard at once."""
         self._hello = hello
+        number = hello.gateway.rpartition("-")[2]  # of "gateway-0"
+        self._gateway = int(number) if number.isdigit() else 0
         self._events: queue.SimpleQueue[TransportEvent] = queue.SimpleQueue()
         self._loop = grpc_loop().loop
         self._links = {
@@ -75,6 +77,7 @@ class GrpcTransport:
     def _header(self, frame: OutgoingFrame) -> FrameHeader:
         return FrameHeader(
             kind=FrameKind.REQUEST,
+            gateway=self._gateway,
             incarnation=self._hello.incarnation,
             epoch=self._hello.epoch,
             step=frame.step,

@@ -7,8 +7,8 @@ import numpy.typing as npt
 import torch
 
 from router.engine.metrics import EngineMetrics
+from router.engine.plan import StepPlan
 from router.engine.request import GenerationRequest
-from router.engine.scheduler import StepPlan
 from router.engine.stepper import Stepper
 from router.exchange.links import LinkState
 from router.model.runner import ModelRunner, PagedRunner, SequenceChunk

@@ -1,5 +1,7 @@
 """``galerne serve`` end to end: real CLI, real Ray, real clients, a shard killed for real."""
 
+import base64
+import io
 import json
 import os
 import signal
@@ -13,6 +15,7 @@ import openai
 import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from PIL import Image
 
 from galerne.v1 import inference_pb2 as pb
 from galerne.v1 import inference_pb2_grpc
@@ -93,6 +96,38 @@ def test_http_and_grpc_draw_the_same_tokens(stub, client, server):
         extra_body={"ignore_eos": True},
     )
     assert over_http.choices[0].text == over_grpc.choices[0].text
+
+
+def test_a_picture_is_seen_alike_over_http_and_grpc(stub, client, server):
+    def answer_to(colour):
+        file = io.BytesIO()
+        Image.new("RGB", (100, 60), colour).save(file, "PNG")
+        url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+        text = {"type": "text", "text": "What is this?"}
+        over_http = client.chat.completions.create(
+            model=server.model,
+            messages=[
+                {
+                    "role": "user",
+                    "content": [{"type": "image_url", "image_url": {"url": url}}, text],
+                }
+            ],
+            max_tokens=8,
+            temperature=0,
+            extra_body={"ignore_eos": True},
+        )
+        parts = [pb.ContentPart(image=file.getvalue()), pb.ContentPart(text="What is this?")]
+        request = pb.ChatRequest(
+            messages=[pb.ChatMessage(role="user", content=parts)],
+            sampling=pb.SamplingParams(temperature=0, max_tokens=8, ignore_eos=True),
+        )
+        events = list(stub.Chat(request, timeout=60))
+        assert events[-1].usage.prompt_tokens == over_http.usage.prompt_tokens > 15
+        assert "".join(e.delta.content for e in events) == over_http.choices[0].message.content
+        return tokens_of(events)
+
+    assert answer_to("red") != answer_to("blue")
+    assert answer_to("red") == answer_to("red")
 
 
 def test_bad_input_is_refused_by_field_on_both(stub, client, server):
