@@ -53,7 +53,6 @@ class ServePlan:
 
     spec: LaunchSpec
     tokenizer_directory: Path | None  # None: the embedded tokenizer
-    kv_tokens: int
     kv_note: str
 
 
@@ -113,6 +112,5 @@ def plan_serving(config: ServeConfig, app_name: str, num_nodes: int) -> ServePla
     return ServePlan(
         spec=spec,
         tokenizer_directory=path if has_tokenizer else None,
-        kv_tokens=kv_tokens,
         kv_note=note,
     )

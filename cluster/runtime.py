@@ -70,8 +70,6 @@ def start_local_ray(
     num_cpus: int,
     namespace: str,
     dashboard_port: int | None = None,
-    resources: Mapping[str, float] | None = None,
-    object_store_bytes: int = OBJECT_STORE_BYTES,
     deferred: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> RayRuntime:
     """Start a cluster of one node that only this machine can reach.
@@ -81,8 +79,6 @@ def start_local_ray(
         num_cpus: What it may place by.
         namespace: Of this driver's named actors.
         dashboard_port: None: no dashboard.
-        resources: Custom resources of the node.
-        object_store_bytes: Size of the shared object store.
         deferred: ``Shutdown.deferred``: interrupted while it starts, Ray would leave agents behind.
 
     Raises:
@@ -99,8 +95,7 @@ def start_local_ray(
                 address="local",
                 namespace=namespace,
                 num_cpus=num_cpus,
-                resources=dict(resources or {}),
-                object_store_memory=object_store_bytes,
+                object_store_memory=OBJECT_STORE_BYTES,
                 include_dashboard=dashboard_port is not None,
                 dashboard_host=LOOPBACK,
                 dashboard_port=dashboard_port,

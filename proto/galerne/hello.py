@@ -26,6 +26,15 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.use_local_subchannel_pool", 1),  # a new channel is a new connection
 )
 
+_MAX_SERVICE_BYTES = 512 << 20  # a request's images travel as pixels
+
+# The same for calls with whole messages: between frontends and gateways.
+SERVICE_OPTIONS: tuple[tuple[str, int], ...] = (
+    *(option for option in CHANNEL_OPTIONS if "message_length" not in option[0]),
+    ("grpc.max_receive_message_length", _MAX_SERVICE_BYTES),
+    ("grpc.max_send_message_length", _MAX_SERVICE_BYTES),
+)
+
 
 def check_token(metadata: Iterable[tuple[str, str | bytes]] | None, cluster_token: str) -> None:
     """Compare the token of an internal call in constant time.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import grpc
 
-from galerne.hello import CHANNEL_OPTIONS
+from galerne.hello import SERVICE_OPTIONS
 from galerne.loop_thread import grpc_loop
 from galerne.v1 import internal_pb2 as internal
 from galerne.v1 import internal_pb2_grpc
@@ -14,12 +14,6 @@ from router.gateway.codec import encode_facts, encode_load
 from router.gateway.service import DeltaHub, GatewayServicer
 from router.gateway.settings import GatewaySettings
 
-MAX_MESSAGE_BYTES = 512 << 20  # images travel as pixels
-SERVICE_OPTIONS = (
-    *(o for o in CHANNEL_OPTIONS if "message_length" not in o[0]),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-)
 _TIMEOUT_S = 10.0
 
 

@@ -19,7 +19,7 @@ from galerne.errors import (
     NotServingError,
     RequestAbortedError,
 )
-from galerne.hello import CHANNEL_OPTIONS, TOKEN_METADATA_KEY
+from galerne.hello import SERVICE_OPTIONS, TOKEN_METADATA_KEY
 from galerne.ids import GatewayId
 from galerne.v1 import inference_pb2 as pb
 from galerne.v1 import internal_pb2 as internal
@@ -33,12 +33,6 @@ logger = logging.getLogger(__name__)
 
 CALL_TIMEOUT_S = 5.0
 REFRESH_S = 1.0
-_MAX_MESSAGE_BYTES = 512 << 20
-_OPTIONS = (
-    *(o for o in CHANNEL_OPTIONS if "message_length" not in o[0]),
-    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +93,7 @@ class _Member:
         self.address = address
         self.in_flight = 0
         self._has_left = False
-        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self._channel = grpc.aio.insecure_channel(address, options=SERVICE_OPTIONS)
         self.stub: Any = internal_pb2_grpc.GatewayServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     async def leave(self) -> None:
