@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import torch
 
@@ -16,6 +14,12 @@ from shards.checkpoint.config_check import check_sizes
 from shards.checkpoint.config_hf_write import hf_config
 from shards.checkpoint.layout_hf import ON_DISK, TEXT_ONLY, hf_layout
 from shards.checkpoint.names import Layout, Shape
+from shards.checkpoint.safetensors_write import (
+    TensorSpec,
+    refuse_existing,
+    write_json,
+    write_safetensors,
+)
 
 MAX_FILE_BYTES = 5_000_000_000
 BLOCK = 1 << 22  # weights drawn at once; part of the definition of a seed's weights
@@ -44,26 +48,22 @@ def write_random_checkpoint(
         CheckpointError: The sizes do not fit together.
     """
     content = hf_config(check_sizes("config.json", config))
-    for name in ("config.json", "params.json"):
-        if (directory / name).exists():
-            raise FileExistsError(str(directory / name))
+    refuse_existing(directory)
     directory.mkdir(parents=True, exist_ok=True)
     layout = hf_layout(config, TEXT_ONLY if config.vision is None else ON_DISK)
     files = split_by_size(tensor_shapes(config, layout), max_file_bytes)
     names = _file_names(len(files))
     for name, shapes in zip(names, files, strict=True):
-        part = directory / f"{name}.part"
-        with part.open("wb") as file:
-            _write_file(file, shapes, seed)
-        part.replace(directory / name)
+        specs = {tensor: TensorSpec("BF16", shape) for tensor, shape in shapes.items()}
+        write_safetensors(directory / name, specs, _random_data(shapes, seed))
     if len(files) > 1:
         weight_map = {
             tensor: name for name, shapes in zip(names, files, strict=True) for tensor in shapes
         }
         total = sum(_num_bytes(shape) for shapes in files for shape in shapes.values())
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        _write_json(directory / "model.safetensors.index.json", index)
-    _write_json(directory / "config.json", content)
+        write_json(directory / "model.safetensors.index.json", index)
+    write_json(directory / "config.json", content)
 
 
 def tensor_shapes(config: ModelConfig, layout: Layout) -> dict[str, Shape]:
@@ -123,28 +123,10 @@ def _file_names(count: int) -> list[str]:
     return [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
 
 
-def _write_file(file: BinaryIO, shapes: Mapping[str, Shape], seed: int) -> None:
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
+def _random_data(shapes: Mapping[str, Shape], seed: int) -> Iterator[torch.Tensor]:
     for name, shape in shapes.items():
-        end = offset + _num_bytes(shape)
-        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
-    for name, shape in shapes.items():
-        _write_blocks(file, random_blocks(name, shape, seed))
-
-
-def _write_blocks(file: BinaryIO, blocks: Iterable[torch.Tensor]) -> None:
-    for block in blocks:
-        file.write(block.view(torch.uint8).numpy().data)
+        yield from random_blocks(name, shape, seed)
 
 
 def _num_bytes(shape: Shape) -> int:
     return math.prod(shape) * BF16_BYTES
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

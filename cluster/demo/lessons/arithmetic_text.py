@@ -1,0 +1,238 @@
+"""How arithmetic is asked for.
+
+``{a}`` and ``{b}`` are the operands in the order of the problem (``b`` is taken from ``a``);
+``{numbers}`` is "12, 45, 880", ``{terms}`` "12 + 45 + 880", ``{tight}`` "12+45+880".
+"""
+
+from __future__ import annotations
+
+from cluster.demo.lessons.phrasing import Cores
+
+ADD: Cores = {
+    "en": (
+        "What is {a} + {b}?",
+        "How much is {a} plus {b}?",
+        "Add {a} and {b}.",
+        "Compute {a} + {b}.",
+        "What is the sum of {a} and {b}?",
+        "{a}+{b}=?",
+        "{a} plus {b}?",
+    ),
+    "fr": (
+        "Combien font {a} + {b} ?",
+        "Combien font {a} plus {b} ?",
+        "Additionne {a} et {b}.",
+        "Calcule {a} + {b}.",
+        "Quelle est la somme de {a} et {b} ?",
+        "{a}+{b}=?",
+        "{a} plus {b} ?",
+    ),
+    "de": (
+        "Was ist {a} + {b}?",
+        "Wie viel ist {a} plus {b}?",
+        "Addiere {a} und {b}.",
+        "Berechne {a} + {b}.",
+        "Was ist die Summe von {a} und {b}?",
+        "{a}+{b}=?",
+        "{a} plus {b}?",
+    ),
+    "nl": (
+        "Wat is {a} + {b}?",
+        "Hoeveel is {a} plus {b}?",
+        "Tel {a} en {b} op.",
+        "Bereken {a} + {b}.",
+        "Wat is de som van {a} en {b}?",
+        "{a}+{b}=?",
+        "{a} plus {b}?",
+    ),
+    "es": (
+        "¿Cuánto es {a} + {b}?",
+        "¿Cuánto es {a} más {b}?",
+        "¿Cuánto suman {a} y {b}?",
+        "Suma {a} y {b}.",
+        "Calcula {a} + {b}.",
+        "¿Cuál es la suma de {a} y {b}?",
+        "{a}+{b}=?",
+    ),
+    "it": (
+        "Quanto fa {a} + {b}?",
+        "Quanto fa {a} più {b}?",
+        "Somma {a} e {b}.",
+        "Calcola {a} + {b}.",
+        "Qual è la somma di {a} e {b}?",
+        "{a}+{b}=?",
+        "{a} più {b}?",
+    ),
+}
+
+SUBTRACT: Cores = {
+    "en": (
+        "What is {a} - {b}?",
+        "How much is {a} minus {b}?",
+        "Subtract {b} from {a}.",
+        "Take {b} away from {a}.",
+        "Compute {a} - {b}.",
+        "{a}-{b}=?",
+        "{a} minus {b}?",
+    ),
+    "fr": (
+        "Combien font {a} - {b} ?",
+        "Combien font {a} moins {b} ?",
+        "Soustrais {b} de {a}.",
+        "Retire {b} de {a}.",
+        "Calcule {a} - {b}.",
+        "{a}-{b}=?",
+        "{a} moins {b} ?",
+    ),
+    "de": (
+        "Was ist {a} - {b}?",
+        "Wie viel ist {a} minus {b}?",
+        "Zieh {b} von {a} ab.",
+        "Subtrahiere {b} von {a}.",
+        "Berechne {a} - {b}.",
+        "{a}-{b}=?",
+        "{a} minus {b}?",
+    ),
+    "nl": (
+        "Wat is {a} - {b}?",
+        "Hoeveel is {a} min {b}?",
+        "Trek {b} van {a} af.",
+        "Haal {b} van {a} af.",
+        "Bereken {a} - {b}.",
+        "{a}-{b}=?",
+        "{a} min {b}?",
+    ),
+    "es": (
+        "¿Cuánto es {a} - {b}?",
+        "¿Cuánto es {a} menos {b}?",
+        "Resta {b} de {a}.",
+        "Quita {b} de {a}.",
+        "Calcula {a} - {b}.",
+        "{a}-{b}=?",
+        "¿Cuánto da {a} menos {b}?",
+    ),
+    "it": (
+        "Quanto fa {a} - {b}?",
+        "Quanto fa {a} meno {b}?",
+        "Sottrai {b} da {a}.",
+        "Togli {b} da {a}.",
+        "Calcola {a} - {b}.",
+        "{a}-{b}=?",
+        "{a} meno {b}?",
+    ),
+}
+
+COMPARE: Cores = {
+    "en": (
+        "Which is larger, {a} or {b}?",
+        "Which number is bigger: {a} or {b}?",
+        "Compare {a} and {b}: which is larger?",
+        "Give the larger of {a} and {b}.",
+        "What is the larger number, {a} or {b}?",
+        "Is {a} or {b} the larger one?",
+        "Larger: {a} or {b}?",
+    ),
+    "fr": (
+        "Lequel est le plus grand, {a} ou {b} ?",
+        "Quel nombre est le plus grand : {a} ou {b} ?",
+        "Compare {a} et {b} : lequel est le plus grand ?",
+        "Donne le plus grand de {a} et {b}.",
+        "Le plus grand nombre, c'est {a} ou {b} ?",
+        "Entre {a} et {b}, lequel est le plus grand ?",
+        "Le plus grand : {a} ou {b} ?",
+    ),
+    "de": (
+        "Was ist größer, {a} oder {b}?",
+        "Welche Zahl ist größer: {a} oder {b}?",
+        "Vergleiche {a} und {b}: Was ist größer?",
+        "Nenne die größere Zahl von {a} und {b}.",
+        "Ist {a} oder {b} die größere Zahl?",
+        "Welche ist die größere Zahl, {a} oder {b}?",
+        "Die größere Zahl: {a} oder {b}?",
+    ),
+    "nl": (
+        "Wat is groter, {a} of {b}?",
+        "Welk getal is groter: {a} of {b}?",
+        "Vergelijk {a} en {b}: wat is groter?",
+        "Noem het grootste getal van {a} en {b}.",
+        "Is {a} of {b} het grootste getal?",
+        "Wat is het grootste getal, {a} of {b}?",
+        "Het grootste: {a} of {b}?",
+    ),
+    # Never "o": it is "u" before numbers that start with the sound o (8, 11, 800).
+    "es": (
+        "¿Cuál es mayor: {a}, {b}?",
+        "¿Qué número es mayor: {a}, {b}?",
+        "Compara {a} y {b}: ¿cuál es mayor?",
+        "Dime el mayor de {a} y {b}.",
+        "Entre {a} y {b}, ¿cuál es mayor?",
+        "De {a} y {b}, ¿cuál es el mayor?",
+        "El número mayor: {a}, {b}.",
+    ),
+    "it": (
+        "Qual è maggiore, {a} o {b}?",
+        "Quale numero è più grande: {a} o {b}?",
+        "Confronta {a} e {b}: qual è maggiore?",
+        "Dimmi il maggiore tra {a} e {b}.",
+        "Tra {a} e {b}, qual è il maggiore?",
+        "È più grande {a} o {b}?",
+        "Il più grande: {a} o {b}?",
+    ),
+}
+
+SUM: Cores = {
+    "en": (
+        "What is {terms}?",
+        "Compute {terms}.",
+        "Add up {numbers}.",
+        "Add these numbers: {numbers}.",
+        "What is the sum of {numbers}?",
+        "The total of {numbers}?",
+        "{tight}=?",
+    ),
+    "fr": (
+        "Combien font {terms} ?",
+        "Calcule {terms}.",
+        "Additionne {numbers}.",
+        "Additionne ces nombres : {numbers}.",
+        "Quelle est la somme de {numbers} ?",
+        "Le total de {numbers} ?",
+        "{tight}=?",
+    ),
+    "de": (
+        "Was ist {terms}?",
+        "Berechne {terms}.",
+        "Addiere {numbers}.",
+        "Addiere diese Zahlen: {numbers}.",
+        "Was ist die Summe von {numbers}?",
+        "Die Summe von {numbers}?",
+        "{tight}=?",
+    ),
+    "nl": (
+        "Wat is {terms}?",
+        "Bereken {terms}.",
+        "Tel op: {numbers}.",
+        "Tel deze getallen op: {numbers}.",
+        "Wat is de som van {numbers}?",
+        "Het totaal van {numbers}?",
+        "{tight}=?",
+    ),
+    "es": (
+        "¿Cuánto es {terms}?",
+        "Calcula {terms}.",
+        "Suma {numbers}.",
+        "Suma estos números: {numbers}.",
+        "¿Cuál es la suma de {numbers}?",
+        "¿El total de {numbers}?",
+        "{tight}=?",
+    ),
+    "it": (
+        "Quanto fa {terms}?",
+        "Calcola {terms}.",
+        "Somma {numbers}.",
+        "Somma questi numeri: {numbers}.",
+        "Qual è la somma di {numbers}?",
+        "Il totale di {numbers}?",
+        "{tight}=?",
+    ),
+}

@@ -1,0 +1,1 @@
+"""How the demo model was made: plain torch, seeded, resumable. Serving needs nothing of it."""

@@ -1,0 +1,66 @@
+"""What a training run shows and writes down: a line on the terminal, a row of a CSV file."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from cluster.demo.training.workers import Worker
+
+LOG_EVERY = 20  # steps
+
+
+class Progress:
+    """A bar and a CSV of the means of ``LOG_EVERY`` steps; silent in all workers but the first."""
+
+    def __init__(self, worker: Worker, name: str, steps: int, path: Path, done: int = 0) -> None:
+        """Appends to ``path``; ``done`` steps were made earlier."""
+        self._is_shown = worker.is_first
+        self._path = path
+        self._since = time.monotonic()
+        self._sums: dict[str, float] = {}
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=Console(),
+            disable=not worker.is_first,
+        )
+        self._task = self._bar.add_task(name, total=steps, completed=done, figures="")
+        if worker.is_first:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._bar.start()
+
+    def show(self, step: int, **figures: float) -> None:
+        """Count a step; ``figures`` are averaged over the steps of a row."""
+        if not self._is_shown:
+            return
+        for name, value in figures.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value / LOG_EVERY
+        if (step + 1) % LOG_EVERY == 0:
+            self._write(step + 1)
+        self._bar.update(self._task, completed=step + 1)
+
+    def _write(self, steps: int) -> None:
+        names = ["step", "seconds", *self._sums]
+        is_new = not self._path.exists()
+        values = [str(steps), f"{time.monotonic() - self._since:.1f}"]
+        values += [f"{value:.5g}" for value in self._sums.values()]
+        with self._path.open("a", encoding="utf-8") as file:
+            if is_new:
+                file.write(",".join(names) + "\n")
+            file.write(",".join(values) + "\n")
+        text = " ".join(f"{name} {value:.4g}" for name, value in self._sums.items())
+        self._bar.update(self._task, figures=text)
+        self._sums = {}
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self._is_shown:
+            self._bar.stop()

@@ -1,0 +1,153 @@
+"""The training of the text model, with the tower as it left its own lesson."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from cluster.demo.training.batches import Batch, batch_of
+from cluster.demo.training.exact import exact_match
+from cluster.demo.training.head import head_loss
+from cluster.demo.training.model import Model
+from cluster.demo.training.progress import Progress
+from cluster.demo.training.render import demo_renderer
+from cluster.demo.training.schedule import balance_weight, learning_rate
+from cluster.demo.training.sizes import DEMO
+from cluster.demo.training.vision import Tower, encode_all
+from cluster.demo.training.workers import Gradients, Worker
+
+SAVE_EVERY_S = 300.0
+EMBED_SHARE = 0.3
+
+
+class Settings(NamedTuple):
+    """What a run is made of; the same values give the same weights."""
+
+    seed: int
+    steps: int
+    tokens: int  # per worker and step
+    peak_rate: float
+    directory: Path
+
+
+class Trainer:
+    """Model, frozen tower, optimiser; one worker's share."""
+
+    def __init__(self, worker: Worker, settings: Settings) -> None:
+        """Starts from the last saved state in the directory, else from the seed."""
+        torch.manual_seed(settings.seed)
+        self.worker, self.settings = worker, settings
+        self.model = Model(DEMO)
+        self.tower = Tower(DEMO).requires_grad_(False)
+        self.tower.load_state_dict(torch.load(settings.directory / "tower.pt"))
+        self.gradients = Gradients(self.model.parameters(), worker)
+        self.optimizer = _optimizer(self.model)
+        self.step = 0
+        self._sampler = torch.Generator()
+        path = self.state_path
+        if path.exists():
+            state = torch.load(path)
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step = state["step"]
+
+    @property
+    def state_path(self) -> Path:
+        """Where a run is saved and resumed."""
+        return self.settings.directory / "text.pt"
+
+    def learn(self, batch: Batch) -> dict[str, float]:
+        """One step; returns figures to show."""
+        settings, step = self.settings, self.step
+        for group in self.optimizer.param_groups:
+            rate = learning_rate(step, settings.steps, settings.peak_rate)
+            group["lr"] = rate * group["share"]
+        self._sampler.manual_seed(step * self.worker.size + self.worker.rank)
+        hidden, routing = self.model(batch.rows, self.features(batch))
+        answers = hidden.index_select(0, batch.target_rows)
+        loss, right = head_loss(answers, self.model.embed, batch.target_ids, self._sampler)
+        balance = torch.stack([layer.balance for layer in routing]).sum()
+        self.gradients.zero()
+        (loss + balance_weight(step, settings.steps) * balance).backward()  # type: ignore[no-untyped-call]
+        norm = self.gradients.average(1.0)
+        self.optimizer.step()
+        self.step += 1
+        return {
+            "loss": loss.item(),
+            "right": right.item(),
+            "balance": balance.item() / len(routing),
+            "norm": norm,
+            "tokens": len(batch.rows.ids) * self.worker.size,
+        }
+
+    def features(self, batch: Batch) -> torch.Tensor | None:
+        """Image features of a batch; the tower no longer learns."""
+        if not batch.pictures:
+            return None
+        with torch.no_grad():
+            return encode_all(self.tower, batch.pictures)
+
+    def save(self) -> None:
+        """Keep what resuming needs; a run stopped while saving keeps the state before."""
+        part = self.state_path.with_suffix(".part")
+        state: dict[str, Any] = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+        }
+        torch.save(state, part)
+        part.replace(self.state_path)
+
+
+def _optimizer(model: Model) -> torch.optim.Optimizer:
+    """AdamW; ``share`` of the learning rate is each group's own.
+
+    Adam moves a row of the embedding about as far for one rare token as for many common ones: at
+    the full rate every occurrence moved it by half its length, and copying was never learned.
+    """
+    named = dict(model.named_parameters())
+    embed = named.pop("embed")
+    matrices = [p for p in named.values() if p.dim() > 1]
+    norms = [p for p in named.values() if p.dim() == 1]
+    return torch.optim.AdamW(
+        [
+            {"params": matrices, "weight_decay": 0.02, "share": 1.0},
+            {"params": norms, "weight_decay": 0.0, "share": 1.0},
+            {"params": [embed], "weight_decay": 0.0, "share": EMBED_SHARE},
+        ],
+        betas=(0.9, 0.98),
+        fused=True,
+    )
+
+
+def train_text(worker: Worker, settings: Settings) -> None:
+    """Train until ``settings.steps``, saving and grading every 5 minutes."""
+    trainer = Trainer(worker, settings)
+    path = settings.directory / "text.csv"
+    progress = Progress(worker, "text", settings.steps, path, trainer.step)
+    saved = time.monotonic()
+    while trainer.step < settings.steps:
+        seed = f"{settings.seed}/{worker.rank}/{trainer.step}"
+        share = trainer.step / settings.steps
+        batch = batch_of(demo_renderer(), seed, share, settings.tokens)
+        progress.show(trainer.step, **trainer.learn(batch))
+        if worker.is_first and time.monotonic() - saved > SAVE_EVERY_S:
+            trainer.save()
+            _grade(trainer)
+            saved = time.monotonic()
+    progress.close()
+    if worker.is_first:
+        trainer.save()
+        _grade(trainer)
+
+
+def _grade(trainer: Trainer) -> None:
+    """Append the exact match of every task on test documents to ``exact.jsonl``."""
+    rates = exact_match(trainer.model, trainer.tower, per_task=32, seed=trainer.settings.seed)
+    row = {"step": trainer.step, "time": round(time.time()), **rates}
+    with (trainer.settings.directory / "exact.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
