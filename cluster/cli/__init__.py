@@ -9,6 +9,7 @@ from rich.console import Console
 
 from cluster.cli.chat import chat
 from cluster.cli.demo import demo
+from cluster.cli.demo_eval import demo_eval
 from cluster.cli.inspect import inspect
 from cluster.cli.serve import serve
 from cluster.cli.status import status
@@ -20,8 +21,12 @@ app = typer.Typer(
     help="Serve Mistral Small 4 with its experts spread over a Ray cluster.",
     pretty_exceptions_enable=False,
 )
-for command in (serve, chat, status, inspect, demo):
+for command in (serve, chat, status, inspect):
     app.command()(command)
+demo_app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
+demo_app.callback()(demo)
+demo_app.command("eval")(demo_eval)
+app.add_typer(demo_app, name="demo")
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -25,8 +25,8 @@ class Reply(NamedTuple):
     thinking: str
     calls: tuple[Call, ...]
     has_ended: bool  # by itself, not by max_tokens
-    num_tokens: int
-    seconds: float
+    token_ids: tuple[int, ...]
+    longest_wait_s: float  # between two tokens
 
 
 def ask_all(
@@ -43,12 +43,23 @@ def ask_all(
         yield from pool.map(lambda document: ask(stub, document), documents)
 
 
-def ask(stub: Any, document: Document) -> Reply:  # noqa: ANN401 - a generated stub
-    """Greedy answer to all messages but the last."""
-    started = time.monotonic()
-    text, thinking, num_tokens, has_ended = "", "", 0, False
+def ask(
+    stub: Any,  # noqa: ANN401 - a generated stub
+    document: Document,
+    on_event: Callable[[Any, int], None] = lambda event, num_tokens: None,
+) -> Reply:
+    """Greedy answer to all messages but the last.
+
+    ``on_event`` sees every event of the stream and how many tokens have come with it.
+
+    Raises:
+        grpc.RpcError: The server refused or broke off.
+    """
+    text, thinking, has_ended = "", "", False
     names: list[str] = []
     arguments: list[str] = []
+    token_ids: list[int] = []
+    longest_wait_s, last = 0.0, time.monotonic()
     for event in stub.Chat(request_of(document), timeout=CALL_TIMEOUT_S):
         match event.WhichOneof("event"):
             case "delta":
@@ -62,12 +73,16 @@ def ask(stub: Any, document: Document) -> Reply:  # noqa: ANN401 - a generated s
                         event.delta.tool_arguments.json_delta
                     )
             case "tokens":
-                num_tokens += len(event.tokens.token_ids)
+                now = time.monotonic()
+                longest_wait_s = max(longest_wait_s, now - last) if token_ids else 0.0
+                last = now
+                token_ids += event.tokens.token_ids
             case "finished":
                 reasons = (pb.FINISH_REASON_STOP, pb.FINISH_REASON_TOOL_CALLS)
                 has_ended = event.finished.reason in reasons
+        on_event(event, len(token_ids))
     calls = tuple(Call(*call) for call in zip(names, map(_parsed, arguments), strict=True))
-    return Reply(text, thinking, calls, has_ended, num_tokens, time.monotonic() - started)
+    return Reply(text, thinking, calls, has_ended, tuple(token_ids), longest_wait_s)
 
 
 def request_of(document: Document) -> pb.ChatRequest:

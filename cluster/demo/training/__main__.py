@@ -1,4 +1,4 @@
-"""``python -m cluster.demo.training vision|text|export``: the stages, in this order."""
+"""``python -m cluster.demo.training vision|text|curve|export``: the stages, in this order."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cluster.demo.training.curve import plot_curve
 from cluster.demo.training.export import export
 from cluster.demo.training.text_lesson import Settings, train_text
 from cluster.demo.training.vision_lesson import train_tower
@@ -44,6 +45,12 @@ def text(
     """Teach the text model, from tower.pt; resumes from text.pt. Writes text.csv, exact.jsonl."""
     settings = Settings(seed, steps, tokens, peak_rate, out)
     run_workers(workers, train_text, settings)
+
+
+@app.command()
+def curve(out: Out, target: Annotated[Path, typer.Argument(help="PNG or SVG to write")]) -> None:
+    """Draw the loss and the exact answers of a run."""
+    plot_curve(out, target)
 
 
 @app.command("export")

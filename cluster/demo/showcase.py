@@ -1,0 +1,85 @@
+"""What ``galerne demo`` asks: in the style of the lessons, but nothing taught as it stands."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from cluster.demo.lessons.document import Call, Document, Message
+from cluster.demo.lessons.scene import Item, Scene
+
+PICTURE: Final = Scene(
+    168,
+    (
+        Item(0, "circle", "red", "large"),
+        Item(4, "triangle", "blue", "medium"),
+        Item(8, "cross", "green", "small"),
+    ),
+)
+_WEATHER: Final = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "get weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}},
+            "required": ["city"],
+        },
+    },
+}
+_ALARM: Final = {
+    "type": "function",
+    "function": {
+        "name": "set_alarm",
+        "description": "set alarm",
+        "parameters": {
+            "type": "object",
+            "properties": {"hour": {"type": "integer"}, "room": {"type": "string"}},
+            "required": ["hour", "room"],
+        },
+    },
+}
+_SUM: Final = "How much is 787 plus 895?"
+_ASKED: Final = (
+    Message("user", "Use city Quimper and get weather."),
+    Message("assistant", calls=(Call("get_weather", {"city": "Quimper"}),)),
+)
+
+
+class Shown(NamedTuple):
+    """One question of the demo."""
+
+    title: str
+    document: Document
+
+
+def _asked(title: str, *messages: Message, effort: str = "none", has_tools: bool = False) -> Shown:
+    tools = (_WEATHER, _ALARM) if has_tools else ()
+    is_high = effort == "high"
+    # The last message of a document is the known answer; here the model alone gives it.
+    messages += (Message("assistant"),)
+    return Shown(title, Document("demo", "en", "high" if is_high else "none", messages, tools))
+
+
+SHOWN: Final = (
+    _asked("chat", Message("user", "Hello! Who are you?")),
+    _asked("chat, in French", Message("user", "Quelle est la capitale du Portugal ?")),
+    _asked("a sum, reasoning effort none", Message("user", _SUM)),
+    _asked("the same sum, effort high", Message("user", _SUM), effort="high"),
+    _asked("a tool call, two tools offered", _ASKED[0], has_tools=True),
+    _asked(
+        "the tool's result",
+        *_ASKED,
+        Message("tool", '{"weather": "rainy"}'),
+        has_tools=True,
+    ),
+    _asked("a picture", Message("user", "Name every shape and its place.", picture=PICTURE)),
+)
+
+_NUMBERS: Final = (588, 187, 884, 285)
+KILLED: Final = _asked(
+    "a long sum",
+    Message("user", f"What is {' + '.join(map(str, _NUMBERS))}?"),
+    effort="high",
+).document
+KILLED_ANSWER: Final = str(sum(_NUMBERS))
