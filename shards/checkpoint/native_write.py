@@ -39,7 +39,7 @@ class Quantised(NamedTuple):
     """A weight as codes times one factor."""
 
     codes: torch.Tensor  # e4m3, shape of the weight
-    scale: torch.Tensor  # 0-d bf16
+    scale: torch.Tensor  # bf16, 0-d for one matrix
 
 
 class _Item(NamedTuple):
@@ -113,15 +113,19 @@ def quantise(weight: torch.Tensor) -> Quantised:
     w' = code * scale: abs(w - w') <= max(abs(w) / 16, scale / 1024), half a step of e4m3.
 
     Args:
-        weight: float32, finite.
+        weight: ``[..., out, in]`` float32, finite; a scale for each matrix of a stack.
     """
-    amax = weight.abs().max()
-    scale = (amax / E4M3_MAX).to(torch.bfloat16)
-    if scale < torch.finfo(torch.bfloat16).tiny:  # all zero, or next to it: readers refuse scale 0
-        scale = torch.ones_like(scale)
+    scale = (weight.abs().amax((-2, -1)) / E4M3_MAX).to(torch.bfloat16)
+    # All zero, or next to it: readers refuse scale 0.
+    scale = torch.where(scale < torch.finfo(torch.bfloat16).tiny, torch.ones_like(scale), scale)
     # A scale that was rounded down leaves the largest weights just above the largest code.
-    scaled = (weight / scale.to(torch.float32)).clamp_(-E4M3_MAX, E4M3_MAX)
-    return Quantised(scaled.to(torch.float8_e4m3fn), scale)
+    scaled = weight / scale.to(torch.float32)[..., None, None]
+    return Quantised(scaled.clamp_(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn), scale)
+
+
+def dequantise(quantised: Quantised) -> torch.Tensor:
+    """Codes times their factor, float32."""
+    return quantised.codes.to(torch.float32) * quantised.scale.to(torch.float32)[..., None, None]
 
 
 def half_split_to_pairs(weight: torch.Tensor, num_heads: int) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 WARM_UP = 100
 DECAY_FROM = 0.4  # share of the steps after which the rate falls
+ROUNDED_FROM = 0.85  # share after which the weights are those that fp8 can hold
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,15 +14,16 @@ from cluster.demo.training.batches import Batch, batch_of
 from cluster.demo.training.exact import exact_match
 from cluster.demo.training.head import head_loss
 from cluster.demo.training.model import Model
+from cluster.demo.training.optimizer import Optimizer
 from cluster.demo.training.progress import Progress
 from cluster.demo.training.render import demo_renderer
-from cluster.demo.training.schedule import balance_weight, learning_rate
+from cluster.demo.training.rounding import rounded_to_fp8
+from cluster.demo.training.schedule import ROUNDED_FROM, balance_weight, learning_rate
 from cluster.demo.training.sizes import DEMO
 from cluster.demo.training.vision import Tower, encode_all
 from cluster.demo.training.workers import Gradients, Worker
 
 SAVE_EVERY_S = 300.0
-EMBED_SHARE = 0.3
 
 
 class Settings(NamedTuple):
@@ -45,7 +47,7 @@ class Trainer:
         self.tower = Tower(DEMO).requires_grad_(False)
         self.tower.load_state_dict(torch.load(settings.directory / "tower.pt"))
         self.gradients = Gradients(self.model.parameters(), worker)
-        self.optimizer = _optimizer(self.model)
+        self.optimizer = Optimizer(self.model)
         self.step = 0
         self._sampler = torch.Generator()
         path = self.state_path
@@ -63,18 +65,17 @@ class Trainer:
     def learn(self, batch: Batch) -> dict[str, float]:
         """One step; returns figures to show."""
         settings, step = self.settings, self.step
-        for group in self.optimizer.param_groups:
-            rate = learning_rate(step, settings.steps, settings.peak_rate)
-            group["lr"] = rate * group["share"]
         self._sampler.manual_seed(step * self.worker.size + self.worker.rank)
-        hidden, routing = self.model(batch.rows, self.features(batch))
-        answers = hidden.index_select(0, batch.target_rows)
-        loss, right = head_loss(answers, self.model.embed, batch.target_ids, self._sampler)
-        balance = torch.stack([layer.balance for layer in routing]).sum()
+        is_rounded = DEMO.is_fp8 and step >= settings.steps * ROUNDED_FROM
         self.gradients.zero()
-        (loss + balance_weight(step, settings.steps) * balance).backward()  # type: ignore[no-untyped-call]
+        with rounded_to_fp8(self.model) if is_rounded else nullcontext():
+            hidden, routing = self.model(batch.rows, self.features(batch))
+            answers = hidden.index_select(0, batch.target_rows)
+            loss, right = head_loss(answers, self.model.embed, batch.target_ids, self._sampler)
+            balance = torch.stack([layer.balance for layer in routing]).sum()
+            (loss + balance_weight(step, settings.steps) * balance).backward()  # type: ignore[no-untyped-call]
         norm = self.gradients.average(1.0)
-        self.optimizer.step()
+        self.optimizer.step(learning_rate(step, settings.steps, settings.peak_rate))
         self.step += 1
         return {
             "loss": loss.item(),
@@ -103,27 +104,6 @@ class Trainer:
         part.replace(self.state_path)
 
 
-def _optimizer(model: Model) -> torch.optim.Optimizer:
-    """AdamW; ``share`` of the learning rate is each group's own.
-
-    Adam moves a row of the embedding about as far for one rare token as for many common ones: at
-    the full rate every occurrence moved it by half its length, and copying was never learned.
-    """
-    named = dict(model.named_parameters())
-    embed = named.pop("embed")
-    matrices = [p for p in named.values() if p.dim() > 1]
-    norms = [p for p in named.values() if p.dim() == 1]
-    return torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": 0.02, "share": 1.0},
-            {"params": norms, "weight_decay": 0.0, "share": 1.0},
-            {"params": [embed], "weight_decay": 0.0, "share": EMBED_SHARE},
-        ],
-        betas=(0.9, 0.98),
-        fused=True,
-    )
-
-
 def train_text(worker: Worker, settings: Settings) -> None:
     """Train until ``settings.steps``, saving and grading every 5 minutes."""
     trainer = Trainer(worker, settings)
@@ -146,8 +126,9 @@ def train_text(worker: Worker, settings: Settings) -> None:
 
 
 def _grade(trainer: Trainer) -> None:
-    """Append the exact match of every task on test documents to ``exact.jsonl``."""
-    rates = exact_match(trainer.model, trainer.tower, per_task=32, seed=trainer.settings.seed)
+    """Append the exact match of every task, with the weights as stored, to ``exact.jsonl``."""
+    with rounded_to_fp8(trainer.model):
+        rates = exact_match(trainer.model, trainer.tower, per_task=32, seed=trainer.settings.seed)
     row = {"step": trainer.step, "time": round(time.time()), **rates}
     with (trainer.settings.directory / "exact.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
