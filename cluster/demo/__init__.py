@@ -1,7 +1,8 @@
 """The embedded model: what ``galerne serve`` serves when no checkpoint is named.
 
-A seeded random checkpoint of the Mistral Small 4 family (2 layers, 128 experts, vision tower), made
-by ``shards.checkpoint.random_checkpoint``. It shows the machinery; its words mean nothing.
+A small model of the Mistral Small 4 architecture (4 layers, 128 experts, vision tower), trained by
+``cluster.demo.training`` on the synthetic conversations of ``cluster.demo.lessons``. It is a
+demonstration, not Mistral's model; README.md in this folder says what it can do.
 """
 
 from __future__ import annotations
@@ -9,4 +10,4 @@ from __future__ import annotations
 from pathlib import Path
 
 MODEL_DIRECTORY = Path(__file__).parent / "model"
-MODEL_NAME = "galerne-random-demo"
+MODEL_NAME = "galerne-demo"

@@ -34,5 +34,5 @@ def rounded_to_fp8(model: Model) -> Iterator[None]:
 
 def _rounded(weight: torch.Tensor, parts: int) -> torch.Tensor:
     """As stored and read again, every one of ``parts`` of the rows with a scale of its own."""
-    split = weight.unflatten(-2, (parts, -1))
+    split = weight.view(*weight.shape[:-2], parts, -1, weight.shape[-1])
     return dequantise(quantise(split)).view_as(weight)
