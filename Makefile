@@ -8,7 +8,7 @@ UV_INSTALL = $(UV) pip install -q -p $(PY) $(addprefix --find-links ,$(FIND_LINK
 
 .PHONY: install dev demo serve test check bench defects identity proto
 
-.venv/installed: pyproject.toml
+.venv/installed: pyproject.toml deploy/build_hook.py $(wildcard $(addprefix shards/kernels/native/*.,cpp h py))
 	python3 -m venv .venv
 	.venv/bin/pip install -q uv
 	$(UV_INSTALL) -e .

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,23 +10,12 @@ import torch
 
 from galerne.errors import ProtocolError
 from shards.checkpoint.weights import Checkpoint, ExpertWeights
-from shards.kernels.grouped_mlp import grouped_mlp
+from shards.kernels.experts import LayerExperts, layer_experts
 from shards.kernels.threads import KernelThreads
 
 
-class ResidentExpert(NamedTuple):
-    """One physical expert, ready to compute."""
-
-    gate_up: torch.Tensor  # [2I, H]
-    down: torch.Tensor  # [H, I]
-
-
 class ExpertBank:
-    """Resident physical experts of all layers, computed row by row.
-
-    bf16 weights that the checkpoint stores stacked stay views of the mapped file; everything else
-    (fp8 codes, split gate and up, another dtype) is converted once at load.
-    """
+    """Resident physical experts of all layers, computed row by row."""
 
     def __init__(
         self,
@@ -44,36 +32,43 @@ class ExpertBank:
             experts_by_layer: Expert ids of every layer to hold.
             dtype: bfloat16 or float32, of weights, inputs and outputs.
             on_progress: Called with (experts loaded, experts in all).
-            num_threads: Experts computed at one time; above 1 they get threads of their own.
+            num_threads: Who computes; changes no bit.
         """
         self.dtype = dtype
-        self._threads = KernelThreads(num_threads)
         self.hidden_size = checkpoint.config.hidden_size
-        self._experts: dict[tuple[int, int], ResidentExpert] = {}
-        wanted = [(layer, e) for layer, ids in experts_by_layer.items() for e in sorted(set(ids))]
-        for done, (layer, expert) in enumerate(wanted, start=1):
-            self._experts[layer, expert] = _resident(checkpoint.expert(layer, expert), dtype)
-            if on_progress is not None:
-                on_progress(done, len(wanted))
+        num_experts = checkpoint.config.num_experts
+        threads = KernelThreads(num_threads)
+        wanted = {layer: sorted(set(ids)) for layer, ids in experts_by_layer.items()}
+        self._is_resident = {
+            layer: np.isin(np.arange(num_experts), ids) for layer, ids in wanted.items()
+        }
+        self._layers: dict[int, LayerExperts] = {}
+        total, done = sum(map(len, wanted.values())), 0
+        for layer, ids in wanted.items():
+            self._layers[layer] = layer_experts(dtype, num_experts, threads)
+            for expert in ids:
+                self._layers[layer].add(expert, *_matrices(checkpoint.expert(layer, expert), dtype))
+                done += 1
+                if on_progress is not None:
+                    on_progress(done, total)
 
     def __len__(self) -> int:
         """Number of physical experts held."""
-        return len(self._experts)
+        return sum(int(resident.sum()) for resident in self._is_resident.values())
 
     def holds(self, layer: int, expert: int) -> bool:
         """Whether this expert is resident."""
-        return (layer, expert) in self._experts
+        return layer in self._is_resident and bool(self._is_resident[layer][expert])
 
     @property
     def num_bytes(self) -> int:
         """Bytes of the resident weights."""
-        return sum(w.numel() * w.element_size() for e in self._experts.values() for w in e)
+        return sum(experts.num_bytes for experts in self._layers.values())
 
     def prefault(self) -> int:
-        """Read every weight once, so that no first token waits for the disk. Bytes touched."""
-        for expert in self._experts.values():
-            for weight in expert:
-                weight.view(-1).view(torch.uint8)[:: 1 << 12].sum()
+        """Read every weight once, so that no first token waits for the disk. Bytes held."""
+        for experts in self._layers.values():
+            experts.touch()
         return self.num_bytes
 
     @torch.inference_mode()
@@ -102,26 +97,23 @@ class ExpertBank:
         Raises:
             ProtocolError: An expert is not resident here.
         """
-        experts = [self._get(layer, int(expert)) for expert in expert_ids]
-        if not experts:
+        if not len(expert_ids):
             return x.new_empty((0, self.hidden_size))
-        return grouped_mlp(
-            x,
-            row_token,
-            num_rows_by_group.tolist(),
-            [e.gate_up for e in experts],
-            [e.down for e in experts],
-            self._threads,
-        )
+        self._check_resident(layer, expert_ids)
+        return self._layers[layer].run(x, expert_ids, num_rows_by_group, row_token)
 
-    def _get(self, layer: int, expert: int) -> ResidentExpert:
-        found = self._experts.get((layer, expert))
-        if found is None:
-            raise ProtocolError(f"expert {expert} of layer {layer} is not resident here")
-        return found
+    def _check_resident(self, layer: int, expert_ids: npt.NDArray[np.int64]) -> None:
+        resident = self._is_resident.get(layer, np.zeros(0, dtype=bool))
+        is_here = np.zeros(len(expert_ids), dtype=bool)
+        known = (expert_ids >= 0) & (expert_ids < len(resident))
+        is_here[known] = resident[expert_ids[known]]
+        if not is_here.all():
+            missing = int(expert_ids[~is_here][0])
+            raise ProtocolError(f"expert {missing} of layer {layer} is not resident here")
 
 
-def _resident(weights: ExpertWeights, dtype: torch.dtype) -> ResidentExpert:
-    parts = [weight.to(dtype) for weight in weights.gate_up]
-    gate_up = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return ResidentExpert(gate_up, weights.down.to(dtype))
+def _matrices(weights: ExpertWeights, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """Gate, up, down in ``dtype``; views of the file where nothing has to change."""
+    gate_up = [weight.to(dtype) for weight in weights.gate_up]
+    gate, up = gate_up if len(gate_up) == 2 else gate_up[0].chunk(2)
+    return gate, up, weights.down.to(dtype)

@@ -11,6 +11,7 @@ from galerne.errors import ConfigError
 from galerne.ids import GatewayId
 from galerne.topology import Topology
 from router.exchange.deadline import ExchangeConfig
+from shards.kernels.native.library import native_kernels
 
 BLOCK_SIZE = 16
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -45,7 +46,9 @@ class GatewaySettings:
 
 
 def numerics_profile(numerics: str) -> str:
-    """Name of the arithmetic: format and the kernel family that torch picks on this machine."""
+    """Name of the arithmetic: format, kernel families of the linears and of torch for the rest."""
+    native = native_kernels() if DTYPES[numerics] == torch.bfloat16 else None
     family = torch.backends.cpu.get_cpu_capability().lower()
     amx = "-amx" if torch.cpu._is_amx_tile_supported() else ""
-    return f"{numerics}-torch{torch.__version__.split('+')[0]}-{family}{amx}"
+    torch_name = f"torch{torch.__version__.split('+')[0]}-{family}{amx}"
+    return f"{numerics}-{native.family}-{torch_name}" if native else f"{numerics}-{torch_name}"

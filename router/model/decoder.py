@@ -18,7 +18,7 @@ from router.model.norm import rms_norm
 from router.model.rope import Rotation, query_temperature, yarn_frequencies
 from router.profiling import LayerTimer
 from shards.checkpoint.weights import Checkpoint
-from shards.kernels.row_invariant import linear
+from shards.kernels.linear import Linear
 
 
 class MicroBatch(NamedTuple):
@@ -45,13 +45,13 @@ class SharedExpert:
         """Load gate and up as one weight."""
         names = ("shared_gate", "shared_up")
         parts = [checkpoint.dense(f"layers.{layer}.{n}").to(dtype) for n in names]
-        self._gate_up = torch.cat(parts)
-        self._down = checkpoint.dense(f"layers.{layer}.shared_down").to(dtype)
+        self._gate_up = Linear(torch.cat(parts))
+        self._down = Linear(checkpoint.dense(f"layers.{layer}.shared_down").to(dtype))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``[rows, H]`` -> ``[rows, H]``."""
-        gate, up = linear(x, self._gate_up).float().chunk(2, dim=-1)
-        return linear(functional.silu(gate).mul_(up).to(x.dtype), self._down)
+        gate, up = self._gate_up(x).float().chunk(2, dim=-1)
+        return self._down(functional.silu(gate).mul_(up).to(x.dtype))
 
 
 class DecoderLayer:
@@ -123,7 +123,7 @@ class Decoder:
         self.config = checkpoint.config
         self._embed = checkpoint.dense("embed").to(dtype)
         self._norm = checkpoint.dense("norm").to(torch.float32)
-        self._head = checkpoint.dense("head").to(dtype)
+        self._head = Linear(checkpoint.dense("head").to(dtype))
         self._frequencies = yarn_frequencies(self.config)
         self._layers = []
         for layer in range(self.config.num_layers):
@@ -171,4 +171,4 @@ class Decoder:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """``[rows, V]`` float32 of ``[rows, H]`` final states, rows padded."""
-        return linear(hidden, self._head).float()
+        return self._head(hidden).float()

@@ -1,7 +1,7 @@
-"""Grouped expert MLP in plain torch: the one place where expert kernels are chosen.
+"""Grouped expert MLP in plain torch.
 
-A faster kernel takes this function's place; it must give rows that depend on the row and the
-weights alone, as ``row_invariant`` says.
+For float32, for machines without native kernels, and as the reference of the native ones. Rows
+depend on the row and the weights alone, as ``row_invariant`` says.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ class Progress:
         self._path = path
         self._since = time.monotonic()
         self._sums: dict[str, float] = {}
+        self._num_added = 0  # fewer than LOG_EVERY in the first row after a resume
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -41,24 +42,26 @@ class Progress:
         """Count a step; ``figures`` are averaged over the steps of a row."""
         if not self._is_shown:
             return
+        self._num_added += 1
         for name, value in figures.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value / LOG_EVERY
+            self._sums[name] = self._sums.get(name, 0.0) + value
         if (step + 1) % LOG_EVERY == 0:
             self._write(step + 1)
         self._bar.update(self._task, completed=step + 1)
 
     def _write(self, steps: int) -> None:
-        names = ["step", "seconds", *self._sums]
+        means = {name: total / self._num_added for name, total in self._sums.items()}
+        names = ["step", "seconds", *means]
         is_new = not self._path.exists()
         values = [str(steps), f"{time.monotonic() - self._since:.1f}"]
-        values += [f"{value:.5g}" for value in self._sums.values()]
+        values += [f"{value:.5g}" for value in means.values()]
         with self._path.open("a", encoding="utf-8") as file:
             if is_new:
                 file.write(",".join(names) + "\n")
             file.write(",".join(values) + "\n")
-        text = " ".join(f"{name} {value:.4g}" for name, value in self._sums.items())
+        text = " ".join(f"{name} {value:.4g}" for name, value in means.items())
         self._bar.update(self._task, figures=text)
-        self._sums = {}
+        self._sums, self._num_added = {}, 0
 
     def close(self) -> None:
         """Leave the bar as it is."""

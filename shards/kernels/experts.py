@@ -1,0 +1,165 @@
+"""The resident experts of one layer: the one place where expert kernels are chosen.
+
+Both kinds give rows that depend on the input row and the weights alone.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+from shards.kernels.grouped_mlp import grouped_mlp
+from shards.kernels.native.library import COLUMNS, NativeKernels, native_kernels
+from shards.kernels.threads import ONE_THREAD, KernelThreads
+
+HALF = COLUMNS // 2  # columns of the gate in a superblock, as many as of the up
+
+
+class LayerExperts(Protocol):
+    """Physical experts of one layer, by expert id."""
+
+    def add(self, expert: int, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> None:
+        """Take ``[I, H]``, ``[I, H]``, ``[H, I]`` of one dtype; every expert has the same shape."""
+
+    def run(
+        self,
+        x: torch.Tensor,
+        expert_ids: npt.NDArray[np.int64],
+        num_rows_by_group: npt.NDArray[np.int64],
+        row_token: npt.NDArray[np.int64],
+    ) -> torch.Tensor:
+        """``[R, H]``: see ``ExpertBank.run``; all experts are resident."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the weights as they are held."""
+
+    def touch(self) -> None:
+        """Read every weight once, so that no first token waits for the disk."""
+
+
+def layer_experts(dtype: torch.dtype, num_experts: int, threads: KernelThreads) -> LayerExperts:
+    """The fastest kind for weights of ``dtype``; ``num_experts`` bounds the ids."""
+    kernels = native_kernels() if dtype == torch.bfloat16 else None
+    if kernels is not None:
+        return NativeExperts(kernels, num_experts, threads.num_threads)
+    return TorchExperts(threads)
+
+
+class _Weights(NamedTuple):
+    gate_up: torch.Tensor  # [2I, H]
+    down: torch.Tensor  # [H, I]
+
+
+class TorchExperts:
+    """Experts computed by torch; bf16 weights stacked in the file stay views of it."""
+
+    def __init__(self, threads: KernelThreads = ONE_THREAD) -> None:
+        """``threads`` compute whole experts."""
+        self._threads = threads
+        self._experts: dict[int, _Weights] = {}
+
+    def add(self, expert: int, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> None:
+        """See ``LayerExperts``."""
+        self._experts[expert] = _Weights(_stacked(gate, up), down)
+
+    def run(
+        self,
+        x: torch.Tensor,
+        expert_ids: npt.NDArray[np.int64],
+        num_rows_by_group: npt.NDArray[np.int64],
+        row_token: npt.NDArray[np.int64],
+    ) -> torch.Tensor:
+        """See ``LayerExperts``."""
+        experts = [self._experts[int(expert)] for expert in expert_ids]
+        return grouped_mlp(
+            x,
+            row_token,
+            num_rows_by_group.tolist(),
+            [expert.gate_up for expert in experts],
+            [expert.down for expert in experts],
+            self._threads,
+        )
+
+    @property
+    def num_bytes(self) -> int:
+        """See ``LayerExperts``."""
+        return sum(w.numel() * w.element_size() for e in self._experts.values() for w in e)
+
+    def touch(self) -> None:
+        """See ``LayerExperts``."""
+        for expert in self._experts.values():
+            for weight in expert:
+                weight.view(-1).view(torch.uint8)[:: 1 << 12].sum()
+
+
+class NativeExperts:
+    """bf16 experts packed for the native kernels, in memory of their own."""
+
+    def __init__(self, kernels: NativeKernels, num_experts: int, num_threads: int = 1) -> None:
+        """``num_threads`` share the superblocks of all experts of a call."""
+        self._kernels = kernels
+        self._num_threads = num_threads
+        self._experts: dict[int, _Weights] = {}
+        self._gate_up_at = np.zeros(num_experts, dtype=np.int64)  # addresses by expert id
+        self._down_at = np.zeros(num_experts, dtype=np.int64)
+        self._shape: tuple[int, int] | None = None  # of a gate: (I, H)
+
+    def add(self, expert: int, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> None:
+        """See ``LayerExperts``.
+
+        Raises:
+            ValueError: Shapes that differ from one another or from the first expert's.
+        """
+        width, hidden = gate.shape
+        if self._shape not in (None, (width, hidden)) or down.shape != (hidden, width):
+            raise ValueError(f"expert {expert}: gate {list(gate.shape)}, down {list(down.shape)}")
+        self._shape = (width, hidden)
+        # Inputs beyond the width are zeros, as the gate-up superblocks give them.
+        padded = functional.pad(down, (0, -width % HALF))
+        packed = _Weights(self._kernels.pack_gate_up(gate, up), self._kernels.pack(padded))
+        self._experts[expert] = packed
+        self._gate_up_at[expert] = packed.gate_up.data_ptr()
+        self._down_at[expert] = packed.down.data_ptr()
+
+    def run(
+        self,
+        x: torch.Tensor,
+        expert_ids: npt.NDArray[np.int64],
+        num_rows_by_group: npt.NDArray[np.int64],
+        row_token: npt.NDArray[np.int64],
+    ) -> torch.Tensor:
+        """See ``LayerExperts``."""
+        assert self._shape is not None
+        width, hidden = self._shape
+        if x.shape[1] != hidden:
+            raise ValueError(f"x: rows of {hidden} expected, got {x.shape[1]}")
+        return self._kernels.grouped_mlp(
+            x,
+            row_token,
+            num_rows_by_group,
+            self._gate_up_at[expert_ids],
+            self._down_at[expert_ids],
+            width,
+            self._num_threads,
+        )
+
+    @property
+    def num_bytes(self) -> int:
+        """See ``LayerExperts``."""
+        return sum(w.numel() * w.element_size() for e in self._experts.values() for w in e)
+
+    def touch(self) -> None:
+        """Packing has written all of it."""
+
+
+def _stacked(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """Gate and up as one; without a copy where they are halves of one stored weight already."""
+    follows = gate.data_ptr() + gate.numel() * gate.element_size() == up.data_ptr()
+    if follows and gate.untyped_storage().data_ptr() == up.untyped_storage().data_ptr():
+        return gate.as_strided((2 * len(gate), gate.shape[1]), gate.stride())
+    return torch.cat([gate, up])

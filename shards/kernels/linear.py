@@ -1,0 +1,32 @@
+"""A weight that multiplies rows: native where there are kernels for its dtype, else torch."""
+
+from __future__ import annotations
+
+import torch
+
+from shards.kernels import row_invariant
+from shards.kernels.native.library import native_kernels
+
+
+class Linear:
+    """``x @ weight.T``, row-invariant.
+
+    A native weight is packed in memory of its own; else the tensor is kept as it is.
+    """
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        """``weight`` is ``[N, K]``."""
+        self._out_features = weight.shape[0]
+        self._kernels = native_kernels() if weight.dtype == torch.bfloat16 else None
+        self._weight = weight if self._kernels is None else self._kernels.pack(weight)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """``[T, K]`` -> ``[T, N]``; T is a multiple of ``row_invariant.TILE``.
+
+        Computes on as many threads as torch has in the calling thread; they change no bit.
+        """
+        if self._kernels is None:
+            return row_invariant.linear(x, self._weight)
+        out = x.new_empty((x.shape[0], self._out_features))
+        self._kernels.linear(x, self._weight, out, torch.get_num_threads())
+        return out

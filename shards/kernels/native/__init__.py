@@ -1,0 +1,1 @@
+"""Native CPU kernels: C++ sources, what compiles them, the binding."""

@@ -1,0 +1,32 @@
+// What a kernel family provides. The drivers (kernels.cpp) are the same for all families.
+#pragma once
+#include <cstdint>
+
+namespace galerne {
+
+using bf16 = uint16_t;  // the upper half of a float32
+
+// A packed weight [N, K] is cut into superblocks of COLUMNS output rows (the last one filled up with
+// zeros). In a superblock lie, for every pair of inputs (k, k+1), the pairs of all its output rows
+// one after the other: [N / COLUMNS][K / 2][COLUMNS][2]. A superblock is read from front to back.
+constexpr int COLUMNS = 64;
+constexpr int HALF = COLUMNS / 2;  // gate-up superblocks hold HALF gate rows, then HALF up rows
+constexpr int MAX_ROWS = 6;        // input rows that share one pass over a superblock
+
+struct Family {
+  const char* name;
+  bool (*is_supported)();
+  // out[i][j] = sum over k of x[i][k] * w[j][k], every sum in the order of k whatever num_rows is.
+  // 1 <= num_rows <= MAX_ROWS; k is even; out is [num_rows][COLUMNS].
+  void (*superblock)(int num_rows, const bf16* const* x, const bf16* w, int64_t k, float* out);
+  // out[j] = silu(sums[j]) * sums[HALF + j] for j < HALF, rounded to bf16.
+  void (*silu_mul)(const float* sums, bf16* out);
+  // COLUMNS sums, rounded to the nearest even bf16.
+  void (*round)(const float* sums, bf16* out);
+};
+
+extern const Family avx512bf16;
+extern const Family avx2;
+extern const Family portable;
+
+}  // namespace galerne
