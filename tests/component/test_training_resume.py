@@ -11,7 +11,7 @@ from cluster.demo.training.text_lesson import Settings, Trainer
 from cluster.demo.training.vision import Tower
 from cluster.demo.training.workers import Worker
 
-STEPS = 4  # the last one on rounded weights
+STEPS = 7  # the last one on rounded weights
 TOKENS = 200
 
 

@@ -8,12 +8,23 @@ there to be copied, not to be known by heart.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from random import Random
 from typing import Any, Final, NamedTuple
 
-from cluster.demo.lessons.document import Call, Document, Effort, Language, Lesson, Message, Split
-from cluster.demo.lessons.phrasing import phrase
+from cluster.demo.lessons.document import (
+    LANGUAGES,
+    Call,
+    Document,
+    Effort,
+    Language,
+    Lesson,
+    Message,
+    Split,
+)
+from cluster.demo.lessons.phrasing import CLOSERS, OPENERS, phrase
 from cluster.demo.lessons.split import of_split
 from cluster.demo.lessons.tools_cores import AND, ASK, NO_TOOL, RESULT, SMALL_TALK
 from cluster.demo.lessons.tools_text import (
@@ -206,8 +217,27 @@ def _spoken(call: Call, *, is_quoted: bool) -> str:
     return ", ".join(pairs)
 
 
-def _user(rng: Random, split: Split, language: Language, tool: Tool, args: str) -> Message:
-    return Message("user", phrase(rng, split, language, ASK, act=tool.act, args=args))
+def _shared_frames() -> frozenset[str]:
+    """Sentences around a tool that are the same in several languages: "{act}: {args}."."""
+    languages: Counter[str] = Counter()
+    for language in LANGUAGES:
+        languages.update(
+            {"".join(f) for f in product(OPENERS[language], ASK[language], CLOSERS[language])}
+        )
+    return frozenset(frame for frame, count in languages.items() if count > 1)
+
+
+SHARED_FRAMES: Final = _shared_frames()
+
+
+def _user(
+    rng: Random, split: Split, language: Language, tool: Tool, args: str, *, tells_language: bool
+) -> Message:
+    """``tells_language`` is needed where the answer is in words and not a call alone."""
+    while True:
+        frame = phrase(rng, split, language, ASK, act="{act}", args="{args}")
+        if not (tells_language and frame in SHARED_FRAMES):
+            return Message("user", frame.format(act=tool.act, args=args))
 
 
 def _answer(effort: Effort, calls: Sequence[Call]) -> Message:
@@ -216,12 +246,19 @@ def _answer(effort: Effort, calls: Sequence[Call]) -> Message:
 
 
 def _ask_one(
-    rng: Random, split: Split, language: Language, effort: Effort, tools: Sequence[Tool]
+    rng: Random,
+    split: Split,
+    language: Language,
+    effort: Effort,
+    tools: Sequence[Tool],
+    *,
+    tells_language: bool = False,
 ) -> tuple[Message, ...]:
     tool = rng.choice(tools)
     call = _draw_call(rng, split, tool)
     args = _spoken(call, is_quoted=rng.random() < QUOTED_SHARE)
-    return _user(rng, split, language, tool, args), _answer(effort, (call,))
+    user = _user(rng, split, language, tool, args, tells_language=tells_language)
+    return user, _answer(effort, (call,))
 
 
 def _ask_two(
@@ -235,7 +272,7 @@ def _ask_two(
     calls = (_draw_call(rng, split, first), _draw_call(rng, split, second))
     spoken = [_spoken(call, is_quoted=is_quoted) for call in calls]
     joint = f" {AND[language]} " if first is second else f"; {second.act}: "
-    user = _user(rng, split, language, first, joint.join(spoken))
+    user = _user(rng, split, language, first, joint.join(spoken), tells_language=False)
     return user, _answer(effort, calls)
 
 
@@ -249,7 +286,7 @@ def _ask_none(
         while (missing := _offer(rng, split)[0]).noun in taken:
             pass
         args = _spoken(_draw_call(rng, split, missing), is_quoted=rng.random() < QUOTED_SHARE)
-        user = _user(rng, split, language, missing, args)
+        user = _user(rng, split, language, missing, args, tells_language=True)
     thinking = "none" if effort == "high" else ""
     return user, Message("assistant", NO_TOOL[language], thinking=thinking)
 
@@ -257,7 +294,7 @@ def _ask_none(
 def _ask_and_tell(
     rng: Random, split: Split, language: Language, effort: Effort, tools: Sequence[Tool]
 ) -> tuple[Message, ...]:
-    user, called = _ask_one(rng, split, language, effort, tools)
+    user, called = _ask_one(rng, split, language, effort, tools, tells_language=True)
     key = called.calls[0].name.split("_")[1]
     value: Any = draw_word(rng, split, WORDS[split].states)
     if rng.random() < 1 / 2:
