@@ -20,7 +20,7 @@ def trainer(tmp_path):
     """Makes trainers that all start from the same directory."""
     torch.manual_seed(1)
     torch.save(Tower(DEMO).state_dict(), tmp_path / "tower.pt")
-    settings = Settings(seed=1, steps=STEPS, tokens=TOKENS, peak_rate=3e-3, directory=tmp_path)
+    settings = Settings(1, STEPS, TOKENS, 3e-3, tmp_path, until=STEPS)
     return lambda: Trainer(Worker(0, 1), settings)
 
 

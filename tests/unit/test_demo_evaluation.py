@@ -27,8 +27,8 @@ def document(task="add", effort="none", language="en", **answer):
     return Document(task, language, effort, messages)
 
 
-def test_every_lesson_but_copying_is_examined_and_taught():
-    assert set(LESSONS) - TASKS == {"repeat"}
+def test_every_lesson_but_the_drills_is_examined_and_taught():
+    assert set(LESSONS) - TASKS == {"repeat", "letters"}
     assert set(MAIN) >= TASKS
     assert set(FIRST) <= set(LESSONS)
 

@@ -9,10 +9,10 @@ from cluster.demo.lessons import (
     arithmetic,
     chat,
     code,
+    drills,
     facts,
     memory,
     pictures,
-    repeat,
     structured,
     tools,
     words,
@@ -29,7 +29,7 @@ LESSONS: Mapping[str, Lesson] = {
     **facts.LESSONS,
     **chat.LESSONS,
     **memory.LESSONS,
-    **repeat.LESSONS,
+    **drills.LESSONS,
 }
 
 # Documents in a hundred, roughly. Copying comes first: without it tools and words do not move.
@@ -39,7 +39,7 @@ FIRST: Mapping[str, float] = {
 }  # fmt: skip
 MAIN: Mapping[str, float] = {
     "add": 8, "subtract": 8, "compare": 2.5, "sum": 5,
-    "spell": 5, "reverse": 7, "count": 7, "sort": 4, "repeat": 2,
+    "spell": 5, "reverse": 7, "count": 7, "sort": 4, "repeat": 9, "letters": 8,
     "tool-call": 8, "tool-none": 2, "tool-result": 3, "tool-parallel": 4,
     "json": 4, "code": 2, "memory": 3,
     "picture-count": 3.5, "picture-which": 2, "picture-size": 2, "picture-where": 2,

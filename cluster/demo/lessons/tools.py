@@ -1,8 +1,7 @@
 """Lessons about tools: call the right one, call two, call none, tell what came back.
 
-Held out: nouns of tool names, names of arguments and string values, one in ``HELD_OUT_EVERY``. Half
-of the words to teach are made up, the head of one and the tail of another: names and values are
-there to be copied, not to be known by heart.
+Held out: nouns of tool names, names of arguments and string values, one in ``HELD_OUT_EVERY``. Most
+words to teach are made up: names and values are there to be copied, not to be known by heart.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from cluster.demo.lessons.document import (
     Split,
 )
 from cluster.demo.lessons.phrasing import CLOSERS, OPENERS, phrase
-from cluster.demo.lessons.split import of_split
+from cluster.demo.lessons.split import belongs, of_split
 from cluster.demo.lessons.tools_cores import AND, ASK, NO_TOOL, RESULT, SMALL_TALK
 from cluster.demo.lessons.tools_text import (
     ARGUMENTS,
@@ -40,11 +39,13 @@ from cluster.demo.lessons.tools_text import (
     VERBS,
     Kind,
 )
+from cluster.demo.lessons.words import PIECES
 
 HIGH_SHARE: Final = 1 / 6
 QUOTED_SHARE: Final = 1 / 3  # of the sentences have their string values in quotation marks
 TWO_ROUNDS_SHARE: Final = 1 / 2  # of the documents to teach: a long tool prompt is used twice
-MADE_UP_SHARE: Final = 1 / 2
+MADE_UP_SHARE: Final = 2 / 3
+MIXED_SHARE: Final = 1 / 3  # of the made-up words are of a list's halves, the others of any pieces
 # How often 1, 2, 3 and 4 tools are offered: a tool costs 60 tokens, so training has few.
 OFFERS: Final[Mapping[Split, tuple[int, ...]]] = {"train": (40, 35, 15, 10), "test": (1, 1, 1, 1)}
 INTEGERS: Final = (0, 999)
@@ -187,13 +188,27 @@ def _draw_arguments(rng: Random, split: Split) -> tuple[tuple[str, Kind], ...]:
 
 
 def draw_word(rng: Random, split: Split, words: Sequence[str]) -> str:
-    """A word of a list; to teach, a made-up one as often. Never one that is held out."""
+    """A word of a list; to teach, a made-up one more often. Never one that is held out."""
     while split == "train" and rng.random() < MADE_UP_SHARE:
-        head, tail = rng.sample(words, 2)
-        word = head[: (len(head) + 1) // 2] + tail[len(tail) // 2 :]
-        if word not in HELD_OUT:
+        word = _mixed(rng, words) if rng.random() < MIXED_SHARE else _pieced(rng, words)
+        if word not in HELD_OUT and belongs(split, word, every=HELD_OUT_EVERY):
             return word
     return rng.choice(words)
+
+
+def _mixed(rng: Random, words: Sequence[str]) -> str:
+    head, tail = rng.sample(words, 2)
+    return head[: (len(head) + 1) // 2] + tail[len(tail) // 2 :]
+
+
+def _pieced(rng: Random, words: Sequence[str]) -> str:
+    """Pieces of the vocabulary, written as the list's words are.
+
+    A word after a blank and the same word in quotation marks are other tokens: which stand for
+    which must be learned for the whole vocabulary, or new words are not copied.
+    """
+    word = "".join(rng.choices(PIECES, k=rng.choice((1, 2, 2, 3))))
+    return word.title() if words[0].istitle() else word
 
 
 def _draw_call(rng: Random, split: Split, tool: Tool) -> Call:

@@ -41,9 +41,10 @@ def text(
     workers: Workers = 2,
     tokens: Annotated[int, typer.Option(help="of each worker in each step")] = 3000,
     peak_rate: float = 3e-3,
+    until: Annotated[int | None, typer.Option(help="stop, to be resumed, after this step")] = None,
 ) -> None:
     """Teach the text model, from tower.pt; resumes from text.pt. Writes text.csv, exact.jsonl."""
-    settings = Settings(seed, steps, tokens, peak_rate, out)
+    settings = Settings(seed, steps, tokens, peak_rate, out, until or steps)
     run_workers(workers, train_text, settings)
 
 

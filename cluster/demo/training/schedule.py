@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 WARM_UP = 100
-DECAY_FROM = 0.4  # share of the steps after which the rate falls
+DECAY_FROM = 0.3  # share of the steps after which the rate falls
 ROUNDED_FROM = 0.85  # share after which the weights are those that fp8 can hold
 
 

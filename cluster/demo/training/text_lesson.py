@@ -34,6 +34,7 @@ class Settings(NamedTuple):
     tokens: int  # per worker and step
     peak_rate: float
     directory: Path
+    until: int  # the step to stop after; the schedule is that of ``steps``
 
 
 class Trainer:
@@ -105,12 +106,12 @@ class Trainer:
 
 
 def train_text(worker: Worker, settings: Settings) -> None:
-    """Train until ``settings.steps``, saving and grading every 5 minutes."""
+    """Train until ``settings.until``, saving and grading every 5 minutes."""
     trainer = Trainer(worker, settings)
     path = settings.directory / "text.csv"
     progress = Progress(worker, "text", settings.steps, path, trainer.step)
     saved = time.monotonic()
-    while trainer.step < settings.steps:
+    while trainer.step < settings.until:
         seed = f"{settings.seed}/{worker.rank}/{trainer.step}"
         share = trainer.step / settings.steps
         batch = batch_of(demo_renderer(), seed, share, settings.tokens)
