@@ -6,7 +6,7 @@ UV := .venv/bin/uv
 FIND_LINKS := $(shell python3 -m pip config get global.find-links 2>/dev/null || true)
 UV_INSTALL = $(UV) pip install -q -p $(PY) $(addprefix --find-links ,$(FIND_LINKS))
 
-.PHONY: install dev demo serve test check bench defects identity proto
+.PHONY: install dev demo serve test check bench bench-kernels defects identity proto
 
 .venv/installed: pyproject.toml deploy/build_hook.py $(wildcard $(addprefix shards/kernels/native/*.,cpp h py))
 	python3 -m venv .venv
@@ -40,6 +40,9 @@ check: .venv/dev
 bench: .venv/dev
 	$(UV_INSTALL) --group bench
 	$(PY) -m tests.bench.run
+
+bench-kernels: .venv/dev
+	PYTHONPATH=tests OMP_WAIT_POLICY=PASSIVE $(PY) -m tests.bench.kernels
 
 defects: .venv/dev
 	PYTHONPATH=tests $(PY) -m tests.bench.defects

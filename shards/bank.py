@@ -51,6 +51,7 @@ class ExpertBank:
                 done += 1
                 if on_progress is not None:
                     on_progress(done, total)
+        checkpoint.release()  # packed weights are copies; views come back with prefault
 
     def __len__(self) -> int:
         """Number of physical experts held."""

@@ -56,6 +56,11 @@ class MappedCheckpoint:
             digest.update(f"\n{name} {start} {end} ".encode() + piece)
         return digest.hexdigest()
 
+    def release(self) -> None:
+        """Give back the pages read so far; views read them again when they are used."""
+        for file in self.tensors.files:
+            file.release()
+
     def dense(self, name: str) -> Weight:
         """A weight that is not a routed expert's. Raises KeyError for an unknown name."""
         return self._weight(self.layout.dense[name])

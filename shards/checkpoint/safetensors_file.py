@@ -67,6 +67,10 @@ class SafetensorsFile:
         self._handed_out.add((start, end))
         return self._view(DTYPES[entry.dtype], shape, start, end)
 
+    def release(self) -> None:
+        """Give back the pages read so far; a view reads them again when it is used."""
+        self._map.madvise(mmap.MADV_DONTNEED)
+
     def read(self, ranges: Iterable[tuple[int, int]]) -> list[bytes]:
         """Small pieces of the file, ``[start, end)`` each, read apart from the mapping.
 

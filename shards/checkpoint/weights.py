@@ -73,3 +73,7 @@ class Checkpoint(Protocol):
     def expert(self, layer: int, expert: int) -> ExpertWeights:
         """One routed expert."""
         ...
+
+    def release(self) -> None:
+        """Give back the pages read so far; views read them again when they are used."""
+        ...

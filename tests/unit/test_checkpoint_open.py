@@ -2,6 +2,7 @@ import json
 import shutil
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -247,3 +248,25 @@ def test_data_that_are_not_aligned_are_handed_out_all_the_same(tmp_path):
     ours, theirs = open_checkpoint(path), open_fixture("tiny-hf-fp8")
     assert torch.equal(ours.dense("norm").data, theirs.dense("norm").data)
     assert torch.equal(ours.dense("layers.0.o").scale, theirs.dense("layers.0.o").scale)
+
+
+def resident_bytes_of(path):
+    """Bytes of this process' mappings of a file that are in memory."""
+    total, is_mine = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        fields = line.split()
+        if "-" in fields[0] and not fields[0].endswith(":"):
+            is_mine = line.endswith(str(path))
+        elif is_mine and fields[0] == "Rss:":
+            total += int(fields[1]) * 1024
+    return total
+
+
+def test_released_pages_leave_memory_and_come_back_with_the_same_bytes():
+    checkpoint = open_fixture("tiny-hf-bf16")
+    weight = checkpoint.dense("embed").data
+    before, file = weight.clone(), FIXTURES / "tiny-hf-bf16" / "model.safetensors"
+    assert resident_bytes_of(file) > 0
+    checkpoint.release()
+    assert resident_bytes_of(file) == 0
+    assert torch.equal(weight, before)
