@@ -87,9 +87,9 @@ class LatentAttention:
         Writes the new tokens' latents to the cache before reading it.
         """
         config = self._config
-        both = self._qkv_a(hidden)
+        both = self._qkv_a(hidden, batch.num_tokens)
         q_a, latent = both[:, : config.q_lora_rank], both[:, config.q_lora_rank :]
-        queries = self._queries(q_a, rotation, temperature)
+        queries = self._queries(q_a, batch.num_tokens, rotation, temperature)
         self._store(latent, batch, rotation, cache)
         mixed = torch.zeros((batch.num_rows, config.num_heads, config.kv_lora_rank))
         if batch.decodes is not None:
@@ -100,14 +100,14 @@ class LatentAttention:
             mixed[rows] = self._attend_prefill(queries[rows], chunk, cache)
         values = torch.bmm(mixed.transpose(0, 1), self._u_v)  # [H, rows, dv]
         flat = values.transpose(0, 1).reshape(batch.num_rows, -1).to(hidden.dtype)
-        return self._o(flat)
+        return self._o(flat, batch.num_tokens)
 
     def _queries(
-        self, q_a: torch.Tensor, rotation: Rotation, temperature: torch.Tensor
+        self, q_a: torch.Tensor, num_tokens: int, rotation: Rotation, temperature: torch.Tensor
     ) -> torch.Tensor:
         """Absorbed queries ``[rows, H, dc + dr]`` float32, scaled for the softmax."""
         config = self._config
-        q = self._q_b(rms_norm(q_a, self._q_a_norm, config.norm_eps)).float()
+        q = self._q_b(rms_norm(q_a, self._q_a_norm, config.norm_eps), num_tokens).float()
         q = q.view(-1, config.num_heads, config.qk_head_dim)
         q_n, q_r = q[..., : config.qk_nope_head_dim], q[..., config.qk_nope_head_dim :]
         absorbed = torch.bmm(q_n.transpose(0, 1), self._u_k).transpose(0, 1)  # [rows, H, dc]

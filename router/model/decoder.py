@@ -19,6 +19,7 @@ from router.model.rope import Rotation, query_temperature, yarn_frequencies
 from router.profiling import LayerTimer
 from shards.checkpoint.weights import Checkpoint
 from shards.kernels.linear import Linear
+from shards.kernels.row_invariant import pad_rows
 
 
 class MicroBatch(NamedTuple):
@@ -48,10 +49,10 @@ class SharedExpert:
         self._gate_up = Linear(torch.cat(parts))
         self._down = Linear(checkpoint.dense(f"layers.{layer}.shared_down").to(dtype))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``[rows, H]`` -> ``[rows, H]``."""
-        gate, up = self._gate_up(x).float().chunk(2, dim=-1)
-        return self._down(functional.silu(gate).mul_(up).to(x.dtype))
+    def forward(self, x: torch.Tensor, num_tokens: int) -> torch.Tensor:
+        """``[rows, H]`` -> ``[rows, H]``; rows from ``num_tokens`` on are padding."""
+        gate, up = self._gate_up(x, num_tokens).float().chunk(2, dim=-1)
+        return self._down(functional.silu(gate).mul_(up).to(x.dtype), num_tokens)
 
 
 class DecoderLayer:
@@ -95,7 +96,7 @@ class DecoderLayer:
         with timer.part("dispatch"):
             pending = experts.begin(self._layer, index, normed[:num_tokens], expert_ids)
         with timer.part("shared expert"):
-            shared = self._shared.forward(normed)
+            shared = self._shared.forward(normed, num_tokens)
         return x, _Away(shared, chosen.weights[:num_tokens], pending)
 
     def join(self, x: torch.Tensor, away: _Away, timer: LayerTimer) -> torch.Tensor:
@@ -170,5 +171,5 @@ class Decoder:
         return x if away is None else layer.join(x, away, timer)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """``[rows, V]`` float32 of ``[rows, H]`` final states, rows padded."""
-        return self._head(hidden).float()
+        """``[rows, V]`` float32 of ``[rows, H]`` final states."""
+        return self._head(pad_rows(hidden), len(hidden))[: len(hidden)].float()

@@ -19,7 +19,6 @@ from router.model.kv_cache import PagedLatentCache
 from router.model.reference import ReferenceModel
 from router.model.vision import VisionTower
 from router.profiling import LayerTimer
-from shards.kernels.row_invariant import pad_rows
 
 Logits = npt.NDArray[np.float32]
 
@@ -105,7 +104,7 @@ class PagedRunner:
             hidden = torch.cat(wanted)
             if not len(hidden):
                 return np.zeros((0, self._decoder.config.vocab_size), dtype=np.float32)
-            logits: Logits = self._decoder.logits(pad_rows(hidden))[: len(hidden)].numpy()
+            logits: Logits = self._decoder.logits(hidden).numpy()
             return logits
 
     def prepare(self, images: Sequence[ImageInput]) -> None:

@@ -20,13 +20,16 @@ class Linear:
         self._kernels = native_kernels() if weight.dtype == torch.bfloat16 else None
         self._weight = weight if self._kernels is None else self._kernels.pack(weight)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, num_rows: int) -> torch.Tensor:
         """``[T, K]`` -> ``[T, N]``; T is a multiple of ``row_invariant.TILE``.
 
-        Computes on as many threads as torch has in the calling thread; they change no bit.
+        Rows from ``num_rows`` on are padding: torch needs them, what comes out of them is finite
+        and means nothing. Computes on as many threads as torch has in the calling thread; they
+        change no bit.
         """
         if self._kernels is None:
             return row_invariant.linear(x, self._weight)
         out = x.new_empty((x.shape[0], self._out_features))
-        self._kernels.linear(x, self._weight, out, torch.get_num_threads())
+        out[num_rows:] = 0
+        self._kernels.linear(x[:num_rows], self._weight, out[:num_rows], torch.get_num_threads())
         return out
