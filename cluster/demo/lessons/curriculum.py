@@ -32,19 +32,19 @@ LESSONS: Mapping[str, Lesson] = {
     **drills.LESSONS,
 }
 
-# Documents in a hundred, roughly. Copying comes first: without it tools and words do not move.
+# Weights. Copying comes first: without it tools and words do not move.
 FIRST: Mapping[str, float] = {
     "repeat": 44, "spell": 12, "add": 16, "subtract": 9, "compare": 2, "tool-call": 5, "json": 8,
     "memory": 4,
 }  # fmt: skip
 MAIN: Mapping[str, float] = {
-    "add": 8, "subtract": 8, "compare": 2.5, "sum": 5,
-    "spell": 5, "reverse": 7, "count": 7, "sort": 4, "repeat": 9, "letters": 8,
-    "tool-call": 8, "tool-none": 2, "tool-result": 3, "tool-parallel": 4,
-    "json": 4, "code": 2, "memory": 3,
-    "picture-count": 3.5, "picture-which": 2, "picture-size": 2, "picture-where": 2,
-    "picture-all": 2.5,
-    "capital": 4, "translate": 9, "next": 3, "opposite": 3, "chat": 3, "system": 2,
+    "add": 4, "subtract": 6, "compare": 2, "sum": 4,
+    "spell": 4, "reverse": 8, "count": 7, "sort": 3, "repeat": 5, "letters": 8,
+    "tool-call": 8, "tool-none": 3, "tool-result": 5, "tool-parallel": 6,
+    "json": 4, "code": 1.5, "memory": 3,
+    "picture-count": 5, "picture-which": 4, "picture-size": 4, "picture-where": 4,
+    "picture-all": 5,
+    "capital": 3, "translate": 9, "next": 3, "opposite": 3, "chat": 3, "system": 3,
 }  # fmt: skip
 FIRST_UNTIL = 0.15  # share of the training
 ENGLISH_SHARE = 0.35
