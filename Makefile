@@ -8,7 +8,7 @@ UV_INSTALL = $(UV) pip install -q -p $(PY) $(addprefix --find-links ,$(FIND_LINK
 
 .PHONY: install dev demo serve test check bench bench-kernels defects identity proto
 
-.venv/installed: pyproject.toml deploy/build_hook.py $(wildcard $(addprefix shards/kernels/native/*.,cpp h py))
+.venv/installed: pyproject.toml deploy/build_hook.py $(wildcard shards/kernels/native/*.cpp shards/kernels/native/*.h)
 	python3 -m venv .venv
 	.venv/bin/pip install -q uv
 	$(UV_INSTALL) -e .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ from cluster.actors.launch_spec import NAMESPACE, LaunchSpec
 from cluster.actors.shard import ExpertShard
 from galerne.errors import ConfigError
 from galerne.topology import LinkTransport
+from shards.kernels.native.library import FAMILY_VARIABLE
 
 _POLL_S = 0.1
 _REPORT_TIMEOUT_S = 60.0  # the first answer waits for the controller process to start
@@ -61,10 +63,7 @@ class Deployment:
             self.spec.actor_name(part),
             num_cpus=_CPU_PER_ACTOR,
             scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, index),
-            # Pools of several processes on few cores must not spin against one another.
-            runtime_env={
-                "env_vars": {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
-            },
+            runtime_env={"env_vars": _environment(threads)},
         )
         self._actors[part] = actor.remote(self.spec, part)
         self._begun[self._actors[part].__ray_ready__.remote()] = part
@@ -136,3 +135,10 @@ def _remote(kind: type, name: str, **options: Any) -> Any:  # noqa: ANN401 - Ray
         max_task_retries=_RESTARTS_WITHOUT_END,
         **options,
     )
+
+
+def _environment(num_threads: int) -> dict[str, str]:
+    """Of an actor: what it computes with, on other nodes too."""
+    # Pools of several processes on few cores must not spin against one another.
+    pools = {"OMP_NUM_THREADS": str(num_threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    return pools | {k: v for k, v in os.environ.items() if k == FAMILY_VARIABLE}

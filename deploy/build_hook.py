@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,8 +23,8 @@ class NativeKernelsHook(BuildHookInterface):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile, and put the library into the wheel; without a compiler leave it out."""
-        compiler = shutil.which(os.environ.get("CXX", "g++"))
-        if sys.platform != "linux" or compiler is None:
+        compiler = shlex.split(os.environ.get("CXX", "g++"))
+        if sys.platform != "linux" or shutil.which(compiler[0]) is None:
             self.app.display_warning("no C++ compiler for Linux: galerne will compute with torch")
             return
         # The package is not installed yet, so its module is loaded by path.
@@ -34,8 +35,9 @@ class NativeKernelsHook(BuildHookInterface):
         spec.loader.exec_module(module)
         try:
             library = module.compile_library(compiler)
-        except subprocess.CalledProcessError as error:
-            self.app.display_warning(f"galerne will compute with torch:\n{error.stderr}")
+        except (subprocess.CalledProcessError, OSError) as error:
+            said = getattr(error, "stderr", error)
+            self.app.display_warning(f"galerne will compute with torch:\n{said}")
             return
         build_data["artifacts"].append(f"/{library.relative_to(self.root)}")
         build_data["pure_python"] = False

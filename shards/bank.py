@@ -45,13 +45,12 @@ class ExpertBank:
         self._layers: dict[int, LayerExperts] = {}
         total, done = sum(map(len, wanted.values())), 0
         for layer, ids in wanted.items():
-            self._layers[layer] = layer_experts(dtype, num_experts, threads)
+            self._layers[layer] = layer_experts(dtype, self.hidden_size, num_experts, threads)
             for expert in ids:
                 self._layers[layer].add(expert, *_matrices(checkpoint.expert(layer, expert), dtype))
                 done += 1
                 if on_progress is not None:
                     on_progress(done, total)
-        checkpoint.release()  # packed weights are copies; views come back with prefault
 
     def __len__(self) -> int:
         """Number of physical experts held."""

@@ -47,7 +47,14 @@ class ShardHost:
             CheckpointError: The checkpoint cannot be used.
         """
         checkpoint = open_checkpoint(settings.checkpoint)
-        bank = ExpertBank(checkpoint, settings.experts_by_layer, settings.dtype, on_progress)
+        bank = ExpertBank(
+            checkpoint,
+            settings.experts_by_layer,
+            settings.dtype,
+            on_progress,
+            settings.num_threads,
+        )
+        checkpoint.release()  # packed weights are copies; views come back with prefault
         bank.prefault()
         self._bank = bank
         self._bytes_read = checkpoint.bytes_read

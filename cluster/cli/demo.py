@@ -19,16 +19,20 @@ from cluster.demo.evaluation.asking import Reply, ask
 from cluster.demo.showcase import KILLED, KILLED_ANSWER, SHOWN
 from cluster.server import Server
 from cluster.shutdown import Shutdown
+from galerne.errors import ConfigError
 
 KILL_AFTER_TOKENS = 12
+DEFAULT_SHARDS = 4
 
 
 def demo(
     context: typer.Context,
-    shards: Annotated[int, typer.Option(help="expert shards")] = 4,
+    shards: Annotated[int, typer.Option(min=1, help="expert shards")] = DEFAULT_SHARDS,
 ) -> None:
     """Start 1 gateway and 4 shards, answer, kill a shard with SIGKILL, answer again; clean up."""
     if context.invoked_subcommand is not None:
+        if shards != DEFAULT_SHARDS:
+            raise typer.BadParameter(f"write it after {context.invoked_subcommand}: it has its own")
         return
     logging.basicConfig(level=logging.ERROR)
     console = Console(highlight=False)
@@ -93,4 +97,6 @@ def _stream(stub: Any, console: Console, kill: int | None = None) -> Reply:  # n
 
     reply = ask(stub, KILLED, on_event)
     console.print()
+    if kill is not None:
+        raise ConfigError("model", "", f"its answer ended before {KILL_AFTER_TOKENS} tokens")
     return reply

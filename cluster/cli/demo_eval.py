@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import typer
 from rich.console import Console
 from rich.progress import track
 
-from cluster.cli.client import connect
+from cluster.cli.client import ApiKey, connect, metadata
 from cluster.cli.serve import announce, start_with_progress
 from cluster.config import load_config
 from cluster.demo.evaluation.asking import ask_all
@@ -26,7 +28,21 @@ from cluster.demo.evaluation.report import (
 from cluster.demo.evaluation.routing import describe, read_load
 from cluster.server import Server
 from cluster.shutdown import Shutdown
+from galerne.errors import ConfigError
 from galerne.v1 import inference_pb2 as pb
+
+
+class Exam(NamedTuple):
+    """What is asked of whom, and where the answers go."""
+
+    grpc: str
+    http: str  # for the routing; empty: no plots
+    api_key: str
+    per_task: int
+    seed: int
+    concurrency: int
+    out: Path
+    num_shards: int
 
 
 def demo_eval(
@@ -38,12 +54,14 @@ def demo_eval(
     seed: Annotated[int, typer.Option(help="seed of the questions")] = 1,
     concurrency: Annotated[int, typer.Option(min=1, help="questions under way at once")] = 16,
     out: Annotated[Path, typer.Option(help="directory of answers and plots")] = Path("demo-eval"),
+    api_key: ApiKey = "",
 ) -> None:
     """Ask held-out questions of every task; print the share answered exactly."""
     logging.basicConfig(level=logging.ERROR)
-    console = Console()
+    console = Console(highlight=False)
+    exam = Exam(target, http, api_key, per_task, seed, concurrency, out, shards)
     if target:
-        _evaluate(console, target, http, shards, per_task, seed, concurrency, out)
+        _examine(console, exam)
         return
     flags = {"model": model, "shards": shards, "transport": "grpc", "http_port": 0, "grpc_port": 0}
     shutdown = Shutdown()
@@ -52,45 +70,49 @@ def demo_eval(
         start_with_progress(server, console)
         announce(server, console)
         assert server.ingress is not None
-        grpc, http = server.ingress.grpc_address, server.ingress.http_address
-        _evaluate(console, grpc, http, shards, per_task, seed, concurrency, out)
+        ingress = server.ingress
+        _examine(console, exam._replace(grpc=ingress.grpc_address, http=ingress.http_address))
 
 
-def _evaluate(
-    console: Console,
-    target: str,
-    http: str,
-    shards: int,
-    per_task: int,
-    seed: int,
-    concurrency: int,
-    out: Path,
-) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    documents = list(questions(per_task, seed))
-    with connect(target) as stub:
-        info = stub.GetModelInfo(pb.GetModelInfoRequest(), timeout=20)
-        replies = ask_all(stub, documents, concurrency)
+def _examine(console: Console, exam: Exam) -> None:
+    exam.out.mkdir(parents=True, exist_ok=True)
+    documents = list(questions(exam.per_task, exam.seed))
+    key = metadata(exam.api_key)
+    with connect(exam.grpc) as stub:
+        info = stub.GetModelInfo(pb.GetModelInfoRequest(), timeout=20, metadata=key)
+        if exam.http:
+            _read_load(exam.http, info)  # better refused now than after the exam
+        replies = ask_all(stub, documents, exam.concurrency, key)
         shown = track(replies, "asking", len(documents), console=console)
         graded = [grade(document, reply) for document, reply in zip(documents, shown, strict=True)]
-    write_answers(graded, out / "answers.jsonl")
+    write_answers(graded, exam.out / "answers.jsonl")
     lines = table(graded)
-    (out / "scores.md").write_text(score_markdown(lines), encoding="utf-8")
-    console.print(score_table(f"{info.name} ({info.numerics_profile}), seed {seed}", lines))
+    (exam.out / "scores.md").write_text(score_markdown(lines), encoding="utf-8")
+    console.print(score_table(f"{info.name} ({info.numerics_profile}), seed {exam.seed}", lines))
     scores = by_language(graded).items()
     told = ", ".join(f"{name} {score.share:.0%}" for name, score in scores)
-    console.print(f"facts and languages by language: {told}", highlight=False)
-    if http:
-        _routing(console, http, info, shards, out)
+    console.print(f"facts and languages by language: {told}")
+    if exam.http:
+        _show_routing(console, exam, info)
+    else:
+        console.print("no --http: no routing plots", style="dim")
 
 
-def _routing(console: Console, http: str, info: pb.ModelInfo, shards: int, out: Path) -> None:
+def _show_routing(console: Console, exam: Exam, info: pb.ModelInfo) -> None:
     """Plots of the load since the server's start, and a line per layer."""
-    load = read_load(f"http://{http}/metrics", info.num_layers, info.num_experts)
+    load = _read_load(exam.http, info)
     if not load.sum(axis=1).all():
-        console.print(f"no expert metrics at http://{http}/metrics: no routing plots")
+        console.print(f"no expert metrics at {exam.http}: no routing plots")
         return
-    console.print(load_table(describe(load, shards), shards))
+    console.print(load_table(describe(load, exam.num_shards), exam.num_shards))
     for plot in (plot_load, plot_heat, plot_imbalance):
-        for path in plot(load, out):
+        for path in plot(load, exam.out):
             console.print(str(path), style="dim")
+
+
+def _read_load(http: str, info: pb.ModelInfo) -> npt.NDArray[np.int64]:
+    url = f"{http if '://' in http else f'http://{http}'}/metrics"
+    try:
+        return read_load(url, info.num_layers, info.num_experts)
+    except (OSError, ValueError) as error:
+        raise ConfigError("http", http, str(error)) from error

@@ -1,4 +1,4 @@
-"""What ``galerne demo`` asks: in the style of the lessons, but nothing taught as it stands."""
+"""What ``galerne demo`` asks: in the style of the lessons, with held-out numbers and picture."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ PICTURE: Final = Scene(
     168,
     (
         Item(0, "circle", "red", "large"),
+        Item(2, "square", "yellow", "medium"),
         Item(4, "triangle", "blue", "medium"),
-        Item(8, "cross", "green", "small"),
+        Item(7, "cross", "green", "small"),
     ),
 )
 _WEATHER: Final = {
@@ -39,9 +40,10 @@ _ALARM: Final = {
         },
     },
 }
-_SUM: Final = "How much is 787 plus 895?"
+OPERANDS: Final = (787, 895)
+_SUM: Final = "How much is {} plus {}?".format(*OPERANDS)
 _ASKED: Final = (
-    Message("user", "Use city Quimper and get weather."),
+    Message("user", "Run get weather for city Quimper. Thanks!"),
     Message("assistant", calls=(Call("get_weather", {"city": "Quimper"}),)),
 )
 
@@ -62,8 +64,8 @@ def _asked(title: str, *messages: Message, effort: str = "none", has_tools: bool
 
 
 SHOWN: Final = (
-    _asked("chat", Message("user", "Hello! Who are you?")),
-    _asked("chat, in French", Message("user", "Quelle est la capitale du Portugal ?")),
+    _asked("chat", Message("user", "What is your name?")),
+    _asked("chat, in French", Message("user", "Donne la capitale du Portugal.")),
     _asked("a sum, reasoning effort none", Message("user", _SUM)),
     _asked("the same sum, effort high", Message("user", _SUM), effort="high"),
     _asked("a tool call, two tools offered", _ASKED[0], has_tools=True),
@@ -73,13 +75,13 @@ SHOWN: Final = (
         Message("tool", '{"weather": "rainy"}'),
         has_tools=True,
     ),
-    _asked("a picture", Message("user", "Name every shape and its place.", picture=PICTURE)),
+    _asked("a picture", Message("user", "What is in the picture?", picture=PICTURE)),
 )
 
-_NUMBERS: Final = (588, 187, 884, 285)
+NUMBERS: Final = (643, 388, 598, 281)
 KILLED: Final = _asked(
     "a long sum",
-    Message("user", f"What is {' + '.join(map(str, _NUMBERS))}?"),
+    Message("user", f"Compute {' + '.join(map(str, NUMBERS))}. Thank you."),
     effort="high",
 ).document
-KILLED_ANSWER: Final = str(sum(_NUMBERS))
+KILLED_ANSWER: Final = str(sum(NUMBERS))

@@ -121,8 +121,10 @@ def _transport(
                 lambda n, of: on_progress("experts", n, of),
                 settings.num_threads,
             )
-            bank.prefault()
             banks[shard] = bank
+        checkpoint.release()  # packed weights are copies; views come back with prefault
+        for bank in banks.values():
+            bank.prefault()
         return LocalTransport(banks)
     if book is None:
         raise ConfigError("transport", topology.transport.value, "needs an address book")

@@ -13,10 +13,9 @@ import torch
 from torch.nn import functional
 
 from shards.kernels.grouped_mlp import grouped_mlp
-from shards.kernels.native.library import COLUMNS, NativeKernels, native_kernels
+from shards.kernels.native.library import NativeKernels, kernels_for
+from shards.kernels.native.packing import HALF, Packed, pack, pack_gate_up
 from shards.kernels.threads import ONE_THREAD, KernelThreads
-
-HALF = COLUMNS // 2  # columns of the gate in a superblock, as many as of the up
 
 
 class LayerExperts(Protocol):
@@ -42,9 +41,11 @@ class LayerExperts(Protocol):
         """Read every weight once, so that no first token waits for the disk."""
 
 
-def layer_experts(dtype: torch.dtype, num_experts: int, threads: KernelThreads) -> LayerExperts:
+def layer_experts(
+    dtype: torch.dtype, hidden_size: int, num_experts: int, threads: KernelThreads
+) -> LayerExperts:
     """The fastest kind for weights of ``dtype``; ``num_experts`` bounds the ids."""
-    kernels = native_kernels() if dtype == torch.bfloat16 else None
+    kernels = kernels_for(dtype, hidden_size)
     if kernels is not None:
         return NativeExperts(kernels, num_experts, threads.num_threads)
     return TorchExperts(threads)
@@ -104,7 +105,7 @@ class NativeExperts:
         """``num_threads`` share the superblocks of all experts of a call."""
         self._kernels = kernels
         self._num_threads = num_threads
-        self._experts: dict[int, _Weights] = {}
+        self._experts: dict[int, tuple[Packed, Packed]] = {}
         self._gate_up_at = np.zeros(num_experts, dtype=np.int64)  # addresses by expert id
         self._down_at = np.zeros(num_experts, dtype=np.int64)
         self._shape: tuple[int, int] | None = None  # of a gate: (I, H)
@@ -113,18 +114,20 @@ class NativeExperts:
         """See ``LayerExperts``.
 
         Raises:
-            ValueError: Shapes that differ from one another or from the first expert's.
+            ValueError: Shapes that differ from one another or from the first expert's, or an id
+                that is not below ``num_experts``.
         """
+        if not 0 <= expert < len(self._gate_up_at):
+            raise ValueError(f"expert {expert} of {len(self._gate_up_at)}")
         width, hidden = gate.shape
         if self._shape not in (None, (width, hidden)) or down.shape != (hidden, width):
             raise ValueError(f"expert {expert}: gate {list(gate.shape)}, down {list(down.shape)}")
         self._shape = (width, hidden)
-        # Inputs beyond the width are zeros, as the gate-up superblocks give them.
-        padded = functional.pad(down, (0, -width % HALF))
-        packed = _Weights(self._kernels.pack_gate_up(gate, up), self._kernels.pack(padded))
+        if width % HALF:  # inputs beyond the width are zeros, as the gate-up superblocks give them
+            down = functional.pad(down, (0, -width % HALF))
+        packed = pack_gate_up(gate, up), pack(down)
         self._experts[expert] = packed
-        self._gate_up_at[expert] = packed.gate_up.data_ptr()
-        self._down_at[expert] = packed.down.data_ptr()
+        self._gate_up_at[expert], self._down_at[expert] = (p.data.data_ptr() for p in packed)
 
     def run(
         self,
@@ -151,7 +154,7 @@ class NativeExperts:
     @property
     def num_bytes(self) -> int:
         """See ``LayerExperts``."""
-        return sum(w.numel() * w.element_size() for e in self._experts.values() for w in e)
+        return sum(p.data.nbytes for packed in self._experts.values() for p in packed)
 
     def touch(self) -> None:
         """Packing has written all of it."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from shards.kernels import row_invariant
-from shards.kernels.native.library import native_kernels
+from shards.kernels.native.library import kernels_for
+from shards.kernels.native.packing import Packed, pack
 
 
 class Linear:
@@ -16,9 +17,8 @@ class Linear:
 
     def __init__(self, weight: torch.Tensor) -> None:
         """``weight`` is ``[N, K]``."""
-        self._out_features = weight.shape[0]
-        self._kernels = native_kernels() if weight.dtype == torch.bfloat16 else None
-        self._weight = weight if self._kernels is None else self._kernels.pack(weight)
+        self._kernels = kernels_for(weight.dtype, weight.shape[1])
+        self._weight: torch.Tensor | Packed = weight if self._kernels is None else pack(weight)
 
     def __call__(self, x: torch.Tensor, num_rows: int) -> torch.Tensor:
         """``[T, K]`` -> ``[T, N]``; T is a multiple of ``row_invariant.TILE``.
@@ -27,9 +27,10 @@ class Linear:
         and means nothing. Computes on as many threads as torch has in the calling thread; they
         change no bit.
         """
-        if self._kernels is None:
+        if isinstance(self._weight, torch.Tensor):
             return row_invariant.linear(x, self._weight)
-        out = x.new_empty((x.shape[0], self._out_features))
+        assert self._kernels is not None
+        out = x.new_empty((x.shape[0], self._weight.num_rows))
         out[num_rows:] = 0
         self._kernels.linear(x[:num_rows], self._weight, out[:num_rows], torch.get_num_threads())
         return out

@@ -8,8 +8,9 @@ import numpy as np
 from PIL import Image
 
 from cluster.demo.evaluation.asking import Reply, ask, ask_all, request_of
+from cluster.demo.evaluation.exam import questions
 from cluster.demo.lessons.document import Call, Document, Message
-from cluster.demo.showcase import PICTURE, SHOWN
+from cluster.demo.showcase import KILLED, PICTURE, SHOWN
 from cluster.demo.training.render import demo_renderer
 from galerne.v1 import inference_pb2_grpc
 from helpers.api_servers import ids_of, make_frontend
@@ -77,8 +78,8 @@ async def test_replies_keep_the_order_of_the_questions():
 
 
 async def test_the_server_gives_the_model_what_the_training_rendered():
-    """Settings, tools, calls, results and pictures, to the last id of the prompt."""
-    documents = [shown.document for shown in SHOWN]
+    """Every task at both efforts, with tools, calls, results and pictures, to the last id."""
+    documents = [*questions(1, seed=5), *(shown.document for shown in SHOWN), KILLED]
     gateway = FakeGateway(Answer(ids_of("x")), takes_images=True)
     await asked(gateway, lambda stub: list(ask_all(stub, documents, concurrency=1)))
     for document, run in zip(documents, gateway.runs, strict=True):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cluster.demo.training.batches import batch_of
+from cluster.demo.training.progress import Progress
 from cluster.demo.training.render import demo_renderer
 from cluster.demo.training.schedule import ROUNDED_FROM
 from cluster.demo.training.sizes import DEMO
@@ -49,6 +50,28 @@ def test_a_resumed_run_ends_with_the_same_weights(trainer):
     learn(second, STEPS - 2)
     got = weights_of(second)
     assert all(torch.equal(got[name], want[name]) for name in want)
+
+
+def test_a_run_is_not_resumed_with_another_seed(trainer):
+    first = trainer()
+    learn(first, 1)
+    first.save()
+    other = first.settings._replace(seed=2)
+    with pytest.raises(ValueError, match=r"seed: .*made with 1, not 2"):
+        Trainer(Worker(0, 1), other)
+
+
+def test_rows_of_steps_that_are_made_again_are_dropped(tmp_path):
+    path = tmp_path / "text.csv"
+    path.write_text("step,seconds,loss\n20,10.0,3\n40,20.5,2\n60,31.0,1\n")
+    progress = Progress(Worker(0, 1), "text", 100, path, done=45)
+    for step in range(45, 60):
+        progress.show(step, loss=5.0)
+    progress.close()
+    steps, seconds, losses = zip(*(row.split(",") for row in path.read_text().split()), strict=True)
+    assert steps == ("step", "20", "40", "60")
+    assert losses == ("loss", "3", "2", "5")
+    assert float(seconds[-1]) >= 20.5
 
 
 def test_a_step_moves_every_weight_that_a_token_uses(trainer):

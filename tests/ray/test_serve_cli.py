@@ -18,7 +18,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from cluster.demo.evaluation.asking import ask_all
 from cluster.demo.evaluation.exam import questions
 from cluster.demo.evaluation.grading import grade
-from cluster.demo.lessons.scene import Item, Scene
+from cluster.demo.lessons import scene
+from cluster.demo.lessons.scene import Item
 from galerne.v1 import inference_pb2 as pb
 from galerne.v1 import inference_pb2_grpc
 from helpers.serve_process import ServeProcess, run_cli
@@ -102,7 +103,7 @@ def test_http_and_grpc_draw_the_same_tokens(stub, client, server):
 
 def test_a_picture_is_seen_alike_over_http_and_grpc(stub, client, server):
     def answer_to(*objects):
-        png = Scene(140, objects).png()
+        png = scene.png(scene.Scene(140, objects))
         question = "Name every shape and its place."
         url = "data:image/png;base64," + base64.b64encode(png).decode()
         image = {"type": "image_url", "image_url": {"url": url}}
@@ -156,6 +157,22 @@ def test_the_demo_model_answers_held_out_questions(stub):
     graded = [grade(d, reply) for d, reply in zip(documents, replies, strict=True)]
     wrong = [(g.document.task, g.reply.text) for g in graded if not g.is_right]
     assert len(wrong) < len(graded) / 4, wrong
+
+
+def test_the_exam_runs_against_a_server_and_draws_its_routing(server, tmp_path):
+    done = run_cli(
+        *("demo", "eval", "--target", server.grpc, "--http", server.http),
+        *("--per-task", "1", "--seed", "4", "--out", str(tmp_path)),
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "tool calls" in done.stdout
+    assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 2 * 23
+    assert "| **pictures** |" in (tmp_path / "scores.md").read_text()
+    assert (tmp_path / "routing-load.png").stat().st_size > 10_000
+    wrong = run_cli("demo", "eval", "--target", server.grpc, "--http", "127.0.0.1:1")
+    assert wrong.returncode == 1
+    assert "http" in wrong.stderr
 
 
 def test_bad_input_is_refused_by_field_on_both(stub, client, server):
@@ -339,3 +356,10 @@ def test_a_server_that_cannot_start_says_why_and_exits_non_zero(flags, said):
     done = run_cli("serve", "--http-port", "0", "--grpc-port", "0", *flags, timeout=120)
     assert done.returncode == 1
     assert said in done.stderr
+
+
+def test_the_demo_answers_loses_a_shard_and_answers_the_same():
+    done = run_cli("demo", timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "tokens are identical" in " ".join(done.stdout.split())
+    assert "get_weather(" in done.stdout

@@ -1,6 +1,7 @@
 """The demo model's exam: what is asked, how replies are graded, how routing is read off."""
 
 import http.server
+import json
 import threading
 
 import numpy as np
@@ -11,9 +12,14 @@ from cluster.demo.evaluation.asking import Reply
 from cluster.demo.evaluation.exam import EFFORTS, GROUPS, questions
 from cluster.demo.evaluation.grading import by_language, grade, table
 from cluster.demo.evaluation.plots import plot_heat, plot_imbalance, plot_load
+from cluster.demo.evaluation.report import write_answers
 from cluster.demo.evaluation.routing import describe, read_load
+from cluster.demo.lessons import pictures
+from cluster.demo.lessons.arithmetic import numbers_belong, pair_belongs
 from cluster.demo.lessons.curriculum import FIRST, LESSONS, MAIN
 from cluster.demo.lessons.document import Call, Document, Message
+from cluster.demo.lessons.split import belongs
+from cluster.demo.showcase import NUMBERS, OPERANDS, PICTURE
 
 TASKS = {task for group in GROUPS for task in group.tasks}
 
@@ -33,6 +39,12 @@ def test_every_lesson_but_the_drills_is_examined_and_taught():
     assert set(FIRST) <= set(LESSONS)
 
 
+def test_the_demo_shows_numbers_and_a_picture_that_were_not_taught():
+    assert pair_belongs("test", *OPERANDS)
+    assert numbers_belong("test", NUMBERS)
+    assert belongs("test", PICTURE.objects, every=pictures.HELD_OUT_EVERY)
+
+
 def test_both_efforts_get_the_same_questions_and_seeds_give_others():
     asked = list(questions(6, seed=1))
     assert len(asked) == 6 * len(TASKS) * len(EFFORTS)
@@ -45,6 +57,9 @@ def test_both_efforts_get_the_same_questions_and_seeds_give_others():
     assert sum(a == b for a, b in zip(none, other, strict=True)) < len(none) / 10
 
 
+CALL = Call("f", {"a": 1})
+
+
 @pytest.mark.parametrize(
     ("wanted", "given", "is_right"),
     [
@@ -52,9 +67,15 @@ def test_both_efforts_get_the_same_questions_and_seeds_give_others():
         ({}, reply("4 "), False),
         ({}, reply("4", has_ended=False), False),
         ({}, reply("4", (Call("f", {}),)), False),
-        ({"text": "", "calls": (Call("f", {"a": 1}),)}, reply("", (Call("f", {"a": 1}),)), True),
-        ({"text": "", "calls": (Call("f", {"a": 1}),)}, reply("", (Call("f", {"a": "1"}),)), False),
-        ({"text": "", "calls": (Call("f", {"a": 1}),)}, reply("", (Call("g", {"a": 1}),)), False),
+        ({"text": "", "calls": (CALL,)}, reply("", (CALL,)), True),
+        ({"text": "", "calls": (CALL,)}, reply("", (Call("f", {"a": "1"}),)), False),
+        ({"text": "", "calls": (CALL,)}, reply("", (Call("f", {"a": 1.0}),)), False),
+        (
+            {"text": "", "calls": (CALL,)},
+            reply("", (Call("f", {"a": True}),)),
+            False,
+        ),
+        ({"text": "", "calls": (CALL,)}, reply("", (Call("g", {"a": 1}),)), False),
         ({"text": "", "calls": (Call("f", {}), Call("g", {}))}, reply("", (Call("f", {}),)), False),
     ],
 )
@@ -77,10 +98,31 @@ def test_the_table_counts_by_group_task_and_effort():
     assert arithmetic.is_met("none") is None
     assert lines["add"].scores["high"].share == 1
     assert lines["JSON"].scores["none"].share == 0
-    assert [lines["JSON that parses"].scores[e].share for e in EFFORTS] == [1, 0]
+    assert [lines["JSON objects, valid"].scores[e].share for e in EFFORTS] == [1, 0]
     assert lines["answers that end"].is_met("none")
     assert lines["answers that end"].scores["high"].right == 2
     assert not lines["answers that end"].is_met("high")
+
+
+@pytest.mark.parametrize("text", ["5", '"x"', "[1]", '{"a": NaN}', '{"a": 1', ""])
+def test_valid_json_is_an_object_that_any_parser_takes(text):
+    lines = table([grade(document("json"), reply(text)), grade(document("json"), reply("{}"))])
+    [line] = [line for line in lines if line.name == "JSON objects, valid"]
+    assert (line.scores["none"].right, line.scores["none"].asked) == (1, 2)
+
+
+def test_answers_are_written_with_all_that_was_asked(tmp_path):
+    documents = list(questions(1, seed=1))
+    graded = [grade(d, reply("x", (Call("f", {"a": 1}),))) for d in documents]
+    write_answers(graded, tmp_path / "answers.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert len(rows) == len(documents)
+    for row, asked in zip(rows, documents, strict=True):
+        assert [m["role"] for m in row["asked"]] == [m.role for m in asked.messages[:-1]]
+        assert len(row["tools"]) == len(asked.tools)
+        assert row["answer"]["calls"] == [{"name": "f", "arguments": {"a": 1}}]
+    pictures = [row for row in rows if row["task"] == "picture-all"]
+    assert "Item(" in pictures[0]["asked"][0]["picture"]
 
 
 def test_languages_are_counted_over_facts_only():

@@ -36,6 +36,7 @@ from cluster.demo.lessons.scene import (
     Scene,
     cell_bounds,
     cell_of_pixel,
+    png,
 )
 from cluster.demo.lessons.split import is_held_out
 
@@ -242,7 +243,7 @@ def test_a_shape_has_its_colour_and_stays_in_its_cell(seed: int) -> None:
         assert centre == (RGB[item.colour] if item else BACKGROUND)
         if not item:
             assert {tuple(p) for p in part.reshape(-1, 3).tolist()} <= {BACKGROUND, LINE}
-    with Image.open(io.BytesIO(scene.png())) as image:
+    with Image.open(io.BytesIO(png(scene))) as image:
         assert np.array_equal(np.asarray(image), pixels)
 
 

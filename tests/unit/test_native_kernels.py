@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +13,10 @@ from hypothesis import strategies as st
 
 from galerne.errors import ConfigError
 from shards.kernels.experts import NativeExperts, TorchExperts
+from shards.kernels.linear import Linear
 from shards.kernels.native import library
 from shards.kernels.native.library import LIBRARY, load
+from shards.kernels.native.packing import pack, pack_gate_up
 
 FAMILIES = load(LIBRARY)
 PARAMS = [pytest.param(kernels, id=kernels.family) for kernels in FAMILIES]
@@ -26,16 +30,19 @@ def randn(*shape, seed=0):
     return torch.randn(shape, generator=generator).to(torch.bfloat16)
 
 
-def times(kernels, x, packed, n, threads=1):
-    out = x.new_empty((len(x), n))
+def times(kernels, x, packed, threads=1):
+    out = x.new_empty((len(x), packed.num_rows))
     kernels.linear(x, packed, out, threads)
     return out
 
 
-def test_the_machine_of_the_project_has_the_library_and_its_families():
-    """g++ is a build dependency here: were it missing, everything below would test nothing."""
-    assert FAMILIES[0].family == "portable"
-    assert len(FAMILIES) >= 2
+def test_the_machine_has_a_library_with_its_families():
+    """Were the library missing, everything below would test nothing."""
+    found = [kernels.family for kernels in FAMILIES]
+    assert found[0] == "portable"
+    flags = Path("/proc/cpuinfo").read_text()
+    assert ("avx2" in found) == (" avx2 " in flags)
+    assert ("avx512bf16" in found) == (" avx512_bf16 " in flags)
 
 
 @every_family
@@ -45,7 +52,7 @@ def test_linear_is_the_product_in_float64_but_for_rounding(kernels, shape, rows)
     k, n = shape
     x, weight = randn(rows, k, seed=1), randn(n, k, seed=2)
     want = x.double() @ weight.double().T
-    got = times(kernels, x, kernels.pack(weight), n)
+    got = times(kernels, x, pack(weight))
     scale = x.double().abs() @ weight.double().abs().T
     assert ((got.double() - want).abs() <= want.abs() / 250 + scale * 1e-6).all()
 
@@ -55,19 +62,19 @@ def test_linear_is_the_product_in_float64_but_for_rounding(kernels, shape, rows)
 @given(shape=SHAPES, seed=st.integers(0, 99), threads=st.integers(1, 3))
 def test_a_row_does_not_depend_on_its_neighbours_or_on_threads(kernels, shape, seed, threads):
     k, n = shape
-    x, packed = randn(33, k, seed=1), kernels.pack(randn(n, k, seed=2))
-    want = times(kernels, x, packed, n)
+    x, packed = randn(33, k, seed=1), pack(randn(n, k, seed=2))
+    want = times(kernels, x, packed)
     rng = np.random.default_rng(seed)
     pick = torch.from_numpy(rng.permutation(33)[: rng.integers(1, 34)])
-    assert torch.equal(times(kernels, x[pick], packed, n, threads), want[pick])
+    assert torch.equal(times(kernels, x[pick], packed, threads), want[pick])
 
 
 @every_family
 def test_linear_reads_and_writes_rows_wherever_they_lie(kernels):
-    wide, packed = randn(5, 300), kernels.pack(randn(70, 100))
+    wide, packed = randn(5, 300), pack(randn(70, 100))
     out = torch.zeros((5, 90), dtype=torch.bfloat16)
     kernels.linear(wide[:, 50:150], packed, out[:, 10:80], 1)
-    assert torch.equal(out[:, 10:80], times(kernels, wide[:, 50:150].clone(), packed, 70))
+    assert torch.equal(out[:, 10:80], times(kernels, wide[:, 50:150].clone(), packed))
     assert not out[:, :10].any()
     assert not out[:, 80:].any()
 
@@ -122,7 +129,7 @@ def test_not_a_number_and_infinity_go_through(kernels):
     x = randn(3, 64)
     x[1, 5] = float("nan")
     x[2, 5] = float("inf")
-    out = times(kernels, x, kernels.pack(torch.ones((64, 64), dtype=torch.bfloat16)), 64)
+    out = times(kernels, x, pack(torch.ones((64, 64), dtype=torch.bfloat16)))
     assert out[0].isfinite().all()
     assert out[1].isnan().all()
     assert out[2].isposinf().all()
@@ -130,34 +137,50 @@ def test_not_a_number_and_infinity_go_through(kernels):
 
 @every_family
 def test_whatever_does_not_fit_is_refused_and_nothing_crashes(kernels):
-    packed = kernels.pack(randn(70, 100))
+    packed = pack(randn(70, 100))
     x, out = randn(4, 100), torch.empty((4, 70), dtype=torch.bfloat16)
-    for bad_x, bad_out in [
-        (randn(4, 98), out),
-        (x, out[:3]),
-        (x, out[:, :60]),
-        (x.float(), out),
-        (x, out.float()),
-        (x, torch.empty((70, 4), dtype=torch.bfloat16).T),
-        (x[0], out),
+    for bad_x, bad_out, said in [
+        (randn(4, 98), out, "x: rows of 100"),
+        (x, out[:3], r"out: \[4, 70\]"),
+        (x, out[:, :65], r"out: \[4, 70\]"),
+        (x.float(), out, "x: a bfloat16"),
+        (x, out.float(), "out: a bfloat16"),
+        (x, torch.empty((70, 4), dtype=torch.bfloat16).T, "out: rows"),
+        (x[0], out, "x: a bfloat16"),
     ]:
-        with pytest.raises(ValueError, match=r"x|out"):
+        with pytest.raises(ValueError, match=said):
             kernels.linear(bad_x, packed, bad_out, 1)
     with pytest.raises(ValueError, match="sizes"):
         kernels.linear(x, packed, out, 0)
-    with pytest.raises(ValueError, match="sizes"):
-        kernels.pack(randn(4, 7))  # an odd number of inputs
-    with pytest.raises(ValueError, match="gate"):
-        kernels.pack_gate_up(randn(4, 8).float(), randn(4, 8))
-    with pytest.raises(ValueError, match="up"):
-        kernels.pack_gate_up(randn(4, 8), randn(5, 8))
+
+
+def test_weights_that_the_kernels_cannot_hold_are_refused():
+    with pytest.raises(ValueError, match="weight: a bfloat16 matrix with an even"):
+        pack(randn(4, 7))
+    with pytest.raises(ValueError, match="gate: "):
+        pack_gate_up(randn(4, 8).float(), randn(4, 8))
+    with pytest.raises(ValueError, match="up: shape"):
+        pack_gate_up(randn(4, 8), randn(5, 8))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "inputs"), [(torch.bfloat16, 64), (torch.bfloat16, 63), (torch.float32, 64)]
+)
+def test_linear_of_any_dtype_and_size_multiplies_and_leaves_padding_finite(dtype, inputs):
+    weight, x = randn(40, inputs).to(dtype), randn(32, inputs, seed=1).to(dtype)
+    got = Linear(weight)(x, 19)
+    want = x.double() @ weight.double().T
+    torch.testing.assert_close(got[:19].double(), want[:19], rtol=1e-2, atol=1e-2)
+    assert got.shape == (32, 40)
+    assert got.isfinite().all()
 
 
 @every_family
 @pytest.mark.parametrize(
     ("counts", "row_token", "said"),
     [([2, 1], [0, 3, 1], "token"), ([2, 1], [0, -1, 1], "token"), ([2, 2], [0, 1, 2], "sizes"),
-     ([1, 1], [0, 1, 2], "sizes"), ([-1, 4], [0, 1, 2], "sizes"), ([3], [0, 1, 2], "groups")],
+     ([1, 1], [0, 1, 2], "sizes"), ([-1, 4], [0, 1, 2], "sizes"), ([4, -1], [0, 1, 2], "sizes"),
+     ([3], [0, 1, 2], "groups")],
 )  # fmt: skip
 def test_experts_refuse_rows_that_do_not_add_up(kernels, counts, row_token, said):
     experts = filled(NativeExperts(kernels, 6), (64, 32))
@@ -171,8 +194,28 @@ def test_experts_of_other_shapes_are_refused(kernels):
     experts = filled(NativeExperts(kernels, 6), (64, 32))
     with pytest.raises(ValueError, match="expert 5"):
         experts.add(5, randn(31, 64), randn(31, 64), randn(64, 31))
+    with pytest.raises(ValueError, match="expert 6 of 6"):
+        experts.add(6, randn(32, 64), randn(32, 64), randn(64, 32))
     with pytest.raises(ValueError, match="rows of 64"):
         experts.run(randn(3, 62), np.array([1]), np.array([1]), np.array([0]))
+
+
+@every_family
+def test_an_expert_that_was_never_added_is_refused(kernels):
+    experts = filled(NativeExperts(kernels, 9), (64, 32))
+    with pytest.raises(ValueError, match="not there"):
+        experts.run(randn(3, 64), np.array([7]), np.array([1]), np.array([0]))
+
+
+@every_family
+def test_callers_at_the_same_time_and_experts_named_twice_change_nothing(kernels):
+    experts = filled(NativeExperts(kernels, 6, num_threads=2), (96, 40))
+    ids, counts = np.array([2, 5, 2]), np.array([20, 30, 7])
+    batches = [(randn(11, 96, seed=i), np.arange(57) % 11) for i in range(8)]
+    alone = [experts.run(x, ids, counts, rows) for x, rows in batches]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda b: experts.run(b[0], ids, counts, b[1]), batches * 5))
+    assert all(torch.equal(got, alone[i % 8]) for i, got in enumerate(together))
 
 
 def test_the_variable_picks_a_family_and_refuses_what_is_not_here(monkeypatch):
@@ -186,11 +229,19 @@ def test_the_variable_picks_a_family_and_refuses_what_is_not_here(monkeypatch):
         uncached()
 
 
-def test_without_a_library_torch_computes_and_one_line_says_so(monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr(library, "LIBRARY", tmp_path / "none.so")
+@pytest.mark.parametrize("content", [None, b"no library"])
+def test_without_a_library_torch_computes_and_one_line_says_so(
+    content, monkeypatch, tmp_path, caplog
+):
+    path = tmp_path / "library.so"
+    if content is not None:
+        path.write_bytes(content)
+    monkeypatch.setattr(library, "LIBRARY", path)
     monkeypatch.delenv("GALERNE_KERNELS", raising=False)
     assert library.native_kernels.__wrapped__() is None
-    assert [r.message for r in caplog.records if "native_kernels_missing" in r.message]
+    assert len([r.message for r in caplog.records if "native_kernels_missing" in r.message]) == 1
+    monkeypatch.setenv("GALERNE_KERNELS", "torch")
+    assert library.native_kernels.__wrapped__() is None
 
 
 def test_one_openmp_serves_torch_and_the_kernels():

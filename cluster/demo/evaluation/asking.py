@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from PIL import Image
-
 from cluster.demo.lessons.document import Call, Document, Message
+from cluster.demo.lessons.scene import png
 from galerne.v1 import inference_pb2 as pb
 
 MAX_TOKENS = 400  # three times the longest known answer
 CALL_TIMEOUT_S = 300.0
+Metadata = Sequence[tuple[str, str]]  # of every call: an API key
 
 
 class Reply(NamedTuple):
@@ -33,6 +32,7 @@ def ask_all(
     stub: Any,  # noqa: ANN401 - a generated stub
     documents: Sequence[Document],
     concurrency: int,
+    metadata: Metadata = (),
 ) -> Iterator[Reply]:
     """Replies in the order of the documents, ``concurrency`` of them under way at once.
 
@@ -40,13 +40,14 @@ def ask_all(
         grpc.RpcError: The server refused or broke off.
     """
     with ThreadPoolExecutor(concurrency) as pool:
-        yield from pool.map(lambda document: ask(stub, document), documents)
+        yield from pool.map(lambda d: ask(stub, d, metadata=metadata), documents)
 
 
 def ask(
     stub: Any,  # noqa: ANN401 - a generated stub
     document: Document,
     on_event: Callable[[Any, int], None] = lambda event, num_tokens: None,
+    metadata: Metadata = (),
 ) -> Reply:
     """Greedy answer to all messages but the last.
 
@@ -60,7 +61,7 @@ def ask(
     arguments: list[str] = []
     token_ids: list[int] = []
     longest_wait_s, last = 0.0, time.monotonic()
-    for event in stub.Chat(request_of(document), timeout=CALL_TIMEOUT_S):
+    for event in stub.Chat(request_of(document), timeout=CALL_TIMEOUT_S, metadata=metadata):
         match event.WhichOneof("event"):
             case "delta":
                 text += event.delta.content
@@ -105,7 +106,7 @@ def request_of(document: Document) -> pb.ChatRequest:
 def _message(message: Message) -> pb.ChatMessage:
     content = []
     if message.picture is not None:
-        content.append(pb.ContentPart(image=_png(message.picture.pixels())))
+        content.append(pb.ContentPart(image=png(message.picture)))
     if message.thinking:
         content.append(pb.ContentPart(thinking=message.thinking))
     if message.text:
@@ -118,12 +119,6 @@ def _message(message: Message) -> pb.ChatMessage:
     return pb.ChatMessage(
         role=message.role, content=content, tool_calls=calls, tool_call_id=tool_call_id
     )
-
-
-def _png(pixels: Any) -> bytes:  # noqa: ANN401 - a numpy array
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
 
 
 def _parsed(arguments: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from cluster.demo.evaluation.asking import Reply
 from cluster.demo.evaluation.exam import EFFORTS, GROUPS
-from cluster.demo.lessons.document import Document, Effort
+from cluster.demo.lessons.document import Call, Document, Effort
 
 
 class Graded(NamedTuple):
@@ -48,10 +48,8 @@ class Line(NamedTuple):
 def grade(document: Document, reply: Reply) -> Graded:
     """Right is exactly the known text and calls, ended by the model; reasoning is not graded."""
     wanted = document.messages[-1]
-    is_right = (
-        reply.has_ended and reply.text == wanted.text and tuple(reply.calls) == tuple(wanted.calls)
-    )
-    return Graded(document, reply, is_right)
+    is_same = reply.text == wanted.text and _written(reply.calls) == _written(wanted.calls)
+    return Graded(document, reply, reply.has_ended and is_same)
 
 
 def table(graded: Sequence[Graded]) -> list[Line]:
@@ -62,10 +60,10 @@ def table(graded: Sequence[Graded]) -> list[Line]:
         if len(group.tasks) > 1:
             lines += [Line(task, False, _scores(graded, (task,)), {}) for task in group.tasks]
     valid = {
-        effort: _score(_is_json(g.reply.text) for g in graded if _is(g, ("json",), effort))
+        effort: _score(_is_object(g.reply) for g in graded if _is(g, ("json",), effort))
         for effort in EFFORTS
     }
-    lines.append(Line("JSON that parses", True, valid, {"none": 0.95, "high": 0.95}))
+    lines.append(Line("JSON objects, valid", True, valid, {"none": 0.95, "high": 0.95}))
     ended = {
         effort: _score(g.reply.has_ended for g in graded if g.document.effort == effort)
         for effort in EFFORTS
@@ -95,9 +93,18 @@ def _score(verdicts: Iterable[bool]) -> Score:
     return Score(sum(found), len(found))
 
 
-def _is_json(text: str) -> bool:
+def _written(calls: Iterable[Call]) -> list[tuple[str, str]]:
+    """Calls as text: for Python 1, 1.0 and true are equal. The order of arguments is free."""
+    return [(call.name, json.dumps(call.arguments, sort_keys=True)) for call in calls]
+
+
+def _is_object(reply: Reply) -> bool:
     try:
-        json.loads(text)
+        value = json.loads(reply.text, parse_constant=_refuse)
     except ValueError:
         return False
-    return True
+    return reply.has_ended and isinstance(value, dict)
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")

@@ -13,6 +13,8 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from cluster.demo.evaluation.routing import shards_over_mean
+
 SHARDS: Final = (2, 4, 8, 16, 32)
 FORMATS: Final = ("png", "svg")
 
@@ -47,10 +49,7 @@ def plot_imbalance(load: npt.NDArray[np.int64], directory: Path) -> list[Path]:
     """Busiest shard over the mean, when the experts lie on N shards evenly and in order."""
     figure, axes = plt.subplots(figsize=(8, 4.5))
     for layer, row in enumerate(load):
-        ratios = []
-        for count in SHARDS:
-            shards = np.array([part.sum() for part in np.array_split(row, count)])
-            ratios.append(shards.max() / shards.mean())
+        ratios = [shards_over_mean(row, count) for count in SHARDS]
         axes.plot(SHARDS, ratios, marker="o", label=f"layer {layer}")
     axes.set(
         xlabel="shards",

@@ -11,7 +11,7 @@ from rich.table import Table
 from cluster.demo.evaluation.exam import EFFORTS
 from cluster.demo.evaluation.grading import Graded, Line
 from cluster.demo.evaluation.routing import LayerLoad
-from cluster.demo.lessons.document import Effort
+from cluster.demo.lessons.document import Effort, Message
 
 _MARKS = {True: " [green]ok[/]", False: " [red]below[/]", None: ""}
 
@@ -60,21 +60,28 @@ def write_answers(graded: Sequence[Graded], path: Path) -> None:
     """Every question with its answer, one JSON object a line."""
     with path.open("w", encoding="utf-8") as file:
         for document, reply, is_right in graded:
-            wanted = document.messages[-1]
+            *asked, wanted = map(_plain, document.messages)
             row = {
                 "task": document.task,
                 "language": document.language,
                 "effort": document.effort,
-                "asked": document.messages[-2].text,
-                "wanted": wanted.text or [list(call) for call in wanted.calls],
-                "text": reply.text,
-                "calls": [list(call) for call in reply.calls],
-                "thinking": reply.thinking,
+                "tools": [tool["function"]["name"] for tool in document.tools],
+                "asked": asked,
+                "wanted": wanted,
+                "answer": _plain(Message("assistant", reply.text, reply.thinking, reply.calls)),
                 "right": is_right,
                 "ended": reply.has_ended,
                 "tokens": len(reply.token_ids),
             }
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _plain(message: Message) -> dict[str, object]:
+    """A message without its empty fields; a picture as what is in it."""
+    fields = message._asdict() | {"calls": [call._asdict() for call in message.calls]}
+    return {
+        name: value if name != "picture" else str(value) for name, value in fields.items() if value
+    }
 
 
 def _cell(line: Line, effort: Effort) -> str:

@@ -40,11 +40,16 @@ def read_load(url: str, num_layers: int, num_experts: int) -> npt.NDArray[np.int
     return load
 
 
+def shards_over_mean(row: npt.NDArray[np.int64], num_shards: int) -> float:
+    """Busiest of ``num_shards`` shards of consecutive experts over their mean, for one layer."""
+    shards = np.array([part.sum() for part in np.array_split(row, num_shards)])
+    return float(shards.max() / shards.mean())
+
+
 def describe(load: npt.NDArray[np.int64], num_shards: int) -> list[LayerLoad]:
     """Every layer's figures; ``num_shards`` shards of consecutive experts, equally many each."""
     described = []
     for row in load:
-        shards = np.array([part.sum() for part in np.array_split(row, num_shards)])
         hottest = int(row.argmax())
         described.append(
             LayerLoad(
@@ -52,7 +57,7 @@ def describe(load: npt.NDArray[np.int64], num_shards: int) -> list[LayerLoad]:
                 hottest=hottest,
                 hottest_share=float(row[hottest] / row.sum()),
                 hottest_over_mean=float(row[hottest] / row.mean()),
-                shards_over_mean=float(shards.max() / shards.mean()),
+                shards_over_mean=shards_over_mean(row, num_shards),
             )
         )
     return described

@@ -22,11 +22,11 @@ from cluster.demo.lessons.document import (
     Message,
     Split,
     single_turn,
+    wants_note,
 )
 from cluster.demo.lessons.facts import CORES as FACT_CORES
-from cluster.demo.lessons.facts import wants_note
-from cluster.demo.lessons.phrasing import CLOSERS, HELD_OUT_EVERY, MAX_DRAWS, OPENERS, phrase
-from cluster.demo.lessons.split import draw
+from cluster.demo.lessons.phrasing import CLOSERS, HELD_OUT_EVERY, OPENERS, phrase
+from cluster.demo.lessons.split import MAX_DRAWS, draw
 
 CASUAL_SHARE: Final = 1 / 8  # of the chat is typed without capitals and without a last mark
 CAPITAL_SHARE: Final = 1 / 2  # of the questions under a system message; the rest are greetings

@@ -6,11 +6,18 @@ from collections.abc import Mapping
 from random import Random
 from typing import Final, NamedTuple
 
-from cluster.demo.lessons.document import Document, Effort, Language, Lesson, Split, single_turn
+from cluster.demo.lessons.document import (
+    Document,
+    Effort,
+    Language,
+    Lesson,
+    Split,
+    single_turn,
+    wants_note,
+)
 from cluster.demo.lessons.phrasing import Cores, phrase
 from cluster.demo.lessons.split import belongs
 
-HIGH_SHARE: Final = 1 / 6
 HELD_OUT_EVERY: Final = 8
 
 
@@ -91,7 +98,7 @@ def function(
     rng: Random, split: Split, language: Language, *, effort: Effort | None = None
 ) -> Document:
     """A function of one or two arguments. ``effort`` None: high now and then."""
-    drawn: Effort = "high" if rng.random() < HIGH_SHARE and split == "train" else "none"
+    high = wants_note(rng, split, effort)
     while True:
         operation, name = rng.choice(OPERATIONS), rng.choice(NAMES)
         arguments = rng.sample(ARGUMENTS, operation.num_arguments)
@@ -101,7 +108,7 @@ def function(
     question = phrase(rng, split, language, CORES, name=name, args=args, what=what)
     body = operation.body.format(**dict(zip("ab", arguments, strict=False)))
     answer = f"def {name}({args}):\n    return {body}"
-    thinking = body if (effort or drawn) == "high" else ""
+    thinking = body if high else ""
     return single_turn("code", language, question, answer, thinking=thinking)
 
 

@@ -18,6 +18,7 @@ Effort = Literal["none", "high"]
 Split = Literal["train", "test"]
 Role = Literal["system", "user", "assistant", "tool"]
 
+NOTE_SHARE = 1 / 6
 LANGUAGES: tuple[Language, ...] = ("en", "fr", "de", "nl", "es", "it")
 
 
@@ -66,6 +67,20 @@ class Lesson(Protocol):
         self, rng: Random, split: Split, language: Language, /, *, effort: Effort | None = None
     ) -> Document:
         """Depends on the arguments alone. ``effort`` None leaves it to the lesson."""
+
+
+def wants_thinking(rng: Random, effort: Effort | None, share: float) -> bool:
+    """Whether a document has thinking: as ``effort`` says, else in ``share`` of the cases.
+
+    Draws even if the effort is forced, so that a seed gives the same question either way.
+    """
+    drawn = rng.random() < share
+    return drawn if effort is None else effort == "high"
+
+
+def wants_note(rng: Random, split: Split, effort: Effort | None) -> bool:
+    """``wants_thinking`` of lessons that have a note now and then in train, and none in test."""
+    return wants_thinking(rng, effort, NOTE_SHARE if split == "train" else 0.0)
 
 
 def single_turn(

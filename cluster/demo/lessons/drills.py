@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Final
 
+from cluster.demo.lessons import tools_text
 from cluster.demo.lessons.document import (
     Document,
     Effort,
@@ -62,7 +63,12 @@ REVERSE_CORES: Final[Mapping[Language, str]] = {
 }
 NUM_SPELLED: Final = (3, 7)
 REVERSE_SHARE: Final = 1 / 3
-_PIECES: Final = sorted(text for text in TOKENS if text.istitle() or text.islower())
+_PIECES: Final = sorted(
+    text
+    for text in TOKENS
+    if (text.istitle() or text.islower())
+    and belongs("train", text, every=tools_text.HELD_OUT_EVERY)  # not copied before the test
+)
 _MIXED: Final = Random(0).sample(_PIECES, len(_PIECES))
 
 

@@ -20,6 +20,7 @@ from cluster.demo.lessons.document import (
     Lesson,
     Split,
     single_turn,
+    wants_note,
 )
 from cluster.demo.lessons.facts_table import (
     COUNTRIES,
@@ -32,8 +33,6 @@ from cluster.demo.lessons.facts_table import (
 )
 from cluster.demo.lessons.phrasing import Cores, phrase
 
-HIGH_SHARE: Final = 1 / 6  # of the documents that teach have a short note as thinking
-
 
 class Fact(NamedTuple):
     """One fact in one language: what the cores are filled with, the note and the answer."""
@@ -41,15 +40,6 @@ class Fact(NamedTuple):
     fields: Mapping[str, str]
     note: str
     answer: str
-
-
-def wants_note(rng: Random, split: Split, effort: Effort | None) -> bool:
-    """Whether a document has thinking: as ``effort`` says, else now and then in train only.
-
-    Draws even if the effort is forced, so that a seed gives the same question either way.
-    """
-    drawn: Effort = "high" if rng.random() < HIGH_SHARE and split == "train" else "none"
-    return (effort or drawn) == "high"
 
 
 def _capitals(language: Language) -> tuple[Fact, ...]:

@@ -18,8 +18,9 @@ from cluster.demo.lessons.document import (
     Lesson,
     Message,
     Split,
+    wants_note,
 )
-from cluster.demo.lessons.facts import draw_fact, wants_note
+from cluster.demo.lessons.facts import draw_fact
 from cluster.demo.lessons.memory_text import KINDS
 from cluster.demo.lessons.phrasing import phrase
 from cluster.demo.lessons.split import of_split

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from random import Random
 
 from cluster.demo.lessons.document import Language, Split
-from cluster.demo.lessons.split import belongs
+from cluster.demo.lessons.split import MAX_DRAWS, belongs
 
 HELD_OUT_EVERY = 5
 PLAIN_SHARE = 0.5  # openers and closers are left out this often: short prompts train faster
-MAX_DRAWS = 1000
 
 Cores = Mapping[Language, Sequence[str]]
 

@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from cluster.demo.lessons.document import Picture
+
 Shape = Literal["circle", "square", "triangle", "cross", "diamond"]
 Colour = Literal["red", "green", "blue", "yellow", "purple", "orange", "black", "brown"]
 Size = Literal["small", "medium", "large"]
@@ -103,11 +105,12 @@ class Scene:
             cell[...] = np.rint(cell + cover * (colour - cell))
         return canvas
 
-    def png(self) -> bytes:
-        """The picture as a PNG file, without loss."""
-        file = io.BytesIO()
-        Image.fromarray(self.pixels()).save(file, "PNG")
-        return file.getvalue()
+
+def png(picture: Picture) -> bytes:
+    """A picture as a PNG file, without loss."""
+    file = io.BytesIO()
+    Image.fromarray(picture.pixels()).save(file, "PNG")
+    return file.getvalue()
 
 
 @cache

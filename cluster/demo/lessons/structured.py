@@ -7,14 +7,21 @@ from collections.abc import Mapping
 from random import Random
 from typing import Any, Final
 
-from cluster.demo.lessons.document import Document, Effort, Language, Lesson, Split, single_turn
+from cluster.demo.lessons.document import (
+    Document,
+    Effort,
+    Language,
+    Lesson,
+    Split,
+    single_turn,
+    wants_note,
+)
 from cluster.demo.lessons.phrasing import Cores, phrase
 from cluster.demo.lessons.split import of_split
 from cluster.demo.lessons.tools import INTEGERS, WORDS, draw_word
 from cluster.demo.lessons.tools_cores import AND
 from cluster.demo.lessons.tools_text import HELD_OUT_EVERY
 
-HIGH_SHARE: Final = 1 / 6
 FLAGS: Final = tuple(
     """active urgent public paid ready open closed hidden new used old fast slow free full empty
     valid online sold booked""".split()
@@ -49,7 +56,7 @@ def to_json(
     rng: Random, split: Split, language: Language, *, effort: Effort | None = None
 ) -> Document:
     """2 to 4 pairs as an object. ``effort`` None: high now and then; it thinks of the keys."""
-    drawn: Effort = "high" if rng.random() < HIGH_SHARE and split == "train" else "none"
+    high = wants_note(rng, split, effort)
     values: dict[str, Any] = {}
     wanted = rng.randint(2, 4)
     while len(values) < wanted:
@@ -58,7 +65,7 @@ def to_json(
     joint = f" {AND[language]} "
     spoken = ", ".join(f"{key} {_spoken(value, joint)}" for key, value in values.items())
     question = phrase(rng, split, language, CORES, pairs=spoken)
-    thinking = " ".join(values) if (effort or drawn) == "high" else ""
+    thinking = " ".join(values) if high else ""
     answer = json.dumps(values, ensure_ascii=False)
     return single_turn("json", language, question, answer, thinking=thinking)
 
@@ -83,7 +90,7 @@ def _pair(rng: Random, split: Split) -> tuple[str, Any]:
 
 
 def _of(words: tuple[str, ...], split: Split) -> tuple[str, ...]:
-    return of_split(words, split, every=HELD_OUT_EVERY) or words
+    return of_split(words, split, every=HELD_OUT_EVERY)
 
 
 def _spoken(value: Any, joint: str) -> str:  # noqa: ANN401 - any JSON value

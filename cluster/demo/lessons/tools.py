@@ -22,6 +22,7 @@ from cluster.demo.lessons.document import (
     Lesson,
     Message,
     Split,
+    wants_note,
 )
 from cluster.demo.lessons.phrasing import CLOSERS, OPENERS, phrase
 from cluster.demo.lessons.split import belongs, of_split
@@ -41,7 +42,6 @@ from cluster.demo.lessons.tools_text import (
 )
 from cluster.demo.lessons.words import PIECES
 
-HIGH_SHARE: Final = 1 / 6
 QUOTED_SHARE: Final = 1 / 3  # of the sentences have their string values in quotation marks
 TWO_ROUNDS_SHARE: Final = 1 / 2  # of the documents to teach: a long tool prompt is used twice
 MADE_UP_SHARE: Final = 2 / 3
@@ -105,16 +105,6 @@ def _words(split: Split) -> Words:
 
 
 WORDS: Final[Mapping[Split, Words]] = {"train": _words("train"), "test": _words("test")}
-_TEST: Final = WORDS["test"]
-HELD_OUT: Final = frozenset(
-    [*_TEST.nouns, *_TEST.qualities, *_TEST.states]
-    + [
-        word
-        for words in (_TEST.arguments, _TEST.values)
-        for some in words.values()
-        for word in some
-    ]
-)
 
 
 def tool_call(
@@ -159,8 +149,7 @@ Round = Callable[[Random, Split, Language, Effort, Sequence[Tool]], tuple[Messag
 def _document(
     task: str, rng: Random, split: Split, language: Language, effort: Effort | None, ask: Round
 ) -> Document:
-    drawn: Effort = "high" if rng.random() < HIGH_SHARE and split == "train" else "none"
-    effort = effort or drawn
+    effort = "high" if wants_note(rng, split, effort) else "none"
     tools = _offer(rng, split)
     messages: tuple[Message, ...] = ()
     if split == "train" and rng.random() < TWO_ROUNDS_SHARE:
@@ -191,7 +180,7 @@ def draw_word(rng: Random, split: Split, words: Sequence[str]) -> str:
     """A word of a list; to teach, a made-up one more often. Never one that is held out."""
     while split == "train" and rng.random() < MADE_UP_SHARE:
         word = _mixed(rng, words) if rng.random() < MIXED_SHARE else _pieced(rng, words)
-        if word not in HELD_OUT and belongs(split, word, every=HELD_OUT_EVERY):
+        if belongs(split, word, every=HELD_OUT_EVERY):
             return word
     return rng.choice(words)
 
@@ -285,6 +274,8 @@ def _ask_two(
     else:
         first, second = rng.sample(tools, 2)
     calls = (_draw_call(rng, split, first), _draw_call(rng, split, second))
+    while calls[0] == calls[1]:  # nobody asks for the same twice
+        calls = (calls[0], _draw_call(rng, split, second))
     spoken = [_spoken(call, is_quoted=is_quoted) for call in calls]
     joint = f" {AND[language]} " if first is second else f"; {second.act}: "
     user = _user(rng, split, language, first, joint.join(spoken), tells_language=False)

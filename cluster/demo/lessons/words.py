@@ -32,6 +32,7 @@ from cluster.demo.lessons.document import (
     Lesson,
     Split,
     single_turn,
+    wants_thinking,
 )
 from cluster.demo.lessons.phrasing import Cores, phrase
 from cluster.demo.lessons.split import MAX_DRAWS, belongs
@@ -251,6 +252,5 @@ def _ask(
     thinking: str,
 ) -> Document:
     question = phrase(rng, split, language, cores, **fields)
-    drawn: Effort = "high" if rng.random() < HIGH_SHARE else "none"  # drawn even if forced
-    high = (effort or drawn) == "high"
+    high = wants_thinking(rng, effort, HIGH_SHARE)
     return single_turn(task, language, question, answer, thinking=thinking if high else "")

@@ -29,6 +29,12 @@ class Batch(NamedTuple):
     target_ids: torch.Tensor  # [A] those ids
     pictures: list[npt.NDArray[np.uint8]]  # in the order of their [IMG] tokens
 
+    def to(self, device: torch.device) -> Batch:
+        """The same with its tensors on a device."""
+        ids, is_token, groups = self.rows
+        rows = Rows(ids.to(device), is_token.to(device), groups)
+        return Batch(rows, self.target_rows.to(device), self.target_ids.to(device), self.pictures)
+
 
 def batch_of(renderer: Renderer, seed: str, progress: float, tokens: int) -> Batch:
     """The batch of about ``tokens`` tokens that a seed stands for.

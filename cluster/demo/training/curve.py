@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -12,27 +11,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-GROUPS: Mapping[str, Sequence[str]] = {
-    "arithmetic, high": ("add/high", "subtract/high", "compare/high", "sum/high"),
-    "arithmetic, none": ("add/none", "subtract/none", "compare/none", "sum/none"),
-    "spell, reverse, count": ("spell/none", "reverse/none", "count/none"),
-    "tools": ("tool-call/none", "tool-none/none", "tool-result/none", "tool-parallel/none"),
-    "pictures": (
-        "picture-count/none",
-        "picture-which/none",
-        "picture-size/none",
-        "picture-where/none",
-        "picture-all/none",
-    ),
-    "facts, languages": (
-        "capital/none",
-        "translate/none",
-        "next/none",
-        "opposite/none",
-        "chat/none",
-        "system/none",
-    ),
-}
+from cluster.demo.evaluation.exam import EFFORTS, GROUPS
 
 
 def plot_curve(directory: Path, target: Path) -> None:
@@ -44,9 +23,12 @@ def plot_curve(directory: Path, target: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
     left.plot([int(r["step"]) for r in rows], [float(r["loss"]) for r in rows])
     left.set(xlabel="step", ylabel="loss per written token", yscale="log", title="Loss")
-    for name, tasks in GROUPS.items():
-        shares = [sum(row.get(task, 0.0) for task in tasks) / len(tasks) for row in exact]
-        right.plot([row["step"] for row in exact], shares, marker=".", label=name)
+    for group in GROUPS:
+        for effort in EFFORTS if group.name == "arithmetic" else EFFORTS[:1]:
+            tasks = [f"{task}/{effort}" for task in group.tasks]
+            shares = [sum(row.get(task, 0.0) for task in tasks) / len(tasks) for row in exact]
+            label = f"{group.name}, effort {effort}"
+            right.plot([row["step"] for row in exact], shares, marker=".", label=label)
     right.set(xlabel="step", ylabel="share", title="Test answers exact to the last token")
     right.legend(fontsize=8)
     for axes in (left, right):

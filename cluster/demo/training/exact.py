@@ -28,7 +28,7 @@ def exact_match(model: Model, tower: Tower, per_task: int, seed: int) -> dict[st
             rendered = [demo_renderer().render(d) for d in documents if d.effort == effort]
             if not rendered:
                 continue
-            batch = pack(rendered)
+            batch = pack(rendered).to(model.embed.device)
             images = encode_all(tower, batch.pictures) if batch.pictures else None
             hidden, _ = model(batch.rows, images)
             best = (hidden.index_select(0, batch.target_rows) @ model.embed.T).argmax(-1)

@@ -25,16 +25,16 @@ def head_loss(
         wanted: ``[A]`` ids.
         rng: Draws the sample.
     """
-    vocab = len(embed)
-    at_hand = torch.zeros(vocab, dtype=torch.bool)
+    vocab, device = len(embed), embed.device
+    at_hand = torch.zeros(vocab, dtype=torch.bool, device=device)
     at_hand[wanted] = True
     others = (~at_hand).nonzero().flatten()
-    sample = others[torch.randperm(len(others), generator=rng)[:SAMPLE]]
+    sample = others[torch.randperm(len(others), generator=rng)[:SAMPLE].to(device)]
     candidates = torch.cat((at_hand.nonzero().flatten(), sample))
-    place = torch.empty(vocab, dtype=torch.int64)
-    place[candidates] = torch.arange(len(candidates))
+    place = torch.empty(vocab, dtype=torch.int64, device=device)
+    place[candidates] = torch.arange(len(candidates), device=device)
     logits = hidden @ embed.index_select(0, candidates).T
-    offset = torch.zeros(len(candidates))
+    offset = torch.zeros(len(candidates), device=device)
     offset[len(candidates) - len(sample) :] = math.log(len(others) / len(sample))
     targets = place[wanted]
     right = (logits.detach().argmax(-1) == targets).float().mean()

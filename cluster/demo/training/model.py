@@ -19,13 +19,6 @@ from router.model.rope import Rotation, softmax_scale, yarn_frequencies
 from shards.checkpoint.config import ModelConfig
 
 
-class Routing(NamedTuple):
-    """What the gate of one layer did."""
-
-    balance: torch.Tensor  # scalar: 1 if the load is even (Switch Transformer, eq. 4)
-    load: torch.Tensor  # [E] rows sent to each expert
-
-
 class Rows(NamedTuple):
     """N tokens of many sequences in one flat batch: groups of equally padded sequences."""
 
@@ -49,11 +42,12 @@ class Model(nn.Module):
 
     def forward(
         self, rows: Rows, images: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, list[Routing]]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Run a batch; ``images`` ``[I, H]`` are the features of all [IMG] tokens, in order.
 
         Returns:
-            ``[N, H]`` and the routing of every layer.
+            ``[N, H]`` and, ``[L]``, how uneven each layer's load is: 1 if it is even (Switch
+            Transformer, eq. 4).
         """
         x = functional.embedding(rows.ids, self.embed) * self.embed_scale
         if images is not None and self.config.vision is not None:
@@ -63,11 +57,11 @@ class Model(nn.Module):
         rotation = Rotation(yarn_frequencies(self.config), positions)
         cos = rotation.cos.repeat_interleave(2, 1).to(x.device)
         sin = rotation.sin.repeat_interleave(2, 1).to(x.device)
-        routing = []
+        balances = []
         for layer in self.layers:
-            x, routed = layer(x, rows, cos, sin)
-            routing.append(routed)
-        return rms_norm(x, self.norm, self.config.norm_eps), routing
+            x, balance = layer(x, rows, cos, sin)
+            balances.append(balance)
+        return rms_norm(x, self.norm, self.config.norm_eps), torch.stack(balances)
 
 
 class Layer(nn.Module):
@@ -85,17 +79,17 @@ class Layer(nn.Module):
         hidden, size, heads = config.hidden_size, config.expert_size, config.num_heads
         depth = (2 * config.num_layers) ** -0.5
         kv_width = config.qk_nope_head_dim + config.v_head_dim
-        self.q_a = _linear(config.q_lora_rank, hidden)
-        self.q_b = _linear(heads * config.qk_head_dim, config.q_lora_rank)
-        self.kv_a = _linear(config.latent_dim, hidden)
-        self.kv_b = _linear(heads * kv_width, config.kv_lora_rank)
-        self.o = _linear(hidden, heads * config.v_head_dim, depth)
-        self.gate = _linear(config.num_experts, hidden)
-        self.shared_gate = _linear(config.shared_size, hidden)
-        self.shared_up = _linear(config.shared_size, hidden)
-        self.shared_down = _linear(hidden, config.shared_size, depth)
-        self.experts_gate_up = _linear(2 * size, hidden, stack=config.num_experts)
-        self.experts_down = _linear(hidden, size, depth, stack=config.num_experts)
+        self.q_a = linear(config.q_lora_rank, hidden)
+        self.q_b = linear(heads * config.qk_head_dim, config.q_lora_rank)
+        self.kv_a = linear(config.latent_dim, hidden)
+        self.kv_b = linear(heads * kv_width, config.kv_lora_rank)
+        self.o = linear(hidden, heads * config.v_head_dim, depth)
+        self.gate = linear(config.num_experts, hidden)
+        self.shared_gate = linear(config.shared_size, hidden)
+        self.shared_up = linear(config.shared_size, hidden)
+        self.shared_down = linear(hidden, config.shared_size, depth)
+        self.experts_gate_up = linear(2 * size, hidden, stack=config.num_experts)
+        self.experts_down = linear(hidden, size, depth, stack=config.num_experts)
         for name, width in (
             ("input_norm", hidden),
             ("post_norm", hidden),
@@ -106,14 +100,14 @@ class Layer(nn.Module):
 
     def forward(
         self, x: torch.Tensor, rows: Rows, cos: torch.Tensor, sin: torch.Tensor
-    ) -> tuple[torch.Tensor, Routing]:
-        """``[N, H]`` -> the same, and what the gate did."""
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """``[N, H]`` -> the same, and how uneven the load is."""
         eps = self.config.norm_eps
         x = x + self._attend(rms_norm(x, self.input_norm, eps), rows, cos, sin)
         normed = rms_norm(x, self.post_norm, eps)
-        routed, routing = self._route(normed, rows.is_token)
+        routed, balance = self._route(normed, rows.is_token)
         gated = functional.silu(normed @ self.shared_gate.T) * (normed @ self.shared_up.T)
-        return x + routed + gated @ self.shared_down.T, routing
+        return x + routed + gated @ self.shared_down.T, balance
 
     def _attend(
         self, h: torch.Tensor, rows: Rows, cos: torch.Tensor, sin: torch.Tensor
@@ -156,7 +150,7 @@ class Layer(nn.Module):
             start = rows.stop
         return torch.cat(mixed)
 
-    def _route(self, h: torch.Tensor, is_token: torch.Tensor) -> tuple[torch.Tensor, Routing]:
+    def _route(self, h: torch.Tensor, is_token: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = h @ self.gate.T
         top, ids = logits.topk(self.config.num_experts_per_tok, dim=-1)
         weights = top.softmax(dim=-1)
@@ -164,8 +158,7 @@ class Layer(nn.Module):
         count = is_token.sum()
         share = (logits.softmax(dim=-1) * is_token[:, None]).sum(0) / count
         load = torch.bincount(ids[is_token].flatten(), minlength=self.config.num_experts)
-        balance = (share * load).sum() * len(load) / load.sum()
-        return out, Routing(balance, load)
+        return out, (share * load).sum() * len(load) / load.sum()
 
 
 def _turn(rows: torch.Tensor) -> torch.Tensor:
@@ -174,7 +167,8 @@ def _turn(rows: torch.Tensor) -> torch.Tensor:
     return torch.stack((-pairs[..., 1, :], pairs[..., 0, :]), dim=-2).flatten(-3, -2)
 
 
-def _linear(out: int, fan_in: int, gain: float = 1.0, stack: int = 0) -> nn.Parameter:
+def linear(out: int, fan_in: int, gain: float = 1.0, stack: int = 0) -> nn.Parameter:
+    """``[out, fan_in]``, or ``stack`` of them, with deviation gain * fan-in^-0.5."""
     shape = (stack, out, fan_in) if stack else (out, fan_in)
     return nn.Parameter(torch.randn(shape) * (gain / math.sqrt(fan_in)))
 

@@ -18,10 +18,12 @@ class Progress:
     """A bar and a CSV of the means of ``LOG_EVERY`` steps; silent in all workers but the first."""
 
     def __init__(self, worker: Worker, name: str, steps: int, path: Path, done: int = 0) -> None:
-        """Appends to ``path``; ``done`` steps were made earlier."""
+        """Writes ``path``, after the rows of the ``done`` steps that were made earlier."""
         self._is_shown = worker.is_first
         self._path = path
         self._since = time.monotonic()
+        if worker.is_first:
+            self._since -= _keep_rows(path, done)
         self._sums: dict[str, float] = {}
         self._num_added = 0  # fewer than LOG_EVERY in the first row after a resume
         self._bar = Bar(
@@ -67,3 +69,13 @@ class Progress:
         """Leave the bar as it is."""
         if self._is_shown:
             self._bar.stop()
+
+
+def _keep_rows(path: Path, done: int) -> float:
+    """Drop the rows of steps that will be made again; seconds spent up to the last one kept."""
+    if not path.exists():
+        return 0.0
+    head, *rows = path.read_text(encoding="utf-8").splitlines()
+    kept = [row for row in rows if int(row.split(",")[0]) <= done]
+    path.write_text("\n".join([head, *kept]) + "\n", encoding="utf-8")
+    return float(kept[-1].split(",")[1]) if kept else 0.0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from shards.checkpoint.config import ModelConfig, VisionConfig
 
 VISION = VisionConfig(
@@ -48,5 +46,3 @@ DEMO = ModelConfig(
     is_fp8=True,
     vision=VISION,
 )
-
-DEMO_BF16 = replace(DEMO, is_fp8=False)

@@ -21,7 +21,7 @@ from cluster.demo.training.rounding import rounded_to_fp8
 from cluster.demo.training.schedule import ROUNDED_FROM, balance_weight, learning_rate
 from cluster.demo.training.sizes import DEMO
 from cluster.demo.training.vision import Tower, encode_all
-from cluster.demo.training.workers import Gradients, Worker
+from cluster.demo.training.workers import Gradients, Worker, training_device
 
 SAVE_EVERY_S = 300.0
 
@@ -41,11 +41,16 @@ class Trainer:
     """Model, frozen tower, optimiser; one worker's share."""
 
     def __init__(self, worker: Worker, settings: Settings) -> None:
-        """Starts from the last saved state in the directory, else from the seed."""
+        """Starts from the last saved state in the directory, else from the seed.
+
+        Raises:
+            ValueError: The saved state was made with another seed, batch, rate or worker count.
+        """
         torch.manual_seed(settings.seed)
         self.worker, self.settings = worker, settings
-        self.model = Model(DEMO)
-        self.tower = Tower(DEMO).requires_grad_(False)
+        self.device = training_device()
+        self.model = Model(DEMO).to(self.device)
+        self.tower = Tower(DEMO).requires_grad_(False).to(self.device)
         self.tower.load_state_dict(torch.load(settings.directory / "tower.pt"))
         self.gradients = Gradients(self.model.parameters(), worker)
         self.optimizer = Optimizer(self.model)
@@ -53,10 +58,20 @@ class Trainer:
         self._sampler = torch.Generator()
         path = self.state_path
         if path.exists():
-            state = torch.load(path)
+            state = torch.load(path, map_location=self.device)
+            for name, value in self._made_with.items():
+                if state["made_with"][name] != value:
+                    found = state["made_with"][name]
+                    raise ValueError(f"{name}: {path} was made with {found}, not {value}")
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step = state["step"]
+
+    @property
+    def _made_with(self) -> dict[str, float]:
+        """What must not change when a run is resumed; the schedule of the rest of it may."""
+        seed, _, tokens, rate, *_ = self.settings
+        return {"seed": seed, "tokens": tokens, "peak_rate": rate, "workers": self.worker.size}
 
     @property
     def state_path(self) -> Path:
@@ -66,22 +81,23 @@ class Trainer:
     def learn(self, batch: Batch) -> dict[str, float]:
         """One step; returns figures to show."""
         settings, step = self.settings, self.step
+        batch = batch.to(self.device)
         self._sampler.manual_seed(step * self.worker.size + self.worker.rank)
         is_rounded = DEMO.is_fp8 and step >= settings.steps * ROUNDED_FROM
         self.gradients.zero()
         with rounded_to_fp8(self.model) if is_rounded else nullcontext():
-            hidden, routing = self.model(batch.rows, self.features(batch))
+            hidden, balances = self.model(batch.rows, self.features(batch))
             answers = hidden.index_select(0, batch.target_rows)
             loss, right = head_loss(answers, self.model.embed, batch.target_ids, self._sampler)
-            balance = torch.stack([layer.balance for layer in routing]).sum()
-            (loss + balance_weight(step, settings.steps) * balance).backward()  # type: ignore[no-untyped-call]
+            even = balance_weight(step, settings.steps) * balances.sum()
+            (loss + even).backward()
         norm = self.gradients.average(1.0)
         self.optimizer.step(learning_rate(step, settings.steps, settings.peak_rate))
         self.step += 1
         return {
             "loss": loss.item(),
             "right": right.item(),
-            "balance": balance.item() / len(routing),
+            "balance": balances.mean().item(),
             "norm": norm,
             "tokens": len(batch.rows.ids) * self.worker.size,
         }
@@ -100,6 +116,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
+            "made_with": self._made_with,
         }
         torch.save(state, part)
         part.replace(self.state_path)
@@ -127,7 +144,7 @@ def train_text(worker: Worker, settings: Settings) -> None:
 
 
 def _grade(trainer: Trainer) -> None:
-    """Append the exact match of every task, with the weights as stored, to ``exact.jsonl``."""
+    """Append the exact match of every task, on weights rounded to fp8, to ``exact.jsonl``."""
     with rounded_to_fp8(trainer.model):
         rates = exact_match(trainer.model, trainer.tower, per_task=32, seed=trainer.settings.seed)
     row = {"step": trainer.step, "time": round(time.time()), **rates}

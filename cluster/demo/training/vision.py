@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cluster.demo.training.model import rms_norm
+from cluster.demo.training.model import linear, rms_norm
 from shards.checkpoint.config import ModelConfig, VisionConfig
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -38,23 +38,23 @@ class Tower(nn.Module):
         self.text_eps = config.norm_eps
         width, merged = self.vision.hidden_size, self.vision.spatial_merge_size**2
         pixels = self.vision.num_channels * self.vision.patch_size**2
-        self.patch_conv = _linear(width, pixels)
+        self.patch_conv = linear(width, pixels)
         self.ln_pre = nn.Parameter(torch.ones(width))
         self.layers = nn.ModuleList(TowerLayer(self.vision) for _ in range(self.vision.num_layers))
         self.projector_norm = nn.Parameter(torch.ones(width))
-        self.projector_merge = _linear(width, width * merged)
-        self.projector_linear_1 = _linear(config.hidden_size, width)
-        self.projector_linear_2 = _linear(config.hidden_size, config.hidden_size)
+        self.projector_merge = linear(width, width * merged)
+        self.projector_linear_1 = linear(config.hidden_size, width)
+        self.projector_linear_2 = linear(config.hidden_size, config.hidden_size)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """``[B, side, side, 3]`` uint8 -> ``[B, tokens, H]``, row-major."""
         patch, merge = self.vision.patch_size, self.vision.spatial_merge_size
-        mean, std = torch.tensor(MEAN), torch.tensor(STD)
+        mean, std = (torch.tensor(v, device=pixels.device) for v in (MEAN, STD))
         image = ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2)
         patches = functional.unfold(image, patch, stride=patch).transpose(1, 2)
         x = rms_norm(patches @ self.patch_conv.T, self.ln_pre, self.vision.norm_eps)
         side = pixels.shape[1] // patch
-        cos, sin = _angles(self.vision, side)
+        cos, sin = (angle.to(x.device) for angle in _angles(self.vision, side))
         for layer in self.layers:
             x = layer(x, cos, sin)
         x = rms_norm(x, self.projector_norm, self.text_eps)
@@ -72,9 +72,9 @@ class TowerLayer(nn.Module):
         super().__init__()
         self.vision = vision
         width, inner = vision.hidden_size, vision.intermediate_size
-        self.q, self.k, self.v, self.o = (_linear(width, width) for _ in range(4))
-        self.gate, self.up = _linear(inner, width), _linear(inner, width)
-        self.down = _linear(width, inner)
+        self.q, self.k, self.v, self.o = (linear(width, width) for _ in range(4))
+        self.gate, self.up = linear(inner, width), linear(inner, width)
+        self.down = linear(width, inner)
         self.attention_norm = nn.Parameter(torch.ones(width))
         self.ffn_norm = nn.Parameter(torch.ones(width))
 
@@ -99,7 +99,8 @@ def encode_all(tower: Tower, pictures: Sequence[np.ndarray]) -> torch.Tensor:
     features: list[torch.Tensor] = [torch.empty(0)] * len(pictures)
     for side in sorted({len(picture) for picture in pictures}):
         chosen = [i for i, picture in enumerate(pictures) if len(picture) == side]
-        encoded = tower(torch.from_numpy(np.stack([pictures[i] for i in chosen])))
+        pixels = torch.from_numpy(np.stack([pictures[i] for i in chosen]))
+        encoded = tower(pixels.to(tower.patch_conv.device))
         for i, rows in zip(chosen, encoded, strict=True):
             features[i] = rows
     return torch.cat(features)
@@ -118,7 +119,3 @@ def _angles(vision: VisionConfig, side: int) -> tuple[torch.Tensor, torch.Tensor
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
-
-
-def _linear(out: int, fan_in: int) -> nn.Parameter:
-    return nn.Parameter(torch.randn(out, fan_in) * fan_in**-0.5)

@@ -16,7 +16,7 @@ from cluster.demo.training.progress import Progress
 from cluster.demo.training.schedule import learning_rate
 from cluster.demo.training.sizes import DEMO, VISION
 from cluster.demo.training.vision import Tower
-from cluster.demo.training.workers import Gradients, Worker
+from cluster.demo.training.workers import Gradients, Worker, training_device
 
 BATCH = 48  # pictures of one size, per worker and step
 PEAK_RATE = 2e-3
@@ -27,9 +27,10 @@ CLASSES = (GRID, GRID, len(COLOURS) + 1, len(SHAPES) + 1, len(SIZES) + 1)
 def train_tower(worker: Worker, seed: int, steps: int, path: Path) -> None:
     """Train for ``steps`` steps and write the tower's weights to ``path``."""
     torch.manual_seed(seed)
-    tower = Tower(DEMO)
+    device = training_device()
+    tower = Tower(DEMO).to(device)
     merged = VISION.spatial_merge_size**2
-    probe = nn.Linear(DEMO.hidden_size, sum(CLASSES) * merged)
+    probe = nn.Linear(DEMO.hidden_size, sum(CLASSES) * merged).to(device)
     parameters = [*tower.parameters(), *probe.parameters()]
     gradients = Gradients(parameters, worker)
     optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
@@ -39,10 +40,10 @@ def train_tower(worker: Worker, seed: int, steps: int, path: Path) -> None:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, PEAK_RATE)
         scenes = draw_scenes(rng)
-        features = tower(torch.from_numpy(np.stack([scene.pixels() for scene in scenes])))
-        answers = probe(features)
+        pixels = torch.from_numpy(np.stack([scene.pixels() for scene in scenes]))
+        answers = probe(tower(pixels.to(device)))
         logits = answers.view(*answers.shape[:2], merged, -1)
-        loss, accuracy = grade(logits, labels(scenes))
+        loss, accuracy = grade(logits, labels(scenes).to(device))
         gradients.zero()
         loss.backward()  # type: ignore[no-untyped-call]
         gradients.average(1.0)
@@ -85,8 +86,8 @@ def labels(scenes: list[Scene]) -> torch.Tensor:
 
 def grade(logits: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, float]:
     """Mean loss of the five questions, and the share of patches with all five right."""
-    loss = torch.zeros(())
-    right = torch.ones(wanted.shape[:-1], dtype=torch.bool)
+    loss = torch.zeros((), device=logits.device)
+    right = torch.ones(wanted.shape[:-1], dtype=torch.bool, device=logits.device)
     for i, part in enumerate(torch.split(logits, list(CLASSES), dim=-1)):
         loss = loss + functional.cross_entropy(part.flatten(0, 2), wanted[..., i].flatten())
         right &= part.argmax(-1) == wanted[..., i]

@@ -19,6 +19,11 @@ from torch.multiprocessing.spawn import spawn
 _KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
 
 
+def training_device() -> torch.device:
+    """The GPU if there is one. Not yet run on a GPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 class Worker(NamedTuple):
     """One of ``size`` processes that train together."""
 

@@ -1,12 +1,10 @@
-// The C interface: checks what it is given, shares the work out, calls the family.
+// The C interface: checks what it is given, shares the work out, calls the family. It allocates
+// nothing, so nothing can throw into the caller.
 //
 // Work is cut by superblock (and expert), never by input: a sum is always made by one thread, so
 // neither the number of threads nor who takes which item changes a bit.
-#include <omp.h>
-
 #include <algorithm>
 #include <cstring>
-#include <vector>
 
 #include "family.h"
 
@@ -32,19 +30,6 @@ int64_t num_superblocks(int64_t n) { return (n + COLUMNS - 1) / COLUMNS; }
 const Family* family_of(int32_t index) {
   return index >= 0 && index < NUM_FAMILIES && FAMILIES[index]->is_supported() ? FAMILIES[index]
                                                                                 : nullptr;
-}
-
-// Output rows of one superblock, in the order that they are packed in.
-template <typename RowOf>
-void pack_superblock(int64_t k, const RowOf& row_of, bf16* out) {
-  for (int64_t j = 0; j < COLUMNS; ++j) {
-    const bf16* row = row_of(j);
-    for (int64_t pair = 0; pair < k / 2; ++pair) {
-      bf16* to = out + (pair * COLUMNS + j) * 2;
-      to[0] = row ? row[2 * pair] : 0;
-      to[1] = row ? row[2 * pair + 1] : 0;
-    }
-  }
 }
 
 // Rows of one group times one superblock: sums go to `use(row, sums)`.
@@ -84,38 +69,6 @@ GALERNE_API const char* galerne_family_name(int32_t family) {
 
 GALERNE_API int32_t galerne_is_supported(int32_t family) { return family_of(family) != nullptr; }
 
-// weight [n, k] with rows `stride` elements apart -> packed [superblocks, k, COLUMNS].
-GALERNE_API int32_t galerne_pack(const bf16* weight, int64_t n, int64_t k, int64_t stride, bf16* packed,
-                     int64_t num_packed) {
-  if (n < 1 || k < 2 || k % 2 || stride < k || num_packed != num_superblocks(n) * COLUMNS * k)
-    return BAD_SIZE;
-  for (int64_t block = 0; block < num_superblocks(n); ++block)
-    pack_superblock(
-        k,
-        [&](int64_t j) {
-          const int64_t row = block * COLUMNS + j;
-          return row < n ? weight + row * stride : nullptr;
-        },
-        packed + block * COLUMNS * k);
-  return OK;
-}
-
-// gate [width, k] and up [width, k], contiguous -> packed [ceil(width / HALF), k, COLUMNS].
-GALERNE_API int32_t galerne_pack_gate_up(const bf16* gate, const bf16* up, int64_t width, int64_t k,
-                             bf16* packed, int64_t num_packed) {
-  const int64_t num_blocks = (width + HALF - 1) / HALF;
-  if (width < 1 || k < 2 || k % 2 || num_packed != num_blocks * COLUMNS * k) return BAD_SIZE;
-  for (int64_t block = 0; block < num_blocks; ++block)
-    pack_superblock(
-        k,
-        [&](int64_t j) {
-          const int64_t row = block * HALF + j % HALF;
-          return row < width ? (j < HALF ? gate : up) + row * k : nullptr;
-        },
-        packed + block * COLUMNS * k);
-  return OK;
-}
-
 // out[t] = weight x[t]; rows of x and out are `x_stride` and `out_stride` elements apart.
 GALERNE_API int32_t galerne_linear(int32_t family, int32_t num_threads, const bf16* x, int64_t num_rows,
                        int64_t k, int64_t x_stride, const bf16* packed, int64_t n, bf16* out,
@@ -136,35 +89,35 @@ GALERNE_API int32_t galerne_linear(int32_t family, int32_t num_threads, const bf
 }
 
 // out[r] = down_g(silu(gate_g(x)) * up_g(x)) of x[row_token[r]] for every row r of every group g.
-GALERNE_API int32_t galerne_grouped_mlp(int32_t family, int32_t num_threads, const bf16* x, int64_t num_tokens,
-                            int64_t hidden, const int64_t* row_token, int64_t num_rows,
-                            const int64_t* rows_by_group, const bf16* const* gate_up,
-                            const bf16* const* down, int64_t num_groups, int64_t width, bf16* out) {
+// Group g has the rows first[g] to first[g + 1] - 1. `active` is scratch of num_rows * (width up to
+// the next multiple of HALF); the columns beyond `width` become zero.
+GALERNE_API int32_t galerne_grouped_mlp(int32_t family, int32_t num_threads, const bf16* x,
+                                        int64_t num_tokens, int64_t hidden,
+                                        const int64_t* row_token, int64_t num_rows,
+                                        const int64_t* first, const bf16* const* gate_up,
+                                        const bf16* const* down, int64_t num_groups, int64_t width,
+                                        bf16* active, bf16* out) {
   const Family* f = family_of(family);
   if (!f) return BAD_FAMILY;
   if (hidden < 2 || hidden % 2 || width < 1 || num_rows < 0 || num_groups < 0 || num_threads < 1)
     return BAD_SIZE;
-  std::vector<int64_t> first(num_groups + 1, 0);
+  if (first[0] != 0 || first[num_groups] != num_rows) return BAD_SIZE;
   for (int64_t g = 0; g < num_groups; ++g) {
-    if (rows_by_group[g] < 0 || rows_by_group[g] > num_rows - first[g]) return BAD_SIZE;
-    first[g + 1] = first[g] + rows_by_group[g];
+    if (first[g] > first[g + 1]) return BAD_SIZE;
+    if (!gate_up[g] || !down[g]) return BAD_INDEX;
   }
-  if (first[num_groups] != num_rows) return BAD_SIZE;
   for (int64_t r = 0; r < num_rows; ++r)
     if (row_token[r] < 0 || row_token[r] >= num_tokens) return BAD_INDEX;
 
   const int64_t up_blocks = (width + HALF - 1) / HALF, down_blocks = num_superblocks(hidden);
-  const int64_t inner = up_blocks * HALF;  // columns beyond `width` are zero
-  static thread_local std::vector<bf16> kept;  // grows to the largest call, then stays
-  if (kept.size() < static_cast<size_t>(num_rows * inner)) kept.resize(num_rows * inner);
-  bf16* const active = kept.data();
+  const int64_t inner = up_blocks * HALF;
 #pragma omp parallel num_threads(num_threads) if (num_threads > 1)
   {
 #pragma omp for schedule(dynamic, 1)
     for (int64_t item = 0; item < num_groups * up_blocks; ++item) {
       const int64_t g = item / up_blocks, block = item % up_blocks;
       times_superblock(
-          *f, rows_by_group[g],
+          *f, first[g + 1] - first[g],
           [&](int64_t row) { return x + row_token[first[g] + row] * hidden; },
           gate_up[g] + block * COLUMNS * hidden, hidden, [&](int64_t row, const float* sums) {
             f->silu_mul(sums, active + (first[g] + row) * inner + block * HALF);
@@ -174,7 +127,8 @@ GALERNE_API int32_t galerne_grouped_mlp(int32_t family, int32_t num_threads, con
     for (int64_t item = 0; item < num_groups * down_blocks; ++item) {
       const int64_t g = item / down_blocks, block = item % down_blocks;
       times_superblock(
-          *f, rows_by_group[g], [&](int64_t row) { return active + (first[g] + row) * inner; },
+          *f, first[g + 1] - first[g],
+          [&](int64_t row) { return active + (first[g] + row) * inner; },
           down[g] + block * COLUMNS * inner, inner, [&](int64_t row, const float* sums) {
             const int64_t column = block * COLUMNS;
             store(*f, sums, out + (first[g] + row) * hidden + column, hidden - column);

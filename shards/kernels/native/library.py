@@ -20,23 +20,25 @@ import torch
 
 from galerne.errors import ConfigError
 from shards.kernels.native.compile import LIBRARY
+from shards.kernels.native.packing import HALF, Packed
 
 logger = logging.getLogger(__name__)
 
 FAMILY_VARIABLE: Final = "GALERNE_KERNELS"  # a family's name, or torch; unset: the best there is
 TORCH: Final = "torch"
-COLUMNS: Final = 64  # output rows of a superblock, see family.h
-_STATUS: Final = {1: "kernel family not supported here", 2: "sizes do not fit", 3: "token unknown"}
+_STATUS: Final = {
+    1: "kernel family not supported here",
+    2: "sizes do not fit",
+    3: "a token or an expert that is not there",
+}
 _INT, _SIZE, _POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
 _ARGUMENTS: Final[dict[str, Sequence[type]]] = {
-    "galerne_pack": (_POINTER, _SIZE, _SIZE, _SIZE, _POINTER, _SIZE),
-    "galerne_pack_gate_up": (_POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE),
     "galerne_linear": (
         *(_INT, _INT, _POINTER, _SIZE, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER, _SIZE),
     ),
     "galerne_grouped_mlp": (
         *(_INT, _INT, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE),
-        *(_POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _POINTER),
+        *(_POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER),
     ),
 }
 
@@ -50,47 +52,29 @@ class NativeKernels:
         self._index = index
         self.family: str = library.galerne_family_name(index).decode()
 
-    def pack(self, weight: torch.Tensor) -> torch.Tensor:
-        """``[N, K]`` bf16, K even, as ``linear`` reads it: ``[superblocks, K, COLUMNS]``."""
-        weight = _matrix("weight", weight)
-        n, k = weight.shape
-        packed = torch.empty((-(-n // COLUMNS), k, COLUMNS), dtype=torch.bfloat16)
-        self._call("galerne_pack", _at(weight), n, k, weight.stride(0), _at(packed), packed.numel())
-        return packed
-
-    def pack_gate_up(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-        """``[I, H]`` bf16 each, as ``grouped_mlp`` reads them: half superblocks of both."""
-        gate, up = _matrix("gate", gate).contiguous(), _matrix("up", up).contiguous()
-        if gate.shape != up.shape:
-            raise ValueError(f"up: shape {list(gate.shape)} expected, got {list(up.shape)}")
-        width, k = gate.shape
-        packed = torch.empty((-(-width // (COLUMNS // 2)), k, COLUMNS), dtype=torch.bfloat16)
-        args = (_at(gate), _at(up), width, k, _at(packed), packed.numel())
-        self._call("galerne_pack_gate_up", *args)
-        return packed
-
-    def linear(
-        self, x: torch.Tensor, packed: torch.Tensor, out: torch.Tensor, num_threads: int
-    ) -> None:
+    def linear(self, x: torch.Tensor, weight: Packed, out: torch.Tensor, num_threads: int) -> None:
         """``out = x @ weight.T``.
 
         Args:
-            x: ``[T, K]`` bf16, rows contiguous.
-            packed: Of a weight ``[N, K]``.
+            x: ``[T, K]`` bf16.
+            weight: Made by ``pack``.
             out: ``[T, N]`` bf16, rows contiguous.
             num_threads: Who computes; changes no bit.
+
+        Raises:
+            ValueError: Names what does not fit.
         """
         x = _matrix("x", x)
-        if out.dtype != torch.bfloat16 or out.dim() != 2 or out.stride(1) != 1:
-            raise ValueError(f"out: bf16 with contiguous rows expected, got {out.dtype}")
+        if _matrix("out", out) is not out:
+            raise ValueError("out: rows that are contiguous expected")
         rows, k = x.shape
-        if packed.shape[1] != k or len(out) != rows:
-            raise ValueError(f"x {list(x.shape)} and out {list(out.shape)} do not fit the weight")
-        if packed.shape[0] != -(-out.shape[1] // COLUMNS):
-            raise ValueError(f"out: {packed.shape[0]} superblocks give other columns than its own")
+        if weight.data.shape[1] != k:
+            raise ValueError(f"x: rows of {weight.data.shape[1]} expected, got {k}")
+        if out.shape != (rows, weight.num_rows):
+            raise ValueError(f"out: [{rows}, {weight.num_rows}] expected, got {list(out.shape)}")
         if rows == 0:
             return
-        args = (self._index, num_threads, _at(x), rows, k, x.stride(0), _at(packed))
+        args = (self._index, num_threads, _at(x), rows, k, x.stride(0), _at(weight.data))
         self._call("galerne_linear", *args, out.shape[1], _at(out), out.stride(0))
 
     def grouped_mlp(
@@ -105,25 +89,27 @@ class NativeKernels:
     ) -> torch.Tensor:
         """As ``shards.kernels.grouped_mlp``, with packed weights given by their addresses.
 
-        The addresses are trusted: ``NativeExperts`` has made them, and holds the tensors. The
-        packed down is of ``[H, I]`` with zero columns up to a multiple of ``COLUMNS / 2``.
+        The addresses are trusted, but for 0: ``NativeExperts`` has made them, and holds the
+        tensors. The packed down is of ``[H, I]`` with zero columns up to a multiple of ``HALF``.
 
         Raises:
             ValueError: Anything else that does not fit.
         """
         x = _matrix("x", x).contiguous()
-        tokens, counts, gate_ups, downs = (
-            np.ascontiguousarray(a, dtype=np.int64)
-            for a in (row_token, num_rows_by_group, gate_up_at, down_at)
+        first = np.concatenate(([0], np.cumsum(num_rows_by_group)))
+        tokens, first, gate_ups, downs = (
+            np.ascontiguousarray(a, dtype=np.int64) for a in (row_token, first, gate_up_at, down_at)
         )
-        if not len(counts) == len(gate_ups) == len(downs):
-            raise ValueError(f"{len(counts)} groups, {len(gate_ups)} and {len(downs)} weights")
+        groups = len(first) - 1
+        if not groups == len(gate_ups) == len(downs):
+            raise ValueError(f"{groups} groups, {len(gate_ups)} and {len(downs)} weights")
+        active = x.new_empty(len(tokens) * (-(-width // HALF) * HALF))
         out = x.new_empty((len(tokens), x.shape[1]))
         self._call(
             "galerne_grouped_mlp",
             *(self._index, num_threads, _at(x), len(x), x.shape[1]),
-            *(tokens.ctypes.data, len(tokens), counts.ctypes.data),
-            *(gate_ups.ctypes.data, downs.ctypes.data, len(counts), width, _at(out)),
+            *(tokens.ctypes.data, len(tokens), first.ctypes.data),
+            *(gate_ups.ctypes.data, downs.ctypes.data, groups, width, _at(active), _at(out)),
         )
         return out
 
@@ -137,31 +123,35 @@ class NativeKernels:
 def native_kernels() -> NativeKernels | None:
     """The kernels of this process: the best family, or the one that ``GALERNE_KERNELS`` names.
 
-    None where torch computes: asked for, or with one line in the log if nothing was built here.
+    None where torch computes: asked for, or with one line in the log if there is no library.
 
     Raises:
         ConfigError: The variable names a family that is unknown or that this machine lacks.
     """
     wanted = os.environ.get(FAMILY_VARIABLE, "")
-    found = {kernels.family: kernels for kernels in load(LIBRARY)}
     if wanted == TORCH:
         return None
-    if wanted:
-        if wanted not in found:
-            known = ", ".join([*found, TORCH])
-            raise ConfigError(FAMILY_VARIABLE, wanted, f"this machine has {known}")
-        return found[wanted]
+    found = {kernels.family: kernels for kernels in load(LIBRARY)}
+    if wanted and wanted not in found:
+        known = ", ".join([*found, TORCH])
+        raise ConfigError(FAMILY_VARIABLE, wanted, f"this machine has {known}")
     if not found:
-        logger.warning("native_kernels_missing library=%s: torch computes, slower", LIBRARY)
         return None
-    return list(found.values())[-1]
+    return found[wanted] if wanted else list(found.values())[-1]
+
+
+def kernels_for(dtype: torch.dtype, num_inputs: int) -> NativeKernels | None:
+    """The kernels, if weights of this dtype and number of inputs are for them."""
+    return native_kernels() if dtype == torch.bfloat16 and num_inputs % 2 == 0 else None
 
 
 def load(path: Path) -> list[NativeKernels]:
-    """Every family that the machine supports, the best last; none without a library."""
-    if not path.exists():
+    """Every family that the machine supports, the best last; none, and a warning, without them."""
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        logger.warning("native_kernels_missing reason=%s: torch computes, slower", error)
         return []
-    library = ctypes.CDLL(str(path))
     for name, arguments in _ARGUMENTS.items():
         getattr(library, name).argtypes = arguments
     library.galerne_family_name.restype = ctypes.c_char_p
