@@ -1,7 +1,6 @@
 """The arithmetic lessons: right answers, true steps, nothing shared by train and test."""
 
 import re
-from functools import cache
 from itertools import accumulate
 from random import Random
 
@@ -11,8 +10,9 @@ from hypothesis import strategies as st
 
 from cluster.demo.lessons import arithmetic, arithmetic_text
 from cluster.demo.lessons.document import LANGUAGES
-from cluster.demo.lessons.phrasing import CLOSERS, HELD_OUT_EVERY, OPENERS, num_phrasings
+from cluster.demo.lessons.phrasing import HELD_OUT_EVERY, num_phrasings
 from cluster.demo.lessons.split import is_held_out
+from helpers.questions import read_question
 
 CORES = {
     "add": arithmetic_text.ADD,
@@ -36,32 +36,12 @@ LANGUAGE = st.sampled_from(LANGUAGES)
 OPERANDS = st.integers(0, 999)
 
 
-@cache
-def pattern_of(core):
-    pattern = re.escape(core)
-    for field, group in FIELDS.items():
-        pattern = pattern.replace(re.escape(field), group)
-    return re.compile(pattern)
-
-
-def frames_of(question, language):
-    """Every opener and closer that the question may have, with what is left between them."""
-    for opener in OPENERS[language]:
-        for closer in CLOSERS[language]:
-            if question.startswith(opener) and question.endswith(closer):
-                yield opener, question.removeprefix(opener).removesuffix(closer), closer
-
-
 def parse(document):
     """Opener, core, closer and numbers of a question, read back from its text."""
-    question, language = document.messages[0].text, document.language
-    for opener, asked, closer in frames_of(question, language):
-        for core in CORES[document.task][language]:
-            if match := pattern_of(core).fullmatch(asked):
-                many = match.groupdict().get("many")
-                found = re.findall(r"\d+", many) if many else [match["a"], match["b"]]
-                return (opener, core, closer), tuple(map(int, found))
-    raise AssertionError(question)
+    frame, match = read_question(document, CORES[document.task][document.language], FIELDS)
+    many = match.groupdict().get("many")
+    found = re.findall(r"\d+", many) if many else [match["a"], match["b"]]
+    return frame, tuple(map(int, found))
 
 
 def expected(task, numbers):

@@ -1,7 +1,6 @@
 """The word lessons: right answers, all tokens met, nothing shared by train and test."""
 
 import re
-from functools import cache
 from random import Random
 
 import pytest
@@ -10,9 +9,10 @@ from hypothesis import strategies as st
 
 from cluster.demo.lessons import words, words_text
 from cluster.demo.lessons.document import LANGUAGES
-from cluster.demo.lessons.phrasing import CLOSERS, HELD_OUT_EVERY, OPENERS, num_phrasings
+from cluster.demo.lessons.phrasing import HELD_OUT_EVERY, num_phrasings
 from cluster.demo.lessons.split import is_held_out
 from cluster.demo.lessons.word_lists import WORDS
+from helpers.questions import read_question
 from router.chat.tokenizer import load_tokenizer
 
 LESSONS = {
@@ -44,30 +44,10 @@ LANGUAGE = st.sampled_from(LANGUAGES)
 KINDS = st.sampled_from(sorted(LESSONS))
 
 
-@cache
-def pattern_of(core):
-    pattern = re.escape(core)
-    for field, group in FIELDS.items():
-        pattern = pattern.replace(re.escape(field), group)
-    return re.compile(pattern)
-
-
-def frames_of(question, language):
-    """Every opener and closer that the question may have, with what is left between them."""
-    for opener in OPENERS[language]:
-        for closer in CLOSERS[language]:
-            if question.startswith(opener) and question.endswith(closer):
-                yield opener, question.removeprefix(opener).removesuffix(closer), closer
-
-
 def parse(kind, document):
     """Opener, core, closer and fields of a question, read back from its text."""
-    question, language = document.messages[0].text, document.language
-    for opener, asked, closer in frames_of(question, language):
-        for core in CORES[kind][language]:
-            if match := pattern_of(core).fullmatch(asked):
-                return (opener, core, closer), match.groupdict()
-    raise AssertionError(question)
+    frame, match = read_question(document, CORES[kind][document.language], FIELDS)
+    return frame, match.groupdict()
 
 
 def check_answer(kind, fields, text):
