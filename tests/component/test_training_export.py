@@ -7,6 +7,7 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
+import pytest
 import torch
 
 from cluster.demo.lessons.pictures import random_scene
@@ -14,6 +15,7 @@ from cluster.demo.lessons.scene import Scene
 from cluster.demo.training.export import dense_weights, expert_weights
 from cluster.demo.training.model import Model, Rows
 from cluster.demo.training.sizes import DEMO
+from cluster.demo.training.start import read_weights, start_from
 from cluster.demo.training.vision import MEAN, STD, Tower
 from router.model.reference import ReferenceModel
 from router.model.vision import VisionTower
@@ -65,3 +67,21 @@ def test_logits_and_features_equal_the_reference_model(tmp_path: Path) -> None:
     wanted = reference.forward(second).logits
     ours = logits[len(first) : len(first) + len(second)]
     torch.testing.assert_close(ours, wanted, rtol=0, atol=2e-4)
+
+
+def test_training_goes_on_from_what_was_exported(tmp_path: Path) -> None:
+    """Export to bf16, read back: the same weights."""
+    torch.manual_seed(1)
+    model, tower = Model(CONFIG), Tower(CONFIG)
+    model.embed_scale = 4.0
+    _round(model)
+    _round(tower)
+    weights = dense_weights(model, tower.state_dict(), CONFIG)
+    write_native_checkpoint(tmp_path / "m", CONFIG, weights, expert_weights(model))
+    again, tower_again = Model(CONFIG), Tower(CONFIG)
+    read_weights(open_checkpoint(tmp_path / "m"), again, tower_again)
+    for ours, theirs in ((again, model), (tower_again, tower)):
+        want = theirs.state_dict()
+        assert all(torch.equal(p, want[name]) for name, p in ours.state_dict().items())
+    with pytest.raises(ValueError, match="other sizes"):
+        start_from(tmp_path / "m", tmp_path)

@@ -1,4 +1,4 @@
-"""``python -m cluster.demo.training vision|text|curve|export``: the stages, in this order."""
+"""``python -m cluster.demo.training vision|start|text|curve|export``: the stages."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from cluster.demo.training.curve import plot_curve
 from cluster.demo.training.export import export
+from cluster.demo.training.start import start_from
 from cluster.demo.training.text_lesson import Settings, train_text
 from cluster.demo.training.vision_lesson import train_tower
 from cluster.demo.training.workers import run_workers
@@ -31,6 +32,14 @@ def vision(out: Out, steps: int = 1500, seed: Seed = 1, workers: Workers = 2) ->
     """Teach the vision tower alone; writes tower.pt and tower.csv."""
     out.mkdir(parents=True, exist_ok=True)
     run_workers(workers, train_tower, seed, steps, out / "tower.pt")
+
+
+@app.command()
+def start(
+    out: Out, checkpoint: Annotated[Path, typer.Argument(help="an exported demo model")]
+) -> None:
+    """Go on from a checkpoint instead of the vision stage; give the text stage another seed."""
+    start_from(checkpoint, out)
 
 
 @app.command()

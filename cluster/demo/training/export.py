@@ -57,7 +57,12 @@ def dense_weights(
     weights["head"] = weights["embed"]
     weights["embed"] = weights["embed"] * model.embed_scale
     for name, weight in tower.items():
-        prefix = next(prefix for prefix in _TOWER_NAMES if name.startswith(prefix))
-        weights[_TOWER_NAMES[prefix] + name.removeprefix(prefix)] = weight
+        weights[tower_name(name)] = weight
     shapes = dense_shapes(config)
     return {name: weights[name].reshape(shapes[name]) for name in shapes}
+
+
+def tower_name(name: str) -> str:
+    """A tower's parameter by the names of ``shards.checkpoint.names``."""
+    prefix = next(prefix for prefix in _TOWER_NAMES if name.startswith(prefix))
+    return _TOWER_NAMES[prefix] + name.removeprefix(prefix)

@@ -41,7 +41,7 @@ class Trainer:
     """Model, frozen tower, optimiser; one worker's share."""
 
     def __init__(self, worker: Worker, settings: Settings) -> None:
-        """Starts from the last saved state in the directory, else from the seed.
+        """Starts from the last saved state in the directory, else from ``start.pt`` or the seed.
 
         Raises:
             ValueError: The saved state was made with another seed, batch, rate or worker count.
@@ -56,7 +56,10 @@ class Trainer:
         self.optimizer = Optimizer(self.model)
         self.step = 0
         self._sampler = torch.Generator()
-        path = self.state_path
+        path, start = self.state_path, settings.directory / "start.pt"
+        self.is_continued = start.exists()
+        if self.is_continued:
+            self.model.load_state_dict(torch.load(start, map_location=self.device))
         if path.exists():
             state = torch.load(path, map_location=self.device)
             for name, value in self._made_with.items():
@@ -130,7 +133,8 @@ def train_text(worker: Worker, settings: Settings) -> None:
     saved = time.monotonic()
     while trainer.step < settings.until:
         seed = f"{settings.seed}/{worker.rank}/{trainer.step}"
-        share = trainer.step / settings.steps
+        # Who goes on from an earlier model needs no first lessons.
+        share = 1.0 if trainer.is_continued else trainer.step / settings.steps
         batch = batch_of(demo_renderer(), seed, share, settings.tokens)
         progress.show(trainer.step, **trainer.learn(batch))
         if worker.is_first and time.monotonic() - saved > SAVE_EVERY_S:
