@@ -13,6 +13,7 @@ from galerne.ids import ShardId
 from galerne.loop_thread import grpc_loop
 from shards.bank import ExpertBank
 from shards.checkpoint.open import open_checkpoint
+from shards.memory import release_after_loading
 from shards.metrics import ShardMetrics
 from shards.server import ShardIdentity, ShardServer
 from shards.worker import ExpertWorker
@@ -54,7 +55,7 @@ class ShardHost:
             on_progress,
             settings.num_threads,
         )
-        checkpoint.release()  # packed weights are copies; views come back with prefault
+        release_after_loading(checkpoint)
         bank.prefault()
         self._bank = bank
         self._bytes_read = checkpoint.bytes_read

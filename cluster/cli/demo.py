@@ -87,10 +87,14 @@ def _kill_and_compare(server: Server, stub: Any, console: Console) -> bool:  # n
 def _stream(stub: Any, console: Console, kill: int | None = None) -> Reply:  # noqa: ANN401
     """Print one answer on one line as it comes; send SIGKILL to ``kill`` in the middle of it."""
 
+    was_thinking = False
+
     def on_event(event: Any, num_tokens: int) -> None:  # noqa: ANN401 - a protobuf message
-        nonlocal kill
-        for piece, style in ((event.delta.reasoning, "dim"), (event.delta.content, "cyan")):
-            console.print(piece.replace("\n", " "), end="", markup=False, style=style)
+        nonlocal kill, was_thinking
+        thought, said = event.delta.reasoning.replace("\n", "  "), event.delta.content
+        console.print(thought, end="", markup=False, style="dim")
+        console.print(f" => {said}" if said and was_thinking else said, end="", style="cyan")
+        was_thinking = bool(thought) or (was_thinking and not said)
         if kill is not None and num_tokens >= KILL_AFTER_TOKENS:
             os.kill(kill, signal.SIGKILL)
             kill = None

@@ -22,7 +22,8 @@ def print_question(console: Console, document: Document) -> None:
         console.print(f"  tools: {names}", style="dim", markup=False)
     for message in document.messages[:-1]:
         if message.picture is not None:
-            console.print(picture_text(message.picture))
+            is_coloured = console.color_system is not None
+            console.print(picture_text(message.picture) if is_coloured else "  (a picture)")
         calls = (f"{call.name}({json.dumps(call.arguments)})" for call in message.calls)
         text = message.text or ", ".join(calls)
         console.print(f"  {message.role}> {text}", markup=False)

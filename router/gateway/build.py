@@ -34,6 +34,7 @@ from shards.bank import ExpertBank
 from shards.checkpoint.open import open_checkpoint
 from shards.checkpoint.weights import Checkpoint
 from shards.kernels.threads import KernelThreads
+from shards.memory import release_after_loading
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)
 
@@ -122,7 +123,7 @@ def _transport(
                 settings.num_threads,
             )
             banks[shard] = bank
-        checkpoint.release()  # packed weights are copies; views come back with prefault
+        release_after_loading(checkpoint)
         for bank in banks.values():
             bank.prefault()
         return LocalTransport(banks)

@@ -20,7 +20,7 @@ def plot_curve(directory: Path, target: Path) -> None:
         rows = list(csv.DictReader(file))
     lines = (directory / "exact.jsonl").read_text(encoding="utf-8").splitlines()
     exact = [json.loads(line) for line in lines]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4))
     left.plot([int(r["step"]) for r in rows], [float(r["loss"]) for r in rows])
     left.set(xlabel="step", ylabel="loss per written token", yscale="log", title="Loss")
     for group in GROUPS:
@@ -30,7 +30,7 @@ def plot_curve(directory: Path, target: Path) -> None:
             label = f"{group.name}, effort {effort}"
             right.plot([row["step"] for row in exact], shares, marker=".", label=label)
     right.set(xlabel="step", ylabel="share", title="Test answers exact to the last token")
-    right.legend(fontsize=8)
+    right.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1))
     for axes in (left, right):
         axes.grid(alpha=0.3)
     figure.tight_layout()
