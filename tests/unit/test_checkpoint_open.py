@@ -262,10 +262,11 @@ def resident_bytes_of(path):
     return total
 
 
-def test_released_pages_leave_memory_and_come_back_with_the_same_bytes():
-    checkpoint = open_fixture("tiny-hf-bf16")
+def test_released_pages_leave_memory_and_come_back_with_the_same_bytes(tmp_path):
+    path = copy_fixture("tiny-hf-bf16", tmp_path)  # a file that no other test has mapped
+    checkpoint = open_checkpoint(path)
     weight = checkpoint.dense("embed").data
-    before, file = weight.clone(), FIXTURES / "tiny-hf-bf16" / "model.safetensors"
+    before, file = weight.clone(), path / "model.safetensors"
     assert resident_bytes_of(file) > 0
     checkpoint.release()
     assert resident_bytes_of(file) == 0
