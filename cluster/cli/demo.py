@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import time
 from typing import Annotated, Any
 
 import typer
@@ -13,12 +12,10 @@ from rich.console import Console
 
 from cluster.cli.client import connect
 from cluster.cli.demo_print import print_answer, print_question
-from cluster.cli.serve import announce, start_with_progress
-from cluster.config import load_config
+from cluster.cli.serve import private_server
 from cluster.demo.evaluation.asking import Reply, ask
 from cluster.demo.showcase import KILLED, KILLED_ANSWER, SHOWN
 from cluster.server import Server
-from cluster.shutdown import Shutdown
 from galerne.errors import ConfigError
 
 KILL_AFTER_TOKENS = 12
@@ -36,14 +33,7 @@ def demo(
         return
     logging.basicConfig(level=logging.ERROR)
     console = Console(highlight=False)
-    flags = {"shards": shards, "transport": "grpc", "http_port": 0, "grpc_port": 0, "drain_s": 2.0}
-    shutdown = Shutdown()
-    shutdown.install()
-    with Server(load_config(None, flags), shutdown) as server:
-        started = time.monotonic()
-        start_with_progress(server, console)
-        announce(server, console)
-        console.print(f"started in {time.monotonic() - started:.1f} s", style="dim")
+    with private_server(console, shards=shards, drain_s=2.0) as server:
         assert server.ingress is not None
         with connect(server.ingress.grpc_address) as stub:
             for shown in SHOWN:
@@ -65,8 +55,8 @@ def _kill_and_compare(server: Server, stub: Any, console: Console) -> bool:  # n
     assert server.plan is not None
     victim = server.plan.spec.topology.shards[-1]
     pid = server.deployment.pids[victim]
-    console.print("\n[bold]a long sum[/]")
-    print_question(console, KILLED)
+    console.print(f"\n[bold]{KILLED.title}[/]")
+    print_question(console, KILLED.document)
     first = _stream(stub, console)
     console.print(f"\n[bold]the same, and {victim} (pid {pid}) is killed meanwhile[/]")
     second = _stream(stub, console, kill=pid)
@@ -86,20 +76,20 @@ def _kill_and_compare(server: Server, stub: Any, console: Console) -> bool:  # n
 
 def _stream(stub: Any, console: Console, kill: int | None = None) -> Reply:  # noqa: ANN401
     """Print one answer on one line as it comes; send SIGKILL to ``kill`` in the middle of it."""
-
     was_thinking = False
 
     def on_event(event: Any, num_tokens: int) -> None:  # noqa: ANN401 - a protobuf message
         nonlocal kill, was_thinking
         thought, said = event.delta.reasoning.replace("\n", "  "), event.delta.content
         console.print(thought, end="", markup=False, style="dim")
-        console.print(f" => {said}" if said and was_thinking else said, end="", style="cyan")
+        shown = f" => {said}" if said and was_thinking else said
+        console.print(shown, end="", markup=False, style="cyan")
         was_thinking = bool(thought) or (was_thinking and not said)
         if kill is not None and num_tokens >= KILL_AFTER_TOKENS:
             os.kill(kill, signal.SIGKILL)
             kill = None
 
-    reply = ask(stub, KILLED, on_event)
+    reply = ask(stub, KILLED.document, on_event)
     console.print()
     if kill is not None:
         raise ConfigError("model", "", f"its answer ended before {KILL_AFTER_TOKENS} tokens")

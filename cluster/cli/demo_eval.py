@@ -13,12 +13,10 @@ from rich.console import Console
 from rich.progress import track
 
 from cluster.cli.client import ApiKey, connect, metadata
-from cluster.cli.serve import announce, start_with_progress
-from cluster.config import load_config
+from cluster.cli.serve import private_server
 from cluster.demo.evaluation.asking import ask_all
 from cluster.demo.evaluation.exam import questions
 from cluster.demo.evaluation.grading import by_language, grade, table
-from cluster.demo.evaluation.plots import plot_heat, plot_imbalance, plot_load
 from cluster.demo.evaluation.report import (
     load_table,
     score_markdown,
@@ -26,8 +24,6 @@ from cluster.demo.evaluation.report import (
     write_answers,
 )
 from cluster.demo.evaluation.routing import describe, read_load
-from cluster.server import Server
-from cluster.shutdown import Shutdown
 from galerne.errors import ConfigError
 from galerne.v1 import inference_pb2 as pb
 
@@ -63,12 +59,7 @@ def demo_eval(
     if target:
         _examine(console, exam)
         return
-    flags = {"model": model, "shards": shards, "transport": "grpc", "http_port": 0, "grpc_port": 0}
-    shutdown = Shutdown()
-    shutdown.install()
-    with Server(load_config(None, flags), shutdown) as server:
-        start_with_progress(server, console)
-        announce(server, console)
+    with private_server(console, model=model, shards=shards) as server:
         assert server.ingress is not None
         ingress = server.ingress
         _examine(console, exam._replace(grpc=ingress.grpc_address, http=ingress.http_address))
@@ -100,6 +91,9 @@ def _examine(console: Console, exam: Exam) -> None:
 
 def _show_routing(console: Console, exam: Exam, info: pb.ModelInfo) -> None:
     """Plots of the load since the server's start, and a line per layer."""
+    # Here, because matplotlib takes a second that no other command should wait for.
+    from cluster.demo.evaluation.plots import plot_heat, plot_imbalance, plot_load
+
     load = _read_load(exam.http, info)
     if not load.sum(axis=1).all():
         console.print(f"no expert metrics at {exam.http}: no routing plots")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 from rich.color import Color
 from rich.console import Console
@@ -10,7 +11,7 @@ from rich.style import Style
 from rich.text import Text
 
 from cluster.demo.evaluation.asking import Reply
-from cluster.demo.lessons.document import Document, Picture
+from cluster.demo.lessons.document import Call, Document, Picture
 
 COLUMNS = 28  # of a picture on the terminal; a character holds two pixels, one above the other
 
@@ -24,8 +25,7 @@ def print_question(console: Console, document: Document) -> None:
         if message.picture is not None:
             is_coloured = console.color_system is not None
             console.print(picture_text(message.picture) if is_coloured else "  (a picture)")
-        calls = (f"{call.name}({json.dumps(call.arguments)})" for call in message.calls)
-        text = message.text or ", ".join(calls)
+        text = message.text or ", ".join(_written(message.calls))
         console.print(f"  {message.role}> {text}", markup=False)
 
 
@@ -33,8 +33,8 @@ def print_answer(console: Console, reply: Reply) -> None:
     """Reasoning on one line, text, and tool calls."""
     if reply.thinking:
         console.print(f"  thinks> {reply.thinking}".replace("\n", "  "), style="dim", markup=False)
-    calls = (f"{c.name}({json.dumps(c.arguments, ensure_ascii=False)})" for c in reply.calls)
-    shown = [reply.text, *calls] if reply.text else list(calls)
+    shown = [reply.text] if reply.text else []
+    shown += _written(reply.calls)
     console.print(f"  assistant> {'  '.join(shown)}", style="cyan", markup=False)
 
 
@@ -52,3 +52,7 @@ def picture_text(picture: Picture) -> Text:
         text.append("\n")
     text.rstrip()
     return text
+
+
+def _written(calls: Iterable[Call]) -> list[str]:
+    return [f"{c.name}({json.dumps(c.arguments, ensure_ascii=False)})" for c in calls]

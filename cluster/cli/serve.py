@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -84,6 +87,20 @@ def start_with_progress(server: Server, console: Console) -> None:
             console.print(step, style="dim", markup=False, highlight=False, soft_wrap=True)
 
         server.start(on_step, on_report)
+
+
+@contextmanager
+def private_server(console: Console, **settings: Any) -> Iterator[Server]:  # noqa: ANN401
+    """A server of a command's own, experts behind gRPC, free ports; ends with the block."""
+    settings |= {"transport": "grpc", "http_port": 0, "grpc_port": 0}
+    shutdown = Shutdown()
+    shutdown.install()
+    with Server(load_config(None, settings), shutdown) as server:
+        started = time.monotonic()
+        start_with_progress(server, console)
+        announce(server, console)
+        console.print(f"started in {time.monotonic() - started:.1f} s", style="dim")
+        yield server
 
 
 def announce(server: Server, console: Console) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from cluster.demo.lessons.document import Call, Document, Message
+from cluster.demo.lessons.document import Call, Document, Effort, Message
 from cluster.demo.lessons.scene import Item, Scene
 
 PICTURE: Final = Scene(
@@ -55,12 +55,13 @@ class Shown(NamedTuple):
     document: Document
 
 
-def _asked(title: str, *messages: Message, effort: str = "none", has_tools: bool = False) -> Shown:
+def _asked(
+    title: str, *messages: Message, effort: Effort = "none", has_tools: bool = False
+) -> Shown:
     tools = (_WEATHER, _ALARM) if has_tools else ()
-    is_high = effort == "high"
     # The last message of a document is the known answer; here the model alone gives it.
     messages += (Message("assistant"),)
-    return Shown(title, Document("demo", "en", "high" if is_high else "none", messages, tools))
+    return Shown(title, Document("demo", "en", effort, messages, tools))
 
 
 SHOWN: Final = (
@@ -83,5 +84,5 @@ KILLED: Final = _asked(
     "a long sum",
     Message("user", f"Compute {' + '.join(map(str, NUMBERS))}. Thank you."),
     effort="high",
-).document
+)
 KILLED_ANSWER: Final = str(sum(NUMBERS))

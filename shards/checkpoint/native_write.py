@@ -24,6 +24,7 @@ from shards.checkpoint.safetensors_write import (
     write_json,
     write_safetensors,
 )
+from shards.checkpoint.weights import Weight
 
 # Gate ``[I, H]``, up ``[I, H]`` and down ``[H, I]`` of the expert at (layer, index).
 Experts = Callable[[int, int], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
@@ -124,8 +125,8 @@ def quantise(weight: torch.Tensor) -> Quantised:
 
 
 def dequantise(quantised: Quantised) -> torch.Tensor:
-    """Codes times their factor, float32."""
-    return quantised.codes.to(torch.float32) * quantised.scale.to(torch.float32)[..., None, None]
+    """Codes times their factor as a reader of the file multiplies them, float32."""
+    return Weight(quantised.codes, quantised.scale[..., None, None]).to(torch.float32)
 
 
 def half_split_to_pairs(weight: torch.Tensor, num_heads: int) -> torch.Tensor:

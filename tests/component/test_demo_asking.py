@@ -79,7 +79,7 @@ async def test_replies_keep_the_order_of_the_questions():
 
 async def test_the_server_gives_the_model_what_the_training_rendered():
     """Every task at both efforts, with tools, calls, results and pictures, to the last id."""
-    documents = [*questions(1, seed=5), *(shown.document for shown in SHOWN), KILLED]
+    documents = [*questions(1, seed=5), *(shown.document for shown in (*SHOWN, KILLED))]
     gateway = FakeGateway(Answer(ids_of("x")), takes_images=True)
     await asked(gateway, lambda stub: list(ask_all(stub, documents, concurrency=1)))
     for document, run in zip(documents, gateway.runs, strict=True):

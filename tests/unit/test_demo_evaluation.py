@@ -2,6 +2,8 @@
 
 import http.server
 import json
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -174,3 +176,9 @@ def test_plots_are_a_png_and_an_svg(plot, tmp_path):
         assert picture.format == "PNG"
         assert len(np.unique(np.asarray(picture))) > 10
     assert "<svg" in svg.read_text()
+
+
+def test_the_command_line_starts_without_what_only_plots_need():
+    code = "import sys, cluster.cli; print('matplotlib' in sys.modules, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]

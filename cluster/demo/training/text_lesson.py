@@ -58,8 +58,6 @@ class Trainer:
         self._sampler = torch.Generator()
         path, start = self.state_path, settings.directory / "start.pt"
         self.is_continued = start.exists()
-        if self.is_continued:
-            self.model.load_state_dict(torch.load(start, map_location=self.device))
         if path.exists():
             state = torch.load(path, map_location=self.device)
             for name, value in self._made_with.items():
@@ -69,6 +67,8 @@ class Trainer:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step = state["step"]
+        elif self.is_continued:
+            self.model.load_state_dict(torch.load(start, map_location=self.device))
 
     @property
     def _made_with(self) -> dict[str, float]:
