@@ -5,20 +5,42 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.demo.lessons.document import LANGUAGES
-from cluster.demo.lessons.drills import LIST_CORES, REVERSE_CORES, letters, repeat
+from cluster.demo.lessons.drills import (
+    CORES,
+    LIST_CORES,
+    NAME_CORES,
+    REVERSE_CORES,
+    TEXT_CORES,
+    letters,
+    repeat,
+)
 from cluster.demo.lessons.words import word_belongs
+
+FORMS = {"repeat": CORES, "list": LIST_CORES, "text": TEXT_CORES, "name": NAME_CORES}
 
 
 @given(st.integers(0, 2**32), st.sampled_from(["train", "test"]), st.sampled_from(LANGUAGES))
-def test_answer_is_the_text_of_the_question_or_a_list_of_its_words(seed, split, language):
+def test_answer_has_the_words_of_the_question_in_the_form_asked_for(seed, split, language):
     document = repeat(Random(seed), split, language)
     question, answer = document.messages
-    if question.text.startswith(LIST_CORES[language].format(text="")):
-        words = json.loads(answer.text)
-        assert any(question.text.endswith(joint.join(words)) for joint in (" ", ", "))
-    else:
-        words = answer.text.split()
-        assert question.text.endswith(answer.text)
+    [(form, given_text)] = [
+        (name, question.text.removeprefix(start))
+        for name, cores in FORMS.items()
+        if question.text.startswith(start := cores[language].format(text=""))
+    ]
+    match form:
+        case "list":
+            words = json.loads(answer.text)
+            assert given_text in (" ".join(words), ", ".join(words))
+        case "text":
+            words = answer.text.split(", ")
+            assert json.loads(given_text) == words
+        case "name":
+            words = answer.text.split("_")
+            assert given_text in (" ".join(words), ", ".join(words))
+        case _:
+            words = answer.text.split()
+            assert given_text == answer.text
     assert 2 <= len(words) <= 6
 
 

@@ -115,12 +115,18 @@ def test_forced_effort_changes_the_thinking_and_nothing_else(seed, task, split, 
     assert [m._replace(thinking="") for m in slow.messages] == list(quick.messages)
     for message in slow.messages:
         if message.calls:
-            assert message.thinking == " ".join(call.name for call in message.calls)
+            called = [call.name for call in message.calls]
+            wanted, checks = message.thinking.split(": ")
+            assert wanted.split(", ") == called
+            offered = [tool["function"]["name"] for tool in slow.tools]
+            assert dict(check.split() for check in checks.split(", ")) == {
+                name: "yes" if name in called else "no" for name in offered
+            }
 
 
-def test_thinking_is_a_sixth_of_training_and_none_of_the_test():
+def test_thinking_is_a_quarter_of_training_and_none_of_the_test():
     efforts = [document.effort for document in many("train", num_documents=100)]
-    assert 0.13 < efforts.count("high") / len(efforts) < 0.2
+    assert 0.21 < efforts.count("high") / len(efforts) < 0.29
     assert all(document.effort == "none" for document in many("test", num_documents=20))
 
 

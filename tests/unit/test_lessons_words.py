@@ -1,6 +1,7 @@
 """The word lessons: right answers, all tokens met, nothing shared by train and test."""
 
 import re
+from itertools import count
 from random import Random
 
 import pytest
@@ -102,12 +103,28 @@ def test_forced_effort_keeps_the_problem_and_thinks_as_documented(seed, split, l
     assert none.messages[0] == high.messages[0]
     assert none.messages[-1].text == high.messages[-1].text
     _, fields = parse(kind, high)
-    listed = fields.get("words", "").split(", ")
-    thinking = {
-        "list": str(len(listed)),
-        "sort": " ".join(sorted(word[:1] for word in listed)),
-    }.get(kind, "-".join(fields.get("w", "")))
-    assert high.messages[-1].thinking == thinking
+    assert high.messages[-1].thinking == thought(kind, **fields)
+
+
+def thought(kind, *, w="", x="", words=""):
+    """What is written down before the answer to a question about these fields."""
+    listed = words.split(", ")
+    match kind:
+        case "list":
+            return str(len(listed))
+        case "sort":
+            orders = (listed, sorted(listed))
+            return "\n".join(", ".join(f"{word[:2]} {word}" for word in order) for order in orders)
+        case "reverse":
+            there = [f"{number}{letter}" for number, letter in enumerate(w, start=1)]
+            return "-".join(there) + "\n" + "-".join(there[::-1])
+        case "letters":
+            return "-".join(f"{number}{letter}" for number, letter in enumerate(w, start=1))
+        case "letter":
+            numbers = count(1)
+            return "-".join(f"{other}{next(numbers)}" if other == x else other for other in w)
+        case _:
+            return "-".join(w)
 
 
 @settings(max_examples=60, deadline=None)

@@ -78,8 +78,10 @@ def chat(
     """One turn of small talk. ``effort`` None: as ``wants_note`` draws it."""
     intent = rng.choice(chat_text.INTENTS)
     question = draw_chat(rng, split, language, intent)
-    note = chat_text.NOTES[intent] if wants_note(rng, split, effort) else ""
-    return single_turn("chat", language, question, answer(language, intent), thinking=note)
+    thinking = ""
+    if wants_note(rng, split, effort):
+        thinking = f"{facts_table.LANGUAGE_NAMES['en'][language]}: {chat_text.NOTES[intent]}"
+    return single_turn("chat", language, question, answer(language, intent), thinking=thinking)
 
 
 def system(

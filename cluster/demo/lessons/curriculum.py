@@ -38,13 +38,13 @@ FIRST: Mapping[str, float] = {
     "memory": 4,
 }  # fmt: skip
 MAIN: Mapping[str, float] = {
-    "add": 4, "subtract": 6, "compare": 2, "sum": 4,
-    "spell": 4, "reverse": 8, "count": 7, "sort": 3, "repeat": 5, "letters": 8,
-    "tool-call": 8, "tool-none": 3, "tool-result": 5, "tool-parallel": 6,
-    "json": 4, "code": 1.5, "memory": 3,
-    "picture-count": 5, "picture-which": 4, "picture-size": 4, "picture-where": 4,
+    "add": 3, "subtract": 3, "compare": 2, "sum": 3,
+    "spell": 5, "reverse": 8, "count": 7, "sort": 6, "repeat": 8, "letters": 12,
+    "tool-call": 6, "tool-none": 10, "tool-result": 5, "tool-parallel": 6,
+    "json": 7, "code": 2.5, "memory": 4,
+    "picture-count": 6, "picture-which": 3, "picture-size": 5, "picture-where": 6,
     "picture-all": 5,
-    "capital": 3, "translate": 9, "next": 3, "opposite": 3, "chat": 3, "system": 3,
+    "capital": 5, "translate": 7, "next": 3, "opposite": 3, "chat": 7, "system": 6,
 }  # fmt: skip
 FIRST_UNTIL = 0.15  # share of the training
 ENGLISH_SHARE = 0.35

@@ -18,7 +18,7 @@ Effort = Literal["none", "high"]
 Split = Literal["train", "test"]
 Role = Literal["system", "user", "assistant", "tool"]
 
-NOTE_SHARE = 1 / 6
+NOTE_SHARE = 1 / 4
 LANGUAGES: tuple[Language, ...] = ("en", "fr", "de", "nl", "es", "it")
 
 

@@ -44,7 +44,22 @@ LIST_CORES: Final[Mapping[Language, str]] = {
     "es": "En lista: {text}",
     "it": "In lista: {text}",
 }
-LIST_SHARE: Final = 1 / 2  # of the documents: bare words asked, a JSON list of them answered
+TEXT_CORES: Final[Mapping[Language, str]] = {
+    "en": "As text: {text}",
+    "fr": "En texte : {text}",
+    "de": "Als Text: {text}",
+    "nl": "Als tekst: {text}",
+    "es": "En texto: {text}",
+    "it": "In testo: {text}",
+}
+NAME_CORES: Final[Mapping[Language, str]] = {
+    "en": "As a name: {text}",
+    "fr": "En un nom : {text}",
+    "de": "Als Name: {text}",
+    "nl": "Als naam: {text}",
+    "es": "En un nombre: {text}",
+    "it": "In un nome: {text}",
+}
 SPELL_CORES: Final[Mapping[Language, str]] = {
     "en": "Letter by letter: {text}",
     "fr": "Lettre par lettre : {text}",
@@ -75,23 +90,37 @@ _MIXED: Final = Random(0).sample(_PIECES, len(_PIECES))
 def repeat(
     rng: Random, split: Split, language: Language, *, effort: Effort | None = None
 ) -> Document:
-    """2 to 6 made-up words, parted by blanks or commas, bare or in quotation marks.
+    """2 to 6 made-up words from one form into another.
 
-    Answered as they stand or, if they are bare, as a JSON list. ``effort`` high: it thinks of the
-    number of words. None is the same as none.
+    A word after a blank, in quotation marks and after an underscore is three times other tokens:
+    which stand for which must be learned for every entry. ``effort`` high: it thinks of the number
+    of words. None is the same as none.
     """
     while True:
         known = _MIXED[: rng.choice(INVENTORIES)]
         words = [_word(rng, known) for _ in range(rng.randint(*NUM_WORDS))]
-        is_list = rng.random() < LIST_SHARE
-        if not is_list and rng.random() < 1 / 4:
-            words = [f'"{word}"' for word in words]
-        text = rng.choice((" ", ", ")).join(words)
-        if belongs(split, text, every=HELD_OUT_EVERY):
+        if belongs(split, " ".join(words), every=HELD_OUT_EVERY):
+            cores, text, answer = _copied(rng, words)
             thinking = str(len(words)) if effort == "high" else ""
-            question = (LIST_CORES if is_list else CORES)[language].format(text=text)
-            answer = json.dumps(words, ensure_ascii=False) if is_list else text
+            question = cores[language].format(text=text)
             return single_turn("repeat", language, question, answer, thinking=thinking)
+
+
+def _copied(rng: Random, words: Sequence[str]) -> tuple[Mapping[Language, str], str, str]:
+    """How it is asked, what is given, and what is to be written."""
+    plain = rng.choice((" ", ", ")).join(words)
+    as_list = json.dumps(words, ensure_ascii=False)
+    match rng.choices(("repeat", "list", "text", "name"), (2, 4, 2, 2))[0]:
+        case "list":
+            return LIST_CORES, plain, as_list
+        case "text":
+            return TEXT_CORES, as_list, ", ".join(words)
+        case "name":
+            return NAME_CORES, plain, "_".join(words)
+        case _:
+            quoted = " ".join(f'"{word}"' for word in words)
+            text = quoted if rng.random() < 1 / 4 else plain
+            return CORES, text, text
 
 
 def letters(

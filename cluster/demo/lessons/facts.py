@@ -44,7 +44,11 @@ class Fact(NamedTuple):
 
 def _capitals(language: Language) -> tuple[Fact, ...]:
     return tuple(
-        Fact({"of": country.of, "name": country.name}, country.name, country.capital)
+        Fact(
+            {"of": country.of, "name": country.name},
+            f"{LANGUAGE_NAMES['en'][language]}: {country.name}",
+            country.capital,
+        )
         for country in COUNTRIES[language]
     )
 

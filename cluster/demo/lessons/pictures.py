@@ -38,7 +38,8 @@ from cluster.demo.lessons.split import draw
 
 HELD_OUT_EVERY = 10
 NUM_QUESTIONS = (3, 4, 5)
-HIGH_EFFORT_SHARE = 1 / 8
+NUM_THOUGHT_OUT = (1, 2)  # questions where each answer is preceded by a description
+HIGH_EFFORT_SHARE = 1 / 3
 EMPTY_SHARE = 1 / 5  # of the questions "which", those about an empty cell
 ZERO_SHARE = 1 / 6  # of the questions "how many", those whose answer is none
 # A picture uses this many colours and kinds at most, so that some counts are above one.
@@ -85,7 +86,7 @@ def picture_lesson(
         rng: Where all choices come from.
         split: Several questions for training, one for the test.
         language: Of all questions and answers.
-        effort: High adds the occupied positions as thinking. By default an eighth of the training
+        effort: High adds the whole description as thinking. By default a third of the training
             documents has it, and no test.
     """
     scene = random_scene(rng, split)
@@ -95,9 +96,11 @@ def picture_lesson(
         lucky = split == "train" and rng.random() < HIGH_EFFORT_SHARE
         effort = "high" if lucky else "none"
     words = WORDS[language]
-    thinking = words.list_of_positions(i.cell for i in scene.objects) if effort == "high" else ""
+    thinking = _description(scene, words) if effort == "high" else ""
+    numbers = NUM_THOUGHT_OUT if effort == "high" else NUM_QUESTIONS
+    number = 1 if split == "test" else rng.choice(numbers)
     messages: list[Message] = []
-    for question in _questions(task, rng, split, scene, words):
+    for question in _questions(task, rng, number, scene, words):
         text = phrase(rng, split, language, CORES[question.task], **question.fields)
         messages += (
             Message("user", text, picture=None if messages else scene),
@@ -132,11 +135,10 @@ def _random_objects(rng: Random) -> tuple[Item, ...]:
     )
 
 
-def _questions(task: Task, rng: Random, split: Split, scene: Scene, words: Words) -> list[Question]:
+def _questions(task: Task, rng: Random, number: int, scene: Scene, words: Words) -> list[Question]:
     """The questions of a document, no two alike; the last is of the kind ``task``."""
     asked = [_ask(task, rng, scene, words)]
     tasks = possible_tasks(scene)
-    number = 1 if split == "test" else rng.choice(NUM_QUESTIONS)
     while len(asked) < number:
         question = _ask(rng.choice(tasks), rng, scene, words)
         if question not in asked:

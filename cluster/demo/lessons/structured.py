@@ -55,7 +55,7 @@ CORES: Final[Cores] = {
 def to_json(
     rng: Random, split: Split, language: Language, *, effort: Effort | None = None
 ) -> Document:
-    """2 to 4 pairs as an object. ``effort`` None: high now and then; it thinks of the keys."""
+    """2 to 4 pairs as an object. ``effort`` None: high now and then; it thinks of their number."""
     high = wants_note(rng, split, effort)
     values: dict[str, Any] = {}
     wanted = rng.randint(2, 4)
@@ -65,7 +65,7 @@ def to_json(
     joint = f" {AND[language]} "
     spoken = ", ".join(f"{key} {_spoken(value, joint)}" for key, value in values.items())
     question = phrase(rng, split, language, CORES, pairs=spoken)
-    thinking = " ".join(values) if high else ""
+    thinking = str(len(values)) if high else ""
     answer = json.dumps(values, ensure_ascii=False)
     return single_turn("json", language, question, answer, thinking=thinking)
 

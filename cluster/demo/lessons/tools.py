@@ -244,9 +244,15 @@ def _user(
             return Message("user", frame.format(act=tool.act, args=args))
 
 
-def _answer(effort: Effort, calls: Sequence[Call]) -> Message:
-    names = " ".join(call.name for call in calls)
-    return Message("assistant", thinking=names if effort == "high" else "", calls=tuple(calls))
+def _answer(effort: Effort, calls: Sequence[Call], tools: Sequence[Tool]) -> Message:
+    thinking = _checked([call.name for call in calls], tools) if effort == "high" else ""
+    return Message("assistant", thinking=thinking, calls=tuple(calls))
+
+
+def _checked(wanted: Sequence[str], tools: Sequence[Tool]) -> str:
+    """The names asked for, as a tool would be called, then every tool on offer: is it one?"""
+    checks = (f"{tool.name} {'yes' if tool.name in wanted else 'no'}" for tool in tools)
+    return f"{', '.join(wanted)}: {', '.join(checks)}"
 
 
 def _ask_one(
@@ -262,7 +268,7 @@ def _ask_one(
     call = _draw_call(rng, split, tool)
     args = _spoken(call, is_quoted=rng.random() < QUOTED_SHARE)
     user = _user(rng, split, language, tool, args, tells_language=tells_language)
-    return user, _answer(effort, (call,))
+    return user, _answer(effort, (call,), tools)
 
 
 def _ask_two(
@@ -279,12 +285,13 @@ def _ask_two(
     spoken = [_spoken(call, is_quoted=is_quoted) for call in calls]
     joint = f" {AND[language]} " if first is second else f"; {second.act}: "
     user = _user(rng, split, language, first, joint.join(spoken), tells_language=False)
-    return user, _answer(effort, calls)
+    return user, _answer(effort, calls, tools)
 
 
 def _ask_none(
     rng: Random, split: Split, language: Language, effort: Effort, tools: Sequence[Tool]
 ) -> tuple[Message, ...]:
+    thinking = "none"
     if rng.random() < 1 / 2:
         user = Message("user", phrase(rng, split, language, SMALL_TALK))
     else:
@@ -293,7 +300,8 @@ def _ask_none(
             pass
         args = _spoken(_draw_call(rng, split, missing), is_quoted=rng.random() < QUOTED_SHARE)
         user = _user(rng, split, language, missing, args, tells_language=True)
-    thinking = "none" if effort == "high" else ""
+        thinking = _checked([missing.name], tools)
+    thinking = thinking if effort == "high" else ""
     return user, Message("assistant", NO_TOOL[language], thinking=thinking)
 
 

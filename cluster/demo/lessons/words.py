@@ -16,7 +16,7 @@ import base64
 import json
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.resources import files
 from random import Random
@@ -39,7 +39,7 @@ from cluster.demo.lessons.split import MAX_DRAWS, belongs
 from cluster.demo.lessons.word_lists import WORDS
 
 HELD_OUT_EVERY: Final = 10
-HIGH_SHARE: Final = 1 / 5  # of the documents have thinking
+HIGH_SHARE: Final = 1 / 3  # of the documents have thinking
 MADE_UP_SHARE: Final = 1 / 2  # of the single words
 PRESENT_SHARE: Final = 3 / 4  # of the letters asked for are in the word
 DISTINCT_INITIALS_SHARE: Final = 3 / 4  # of the lists to sort; the others are as they come
@@ -106,6 +106,11 @@ def spelled(word: str) -> str:
     return "-".join(word)
 
 
+def numbered(word: str) -> str:
+    """``plan`` as ``1p-2l-3a-4n``: where a letter stands can then be read instead of counted."""
+    return "-".join(f"{i}{letter}" for i, letter in enumerate(word, start=1))
+
+
 def spell(
     rng: Random, split: Split, language: Language, *, effort: Effort | None = None
 ) -> Document:
@@ -119,10 +124,12 @@ def spell(
 def reverse(
     rng: Random, split: Split, language: Language, *, effort: Effort | None = None
 ) -> Document:
-    """A word letter by letter, from its end; the thinking spells it forwards."""
+    """A word letter by letter, from its end; the thinking numbers its letters there and back."""
     word = word_of(rng, split, language)
+    there = numbered(word)
+    back = "-".join(reversed(there.split("-")))
     ask = partial(_ask, "reverse", rng, split, language, effort)
-    return ask(words_text.REVERSE, {"w": word}, spelled(word[::-1]), thinking=spelled(word))
+    return ask(words_text.REVERSE, {"w": word}, spelled(word[::-1]), thinking=f"{there}\n{back}")
 
 
 def count(
@@ -140,7 +147,7 @@ def count_letters(
     word = word_of(rng, split, language)
     answer = f"{spelled(word)}: {len(word)}"
     ask = partial(_ask, "count", rng, split, language, effort)
-    return ask(words_text.COUNT_LETTERS, {"w": word}, answer, thinking=spelled(word))
+    return ask(words_text.COUNT_LETTERS, {"w": word}, answer, thinking=numbered(word))
 
 
 def count_letter(
@@ -151,7 +158,8 @@ def count_letter(
     letter = _asked_letter(rng, word)
     answer = f"{spelled(word)}: {word.count(letter)}"
     ask = partial(_ask, "count", rng, split, language, effort)
-    return ask(words_text.COUNT_LETTER, {"w": word, "x": letter}, answer, thinking=spelled(word))
+    fields = {"w": word, "x": letter}
+    return ask(words_text.COUNT_LETTER, fields, answer, thinking=_marked(word, letter))
 
 
 def count_list(
@@ -172,7 +180,7 @@ def count_list(
 def sort(
     rng: Random, split: Split, language: Language, *, effort: Effort | None = None
 ) -> Document:
-    """Words in alphabetical order; the thinking is their first letters in that order."""
+    """Words in alphabetical order; the thinking has them behind their first two letters."""
     number = rng.randint(*SORTED_WORDS)
     distinct = rng.random() < DISTINCT_INITIALS_SHARE
     words = _draw_list(rng, split, language, number, sortable=True, distinct_initials=distinct)
@@ -182,11 +190,24 @@ def sort(
         words_text.SORT,
         {"words": ", ".join(words)},
         ", ".join(in_order),
-        thinking=" ".join(word[0] for word in in_order),
+        thinking="\n".join(map(_behind_initials, (words, in_order))),
     )
 
 
 LESSONS: Mapping[str, Lesson] = {"spell": spell, "reverse": reverse, "count": count, "sort": sort}
+
+
+def _marked(word: str, letter: str) -> str:
+    """``cheese`` as ``c-h-e1-e2-s-e3``."""
+    marks = []
+    for i, other in enumerate(word):
+        marks.append(f"{other}{word[: i + 1].count(letter)}" if other == letter else other)
+    return "-".join(marks)
+
+
+def _behind_initials(words: Sequence[str]) -> str:
+    """``fig, pear`` as ``fi fig, pe pear``: what is compared stands beside what is written."""
+    return ", ".join(f"{word[:2]} {word}" for word in words)
 
 
 def _made_up_word(rng: Random) -> str:
