@@ -17,11 +17,12 @@ from cluster.actors.launch_spec import NAMESPACE, LaunchSpec
 from cluster.actors.shard import ExpertShard
 from galerne.errors import ConfigError
 from galerne.topology import LinkTransport
-from shards.kernels.native.library import FAMILY_VARIABLE
+from shards.kernels.native.library import FAMILY_VARIABLE, SPIN_VARIABLE
 
 _POLL_S = 0.1
 _REPORT_TIMEOUT_S = 60.0  # the first answer waits for the controller process to start
 _PLACE_TIMEOUT_S = 60.0
+_SPIN_US = "200"  # longer than what lies between two layers
 _CPU_PER_ACTOR = 0.1  # a claim for placement only; threads are set by the spec
 _RESTARTS_WITHOUT_END = -1
 
@@ -58,12 +59,13 @@ class Deployment:
         is_gateway = part in self.spec.topology.gateways
         kind = Gateway if is_gateway else ExpertShard
         threads = self.spec.gateway_threads if is_gateway else self.spec.shard_threads
+        has_cores = self.spec.topology.transport is LinkTransport.LOCAL
         actor = _remote(
             kind,
             self.spec.actor_name(part),
             num_cpus=_CPU_PER_ACTOR,
             scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, index),
-            runtime_env={"env_vars": _environment(threads)},
+            runtime_env={"env_vars": _environment(threads, owns_cores=has_cores)},
         )
         self._actors[part] = actor.remote(self.spec, part)
         self._begun[self._actors[part].__ray_ready__.remote()] = part
@@ -137,8 +139,11 @@ def _remote(kind: type, name: str, **options: Any) -> Any:  # noqa: ANN401 - Ray
     )
 
 
-def _environment(num_threads: int) -> dict[str, str]:
+def _environment(num_threads: int, *, owns_cores: bool) -> dict[str, str]:
     """Of an actor: what it computes with, on other nodes too."""
-    # Pools of several processes on few cores must not spin against one another.
+    # Pools of several processes on few cores must not spin against one another; gateways that
+    # have the experts themselves keep their threads awake from one layer to the next.
     pools = {"OMP_NUM_THREADS": str(num_threads), "OMP_WAIT_POLICY": "PASSIVE"}
-    return pools | {k: v for k, v in os.environ.items() if k == FAMILY_VARIABLE}
+    if owns_cores:
+        pools[SPIN_VARIABLE] = _SPIN_US
+    return pools | {k: v for k, v in os.environ.items() if k in (FAMILY_VARIABLE, SPIN_VARIABLE)}

@@ -23,6 +23,10 @@ class LayerTimer:
         finally:
             self.seconds[name] += time.perf_counter() - start
 
+    def add(self, name: str, seconds: float) -> None:
+        """Add time that was measured elsewhere to ``name``."""
+        self.seconds[name] += seconds
+
     def snapshot(self) -> dict[str, float]:
         """A copy; another thread may be adding."""
         return dict(self.seconds)

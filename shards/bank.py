@@ -102,6 +102,16 @@ class ExpertBank:
         self._check_resident(layer, expert_ids)
         return self._layers[layer].run(x, expert_ids, num_rows_by_group, row_token)
 
+    @torch.inference_mode()
+    def run_all(
+        self, layer: int, x: torch.Tensor, expert_ids: npt.NDArray[np.int64]
+    ) -> torch.Tensor:
+        """``[T, K, H]``: ``[T, H]`` tokens through each of their ``[T, K]`` experts, all resident.
+
+        The rows of ``run``, bit for bit, without a frame's layout.
+        """
+        return self._layers[layer].run_all(x, expert_ids)
+
     def _check_resident(self, layer: int, expert_ids: npt.NDArray[np.int64]) -> None:
         resident = self._is_resident.get(layer, np.zeros(0, dtype=bool))
         is_here = np.zeros(len(expert_ids), dtype=bool)

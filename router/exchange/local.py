@@ -1,50 +1,59 @@
-"""Experts in the gateway's own process: a function call on tensors, no copy."""
+"""Experts in the gateway's own process: a function call on tensors. Nothing is sent or lost."""
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from galerne.errors import GalerneError
+import torch
+
 from galerne.ids import ShardId
-from router.exchange.transport import Answer, LinkUp, OutgoingFrame, Refusal, TransportEvent
+from router.exchange.dispatch import Ints
+from router.exchange.links import LinkState
+from router.exchange.session import SessionCounters
 from shards.bank import ExpertBank
 
 
-class LocalTransport:
-    """Computes frames in the caller's thread when their answer is asked for."""
+class _Waiting:
+    """Rows that are computed when they are asked for."""
 
-    def __init__(self, banks: Mapping[ShardId, ExpertBank]) -> None:
-        self._banks = banks
-        self._events: deque[TransportEvent] = deque(LinkUp(shard) for shard in banks)
-        self._frames: deque[OutgoingFrame] = deque()
-        self._is_closed = False
+    def __init__(
+        self, bank: ExpertBank, layer: int, tokens: torch.Tensor, expert_ids: Ints
+    ) -> None:
+        self._bank, self._layer = bank, layer
+        self._tokens, self._expert_ids = tokens, expert_ids
 
-    def send(self, frame: OutgoingFrame) -> None:
-        """Queue the frame."""
-        if not self._is_closed:
-            self._frames.append(frame)
+    def wait(self) -> torch.Tensor:
+        """See ``PendingRows``."""
+        return self._bank.run_all(self._layer, self._tokens, self._expert_ids)
 
-    def receive(self, timeout_s: float) -> TransportEvent | None:
-        """The next event; computes a queued frame if there is none."""
-        if self._events:
-            return self._events.popleft()
-        if not self._frames:
-            time.sleep(max(timeout_s, 0.0))  # nothing can come, but the caller must not spin
-            return None
-        frame = self._frames.popleft()
-        rows = frame.rows
-        try:
-            result = self._banks[frame.shard].run(
-                frame.layer, frame.tokens, rows.expert_ids, rows.num_rows_by_group, rows.row_token
-            )
-        except GalerneError as error:
-            return Refusal(frame.shard, frame.frame, error)
-        return Answer(frame.shard, frame.frame, result)
+
+class LocalExperts:
+    """Implements ``RoutedExperts`` with a bank that holds every expert."""
+
+    def __init__(self, bank: ExpertBank, shards: Iterable[ShardId]) -> None:
+        """``shards`` are the names under which the topology knows the bank."""
+        self._bank = bank
+        self.links: Mapping[ShardId, LinkState] = dict.fromkeys(shards, LinkState.UP)
+        self.counters = SessionCounters()
+
+    def start_step(self, step: int) -> None:
+        """See ``RoutedExperts``."""
+
+    def begin(self, layer: int, micro_batch: int, x: torch.Tensor, expert_ids: Ints) -> _Waiting:
+        """See ``RoutedExperts``."""
+        del micro_batch
+        self.counters.rows_sent += expert_ids.size
+        return _Waiting(self._bank, layer, x, expert_ids)
+
+    def abandon(self) -> None:
+        """See ``RoutedExperts``."""
+
+    def poll(self) -> None:
+        """See ``RoutedExperts``."""
+
+    def unreachable(self) -> list[ShardId]:
+        """See ``RoutedExperts``."""
+        return []
 
     def close(self) -> None:
-        """Drop what is queued."""
-        self._is_closed = True
-        self._frames.clear()
-        self._events.clear()
+        """See ``RoutedExperts``."""

@@ -21,11 +21,11 @@ from router.engine.stepper import Stepper
 from router.exchange.exchange import ExpertExchange
 from router.exchange.grpc_link import AddressBook
 from router.exchange.grpc_transport import GrpcTransport
-from router.exchange.local import LocalTransport
+from router.exchange.local import LocalExperts
 from router.exchange.session import ExchangeSession
-from router.exchange.transport import Transport
 from router.gateway.settings import BLOCK_SIZE, GatewaySettings, numerics_profile
 from router.model.decoder import Decoder
+from router.model.experts_port import RoutedExperts
 from router.model.kv_cache import PagedLatentCache
 from router.model.runner import PagedRunner
 from router.model.step_runner import StepRunner
@@ -62,17 +62,20 @@ def build_gateway(
     """
     checkpoint = open_checkpoint(settings.checkpoint)
     topology = settings.topology
-    decoder = Decoder(checkpoint, settings.dtype, lambda n, of: on_progress("layers", n, of))
+    decoder = Decoder(
+        checkpoint,
+        settings.dtype,
+        settings.num_threads,
+        lambda n, of: on_progress("layers", n, of),
+    )
     num_blocks = _num_blocks(settings, checkpoint)
     cache = PagedLatentCache(checkpoint.config, num_blocks, BLOCK_SIZE, settings.dtype)
-    transport = _transport(settings, checkpoint, book, on_progress)
-    session = ExchangeSession(topology, settings.exchange)
-    exchange = ExpertExchange(session, transport, MonotonicClock())
+    experts = _experts(settings, checkpoint, book, on_progress)
     has_vision = checkpoint.config.vision is not None
     tower = None
     if has_vision:
         tower = VisionTower(checkpoint, settings.dtype, KernelThreads(settings.num_threads))
-    runner = PagedRunner(decoder, cache, exchange, tower, topology.num_micro_batches)
+    runner = PagedRunner(decoder, cache, experts, tower, topology.num_micro_batches)
     facts = _facts(settings, checkpoint)
     pool = BlockPool(num_blocks, BLOCK_SIZE)
     scheduler = Scheduler(_scheduler_config(settings), pool, _hash_contexts(facts))
@@ -104,29 +107,15 @@ def _num_blocks(settings: GatewaySettings, checkpoint: Checkpoint) -> int:
     return num_blocks
 
 
-def _transport(
+def _experts(
     settings: GatewaySettings,
     checkpoint: Checkpoint,
     book: AddressBook | None,
     on_progress: Progress,
-) -> Transport:
+) -> RoutedExperts:
     topology = settings.topology
     if topology.transport is LinkTransport.LOCAL:
-        banks = {}
-        for shard in topology.shards:
-            experts = topology.placement.experts_of(shard)
-            bank = ExpertBank(
-                checkpoint,
-                experts,
-                settings.dtype,
-                lambda n, of: on_progress("experts", n, of),
-                settings.num_threads,
-            )
-            banks[shard] = bank
-        release_after_loading(checkpoint)
-        for bank in banks.values():
-            bank.prefault()
-        return LocalTransport(banks)
+        return _local_experts(settings, checkpoint, on_progress)
     if book is None:
         raise ConfigError("transport", topology.transport.value, "needs an address book")
     hello = Hello(
@@ -136,7 +125,26 @@ def _transport(
         numerics_profile=numerics_profile(settings.numerics),
         epoch=topology.epoch,
     )
-    return GrpcTransport(topology.shards, hello, settings.cluster_token, book)
+    transport = GrpcTransport(topology.shards, hello, settings.cluster_token, book)
+    session = ExchangeSession(topology, settings.exchange)
+    return ExpertExchange(session, transport, MonotonicClock())
+
+
+def _local_experts(
+    settings: GatewaySettings, checkpoint: Checkpoint, on_progress: Progress
+) -> LocalExperts:
+    """Every expert in this process, whatever shards the topology names."""
+    config = checkpoint.config
+    bank = ExpertBank(
+        checkpoint,
+        {layer: range(config.num_experts) for layer in range(config.num_layers)},
+        settings.dtype,
+        lambda n, of: on_progress("experts", n, of),
+        settings.num_threads,
+    )
+    release_after_loading(checkpoint)
+    bank.prefault()
+    return LocalExperts(bank, settings.topology.shards)
 
 
 def _scheduler_config(settings: GatewaySettings) -> SchedulerConfig:

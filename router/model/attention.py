@@ -14,7 +14,6 @@ from router.model.kv_cache import PagedLatentCache
 from router.model.norm import rms_norm
 from router.model.rope import Rotation, softmax_scale
 from shards.checkpoint.weights import Checkpoint
-from shards.kernels.linear import Linear
 from shards.kernels.row_invariant import TILE, linear, pad_rows, padded_rows
 
 
@@ -65,9 +64,9 @@ class LatentAttention:
         self._config = config
         self._layer = layer
         self._scale = softmax_scale(config)
-        self._qkv_a = Linear(torch.cat([weight("q_a"), weight("kv_a")]))  # both read the same rows
-        self._q_b = Linear(weight("q_b"))
-        self._o = Linear(weight("o"))
+        self._qkv_a = torch.cat([weight("q_a"), weight("kv_a")])  # both read the same rows
+        self._q_b = weight("q_b")
+        self._o = weight("o")
         self._q_a_norm = weight("q_a_norm", torch.float32)
         self._kv_a_norm = weight("kv_a_norm", torch.float32)
         both = weight("kv_b", torch.float32).view(config.num_heads, -1, config.kv_lora_rank)
@@ -87,9 +86,9 @@ class LatentAttention:
         Writes the new tokens' latents to the cache before reading it.
         """
         config = self._config
-        both = self._qkv_a(hidden, batch.num_tokens)
+        both = linear(hidden, self._qkv_a)
         q_a, latent = both[:, : config.q_lora_rank], both[:, config.q_lora_rank :]
-        queries = self._queries(q_a, batch.num_tokens, rotation, temperature)
+        queries = self._queries(q_a, rotation, temperature)
         self._store(latent, batch, rotation, cache)
         mixed = torch.zeros((batch.num_rows, config.num_heads, config.kv_lora_rank))
         if batch.decodes is not None:
@@ -100,14 +99,14 @@ class LatentAttention:
             mixed[rows] = self._attend_prefill(queries[rows], chunk, cache)
         values = torch.bmm(mixed.transpose(0, 1), self._u_v)  # [H, rows, dv]
         flat = values.transpose(0, 1).reshape(batch.num_rows, -1).to(hidden.dtype)
-        return self._o(flat, batch.num_tokens)
+        return linear(flat, self._o)
 
     def _queries(
-        self, q_a: torch.Tensor, num_tokens: int, rotation: Rotation, temperature: torch.Tensor
+        self, q_a: torch.Tensor, rotation: Rotation, temperature: torch.Tensor
     ) -> torch.Tensor:
         """Absorbed queries ``[rows, H, dc + dr]`` float32, scaled for the softmax."""
         config = self._config
-        q = self._q_b(rms_norm(q_a, self._q_a_norm, config.norm_eps), num_tokens).float()
+        q = linear(rms_norm(q_a, self._q_a_norm, config.norm_eps), self._q_b).float()
         q = q.view(-1, config.num_heads, config.qk_head_dim)
         q_n, q_r = q[..., : config.qk_nope_head_dim], q[..., config.qk_nope_head_dim :]
         absorbed = torch.bmm(q_n.transpose(0, 1), self._u_k).transpose(0, 1)  # [rows, H, dc]
@@ -121,7 +120,7 @@ class LatentAttention:
         c = rms_norm(latent[:, : config.kv_lora_rank], self._kv_a_norm, config.norm_eps)
         k_r = rotation.apply(latent[:, config.kv_lora_rank :].float()).to(latent.dtype)
         rows = torch.cat((c, k_r), dim=-1)[: batch.num_tokens]
-        cache.write(self._layer, batch.slots, rows)
+        cache.write(self._layer, torch.from_numpy(batch.slots), rows)
 
     def _attend_decodes(
         self, queries: torch.Tensor, group: DecodeGroup, cache: PagedLatentCache

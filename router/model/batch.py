@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,8 @@ import torch
 
 from router.model.kv_cache import PagedLatentCache
 from shards.kernels.row_invariant import padded_rows
+
+Ints = npt.NDArray[np.int64]
 
 KEY_BLOCK = 128  # positions per attention block: fixed, so that sums join in one order for all
 
@@ -48,31 +51,46 @@ class PrefillGroup:
     table: torch.Tensor  # [key blocks, KEY_BLOCK / block_size]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StepBatch:
     """T tokens of a step, padded to ``num_rows``."""
 
     num_tokens: int
     num_rows: int
     token_ids: torch.Tensor  # [num_rows] int64, padded with 0
-    positions: npt.NDArray[np.int64]  # [num_rows]
-    slots: torch.Tensor  # [T] int64
-    decodes: DecodeGroup | None
-    prefills: tuple[PrefillGroup, ...]
+    positions: Ints  # [num_rows]
+    slots: Ints  # [T]
     logit_rows: torch.Tensor  # [L] rows of the wanted logits, chunk after chunk
+    chunks: Sequence[Chunk]
+    first_row: Ints  # [chunks + 1] row of every chunk's first token, and T
+    block_size: int
+
+    @cached_property
+    def decodes(self) -> DecodeGroup | None:
+        """The chunks of one token."""
+        return _decode_group(self.chunks, self.first_row, self.block_size)
+
+    @cached_property
+    def prefills(self) -> tuple[PrefillGroup, ...]:
+        """The chunks of several tokens."""
+        return tuple(
+            PrefillGroup(int(first), len(c.token_ids), c.start, _table(c, self.block_size))
+            for c, first in zip(self.chunks, self.first_row, strict=False)
+            if len(c.token_ids) > 1
+        )
 
 
 def build_batch(chunks: Sequence[Chunk], cache: PagedLatentCache) -> StepBatch:
     """Lay the chunks of a step out one after the other."""
     lengths = np.array([len(c.token_ids) for c in chunks])
-    first_rows = np.concatenate([[0], np.cumsum(lengths)])
-    num_tokens = int(first_rows[-1])
+    first_row = np.concatenate([[0], np.cumsum(lengths)])
+    num_tokens = int(first_row[-1])
     num_rows = padded_rows(num_tokens)
     token_ids = np.zeros(num_rows, dtype=np.int64)
     positions = np.zeros(num_rows, dtype=np.int64)
     slots = np.zeros(num_tokens, dtype=np.int64)
     wanted = []
-    for chunk, first, length in zip(chunks, first_rows, lengths, strict=False):
+    for chunk, first, length in zip(chunks, first_row, lengths, strict=False):
         rows = slice(first, first + length)
         token_ids[rows] = chunk.token_ids
         positions[rows] = np.arange(chunk.start, chunk.start + length)
@@ -83,14 +101,11 @@ def build_batch(chunks: Sequence[Chunk], cache: PagedLatentCache) -> StepBatch:
         num_rows=num_rows,
         token_ids=torch.from_numpy(token_ids),
         positions=positions,
-        slots=torch.from_numpy(slots),
-        decodes=_decode_group(chunks, first_rows, cache.block_size),
-        prefills=tuple(
-            PrefillGroup(int(first), len(c.token_ids), c.start, _table(c, cache.block_size))
-            for c, first in zip(chunks, first_rows, strict=False)
-            if len(c.token_ids) > 1
-        ),
+        slots=slots,
         logit_rows=torch.from_numpy(np.concatenate(wanted)),
+        chunks=chunks,
+        first_row=first_row,
+        block_size=cache.block_size,
     )
 
 
@@ -104,9 +119,7 @@ def _table(chunk: Chunk, block_size: int) -> torch.Tensor:
     return torch.from_numpy(table.reshape(num_key_blocks, per_key_block))
 
 
-def _decode_group(
-    chunks: Sequence[Chunk], first_rows: npt.NDArray[np.int64], block_size: int
-) -> DecodeGroup | None:
+def _decode_group(chunks: Sequence[Chunk], first_row: Ints, block_size: int) -> DecodeGroup | None:
     single = [i for i, c in enumerate(chunks) if len(c.token_ids) == 1]
     if not single:
         return None
@@ -116,7 +129,7 @@ def _decode_group(
     for row, table in enumerate(tables):
         padded[row, : len(table)] = table
     return DecodeGroup(
-        rows=torch.tensor([int(first_rows[i]) for i in single]),
+        rows=torch.tensor([int(first_row[i]) for i in single]),
         positions=torch.tensor([chunks[i].start for i in single]),
         tables=padded,
     )

@@ -5,30 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from torch.nn import functional
 
-from router.exchange.combine import combine
-from router.model.attention import LatentAttention
 from router.model.batch import StepBatch
 from router.model.experts_port import PendingRows, RoutedExperts
-from router.model.gate import Gate
 from router.model.kv_cache import PagedLatentCache
-from router.model.norm import rms_norm
-from router.model.rope import Rotation, query_temperature, yarn_frequencies
+from router.model.layers import Layers, StepLayers
+from router.model.native_layers import NativeLayers, takes
+from router.model.torch_layers import TorchLayers
 from router.profiling import LayerTimer
 from shards.checkpoint.weights import Checkpoint
+from shards.kernels.experts import layer_experts
 from shards.kernels.linear import Linear
-from shards.kernels.row_invariant import pad_rows
+from shards.kernels.native.library import kernels_for
+from shards.kernels.threads import KernelThreads
 
 
 class MicroBatch(NamedTuple):
-    """Tokens that travel the layers together, and what their positions need."""
+    """Tokens that travel the layers together."""
 
     batch: StepBatch
     hidden: torch.Tensor  # [num_rows, H] embeddings to start from
-    rotation: Rotation
-    temperature: torch.Tensor
+    layers: StepLayers
 
 
 class _Away(NamedTuple):
@@ -42,73 +41,29 @@ class _Away(NamedTuple):
 class SharedExpert:
     """The expert that every token visits; runs in the gateway while the routed ones are away."""
 
-    def __init__(self, checkpoint: Checkpoint, layer: int, dtype: torch.dtype) -> None:
-        """Load gate and up as one weight."""
-        names = ("shared_gate", "shared_up")
-        parts = [checkpoint.dense(f"layers.{layer}.{n}").to(dtype) for n in names]
-        self._gate_up = Linear(torch.cat(parts))
-        self._down = Linear(checkpoint.dense(f"layers.{layer}.shared_down").to(dtype))
+    def __init__(
+        self, checkpoint: Checkpoint, layer: int, dtype: torch.dtype, num_threads: int
+    ) -> None:
+        """Load it as a layer's only expert."""
+        threads = KernelThreads(num_threads)
+        self._experts = layer_experts(dtype, checkpoint.config.hidden_size, 1, threads)
+        names = ("shared_gate", "shared_up", "shared_down")
+        self._experts.add(0, *(checkpoint.dense(f"layers.{layer}.{n}").to(dtype) for n in names))
 
-    def forward(self, x: torch.Tensor, num_tokens: int) -> torch.Tensor:
-        """``[rows, H]`` -> ``[rows, H]``; rows from ``num_tokens`` on are padding."""
-        gate, up = self._gate_up(x, num_tokens).float().chunk(2, dim=-1)
-        return self._down(functional.silu(gate).mul_(up).to(x.dtype), num_tokens)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[T, H]`` -> ``[T, H]``."""
+        return self._experts.run_all(x, np.zeros((len(x), 1), np.int64))[:, 0]
 
 
-class DecoderLayer:
-    """One layer: attention, gate, experts."""
-
-    def __init__(self, checkpoint: Checkpoint, layer: int, dtype: torch.dtype) -> None:
-        """Load everything but the routed experts."""
-        config = checkpoint.config
-        self._eps = config.norm_eps
-        self._layer = layer
-        self._input_norm = checkpoint.dense(f"layers.{layer}.input_norm").to(torch.float32)
-        self._post_norm = checkpoint.dense(f"layers.{layer}.post_norm").to(torch.float32)
-        self._attention = LatentAttention(checkpoint, layer, dtype)
-        self._gate = Gate(
-            checkpoint.dense(f"layers.{layer}.gate").data,
-            config.num_experts_per_tok,
-            config.routed_scaling_factor,
-        )
-        self._shared = SharedExpert(checkpoint, layer, dtype)
-
-    def attend_and_dispatch(
-        self,
-        x: torch.Tensor,
-        micro: MicroBatch,
-        index: int,
-        cache: PagedLatentCache,
-        experts: RoutedExperts,
-        timer: LayerTimer,
-    ) -> tuple[torch.Tensor, _Away]:
-        """Residual after attention, and the experts' share on its way."""
-        num_tokens = micro.batch.num_tokens
-        with timer.part("attention"):
-            normed = rms_norm(x, self._input_norm, self._eps)
-            x = x + self._attention.forward(
-                normed, micro.batch, micro.rotation, micro.temperature, cache
-            )
-        with timer.part("gate"):
-            normed = rms_norm(x, self._post_norm, self._eps)
-            chosen = self._gate.choose(normed)
-            expert_ids = chosen.expert_ids[:num_tokens].numpy()
-        with timer.part("dispatch"):
-            pending = experts.begin(self._layer, index, normed[:num_tokens], expert_ids)
-        with timer.part("shared expert"):
-            shared = self._shared.forward(normed, num_tokens)
-        return x, _Away(shared, chosen.weights[:num_tokens], pending)
-
-    def join(self, x: torch.Tensor, away: _Away, timer: LayerTimer) -> torch.Tensor:
-        """Residual after the experts. Padding rows get the shared expert's part only."""
-        with timer.part("experts and wire"):
-            rows = away.pending.wait()
-        with timer.part("combine"):
-            num_tokens = len(rows)
-            mixed = combine(away.shared[:num_tokens], rows, away.weights)
-            out = x + away.shared
-            out[:num_tokens] = x[:num_tokens] + mixed
-            return out
+def load_layers(
+    checkpoint: Checkpoint, dtype: torch.dtype, num_threads: int, on_layer: Callable[[int], None]
+) -> Layers:
+    """The fastest kind for this model, dtype and machine."""
+    config = checkpoint.config
+    kernels = kernels_for(dtype, config.hidden_size)
+    if kernels is not None and takes(config):
+        return NativeLayers(kernels, checkpoint, num_threads, on_layer)
+    return TorchLayers(checkpoint, dtype, on_layer)
 
 
 class Decoder:
@@ -118,58 +73,65 @@ class Decoder:
         self,
         checkpoint: Checkpoint,
         dtype: torch.dtype,
+        num_threads: int = 1,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Load embedding, layers and head; ``on_progress`` gets (layers loaded, layers)."""
-        self.config = checkpoint.config
-        self._embed = checkpoint.dense("embed").to(dtype)
-        self._norm = checkpoint.dense("norm").to(torch.float32)
-        self._head = Linear(checkpoint.dense("head").to(dtype))
-        self._frequencies = yarn_frequencies(self.config)
-        self._layers = []
-        for layer in range(self.config.num_layers):
-            self._layers.append(DecoderLayer(checkpoint, layer, dtype))
-            if on_progress is not None:
-                on_progress(layer + 1, self.config.num_layers)
+        """Load embedding, layers and head.
 
-    def micro_batch(self, batch: StepBatch) -> MicroBatch:
-        """Embed a batch's tokens and prepare its rotations."""
-        return MicroBatch(
-            batch,
-            self._embed[batch.token_ids],
-            Rotation(self._frequencies, batch.positions),
-            query_temperature(self.config, batch.positions),
-        )
+        Args:
+            checkpoint: Where to read.
+            dtype: bfloat16 or float32.
+            num_threads: Who computes in native kernels; changes no bit.
+            on_progress: Called with (layers loaded, layers).
+        """
+        self.config = checkpoint.config
+        num_layers = self.config.num_layers
+        self._embed = checkpoint.dense("embed").to(dtype)
+        self._head = Linear(checkpoint.dense("head").to(dtype), num_threads)
+
+        def on_layer(loaded: int) -> None:
+            if on_progress is not None:
+                on_progress(loaded, num_layers)
+
+        self._layers = load_layers(checkpoint, dtype, num_threads, on_layer)
+        self._shared = [SharedExpert(checkpoint, i, dtype, num_threads) for i in range(num_layers)]
+
+    def micro_batch(self, batch: StepBatch, cache: PagedLatentCache) -> MicroBatch:
+        """Embed a batch's tokens and prepare its way through the layers."""
+        return MicroBatch(batch, self._embed[batch.token_ids], self._layers.begin(batch, cache))
 
     def forward(
-        self,
-        micros: Sequence[MicroBatch],
-        cache: PagedLatentCache,
-        experts: RoutedExperts,
-        timer: LayerTimer,
+        self, micros: Sequence[MicroBatch], experts: RoutedExperts, timer: LayerTimer
     ) -> list[torch.Tensor]:
-        """Final hidden states ``[num_rows, H]`` (normed) of every micro-batch.
+        """Final hidden states ``[rows, H]`` (normed) of every micro-batch, tokens first.
 
-        While one micro-batch's experts are away the next one attends.
+        While one micro-batch's experts are away the next one attends. Takes ``hidden`` over.
         """
-        states = [micro.hidden for micro in micros]
+        states = [micro.layers.start(micro.hidden) for micro in micros]
         away: list[_Away | None] = [None] * len(micros)
-        for layer in self._layers:
+        for layer in range(self.config.num_layers):
             for i, micro in enumerate(micros):
-                state = self._joined(layer, states[i], away[i], timer)
-                states[i], away[i] = layer.attend_and_dispatch(
-                    state, micro, i, cache, experts, timer
-                )
-        last = self._layers[-1]
-        joined = [self._joined(last, x, a, timer) for x, a in zip(states, away, strict=True)]
-        return [rms_norm(x, self._norm, self.config.norm_eps) for x in joined]
-
-    @staticmethod
-    def _joined(
-        layer: DecoderLayer, x: torch.Tensor, away: _Away | None, timer: LayerTimer
-    ) -> torch.Tensor:
-        return x if away is None else layer.join(x, away, timer)
+                state = _joined(micro, states[i], away[i], timer)
+                routed = micro.layers.front(layer, state, timer)
+                with timer.part("dispatch"):
+                    pending = experts.begin(layer, i, routed.normed, routed.expert_ids)
+                with timer.part("shared expert"):
+                    shared = self._shared[layer].forward(routed.normed)
+                states[i], away[i] = routed.residual, _Away(shared, routed.weights, pending)
+        joined = (_joined(m, x, a, timer) for m, x, a in zip(micros, states, away, strict=True))
+        return [micro.layers.finish(x) for micro, x in zip(micros, joined, strict=True)]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """``[rows, V]`` float32 of ``[rows, H]`` final states."""
-        return self._head(pad_rows(hidden), len(hidden))[: len(hidden)].float()
+        return self._head(hidden)
+
+
+def _joined(
+    micro: MicroBatch, x: torch.Tensor, away: _Away | None, timer: LayerTimer
+) -> torch.Tensor:
+    if away is None:
+        return x
+    with timer.part("experts and wire"):
+        rows = away.pending.wait()
+    with timer.part("combine"):
+        return micro.layers.join(x, away.shared, rows, away.weights)

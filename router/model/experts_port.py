@@ -1,12 +1,17 @@
-"""What the decoder needs of the exchange: routed experts' rows for a layer's tokens."""
+"""What the decoder and its runner need of the experts, wherever these live."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from galerne.ids import ShardId
+from router.exchange.links import LinkState
+from router.exchange.session import SessionCounters
 
 
 class PendingRows(Protocol):
@@ -22,10 +27,43 @@ class PendingRows(Protocol):
 
 
 class RoutedExperts(Protocol):
-    """Sends tokens to their experts, wherever these live."""
+    """Sends tokens to their experts. Used by the engine's thread only."""
+
+    def start_step(self, step: int) -> None:
+        """Number what follows; a step that failed leaves nothing behind."""
+        ...
 
     def begin(
         self, layer: int, micro_batch: int, x: torch.Tensor, expert_ids: npt.NDArray[np.int64]
     ) -> PendingRows:
-        """Dispatch ``[T, H]`` tokens to ``[T, K]`` experts (ascending ids) and return at once."""
+        """Dispatch ``[T, H]`` tokens to ``[T, K]`` experts (ascending ids) and return at once.
+
+        Both arrays stay as they are until the rows are in.
+        """
+        ...
+
+    def abandon(self) -> None:
+        """Forget every call that is away."""
+        ...
+
+    def poll(self) -> None:
+        """Take in events that came while no call was away."""
+        ...
+
+    def unreachable(self) -> list[ShardId]:
+        """Shards that are down and leave an expert without a reachable copy. From any thread."""
+        ...
+
+    @property
+    def links(self) -> Mapping[ShardId, LinkState]:
+        """State of every link."""
+        ...
+
+    @property
+    def counters(self) -> SessionCounters:
+        """Totals for metrics."""
+        ...
+
+    def close(self) -> None:
+        """Release links and threads."""
         ...

@@ -29,6 +29,15 @@ class PagedLatentCache:
         """Bytes of one block over all layers."""
         return config.num_layers * block_size * config.latent_dim * dtype.itemsize
 
+    def layer(self, layer: int) -> torch.Tensor:
+        """``[blocks, block_size, latent_dim]`` of one layer, to be written to."""
+        return self._data[layer]
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of a layer."""
+        return self._data.shape[1]
+
     def write(self, layer: int, slots: torch.Tensor, latents: torch.Tensor) -> None:
         """Store ``[T, latent_dim]`` at ``[T]`` slots (block * block_size + place).
 

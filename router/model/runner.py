@@ -11,9 +11,9 @@ import torch
 
 from galerne.errors import InvalidRequestError
 from router.engine.request import ImageInput
-from router.exchange.exchange import ExpertExchange
 from router.model.batch import Chunk, build_batch
 from router.model.decoder import Decoder, MicroBatch
+from router.model.experts_port import RoutedExperts
 from router.model.images import ImageFeatures, image_token_positions
 from router.model.kv_cache import PagedLatentCache
 from router.model.reference import ReferenceModel
@@ -73,7 +73,7 @@ class PagedRunner:
         self,
         decoder: Decoder,
         cache: PagedLatentCache,
-        exchange: ExpertExchange,
+        exchange: RoutedExperts,
         tower: VisionTower | None,
         num_micro_batches: int = 1,
     ) -> None:
@@ -98,7 +98,7 @@ class PagedRunner:
         groups = split_evenly(chunks, self._num_micro_batches)
         with self.timer.part("embed"):
             micros = [self._micro_batch(group) for group in groups]
-        states = self._decoder.forward(micros, self.cache, self.exchange, self.timer)
+        states = self._decoder.forward(micros, self.exchange, self.timer)
         with self.timer.part("head"):
             wanted = [x[m.batch.logit_rows] for x, m in zip(states, micros, strict=True)]
             hidden = torch.cat(wanted)
@@ -139,7 +139,7 @@ class PagedRunner:
             ],
             self.cache,
         )
-        micro = self._decoder.micro_batch(batch)
+        micro = self._decoder.micro_batch(batch, self.cache)
         first = 0
         for chunk in chunks:
             if chunk.images:

@@ -33,6 +33,12 @@ class LayerExperts(Protocol):
     ) -> torch.Tensor:
         """``[R, H]``: see ``ExpertBank.run``; all experts are resident."""
 
+    def run_all(self, x: torch.Tensor, expert_ids: npt.NDArray[np.int64]) -> torch.Tensor:
+        """``[T, K, H]``: ``[T, H]`` tokens through each of their ``[T, K]`` experts, all resident.
+
+        The rows of ``run``, bit for bit.
+        """
+
     @property
     def num_bytes(self) -> int:
         """Bytes of the weights as they are held."""
@@ -85,6 +91,15 @@ class TorchExperts:
             [expert.down for expert in experts],
             self._threads,
         )
+
+    def run_all(self, x: torch.Tensor, expert_ids: npt.NDArray[np.int64]) -> torch.Tensor:
+        """See ``LayerExperts``."""
+        flat = expert_ids.reshape(-1)
+        order = np.argsort(flat, kind="stable")
+        experts, counts = np.unique(flat, return_counts=True)
+        rows = x.new_empty((flat.size, x.shape[1]))
+        rows[torch.from_numpy(order)] = self.run(x, experts, counts, order // expert_ids.shape[1])
+        return rows.view(*expert_ids.shape, -1)
 
     @property
     def num_bytes(self) -> int:
@@ -150,6 +165,15 @@ class NativeExperts:
             width,
             self._num_threads,
         )
+
+    def run_all(self, x: torch.Tensor, expert_ids: npt.NDArray[np.int64]) -> torch.Tensor:
+        """See ``LayerExperts``."""
+        assert self._shape is not None
+        width, hidden = self._shape
+        if x.shape[1] != hidden:
+            raise ValueError(f"x: rows of {hidden} expected, got {x.shape[1]}")
+        tables = self._gate_up_at, self._down_at
+        return self._kernels.routed_mlp(x, expert_ids, *tables, width, self._num_threads)
 
     @property
     def num_bytes(self) -> int:

@@ -10,27 +10,22 @@ from shards.kernels.native.packing import Packed, pack
 
 
 class Linear:
-    """``x @ weight.T``, row-invariant.
+    """``x @ weight.T`` in float32, row-invariant.
 
     A native weight is packed in memory of its own; else the tensor is kept as it is.
     """
 
-    def __init__(self, weight: torch.Tensor) -> None:
-        """``weight`` is ``[N, K]``."""
+    def __init__(self, weight: torch.Tensor, num_threads: int) -> None:
+        """``weight`` is ``[N, K]``; ``num_threads`` compute in native kernels and change no bit."""
+        self._num_threads = num_threads
         self._kernels = kernels_for(weight.dtype, weight.shape[1])
         self._weight: torch.Tensor | Packed = weight if self._kernels is None else pack(weight)
 
-    def __call__(self, x: torch.Tensor, num_rows: int) -> torch.Tensor:
-        """``[T, K]`` -> ``[T, N]``; T is a multiple of ``row_invariant.TILE``.
-
-        Rows from ``num_rows`` on are padding: torch needs them, what comes out of them is finite
-        and means nothing. Computes on as many threads as torch has in the calling thread; they
-        change no bit.
-        """
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """``[T, K]`` -> ``[T, N]`` float32; torch rounds to the weight's dtype in between."""
         if isinstance(self._weight, torch.Tensor):
-            return row_invariant.linear(x, self._weight)
+            return row_invariant.linear(row_invariant.pad_rows(x), self._weight)[: len(x)].float()
         assert self._kernels is not None
-        out = x.new_empty((x.shape[0], self._weight.num_rows))
-        out[num_rows:] = 0
-        self._kernels.linear(x[:num_rows], self._weight, out[:num_rows], torch.get_num_threads())
+        out = torch.empty((len(x), self._weight.num_rows))
+        self._kernels.linear(x, self._weight, out, self._num_threads)
         return out

@@ -31,7 +31,7 @@ class Galerne:
         import torch
 
         from helpers.cluster import TOKEN, hello
-        from helpers.fixture_models import exchange_over, local_exchange, topology
+        from helpers.fixture_models import exchange_over, local_experts, topology
         from router.exchange.grpc_transport import GrpcTransport
         from shards.checkpoint.open import open_checkpoint
 
@@ -45,7 +45,7 @@ class Galerne:
             transport = GrpcTransport(shape.shards, said, TOKEN, book)
             exchange = exchange_over(transport, shape)
         else:
-            exchange = local_exchange(self.source, torch.bfloat16, shape, THREADS)
+            exchange = local_experts(self.source, torch.bfloat16, THREADS)
         self._ended = threading.Semaphore(0)
         self._open = self._engine(exchange)
         self._count = 0

@@ -124,7 +124,7 @@ def test_forced_preemption_changes_no_token(running):
 
 
 def test_a_small_pool_preempts_and_every_request_still_ends_with_its_tokens():
-    requests = [request(f"s{i}", LONG[i : i + 60], max_tokens=40) for i in range(6)]
+    requests = [request(f"s{i}", LONG[i : i + 60], max_tokens=150) for i in range(6)]
     with engine(checkpoint(), num_blocks=20, max_model_len=256) as small:
         crowded = [tokens(d) for d in generate(small, *requests)]
         assert small[0].load().preemptions > 0

@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 import router.exchange.exchange as exchange_module
-import router.model.decoder as decoder_module
+import router.model.torch_layers as torch_layers
 from helpers.fixture_models import FIXTURES, checkpoint
 from helpers.identity import SAMPLINGS, KillOne, digests, preempt_some
 from shards.bank import ExpertBank
@@ -17,6 +18,7 @@ from shards.checkpoint.open import open_checkpoint
 from shards.checkpoint.presets import preset
 from shards.checkpoint.random_checkpoint import write_random_checkpoint
 from shards.kernels import row_invariant
+from shards.kernels.native.library import FAMILY_VARIABLE, TORCH, native_kernels
 
 VARIANTS = {
     "alone": {"together": False},
@@ -39,11 +41,25 @@ def big_checkpoint(directory):
     return open_checkpoint(path), path
 
 
-@pytest.fixture(scope="module", params=["tiny", pytest.param("1b", marks=pytest.mark.slow)])
+@contextmanager
+def torch_computes():
+    """No native kernels meanwhile, in gateways and shards of this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(FAMILY_VARIABLE, TORCH)
+        native_kernels.cache_clear()
+        yield
+    native_kernels.cache_clear()
+
+
+@pytest.fixture(
+    scope="module", params=["tiny", "tiny by torch", pytest.param("1b", marks=pytest.mark.slow)]
+)
 def model(request, tmp_path_factory):
-    if request.param == "tiny":
-        return checkpoint(), FIXTURES / "tiny-hf-bf16"
-    return big_checkpoint(tmp_path_factory.mktemp("big"))
+    with torch_computes() if request.param == "tiny by torch" else nullcontext():
+        if request.param == "1b":
+            yield big_checkpoint(tmp_path_factory.mktemp("big"))
+        else:
+            yield checkpoint(), FIXTURES / "tiny-hf-bf16"
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +122,7 @@ def combine_in_order(order_of):
     return combine
 
 
+@pytest.mark.usefixtures("baseline_for_mutants")
 def test_the_law_breaks_with_a_combine_in_arrival_order(monkeypatch):
     """Red if the test could not fail: rows summed as they come in from four shards."""
     ranks = {}
@@ -129,7 +146,7 @@ def test_the_law_breaks_with_a_combine_in_arrival_order(monkeypatch):
         return run(self, *args)
 
     def digests_with(order_of):
-        monkeypatch.setattr(decoder_module, "combine", combine_in_order(order_of))
+        monkeypatch.setattr(torch_layers, "combine", combine_in_order(order_of))
         return digests(checkpoint(), SAMPLINGS["greedy"], together=True, shards=4)
 
     monkeypatch.setattr(ExpertBank, "run", first_shard_is_slow)
@@ -140,7 +157,8 @@ def test_the_law_breaks_with_a_combine_in_arrival_order(monkeypatch):
     assert by_arrival != by_id
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def baseline_for_mutants():
     source = checkpoint()
-    return source, digests(source, SAMPLINGS["greedy"], together=True)
+    with torch_computes():
+        yield source, digests(source, SAMPLINGS["greedy"], together=True)

@@ -23,9 +23,9 @@ from helpers.exchange_frames import (
     wait_up,
 )
 from helpers.fixture_models import checkpoint, exchange_over, topology
+from helpers.local_transport import LocalTransport
 from router.exchange.grpc_link import LinkConfig
 from router.exchange.grpc_transport import GrpcTransport
-from router.exchange.local import LocalTransport
 from router.exchange.transport import Answer, LinkUp, Refusal
 from shards.bank import ExpertBank
 

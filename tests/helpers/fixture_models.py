@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 from galerne.clock import MonotonicClock
 from galerne.ids import Epoch, GatewayId, ShardId
 from galerne.topology import LinkTransport, Mode, Topology, contiguous_placement
+from helpers.local_transport import LocalTransport
 from router.engine.request import ImageInput
 from router.exchange.deadline import ExchangeConfig
 from router.exchange.exchange import ExpertExchange
-from router.exchange.local import LocalTransport
+from router.exchange.local import LocalExperts
 from router.exchange.session import ExchangeSession
 from router.model.decoder import Decoder
 from router.model.kv_cache import PagedLatentCache
@@ -88,7 +89,14 @@ def exchange_over(transport, shape, config=None):
     return ExpertExchange(session, transport, MonotonicClock())
 
 
+def local_experts(source, dtype, threads=1):
+    """All experts in the process, as a gateway without shards has them."""
+    every = {layer: range(source.config.num_experts) for layer in range(source.config.num_layers)}
+    return LocalExperts(ExpertBank(source, every, dtype, num_threads=threads), ["shard-0"])
+
+
 def local_exchange(source, dtype, shape=None, threads=1):
+    """Experts in the process behind a session, by way of frames."""
     shape = shape or topology(source.config)
     banks = {
         s: ExpertBank(source, shape.placement.experts_of(s), dtype, num_threads=threads)
@@ -100,7 +108,7 @@ def local_exchange(source, dtype, shape=None, threads=1):
 def runner(source, dtype, *, exchange=None, num_blocks=64, micro_batches=1):
     cache = PagedLatentCache(source.config, num_blocks, BLOCK_SIZE, dtype)
     tower = None if source.config.vision is None else VisionTower(source, dtype)
-    exchange = exchange or local_exchange(source, dtype)
+    exchange = exchange or local_experts(source, dtype)
     return PagedRunner(Decoder(source, dtype), cache, exchange, tower, micro_batches)
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from galerne.clock import MonotonicClock
-from helpers.fixture_models import BLOCK_SIZE, local_exchange
+from helpers.fixture_models import BLOCK_SIZE, local_experts
 from router.engine.block_hash import HashContext
 from router.engine.block_pool import BlockPool
 from router.engine.engine import Engine
@@ -77,9 +77,9 @@ def engine(
     cache = PagedLatentCache(source.config, num_blocks, BLOCK_SIZE, dtype)
     tower = None if source.config.vision is None else VisionTower(source, dtype)
     model = PagedRunner(
-        Decoder(source, dtype),
+        Decoder(source, dtype, threads),
         cache,
-        exchange or local_exchange(source, dtype, threads=threads),
+        exchange or local_experts(source, dtype, threads),
         tower,
     )
     collector = Collector()

@@ -143,10 +143,10 @@ def test_whatever_does_not_fit_is_refused_and_nothing_crashes(kernels):
         (randn(4, 98), out, "x: rows of 100"),
         (x, out[:3], r"out: \[4, 70\]"),
         (x, out[:, :65], r"out: \[4, 70\]"),
-        (x.float(), out, "x: a bfloat16"),
-        (x, out.float(), "out: a bfloat16"),
+        (x.float(), out, "x: a torch.bfloat16"),
+        (x, out.double(), "out: a torch.bfloat16"),
         (x, torch.empty((70, 4), dtype=torch.bfloat16).T, "out: rows"),
-        (x[0], out, "x: a bfloat16"),
+        (x[0], out, "x: a torch.bfloat16"),
     ]:
         with pytest.raises(ValueError, match=said):
             kernels.linear(bad_x, packed, bad_out, 1)
@@ -166,13 +166,12 @@ def test_weights_that_the_kernels_cannot_hold_are_refused():
 @pytest.mark.parametrize(
     ("dtype", "inputs"), [(torch.bfloat16, 64), (torch.bfloat16, 63), (torch.float32, 64)]
 )
-def test_linear_of_any_dtype_and_size_multiplies_and_leaves_padding_finite(dtype, inputs):
-    weight, x = randn(40, inputs).to(dtype), randn(32, inputs, seed=1).to(dtype)
-    got = Linear(weight)(x, 19)
+def test_linear_of_any_dtype_and_size_multiplies(dtype, inputs):
+    weight, x = randn(40, inputs).to(dtype), randn(19, inputs, seed=1).to(dtype)
+    got = Linear(weight, 2)(x)
     want = x.double() @ weight.double().T
-    torch.testing.assert_close(got[:19].double(), want[:19], rtol=1e-2, atol=1e-2)
-    assert got.shape == (32, 40)
-    assert got.isfinite().all()
+    torch.testing.assert_close(got.double(), want, rtol=1e-2, atol=1e-2)
+    assert got.dtype == torch.float32
 
 
 @every_family

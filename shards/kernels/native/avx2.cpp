@@ -1,7 +1,7 @@
 // AVX2 and FMA: bf16 widened to float32, even inputs first, then odd ones.
 #include <immintrin.h>
 
-#include "scalar.h"
+#include "rows.h"
 
 namespace galerne {
 namespace {
@@ -43,7 +43,8 @@ void rows_times(const bf16* const* x, const bf16* w, int64_t k, float* out) {
     columns_times<ROWS>(x, w + 2 * column, k, out + column);
 }
 
-void superblock(int num_rows, const bf16* const* x, const bf16* w, int64_t k, float* out) {
+void superblock(int num_rows, const bf16* const* x, const bf16* w, int64_t k, const Ahead&,
+                float* out) {
   for (; num_rows > 0; num_rows -= ROWS_AT_ONCE, x += ROWS_AT_ONCE, out += ROWS_AT_ONCE * COLUMNS) {
     switch (num_rows) {
       case 1: rows_times<1>(x, w, k, out); break;
@@ -58,6 +59,6 @@ bool is_supported() { return __builtin_cpu_supports("avx2") && __builtin_cpu_sup
 
 }  // namespace
 
-const Family avx2 = {"avx2", is_supported, superblock, scalar_silu_mul, scalar_round};
+const Family avx2 = {"avx2", is_supported, superblock, silu_mul_by_16, round_by_16, &ROW_OPS};
 
 }  // namespace galerne

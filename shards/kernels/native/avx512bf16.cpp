@@ -1,49 +1,54 @@
 // AVX-512 with BF16: two products and sums a lane and instruction.
 #include <immintrin.h>
 
-#include "family.h"
+#include "rows.h"
 
 namespace galerne {
 namespace {
 
 constexpr int LANES = 16;
 constexpr int VECTORS = COLUMNS / LANES;
-constexpr int PREFETCH = 4096 / sizeof(bf16);  // elements ahead; the hardware stops at pages
 
 template <int ROWS>
-void rows_times(const bf16* const* x, const bf16* w, int64_t k, float* out) {
+void rows_times(const bf16* const* x, const bf16* w, int64_t k, const Ahead& ahead, float* out) {
   __m512 sum[ROWS][VECTORS];
 #pragma GCC unroll 8
   for (int i = 0; i < ROWS; ++i)
     for (int v = 0; v < VECTORS; ++v) sum[i][v] = _mm512_setzero_ps();
-  for (int64_t pair = 0; pair < k / 2; ++pair, w += 2 * COLUMNS) {
-    __m512bh weight[VECTORS];
+  int64_t pair = 0;
+  const auto read_until = [&](int64_t end, const bf16* fetched) __attribute__((always_inline)) {
+    for (; pair < end; ++pair, w += 2 * COLUMNS, fetched += 2 * COLUMNS) {
+      __m512bh weight[VECTORS];
 #pragma GCC unroll 4
-    for (int v = 0; v < VECTORS; ++v) {
-      weight[v] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(w + v * 2 * LANES));
-      _mm_prefetch(reinterpret_cast<const char*>(w + PREFETCH + v * 2 * LANES), _MM_HINT_T0);
-    }
+      for (int v = 0; v < VECTORS; ++v) {
+        weight[v] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(w + v * 2 * LANES));
+        _mm_prefetch(reinterpret_cast<const char*>(fetched + v * 2 * LANES), _MM_HINT_T0);
+      }
 #pragma GCC unroll 8
-    for (int i = 0; i < ROWS; ++i) {
-      int32_t both;
-      __builtin_memcpy(&both, x[i] + 2 * pair, sizeof both);
-      const __m512bh input = reinterpret_cast<__m512bh>(_mm512_set1_epi32(both));
+      for (int i = 0; i < ROWS; ++i) {
+        int32_t both;
+        __builtin_memcpy(&both, x[i] + 2 * pair, sizeof both);
+        const __m512bh input = reinterpret_cast<__m512bh>(_mm512_set1_epi32(both));
 #pragma GCC unroll 4
-      for (int v = 0; v < VECTORS; ++v) sum[i][v] = _mm512_dpbf16_ps(sum[i][v], weight[v], input);
+        for (int v = 0; v < VECTORS; ++v) sum[i][v] = _mm512_dpbf16_ps(sum[i][v], weight[v], input);
+      }
     }
-  }
+  };
+  read_until(ahead.near_pairs, ahead.near);
+  read_until(k / 2, ahead.far);
   for (int i = 0; i < ROWS; ++i)
     for (int v = 0; v < VECTORS; ++v) _mm512_storeu_ps(out + i * COLUMNS + v * LANES, sum[i][v]);
 }
 
-void superblock(int num_rows, const bf16* const* x, const bf16* w, int64_t k, float* out) {
+void superblock(int num_rows, const bf16* const* x, const bf16* w, int64_t k, const Ahead& ahead,
+                float* out) {
   switch (num_rows) {
-    case 1: return rows_times<1>(x, w, k, out);
-    case 2: return rows_times<2>(x, w, k, out);
-    case 3: return rows_times<3>(x, w, k, out);
-    case 4: return rows_times<4>(x, w, k, out);
-    case 5: return rows_times<5>(x, w, k, out);
-    default: return rows_times<6>(x, w, k, out);
+    case 1: return rows_times<1>(x, w, k, ahead, out);
+    case 2: return rows_times<2>(x, w, k, ahead, out);
+    case 3: return rows_times<3>(x, w, k, ahead, out);
+    case 4: return rows_times<4>(x, w, k, ahead, out);
+    case 5: return rows_times<5>(x, w, k, ahead, out);
+    default: return rows_times<6>(x, w, k, ahead, out);
   }
 }
 
@@ -84,6 +89,6 @@ bool is_supported() {
 
 }  // namespace
 
-const Family avx512bf16 = {"avx512bf16", is_supported, superblock, silu_mul, round};
+const Family avx512bf16 = {"avx512bf16", is_supported, superblock, silu_mul, round, &ROW_OPS};
 
 }  // namespace galerne

@@ -16,8 +16,12 @@ from pathlib import Path
 DIRECTORY = Path(__file__).parent
 STEM = "libgalerne_kernels"
 # Unfused, unless the source says so: every compiler must give the same bits.
-COMMON = ("-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-ffp-contract=off")
-SOURCES: dict[str, tuple[str, ...]] = {"kernels.cpp": (), "portable.cpp": ()}
+COMMON = (
+    *("-std=c++17", "-O3", "-fPIC", "-pthread", "-fvisibility=hidden", "-ffp-contract=off"),
+    "-Wno-psabi",  # vectors are passed between functions of one file only
+)
+PLAIN = ("kernels.cpp", "team.cpp", "layer.cpp", "attention.cpp", "portable.cpp")
+SOURCES: dict[str, tuple[str, ...]] = dict.fromkeys(PLAIN, ())
 X86_SOURCES: dict[str, tuple[str, ...]] = {
     "avx2.cpp": ("-mavx2", "-mfma"),
     "avx512bf16.cpp": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512bf16"),
@@ -55,7 +59,7 @@ def compile_library(compiler: Sequence[str]) -> Path:
         for (name, flags), target in zip(sources.items(), objects, strict=True):
             _run(*compiler, *COMMON, *flags, "-c", str(DIRECTORY / name), "-o", target)
         linked = Path(scratch) / LIBRARY.name
-        _run(*compiler, "-shared", "-fopenmp", *objects, "-o", str(linked))
+        _run(*compiler, "-shared", *objects, "-o", str(linked))
         for older in DIRECTORY.glob(f"{STEM}*.so.1"):
             older.unlink()
         linked.replace(LIBRARY)

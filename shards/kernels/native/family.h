@@ -13,16 +13,37 @@ constexpr int COLUMNS = 64;
 constexpr int HALF = COLUMNS / 2;  // gate-up superblocks hold HALF gate rows, then HALF up rows
 constexpr int MAX_ROWS = 6;        // input rows that share one pass over a superblock
 
+// Single rows and key blocks: rows.h says what each does.
+struct RowOps {
+  void (*rms_norm)(const bf16*, const float*, int64_t, float, bf16*);
+  void (*pack_keys)(const bf16* const*, int, int64_t, bf16*);
+  void (*pack_values)(const bf16* const*, int, int64_t, bf16*);
+  float (*softmax)(float*, int, float*, bf16*);
+  void (*join)(float*, float*, float*, const float*, float, float, int64_t);
+  void (*divide)(const float*, float, int64_t, bf16*);
+  void (*combine)(const bf16*, const bf16*, const bf16*, const float*, int64_t, int64_t, bf16*);
+};
+
+// What to fetch from memory while a superblock is read, as much as is read: `near` for the first
+// `near_pairs` pairs of inputs, then `far`. Only a hint.
+struct Ahead {
+  const bf16* near;
+  int64_t near_pairs;
+  const bf16* far;
+};
+
 struct Family {
   const char* name;
   bool (*is_supported)();
   // out[i][j] = sum over k of x[i][k] * w[j][k], every sum in the order of k whatever num_rows is.
   // 1 <= num_rows <= MAX_ROWS; k is even; out is [num_rows][COLUMNS].
-  void (*superblock)(int num_rows, const bf16* const* x, const bf16* w, int64_t k, float* out);
+  void (*superblock)(int num_rows, const bf16* const* x, const bf16* w, int64_t k,
+                     const Ahead& ahead, float* out);
   // out[j] = silu(sums[j]) * sums[HALF + j] for j < HALF, rounded to bf16.
   void (*silu_mul)(const float* sums, bf16* out);
   // COLUMNS sums, rounded to the nearest even bf16.
   void (*round)(const float* sums, bf16* out);
+  const RowOps* rows;
 };
 
 extern const Family avx512bf16;

@@ -3,10 +3,7 @@
 //
 // Work is cut by superblock (and expert), never by input: a sum is always made by one thread, so
 // neither the number of threads nor who takes which item changes a bit.
-#include <algorithm>
-#include <cstring>
-
-#include "family.h"
+#include "grouped_mlp.h"
 
 #define GALERNE_API __attribute__((visibility("default")))
 
@@ -23,41 +20,12 @@ const Family* const FAMILIES[] = {  // best last
 };
 constexpr int NUM_FAMILIES = sizeof(FAMILIES) / sizeof(FAMILIES[0]);
 
-enum Status : int32_t { OK = 0, BAD_FAMILY = 1, BAD_SIZE = 2, BAD_INDEX = 3 };
+}  // namespace
 
-int64_t num_superblocks(int64_t n) { return (n + COLUMNS - 1) / COLUMNS; }
-
-const Family* family_of(int32_t index) {
+const Family* galerne::family_of(int32_t index) {
   return index >= 0 && index < NUM_FAMILIES && FAMILIES[index]->is_supported() ? FAMILIES[index]
                                                                                 : nullptr;
 }
-
-// Rows of one group times one superblock: sums go to `use(row, sums)`.
-template <typename RowOf, typename Use>
-void times_superblock(const Family& f, int64_t num_rows, const RowOf& row_of, const bf16* w,
-                      int64_t k, const Use& use) {
-  alignas(64) float sums[MAX_ROWS * COLUMNS];
-  const bf16* x[MAX_ROWS];
-  for (int64_t start = 0; start < num_rows; start += MAX_ROWS) {
-    const int count = static_cast<int>(std::min<int64_t>(MAX_ROWS, num_rows - start));
-    for (int i = 0; i < count; ++i) x[i] = row_of(start + i);
-    f.superblock(count, x, w, k, sums);
-    for (int i = 0; i < count; ++i) use(start + i, sums + i * COLUMNS);
-  }
-}
-
-// A superblock's sums to the columns of `out` that exist.
-void store(const Family& f, const float* sums, bf16* out, int64_t num_columns) {
-  if (num_columns >= COLUMNS) {
-    f.round(sums, out);
-    return;
-  }
-  alignas(64) bf16 rounded[COLUMNS];
-  f.round(sums, rounded);
-  std::memcpy(out, rounded, num_columns * sizeof(bf16));
-}
-
-}  // namespace
 
 extern "C" {
 
@@ -69,28 +37,36 @@ GALERNE_API const char* galerne_family_name(int32_t family) {
 
 GALERNE_API int32_t galerne_is_supported(int32_t family) { return family_of(family) != nullptr; }
 
-// out[t] = weight x[t]; rows of x and out are `x_stride` and `out_stride` elements apart.
-GALERNE_API int32_t galerne_linear(int32_t family, int32_t num_threads, const bf16* x, int64_t num_rows,
-                       int64_t k, int64_t x_stride, const bf16* packed, int64_t n, bf16* out,
-                       int64_t out_stride) {
+// out[t] = weight x[t], rounded to bf16 or, if `is_wide`, as float32; rows of x and out are
+// `x_stride` and `out_stride` elements apart.
+GALERNE_API int32_t galerne_linear(int32_t family, int32_t num_threads, const bf16* x,
+                                   int64_t num_rows, int64_t k, int64_t x_stride,
+                                   const bf16* packed, int64_t n, void* out, int64_t out_stride,
+                                   int32_t is_wide) {
   const Family* f = family_of(family);
   if (!f) return BAD_FAMILY;
   if (num_rows < 0 || n < 1 || k < 2 || k % 2 || x_stride < k || out_stride < n || num_threads < 1)
     return BAD_SIZE;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(num_threads) if (num_threads > 1)
-  for (int64_t block = 0; block < num_superblocks(n); ++block)
-    times_superblock(
-        *f, num_rows, [&](int64_t row) { return x + row * x_stride; },
-        packed + block * COLUMNS * k, k, [&](int64_t row, const float* sums) {
-          const int64_t first = block * COLUMNS;
-          store(*f, sums, out + row * out_stride + first, n - first);
-        });
+  in_team(num_threads, [&](Member& member) {
+    member.for_each_ahead(num_superblocks(n), [&](int64_t block, int64_t next) {
+      const int64_t first = block * COLUMNS, here = std::min<int64_t>(COLUMNS, n - first);
+      times_superblock(
+          *f, num_rows, [&](int64_t row) { return x + row * x_stride; }, packed + first * k, k,
+          packed + next * COLUMNS * k, [&](int64_t row, const float* sums) {
+            const int64_t at = row * out_stride + first;
+            if (is_wide)
+              std::memcpy(static_cast<float*>(out) + at, sums, here * sizeof(float));
+            else
+              store_rounded(*f, sums, static_cast<bf16*>(out) + at, here);
+          });
+    });
+  });
   return OK;
 }
 
 // out[r] = down_g(silu(gate_g(x)) * up_g(x)) of x[row_token[r]] for every row r of every group g.
 // Group g has the rows first[g] to first[g + 1] - 1. `active` is scratch of num_rows * (width up to
-// the next multiple of HALF); the columns beyond `width` become zero.
+// the next multiple of HALF).
 GALERNE_API int32_t galerne_grouped_mlp(int32_t family, int32_t num_threads, const bf16* x,
                                         int64_t num_tokens, int64_t hidden,
                                         const int64_t* row_token, int64_t num_rows,
@@ -108,33 +84,39 @@ GALERNE_API int32_t galerne_grouped_mlp(int32_t family, int32_t num_threads, con
   }
   for (int64_t r = 0; r < num_rows; ++r)
     if (row_token[r] < 0 || row_token[r] >= num_tokens) return BAD_INDEX;
+  const auto weights = [&](int64_t g) { return Pair{gate_up[g], down[g]}; };
+  in_team(num_threads, [&](Member& member) {
+    grouped_mlp(*f, member, {x, hidden, width, num_groups, first, active, out}, weights,
+                [&](int64_t r) { return row_token[r]; }, [](int64_t r) { return r; });
+  });
+  return OK;
+}
 
-  const int64_t up_blocks = (width + HALF - 1) / HALF, down_blocks = num_superblocks(hidden);
-  const int64_t inner = up_blocks * HALF;
-#pragma omp parallel num_threads(num_threads) if (num_threads > 1)
-  {
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t item = 0; item < num_groups * up_blocks; ++item) {
-      const int64_t g = item / up_blocks, block = item % up_blocks;
-      times_superblock(
-          *f, first[g + 1] - first[g],
-          [&](int64_t row) { return x + row_token[first[g] + row] * hidden; },
-          gate_up[g] + block * COLUMNS * hidden, hidden, [&](int64_t row, const float* sums) {
-            f->silu_mul(sums, active + (first[g] + row) * inner + block * HALF);
-          });
-    }
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t item = 0; item < num_groups * down_blocks; ++item) {
-      const int64_t g = item / down_blocks, block = item % down_blocks;
-      times_superblock(
-          *f, first[g + 1] - first[g],
-          [&](int64_t row) { return active + (first[g] + row) * inner; },
-          down[g] + block * COLUMNS * inner, inner, [&](int64_t row, const float* sums) {
-            const int64_t column = block * COLUMNS;
-            store(*f, sums, out + (first[g] + row) * hidden + column, hidden - column);
-          });
-    }
-  }
+// The same for every choice k of every token: out[t * top_k + k], by the weights of expert
+// expert_ids[t * top_k + k] in the tables, 0 where there is none. `places` is scratch of
+// 2 * (num_experts + 1) + num_tokens * top_k.
+GALERNE_API int32_t galerne_routed_mlp(int32_t family, int32_t num_threads, const bf16* x,
+                                       int64_t num_tokens, int64_t hidden,
+                                       const int64_t* expert_ids, int64_t top_k,
+                                       const bf16* const* gate_up, const bf16* const* down,
+                                       int64_t num_experts, int64_t width, int64_t* places,
+                                       bf16* active, bf16* out) {
+  const Family* f = family_of(family);
+  if (!f) return BAD_FAMILY;
+  if (hidden < 2 || hidden % 2 || width < 1 || num_tokens < 0 || top_k < 1 || num_experts < 1 ||
+      num_threads < 1)
+    return BAD_SIZE;
+  const int64_t num_slots = num_tokens * top_k;
+  for (int64_t i = 0; i < num_slots; ++i)
+    if (expert_ids[i] < 0 || expert_ids[i] >= num_experts || !gate_up[expert_ids[i]])
+      return BAD_INDEX;
+  int64_t *first = places, *group = first + num_experts + 1, *slot = group + num_experts + 1;
+  const int64_t num_groups = sort_slots(expert_ids, num_slots, num_experts, first, group, slot);
+  const auto weights = [&](int64_t g) { return Pair{gate_up[group[g]], down[group[g]]}; };
+  in_team(num_threads, [&](Member& member) {
+    grouped_mlp(*f, member, {x, hidden, width, num_groups, first, active, out}, weights,
+                [&](int64_t r) { return slot[r] / top_k; }, [&](int64_t r) { return slot[r]; });
+  });
   return OK;
 }
 

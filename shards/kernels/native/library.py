@@ -1,8 +1,4 @@
-"""The C library's functions on torch tensors, with everything checked that C would trust.
-
-Importing torch first matters: it brings the ``libgomp.so.1`` that the library then shares, so that
-a process has one pool of OpenMP threads.
-"""
+"""The C library's functions on torch tensors, with everything checked that C would trust."""
 
 from __future__ import annotations
 
@@ -26,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 FAMILY_VARIABLE: Final = "GALERNE_KERNELS"  # a family's name, or torch; unset: the best there is
 TORCH: Final = "torch"
+SPIN_VARIABLE: Final = "GALERNE_SPIN_US"  # see ``team.h``
 _STATUS: Final = {
     1: "kernel family not supported here",
     2: "sizes do not fit",
@@ -34,12 +31,22 @@ _STATUS: Final = {
 _INT, _SIZE, _POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
 _ARGUMENTS: Final[dict[str, Sequence[type]]] = {
     "galerne_linear": (
-        *(_INT, _INT, _POINTER, _SIZE, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER, _SIZE),
+        *(_INT, _INT, _POINTER, _SIZE, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER, _SIZE, _INT),
     ),
     "galerne_grouped_mlp": (
         *(_INT, _INT, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE),
         *(_POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER),
     ),
+    "galerne_routed_mlp": (
+        *(_INT, _INT, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE),
+        *(_POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _POINTER),
+    ),
+    "galerne_layer_scratch": (_INT, _POINTER, _POINTER),
+    "galerne_layer_front": (_INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER),
+    "galerne_combine": (
+        *(_INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _SIZE, _POINTER),
+    ),
+    "galerne_rms_norm": (_INT, _POINTER, _POINTER, _SIZE, _SIZE, ctypes.c_double, _POINTER),
 }
 
 
@@ -49,7 +56,7 @@ class NativeKernels:
     def __init__(self, library: ctypes.CDLL, index: int) -> None:
         """``index`` is the family's number in the library."""
         self._library = library
-        self._index = index
+        self.index = index
         self.family: str = library.galerne_family_name(index).decode()
 
     def linear(self, x: torch.Tensor, weight: Packed, out: torch.Tensor, num_threads: int) -> None:
@@ -58,14 +65,15 @@ class NativeKernels:
         Args:
             x: ``[T, K]`` bf16.
             weight: Made by ``pack``.
-            out: ``[T, N]`` bf16, rows contiguous.
+            out: ``[T, N]`` bf16 or float32, rows contiguous.
             num_threads: Who computes; changes no bit.
 
         Raises:
             ValueError: Names what does not fit.
         """
         x = _matrix("x", x)
-        if _matrix("out", out) is not out:
+        is_wide = out.dtype == torch.float32
+        if _matrix("out", out, torch.float32 if is_wide else torch.bfloat16) is not out:
             raise ValueError("out: rows that are contiguous expected")
         rows, k = x.shape
         if weight.data.shape[1] != k:
@@ -74,8 +82,8 @@ class NativeKernels:
             raise ValueError(f"out: [{rows}, {weight.num_rows}] expected, got {list(out.shape)}")
         if rows == 0:
             return
-        args = (self._index, num_threads, _at(x), rows, k, x.stride(0), _at(weight.data))
-        self._call("galerne_linear", *args, out.shape[1], _at(out), out.stride(0))
+        args = (self.index, num_threads, _at(x), rows, k, x.stride(0), _at(weight.data))
+        self.call("galerne_linear", *args, out.shape[1], _at(out), out.stride(0), is_wide)
 
     def grouped_mlp(
         self,
@@ -105,18 +113,110 @@ class NativeKernels:
             raise ValueError(f"{groups} groups, {len(gate_ups)} and {len(downs)} weights")
         active = x.new_empty(len(tokens) * (-(-width // HALF) * HALF))
         out = x.new_empty((len(tokens), x.shape[1]))
-        self._call(
+        self.call(
             "galerne_grouped_mlp",
-            *(self._index, num_threads, _at(x), len(x), x.shape[1]),
+            *(self.index, num_threads, _at(x), len(x), x.shape[1]),
             *(tokens.ctypes.data, len(tokens), first.ctypes.data),
             *(gate_ups.ctypes.data, downs.ctypes.data, groups, width, _at(active), _at(out)),
         )
         return out
 
-    def _call(self, name: str, *args: object) -> None:
-        status = getattr(self._library, name)(*args)  # the GIL is free meanwhile
+    def routed_mlp(
+        self,
+        x: torch.Tensor,
+        expert_ids: npt.NDArray[np.int64],
+        gate_up_at: npt.NDArray[np.int64],
+        down_at: npt.NDArray[np.int64],
+        width: int,
+        num_threads: int,
+    ) -> torch.Tensor:
+        """``[T, K, H]``: every token through each of its experts.
+
+        Args:
+            x: ``[T, H]`` bf16.
+            expert_ids: ``[T, K]``.
+            gate_up_at: ``[E]`` addresses by expert id, as for ``grouped_mlp``; 0: not here.
+            down_at: The same.
+            width: Of the experts.
+            num_threads: Who computes; changes no bit.
+
+        Raises:
+            ValueError: Names what does not fit.
+        """
+        tokens, hidden = x.shape
+        check("x", x, (tokens, hidden))
+        if expert_ids.shape[0] != tokens or len(gate_up_at) != len(down_at):
+            raise ValueError("expert_ids: a row per token, and two tables of one length expected")
+        ids = np.ascontiguousarray(expert_ids, dtype=np.int64)
+        num_experts, top_k = len(gate_up_at), ids.shape[1]
+        places = np.empty(2 * (num_experts + 1) + ids.size, dtype=np.int64)
+        active = x.new_empty(ids.size * (-(-width // HALF) * HALF))
+        out = x.new_empty((tokens, top_k, hidden))
+        tables = (gate_up_at.ctypes.data, down_at.ctypes.data, num_experts)
+        self.call(
+            "galerne_routed_mlp",
+            *(self.index, num_threads, _at(x), tokens, hidden, ids.ctypes.data, top_k),
+            *(*tables, width, places.ctypes.data, _at(active), _at(out)),
+        )
+        return out
+
+    def combine(
+        self,
+        x: torch.Tensor,
+        shared: torch.Tensor,
+        rows: torch.Tensor,
+        weights: torch.Tensor,
+        num_threads: int,
+    ) -> None:
+        """``x += shared + sum over k of weights_k * rows_k``, in float32, in this order.
+
+        Args:
+            x: ``[T, H]`` bf16, in place.
+            shared: ``[T, H]`` bf16.
+            rows: ``[T, K, H]`` bf16.
+            weights: ``[T, K]`` float32.
+            num_threads: Who computes; changes no bit.
+
+        Raises:
+            ValueError: Names what does not fit.
+        """
+        tokens, hidden = x.shape
+        top_k = weights.shape[1]
+        check("x", x, (tokens, hidden))
+        check("shared", shared, (tokens, hidden))
+        check("rows", rows, (tokens, top_k, hidden))
+        check("weights", weights, (tokens, top_k), torch.float32)
+        args = (_at(x), _at(shared), _at(rows), _at(weights), tokens, top_k, hidden, _at(x))
+        self.call("galerne_combine", self.index, num_threads, *args)
+
+    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        """``weight * x / sqrt(mean(x^2) + eps)`` of ``[T, H]`` bf16 rows, rounded once.
+
+        Raises:
+            ValueError: Names what does not fit.
+        """
+        check("x", x, tuple(x.shape))
+        check("weight", weight, (x.shape[1],), torch.float32)
+        out = torch.empty_like(x)
+        self.call("galerne_rms_norm", self.index, _at(x), _at(weight), *x.shape, eps, _at(out))
+        return out
+
+    def call(self, name: str, *args: object) -> None:
+        """Call a function that returns a status. The GIL is free meanwhile.
+
+        Raises:
+            ValueError: What the status says.
+        """
+        status = getattr(self._library, name)(*args)
         if status:
             raise ValueError(f"{name}: {_STATUS[status]}")
+
+    def num_bytes(self, name: str, *args: object) -> int:
+        """Call a function that returns a size, or a status below 0; raises as ``call``."""
+        size: int = getattr(self._library, name)(*args)
+        if size < 0:
+            raise ValueError(f"{name}: {_STATUS[-size]}")
+        return size
 
 
 @cache
@@ -155,18 +255,32 @@ def load(path: Path) -> list[NativeKernels]:
     for name, arguments in _ARGUMENTS.items():
         getattr(library, name).argtypes = arguments
     library.galerne_family_name.restype = ctypes.c_char_p
+    library.galerne_layer_scratch.restype = _SIZE
     count = range(library.galerne_num_families())
     return [NativeKernels(library, i) for i in count if library.galerne_is_supported(i)]
 
 
-def _matrix(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """A bf16 matrix on the CPU with contiguous rows; raises ValueError with the name."""
+def _matrix(name: str, tensor: torch.Tensor, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    """A matrix on the CPU with contiguous rows; raises ValueError with the name."""
     is_plain = tensor.dim() == 2 and tensor.device.type == "cpu"
-    if not is_plain or tensor.dtype != torch.bfloat16:
+    if not is_plain or tensor.dtype != dtype:
         found = f"{list(tensor.shape)} {tensor.dtype} on {tensor.device}"
-        raise ValueError(f"{name}: a bfloat16 matrix on the CPU expected, got {found}")
+        raise ValueError(f"{name}: a {dtype} matrix on the CPU expected, got {found}")
     has_rows = tensor.stride(1) == 1 and tensor.stride(0) >= tensor.shape[1]
     return tensor if has_rows else tensor.contiguous()
+
+
+def check(
+    name: str,
+    tensor: torch.Tensor,
+    shape: tuple[int, ...],
+    dtype: torch.dtype = torch.bfloat16,
+) -> None:
+    """Raises ValueError unless the tensor is contiguous on the CPU, of this shape and dtype."""
+    is_plain = tensor.dtype == dtype and tensor.device.type == "cpu"
+    if tensor.shape != shape or not is_plain or not tensor.is_contiguous():
+        found = f"{list(tensor.shape)} {tensor.dtype} on {tensor.device}"
+        raise ValueError(f"{name}: contiguous {list(shape)} {dtype} expected, got {found}")
 
 
 def _at(tensor: torch.Tensor) -> int:

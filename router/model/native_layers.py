@@ -1,0 +1,161 @@
+"""Layers by the native kernels: one call from a residual to the gate's choice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from router.model.batch import StepBatch
+from router.model.kv_cache import PagedLatentCache
+from router.model.layers import Routed
+from router.model.rope import Rotation, query_temperature, softmax_scale, yarn_frequencies
+from router.profiling import LayerTimer
+from shards.checkpoint.config import ModelConfig
+from shards.checkpoint.weights import Checkpoint
+from shards.kernels.native.layer import (
+    MAX_TOP_K,
+    PARTS,
+    LayerSizes,
+    LayerWeights,
+    NativeLayer,
+    NativeStep,
+    StepArrays,
+)
+from shards.kernels.native.library import NativeKernels
+from shards.kernels.native.packing import pack
+
+
+def takes(config: ModelConfig) -> bool:
+    """Whether the kernels can compute this model's layers."""
+    inputs = (
+        *(config.hidden_size, config.q_lora_rank, config.kv_lora_rank, config.qk_nope_head_dim),
+        *(config.qk_rope_head_dim, config.v_head_dim),
+    )
+    return config.num_experts_per_tok <= MAX_TOP_K and not any(k % 2 for k in inputs)
+
+
+class NativeLayers:
+    """Implements ``Layers``."""
+
+    def __init__(
+        self,
+        kernels: NativeKernels,
+        checkpoint: Checkpoint,
+        num_threads: int,
+        on_layer: Callable[[int], None],
+    ) -> None:
+        """Load and pack all layers; ``on_layer`` gets the number of those loaded."""
+        self.kernels = kernels
+        self.num_threads = num_threads
+        self.config = checkpoint.config
+        self.norm = checkpoint.dense("norm").to(torch.float32).contiguous()
+        self.frequencies = yarn_frequencies(self.config)
+        self.layers = []
+        sizes = _sizes(self.config)
+        for layer in range(self.config.num_layers):
+            self.layers.append(NativeLayer(sizes, _weights(checkpoint, layer)))
+            on_layer(layer + 1)
+
+    def begin(self, batch: StepBatch, cache: PagedLatentCache) -> _Step:
+        """See ``Layers``."""
+        return _Step(self, batch, cache)
+
+
+def _sizes(config: ModelConfig) -> LayerSizes:
+    return LayerSizes(
+        hidden=config.hidden_size,
+        num_heads=config.num_heads,
+        q_rank=config.q_lora_rank,
+        kv_rank=config.kv_lora_rank,
+        nope=config.qk_nope_head_dim,
+        rope=config.qk_rope_head_dim,
+        v_dim=config.v_head_dim,
+        num_experts=config.num_experts,
+        top_k=config.num_experts_per_tok,
+        eps=config.norm_eps,
+        routed_scale=config.routed_scaling_factor,
+    )
+
+
+def _weights(checkpoint: Checkpoint, layer: int) -> LayerWeights:
+    config = checkpoint.config
+
+    def norm(name: str) -> torch.Tensor:
+        return checkpoint.dense(f"layers.{layer}.{name}").to(torch.float32)
+
+    def weight(name: str) -> torch.Tensor:
+        return checkpoint.dense(f"layers.{layer}.{name}").to(torch.bfloat16)
+
+    heads = weight("kv_b").view(config.num_heads, -1, config.kv_lora_rank)
+    return LayerWeights(
+        input_norm=norm("input_norm"),
+        q_norm=norm("q_a_norm"),
+        kv_norm=norm("kv_a_norm"),
+        post_norm=norm("post_norm"),
+        qkv_a=pack(torch.cat([weight("q_a"), weight("kv_a")])),  # both read the same rows
+        q_b=pack(weight("q_b")),
+        u_k=[pack(head[: config.qk_nope_head_dim].t()) for head in heads],
+        u_v=[pack(head[config.qk_nope_head_dim :]) for head in heads],
+        o=pack(weight("o")),
+        gate=pack(weight("gate")),
+    )
+
+
+class _Step:
+    """Implements ``StepLayers``."""
+
+    def __init__(self, layers: NativeLayers, batch: StepBatch, cache: PagedLatentCache) -> None:
+        self._layers, self._cache = layers, cache
+        self._num_tokens = batch.num_tokens
+        shape = (cache.num_blocks, cache.block_size)
+        arrays = _arrays(layers, batch)
+        self._step = NativeStep(layers.kernels, layers.layers[0], arrays, shape, layers.num_threads)
+
+    def start(self, hidden: torch.Tensor) -> torch.Tensor:
+        """See ``StepLayers``."""
+        return hidden[: self._num_tokens]
+
+    def front(self, layer: int, x: torch.Tensor, timer: LayerTimer) -> Routed:
+        """See ``StepLayers``."""
+        step = self._step
+        step.seconds[:] = 0.0
+        normed, expert_ids, weights = step.run(
+            self._layers.layers[layer], x, self._cache.layer(layer)
+        )
+        for name, seconds in zip(PARTS, step.seconds.tolist(), strict=True):
+            timer.add(name, seconds)
+        return Routed(x, normed, expert_ids, torch.from_numpy(weights))
+
+    def join(
+        self, x: torch.Tensor, shared: torch.Tensor, rows: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        """See ``StepLayers``."""
+        self._layers.kernels.combine(x, shared, rows, weights, self._layers.num_threads)
+        return x
+
+    def finish(self, x: torch.Tensor) -> torch.Tensor:
+        """See ``StepLayers``."""
+        return self._layers.kernels.rms_norm(x, self._layers.norm, self._layers.config.norm_eps)
+
+
+def _arrays(layers: NativeLayers, batch: StepBatch) -> StepArrays:
+    config, num_tokens = layers.config, batch.num_tokens
+    positions = batch.positions[:num_tokens]
+    rotation = Rotation(layers.frequencies, positions)
+    scale = query_temperature(config, positions) * softmax_scale(config)
+    used = [
+        np.asarray(c.block_ids[: -(-(c.start + len(c.token_ids)) // batch.block_size)], np.int64)
+        for c in batch.chunks
+    ]
+    return StepArrays(
+        cos=rotation.cos.numpy(),
+        sin=rotation.sin.numpy(),
+        query_scale=scale.numpy(),
+        slots=batch.slots,
+        first_row=batch.first_row,
+        start=np.array([c.start for c in batch.chunks], np.int64),
+        table_at=np.concatenate(([0], np.cumsum([len(blocks) for blocks in used]))),
+        tables=np.concatenate(used),
+    )

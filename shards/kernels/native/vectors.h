@@ -1,0 +1,71 @@
+// Sixteen floats at once, by the compiler's own vectors: each family compiles these with its own
+// flags, so everything here is static. Sums go lane by lane and then over the lanes in one order.
+#pragma once
+#include <cstring>
+
+#include "family.h"
+
+namespace galerne {
+
+constexpr int LANES16 = 16;
+typedef float f32x16 __attribute__((vector_size(64)));
+typedef uint32_t u32x16 __attribute__((vector_size(64)));
+typedef int32_t i32x16 __attribute__((vector_size(64)));
+typedef uint16_t u16x16 __attribute__((vector_size(32)));
+
+template <typename Vector>
+static inline Vector load(const void* from) {
+  Vector v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+template <typename Vector>
+static inline void store(void* to, const Vector& v) {
+  std::memcpy(to, &v, sizeof v);
+}
+
+static inline f32x16 fill(float value) { return f32x16{} + value; }
+
+static inline f32x16 widen16(const bf16* from) {
+  const u32x16 bits = __builtin_convertvector(load<u16x16>(from), u32x16) << 16;
+  return reinterpret_cast<f32x16>(bits);
+}
+
+// To the nearest even; what is not a number stays one.
+static inline void narrow16(f32x16 value, bf16* to) {
+  const u32x16 bits = reinterpret_cast<u32x16>(value);
+  const u32x16 rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const u32x16 is_nan = reinterpret_cast<u32x16>((bits & 0x7fffffff) > 0x7f800000);
+  const u32x16 chosen = (is_nan & ((bits >> 16) | 0x40)) | (~is_nan & rounded);
+  store(to, __builtin_convertvector(chosen, u16x16));
+}
+
+static inline float sum_lanes(const f32x16& v) {
+  float part[8];
+  for (int i = 0; i < 8; ++i) part[i] = v[i] + v[i + 8];
+  for (int width = 4; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) part[i] += part[i + width];
+  return part[0];
+}
+
+static inline f32x16 larger(f32x16 a, f32x16 b) { return a > b ? a : b; }
+
+// exp by 2^n * polynomial on [-1/2, 1/2] (Taylor of 2^f), relative error below 2e-7; 0 below -87.
+static inline f32x16 exp16(f32x16 x) {
+  constexpr float TAYLOR[] = {1.5403530e-4f, 1.3333558e-3f, 9.6181291e-3f, 5.5504109e-2f,
+                              2.4022651e-1f, 6.9314718e-1f, 1.0f};  // ln(2)^i / i!, i from 6 down
+  constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: what is added to it becomes whole
+  const f32x16 low = fill(-87.0f), high = fill(88.0f);
+  const f32x16 bounded = x > low ? (x < high ? x : high) : low;
+  const f32x16 t = bounded * 1.44269504f;
+  const f32x16 n = (t + ROUND) - ROUND;
+  const f32x16 f = t - n;
+  f32x16 p = fill(TAYLOR[0]);
+  for (int i = 1; i < 7; ++i) p = p * f + TAYLOR[i];
+  const i32x16 power = (__builtin_convertvector(n, i32x16) + 127) << 23;
+  const f32x16 result = p * reinterpret_cast<f32x16>(power);
+  return x < low ? f32x16{} : result;
+}
+
+}  // namespace galerne
