@@ -102,6 +102,11 @@ class ExpertBank:
         self._check_resident(layer, expert_ids)
         return self._layers[layer].run(x, expert_ids, num_rows_by_group, row_token)
 
+    @property
+    def layers(self) -> Mapping[int, LayerExperts]:
+        """The experts of every layer."""
+        return self._layers
+
     @torch.inference_mode()
     def run_all(
         self, layer: int, x: torch.Tensor, expert_ids: npt.NDArray[np.int64]

@@ -32,7 +32,7 @@ class LocalExperts:
 
     def __init__(self, bank: ExpertBank, shards: Iterable[ShardId]) -> None:
         """``shards`` are the names under which the topology knows the bank."""
-        self._bank = bank
+        self.bank = bank
         self.links: Mapping[ShardId, LinkState] = dict.fromkeys(shards, LinkState.UP)
         self.counters = SessionCounters()
 
@@ -43,7 +43,7 @@ class LocalExperts:
         """See ``RoutedExperts``."""
         del micro_batch
         self.counters.rows_sent += expert_ids.size
-        return _Waiting(self._bank, layer, x, expert_ids)
+        return _Waiting(self.bank, layer, x, expert_ids)
 
     def abandon(self) -> None:
         """See ``RoutedExperts``."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from router.model.batch import StepBatch
@@ -16,10 +15,8 @@ from router.model.native_layers import NativeLayers, takes
 from router.model.torch_layers import TorchLayers
 from router.profiling import LayerTimer
 from shards.checkpoint.weights import Checkpoint
-from shards.kernels.experts import layer_experts
 from shards.kernels.linear import Linear
 from shards.kernels.native.library import kernels_for
-from shards.kernels.threads import KernelThreads
 
 
 class MicroBatch(NamedTuple):
@@ -38,23 +35,6 @@ class _Away(NamedTuple):
     pending: PendingRows
 
 
-class SharedExpert:
-    """The expert that every token visits; runs in the gateway while the routed ones are away."""
-
-    def __init__(
-        self, checkpoint: Checkpoint, layer: int, dtype: torch.dtype, num_threads: int
-    ) -> None:
-        """Load it as a layer's only expert."""
-        threads = KernelThreads(num_threads)
-        self._experts = layer_experts(dtype, checkpoint.config.hidden_size, 1, threads)
-        names = ("shared_gate", "shared_up", "shared_down")
-        self._experts.add(0, *(checkpoint.dense(f"layers.{layer}.{n}").to(dtype) for n in names))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``[T, H]`` -> ``[T, H]``."""
-        return self._experts.run_all(x, np.zeros((len(x), 1), np.int64))[:, 0]
-
-
 def load_layers(
     checkpoint: Checkpoint, dtype: torch.dtype, num_threads: int, on_layer: Callable[[int], None]
 ) -> Layers:
@@ -63,7 +43,7 @@ def load_layers(
     kernels = kernels_for(dtype, config.hidden_size)
     if kernels is not None and takes(config):
         return NativeLayers(kernels, checkpoint, num_threads, on_layer)
-    return TorchLayers(checkpoint, dtype, on_layer)
+    return TorchLayers(checkpoint, dtype, num_threads, on_layer)
 
 
 class Decoder:
@@ -94,7 +74,6 @@ class Decoder:
                 on_progress(loaded, num_layers)
 
         self._layers = load_layers(checkpoint, dtype, num_threads, on_layer)
-        self._shared = [SharedExpert(checkpoint, i, dtype, num_threads) for i in range(num_layers)]
 
     def micro_batch(self, batch: StepBatch, cache: PagedLatentCache) -> MicroBatch:
         """Embed a batch's tokens and prepare its way through the layers."""
@@ -108,6 +87,10 @@ class Decoder:
         While one micro-batch's experts are away the next one attends. Takes ``hidden`` over.
         """
         states = [micro.layers.start(micro.hidden) for micro in micros]
+        if len(micros) == 1:
+            whole = micros[0].layers.through(states[0], experts, timer)
+            if whole is not None:
+                return [micros[0].layers.finish(whole)]
         away: list[_Away | None] = [None] * len(micros)
         for layer in range(self.config.num_layers):
             for i, micro in enumerate(micros):
@@ -116,7 +99,7 @@ class Decoder:
                 with timer.part("dispatch"):
                     pending = experts.begin(layer, i, routed.normed, routed.expert_ids)
                 with timer.part("shared expert"):
-                    shared = self._shared[layer].forward(routed.normed)
+                    shared = micro.layers.shared(layer, routed.normed)
                 states[i], away[i] = routed.residual, _Away(shared, routed.weights, pending)
         joined = (_joined(m, x, a, timer) for m, x, a in zip(micros, states, away, strict=True))
         return [micro.layers.finish(x) for micro, x in zip(micros, joined, strict=True)]

@@ -11,6 +11,7 @@ import torch
 
 from router.exchange.dispatch import Ints
 from router.model.batch import StepBatch
+from router.model.experts_port import RoutedExperts
 from router.model.kv_cache import PagedLatentCache
 from router.profiling import LayerTimer
 
@@ -48,6 +49,19 @@ class StepLayers(Protocol):
             shared: ``[T, H]`` of the shared expert.
             rows: ``[T, K, H]`` of the routed experts, unweighted, by ascending id.
             weights: ``[T, K]`` float32.
+        """
+        ...
+
+    def shared(self, layer: int, normed: torch.Tensor) -> torch.Tensor:
+        """``[T, H]`` of the shared expert."""
+        ...
+
+    def through(
+        self, x: torch.Tensor, experts: RoutedExperts, timer: LayerTimer
+    ) -> torch.Tensor | None:
+        """The residual after all layers at once, bit for bit as layer by layer.
+
+        None where this cannot be done.
         """
         ...
 

@@ -7,13 +7,17 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from router.exchange.local import LocalExperts
 from router.model.batch import StepBatch
+from router.model.experts_port import RoutedExperts
 from router.model.kv_cache import PagedLatentCache
 from router.model.layers import Routed
 from router.model.rope import Rotation, query_temperature, softmax_scale, yarn_frequencies
+from router.model.shared_expert import shared_expert
 from router.profiling import LayerTimer
 from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.weights import Checkpoint
+from shards.kernels.experts import LayerExperts, NativeExperts
 from shards.kernels.native.layer import (
     MAX_TOP_K,
     PARTS,
@@ -22,8 +26,10 @@ from shards.kernels.native.layer import (
     NativeLayer,
     NativeStep,
     StepArrays,
+    Workspace,
 )
 from shards.kernels.native.library import NativeKernels
+from shards.kernels.native.local import LOCAL_PARTS, LocalLayers
 from shards.kernels.native.packing import pack
 
 
@@ -53,14 +59,31 @@ class NativeLayers:
         self.norm = checkpoint.dense("norm").to(torch.float32).contiguous()
         self.frequencies = yarn_frequencies(self.config)
         self.layers = []
+        self.workspace = Workspace()
+        self.shared: list[LayerExperts] = []
+        self._local: tuple[PagedLatentCache, LocalExperts, LocalLayers] | None = None
         sizes = _sizes(self.config)
         for layer in range(self.config.num_layers):
             self.layers.append(NativeLayer(sizes, _weights(checkpoint, layer)))
+            self.shared.append(shared_expert(checkpoint, layer, torch.bfloat16, num_threads))
             on_layer(layer + 1)
 
     def begin(self, batch: StepBatch, cache: PagedLatentCache) -> _Step:
         """See ``Layers``."""
         return _Step(self, batch, cache)
+
+    def with_local(self, experts: LocalExperts, cache: PagedLatentCache) -> LocalLayers | None:
+        """All layers with experts of this process; None where these are not of native kernels."""
+        if self._local is None or self._local[0] is not cache or self._local[1] is not experts:
+            routed = [experts.bank.layers[i] for i in range(len(self.layers))]
+            shared = [e for e in self.shared if isinstance(e, NativeExperts)]
+            native = [e for e in routed if isinstance(e, NativeExperts)]
+            if not len(shared) == len(native) == len(self.layers):
+                return None
+            caches = [cache.layer(i) for i in range(len(self.layers))]
+            local = LocalLayers(self.kernels, self.layers, caches, shared, native, self.workspace)
+            self._local = cache, experts, local
+        return self._local[2]
 
 
 def _sizes(config: ModelConfig) -> LayerSizes:
@@ -111,7 +134,9 @@ class _Step:
         self._num_tokens = batch.num_tokens
         shape = (cache.num_blocks, cache.block_size)
         arrays = _arrays(layers, batch)
-        self._step = NativeStep(layers.kernels, layers.layers[0], arrays, shape, layers.num_threads)
+        self._step = NativeStep(
+            layers.kernels, layers.layers[0], arrays, shape, layers.workspace, layers.num_threads
+        )
 
     def start(self, hidden: torch.Tensor) -> torch.Tensor:
         """See ``StepLayers``."""
@@ -127,6 +152,24 @@ class _Step:
         for name, seconds in zip(PARTS, step.seconds.tolist(), strict=True):
             timer.add(name, seconds)
         return Routed(x, normed, expert_ids, torch.from_numpy(weights))
+
+    def shared(self, layer: int, normed: torch.Tensor) -> torch.Tensor:
+        """See ``StepLayers``."""
+        to_only = np.zeros((len(normed), 1), dtype=np.int64)
+        return self._layers.shared[layer].run_all(normed, to_only)[:, 0]
+
+    def through(
+        self, x: torch.Tensor, experts: RoutedExperts, timer: LayerTimer
+    ) -> torch.Tensor | None:
+        """See ``StepLayers``."""
+        if not isinstance(experts, LocalExperts):
+            return None
+        local = self._layers.with_local(experts, self._cache)
+        if local is None:
+            return None
+        for name, seconds in zip(LOCAL_PARTS, local.run(self._step, x), strict=True):
+            timer.add(name, seconds)
+        return x
 
     def join(
         self, x: torch.Tensor, shared: torch.Tensor, rows: torch.Tensor, weights: torch.Tensor

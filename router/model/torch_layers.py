@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from router.exchange.combine import combine
 from router.model.attention import LatentAttention
 from router.model.batch import StepBatch
+from router.model.experts_port import RoutedExperts
 from router.model.gate import Gate
 from router.model.kv_cache import PagedLatentCache
 from router.model.layers import Routed
 from router.model.norm import rms_norm
 from router.model.rope import Rotation, query_temperature, yarn_frequencies
+from router.model.shared_expert import shared_expert
 from router.profiling import LayerTimer
 from shards.checkpoint.weights import Checkpoint
 
@@ -24,11 +27,14 @@ from shards.checkpoint.weights import Checkpoint
 class _Layer:
     """Weights of one layer."""
 
-    def __init__(self, checkpoint: Checkpoint, layer: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, layer: int, dtype: torch.dtype, num_threads: int
+    ) -> None:
         config = checkpoint.config
         self.input_norm = checkpoint.dense(f"layers.{layer}.input_norm").to(torch.float32)
         self.post_norm = checkpoint.dense(f"layers.{layer}.post_norm").to(torch.float32)
         self.attention = LatentAttention(checkpoint, layer, dtype)
+        self.shared = shared_expert(checkpoint, layer, dtype, num_threads)
         self.gate = Gate(
             checkpoint.dense(f"layers.{layer}.gate").data,
             config.num_experts_per_tok,
@@ -40,7 +46,11 @@ class TorchLayers:
     """Implements ``Layers``."""
 
     def __init__(
-        self, checkpoint: Checkpoint, dtype: torch.dtype, on_layer: Callable[[int], None]
+        self,
+        checkpoint: Checkpoint,
+        dtype: torch.dtype,
+        num_threads: int,
+        on_layer: Callable[[int], None],
     ) -> None:
         """Load all layers; ``on_layer`` gets the number of those loaded."""
         self.config = checkpoint.config
@@ -48,7 +58,7 @@ class TorchLayers:
         self.frequencies = yarn_frequencies(self.config)
         self.layers = []
         for layer in range(self.config.num_layers):
-            self.layers.append(_Layer(checkpoint, layer, dtype))
+            self.layers.append(_Layer(checkpoint, layer, dtype, num_threads))
             on_layer(layer + 1)
 
     def begin(self, batch: StepBatch, cache: PagedLatentCache) -> _Step:
@@ -82,6 +92,16 @@ class _Step:
             chosen = weights.gate.choose(normed)
             expert_ids = chosen.expert_ids[:num_tokens].numpy()
         return Routed(x, normed[:num_tokens], expert_ids, chosen.weights[:num_tokens])
+
+    def shared(self, layer: int, normed: torch.Tensor) -> torch.Tensor:
+        """See ``StepLayers``."""
+        to_only = np.zeros((len(normed), 1), dtype=np.int64)
+        return self._layers.layers[layer].shared.run_all(normed, to_only)[:, 0]
+
+    def through(
+        self, x: torch.Tensor, experts: RoutedExperts, timer: LayerTimer
+    ) -> torch.Tensor | None:
+        """See ``StepLayers``."""
 
     def join(
         self, x: torch.Tensor, shared: torch.Tensor, rows: torch.Tensor, weights: torch.Tensor

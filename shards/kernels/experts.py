@@ -176,6 +176,23 @@ class NativeExperts:
         return self._kernels.routed_mlp(x, expert_ids, *tables, width, self._num_threads)
 
     @property
+    def num_ids(self) -> int:
+        """Ids are below this."""
+        return len(self._gate_up_at)
+
+    @property
+    def width(self) -> int:
+        """Of an expert."""
+        assert self._shape is not None
+        return self._shape[0]
+
+    @property
+    def table(self) -> tuple[int, int, int, int]:
+        """Addresses of the tables by expert id, their length, the width: as C takes them."""
+        tables = (self._gate_up_at.ctypes.data, self._down_at.ctypes.data)
+        return (*tables, self.num_ids, self.width)
+
+    @property
     def num_bytes(self) -> int:
         """See ``LayerExperts``."""
         return sum(p.data.nbytes for packed in self._experts.values() for p in packed)

@@ -70,7 +70,7 @@ def assert_same(got, want, rows=slice(None)):
 def test_a_front_is_what_torch_computes(kernels):
     rows, blocks = rows_of(200), blocks_of(200)
     caches = empty_cache(), empty_cache()
-    torch_layers = TorchLayers(SOURCE, BF16, lambda _: None)
+    torch_layers = TorchLayers(SOURCE, BF16, 1, lambda _: None)
     for start, stop in ((0, 150), (150, 151), (151, 200)):
         part = [(rows, start, stop, blocks)]
         got = front(native(kernels), caches[0], part)

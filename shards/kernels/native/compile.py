@@ -20,7 +20,10 @@ COMMON = (
     *("-std=c++17", "-O3", "-fPIC", "-pthread", "-fvisibility=hidden", "-ffp-contract=off"),
     "-Wno-psabi",  # vectors are passed between functions of one file only
 )
-PLAIN = ("kernels.cpp", "team.cpp", "layer.cpp", "attention.cpp", "portable.cpp")
+PLAIN = (
+    *("kernels.cpp", "team.cpp", "layer.cpp", "attention.cpp", "local_layers.cpp"),
+    "portable.cpp",
+)
 SOURCES: dict[str, tuple[str, ...]] = dict.fromkeys(PLAIN, ())
 X86_SOURCES: dict[str, tuple[str, ...]] = {
     "avx2.cpp": ("-mavx2", "-mfma"),

@@ -77,4 +77,42 @@ static inline int64_t sort_slots(const int64_t* expert_ids, int64_t num_slots, i
   return num_groups;
 }
 
+struct Experts {  // by id; null where there is none
+  const bf16* const* gate_up;
+  const bf16* const* down;
+  int64_t num_experts, width;
+};
+
+struct Routed {
+  const bf16* x;  // [num_tokens, hidden]
+  int64_t num_tokens, hidden;
+  const int64_t* expert_ids;  // [num_tokens, top_k]
+  int64_t top_k;
+  Experts experts;
+};
+
+static inline bool has_experts(const Routed& r) {
+  for (int64_t i = 0; i < r.num_tokens * r.top_k; ++i) {
+    const int64_t e = r.expert_ids[i];
+    if (e < 0 || e >= r.experts.num_experts || !r.experts.gate_up[e] || !r.experts.down[e])
+      return false;
+  }
+  return true;
+}
+
+// out[t * top_k + k] of every token's every expert. Scratch: `places` of 2 * (num_experts + 1) +
+// num_tokens * top_k, `active` of a row (see Groups) for each of those tokens' choices.
+static inline void routed_mlp(const Family& f, int num_threads, const Routed& r, int64_t* places,
+                              bf16* active, bf16* out) {
+  const Experts& e = r.experts;
+  int64_t *first = places, *group = first + e.num_experts + 1, *slot = group + e.num_experts + 1;
+  const int64_t num_groups =
+      sort_slots(r.expert_ids, r.num_tokens * r.top_k, e.num_experts, first, group, slot);
+  const auto weights = [&](int64_t g) { return Pair{e.gate_up[group[g]], e.down[group[g]]}; };
+  in_team(num_threads, [&](Member& member) {
+    grouped_mlp(f, member, {r.x, r.hidden, e.width, num_groups, first, active, out}, weights,
+                [&](int64_t i) { return slot[i] / r.top_k; }, [&](int64_t i) { return slot[i]; });
+  });
+}
+
 }  // namespace galerne

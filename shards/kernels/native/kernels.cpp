@@ -106,17 +106,9 @@ GALERNE_API int32_t galerne_routed_mlp(int32_t family, int32_t num_threads, cons
   if (hidden < 2 || hidden % 2 || width < 1 || num_tokens < 0 || top_k < 1 || num_experts < 1 ||
       num_threads < 1)
     return BAD_SIZE;
-  const int64_t num_slots = num_tokens * top_k;
-  for (int64_t i = 0; i < num_slots; ++i)
-    if (expert_ids[i] < 0 || expert_ids[i] >= num_experts || !gate_up[expert_ids[i]])
-      return BAD_INDEX;
-  int64_t *first = places, *group = first + num_experts + 1, *slot = group + num_experts + 1;
-  const int64_t num_groups = sort_slots(expert_ids, num_slots, num_experts, first, group, slot);
-  const auto weights = [&](int64_t g) { return Pair{gate_up[group[g]], down[group[g]]}; };
-  in_team(num_threads, [&](Member& member) {
-    grouped_mlp(*f, member, {x, hidden, width, num_groups, first, active, out}, weights,
-                [&](int64_t r) { return slot[r] / top_k; }, [&](int64_t r) { return slot[r]; });
-  });
+  const Routed routed{x, num_tokens, hidden, expert_ids, top_k, {gate_up, down, num_experts, width}};
+  if (!has_experts(routed)) return BAD_INDEX;
+  routed_mlp(*f, num_threads, routed, places, active, out);
   return OK;
 }
 

@@ -1,8 +1,7 @@
 // A decoder layer from the residual to what the experts need, in one call: each phase is shared out
 // by rows or by superblocks, never by inputs.
-#include <chrono>
-
 #include "attention.h"
+#include "clock.h"
 #include "scalar.h"
 #include "team.h"
 
@@ -11,11 +10,6 @@
 using namespace galerne;
 
 namespace {
-
-double now() {
-  using namespace std::chrono;
-  return duration<double>(steady_clock::now().time_since_epoch()).count();
-}
 
 bool has_sizes(const Layer& l, const Step& s) {
   return l.hidden >= 2 && l.hidden % 2 == 0 && l.num_heads >= 1 && l.q_rank >= 2 &&
@@ -171,6 +165,74 @@ struct Front {
 
 }  // namespace
 
+void galerne::layer_front(const Family& f, int num_threads, const Layer& l, const Step& s,
+                          const Rows& rows, char* memory) {
+  const int64_t num_pieces = cut_pieces(l, s, nullptr), t_end = s.num_tokens;
+  Scratch scratch(l, s, num_pieces, num_threads, memory);
+  cut_pieces(l, s, scratch.pieces);
+  Front front{f, l, s, rows, scratch};
+  const int64_t latent = l.kv_rank + l.rope, down = l.q_rank + latent;
+  const int64_t up = l.num_heads * (l.nope + l.rope);
+  double times[4] = {seconds_now()};
+  in_team(num_threads, [&](Member& member) {
+    const auto mark = [&](int i) {
+      if (member.id == 0) times[i] = seconds_now();
+    };
+    member.for_each(t_end, [&](int64_t t) {
+      f.rows->rms_norm(rows.residual + t * l.hidden, l.input_norm, l.hidden, l.eps,
+                       scratch.normed + t * l.hidden);
+    });
+    member.for_each_ahead(num_superblocks(down), [&](int64_t i, int64_t next) {
+      front.block_of(scratch.normed, l.hidden, l.qkv_a, i, next, scratch.qkv_a, down);
+    });
+    member.for_each(t_end, [&](int64_t t) { front.norm_and_store(t); });
+    member.for_each_ahead(num_superblocks(up), [&](int64_t i, int64_t next) {
+      front.block_of(scratch.q_a, l.q_rank, l.q_b, i, next, scratch.q_b, up);
+    });
+    const int64_t num_absorbs = l.num_heads * num_superblocks(l.kv_rank);
+    member.for_each_ahead(num_absorbs + t_end, [&](int64_t i, int64_t next) {
+      if (i < num_absorbs)
+        front.absorb(i, std::min(next, num_absorbs));
+      else
+        front.turn_queries(i - num_absorbs);
+    });
+    mark(1);
+    ThreadScratch& mine = scratch.threads[member.id];
+    member.for_each(num_pieces,
+                    [&](int64_t i) { attend_piece(f, l, s, rows.cache, scratch, i, mine); });
+    if (num_pieces > s.num_chunks)  // some token may have several segments
+      member.for_each(num_pieces,
+                      [&](int64_t i) { join_segments(f, l, s, scratch, num_pieces, i, mine); });
+    mark(2);
+    member.for_each_ahead(l.num_heads * num_superblocks(l.v_dim),
+                          [&](int64_t i, int64_t next) { front.expand_values(i, next); });
+    member.for_each_ahead(num_superblocks(l.hidden),
+                          [&](int64_t i, int64_t next) { front.add_output(i, next); });
+    mark(3);
+    member.for_each(t_end, [&](int64_t t) {
+      f.rows->rms_norm(rows.residual + t * l.hidden, l.post_norm, l.hidden, l.eps,
+                       rows.normed + t * l.hidden);
+    });
+    member.for_each_ahead(num_superblocks(l.num_experts),
+                          [&](int64_t i, int64_t next) { front.score_experts(i, next); });
+    member.for_each(t_end, [&](int64_t t) { front.choose(t); });
+  });
+  rows.seconds[0] += times[1] - times[0] + times[3] - times[2];
+  rows.seconds[1] += times[2] - times[1];
+  rows.seconds[2] += seconds_now() - times[3];
+}
+
+void galerne::combine_rows(const Family& f, int num_threads, const bf16* shared, const bf16* rows,
+                           const float* weights, int64_t num_tokens, int64_t top_k, int64_t hidden,
+                           bf16* x) {
+  in_team(num_tokens > 3 ? num_threads : 1, [&](Member& member) {
+    member.for_each(num_tokens, [&](int64_t t) {
+      f.rows->combine(x + t * hidden, shared + t * hidden, rows + t * top_k * hidden,
+                      weights + t * top_k, top_k, hidden, x + t * hidden);
+    });
+  });
+}
+
 extern "C" {
 
 // Bytes of `memory` for galerne_layer_front; negative if sizes or places do not fit.
@@ -188,74 +250,18 @@ GALERNE_API int32_t galerne_layer_front(int32_t family, int32_t num_threads, con
                                         const Step* step, const Rows* rows, char* memory) {
   const Family* f = family_of(family);
   if (!f) return BAD_FAMILY;
-  const Layer& l = *layer;
-  const Step& s = *step;
-  const int64_t num_pieces = cut_pieces(l, s, nullptr), t_end = s.num_tokens;
-  Scratch scratch(l, s, num_pieces, num_threads, memory);
-  cut_pieces(l, s, scratch.pieces);
-  Front front{*f, l, s, *rows, scratch};
-  const int64_t latent = l.kv_rank + l.rope, down = l.q_rank + latent;
-  const int64_t up = l.num_heads * (l.nope + l.rope);
-  double times[4] = {now()};
-  in_team(num_threads, [&](Member& member) {
-    const auto mark = [&](int i) {
-      if (member.id == 0) times[i] = now();
-    };
-    member.for_each(t_end, [&](int64_t t) {
-      f->rows->rms_norm(rows->residual + t * l.hidden, l.input_norm, l.hidden, l.eps,
-                        scratch.normed + t * l.hidden);
-    });
-    member.for_each_ahead(num_superblocks(down), [&](int64_t i, int64_t next) {
-      front.block_of(scratch.normed, l.hidden, l.qkv_a, i, next, scratch.qkv_a, down);
-    });
-    member.for_each(t_end, [&](int64_t t) { front.norm_and_store(t); });
-    member.for_each_ahead(num_superblocks(up), [&](int64_t i, int64_t next) {
-      front.block_of(scratch.q_a, l.q_rank, l.q_b, i, next, scratch.q_b, up);
-    });
-    const int64_t num_absorbs = l.num_heads * num_superblocks(l.kv_rank);
-    member.for_each_ahead(num_absorbs + t_end, [&](int64_t i, int64_t next) {
-      i < num_absorbs ? front.absorb(i, std::min(next, num_absorbs)) : front.turn_queries(i - num_absorbs);
-    });
-    mark(1);
-    ThreadScratch& mine = scratch.threads[member.id];
-    member.for_each(num_pieces,
-                    [&](int64_t i) { attend_piece(*f, l, s, rows->cache, scratch, i, mine); });
-    if (num_pieces > s.num_chunks)  // some token may have several segments
-      member.for_each(num_pieces,
-                      [&](int64_t i) { join_segments(*f, l, s, scratch, num_pieces, i, mine); });
-    mark(2);
-    member.for_each_ahead(l.num_heads * num_superblocks(l.v_dim),
-                          [&](int64_t i, int64_t next) { front.expand_values(i, next); });
-    member.for_each_ahead(num_superblocks(l.hidden),
-                          [&](int64_t i, int64_t next) { front.add_output(i, next); });
-    mark(3);
-    member.for_each(t_end, [&](int64_t t) {
-      f->rows->rms_norm(rows->residual + t * l.hidden, l.post_norm, l.hidden, l.eps,
-                        rows->normed + t * l.hidden);
-    });
-    member.for_each_ahead(num_superblocks(l.num_experts),
-                          [&](int64_t i, int64_t next) { front.score_experts(i, next); });
-    member.for_each(t_end, [&](int64_t t) { front.choose(t); });
-  });
-  rows->seconds[0] += times[1] - times[0] + times[3] - times[2];
-  rows->seconds[1] += times[2] - times[1];
-  rows->seconds[2] += now() - times[3];
+  layer_front(*f, num_threads, *layer, *step, *rows, memory);
   return OK;
 }
 
-// out[t] = residual[t] + (shared[t] + sum over k of weights[t][k] * rows[t][k]), rounded once.
-GALERNE_API int32_t galerne_combine(int32_t family, int32_t num_threads, const bf16* residual,
-                                    const bf16* shared, const bf16* rows, const float* weights,
-                                    int64_t num_tokens, int64_t top_k, int64_t hidden, bf16* out) {
+// x[t] += shared[t] + sum over k of weights[t][k] * rows[t][k], rounded once.
+GALERNE_API int32_t galerne_combine(int32_t family, int32_t num_threads, const bf16* shared,
+                                    const bf16* rows, const float* weights, int64_t num_tokens,
+                                    int64_t top_k, int64_t hidden, bf16* x) {
   const Family* f = family_of(family);
   if (!f) return BAD_FAMILY;
   if (num_tokens < 0 || top_k < 0 || hidden < 1 || num_threads < 1) return BAD_SIZE;
-  in_team(num_tokens > 3 ? num_threads : 1, [&](Member& member) {
-    member.for_each(num_tokens, [&](int64_t t) {
-      f->rows->combine(residual + t * hidden, shared + t * hidden, rows + t * top_k * hidden,
-                       weights + t * top_k, top_k, hidden, out + t * hidden);
-    });
-  });
+  combine_rows(*f, num_threads, shared, rows, weights, num_tokens, top_k, hidden, x);
   return OK;
 }
 

@@ -42,4 +42,12 @@ struct Rows {
   double* seconds;      // [3]: projections, attention over the cache, gate; added to
 };
 
+// From the residual to the gate's choice. Everything has been checked.
+void layer_front(const Family& f, int num_threads, const Layer& l, const Step& s, const Rows& rows,
+                 char* memory);
+
+// x[t] += shared[t] + sum over k of weights[t][k] * rows[t][k], rounded once.
+void combine_rows(const Family& f, int num_threads, const bf16* shared, const bf16* rows,
+                  const float* weights, int64_t num_tokens, int64_t top_k, int64_t hidden, bf16* x);
+
 }  // namespace galerne

@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 MAX_TOP_K: Final = 16
-_ALIGNMENT: Final = 64
+ALIGNMENT: Final = 64
 PARTS: Final = ("projections", "attention", "gate")  # whose seconds are told
 
 
@@ -116,6 +116,19 @@ class NativeLayer:
         self.struct = _Layer(*sizes, *(tensor.data_ptr() for tensor in self._held))
 
 
+class Workspace:
+    """Memory that calls borrow one after the other: new memory would be faulted in every time."""
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0, dtype=torch.uint8)
+
+    def at_least(self, num_bytes: int) -> int:
+        """Address of so many bytes, good until more are asked for."""
+        if len(self._memory) < num_bytes + ALIGNMENT:
+            self._memory = torch.empty(2 * num_bytes + ALIGNMENT, dtype=torch.uint8)
+        return -(-self._memory.data_ptr() // ALIGNMENT) * ALIGNMENT
+
+
 class NativeStep:
     """A step as the kernels take it, and room for what they compute; serves one layer at a time."""
 
@@ -125,14 +138,23 @@ class NativeStep:
         layer: NativeLayer,
         arrays: StepArrays,
         cache_shape: tuple[int, int],
+        workspace: Workspace,
         num_threads: int,
     ) -> None:
-        """Checks all places; ``cache_shape`` is (blocks, block size), ``layer`` one of them all.
+        """Checks all places.
+
+        Args:
+            kernels: Who computes.
+            layer: One of those that the step will run.
+            arrays: The tokens.
+            cache_shape: Blocks and block size.
+            workspace: May serve other steps too.
+            num_threads: Changes no bit.
 
         Raises:
             ValueError: Sizes or places that do not fit.
         """
-        self._kernels, self._num_threads = kernels, num_threads
+        self._kernels, self.num_threads = kernels, num_threads
         self._arrays = _contiguous(arrays)
         self.num_tokens = len(arrays.slots)
         self._sizes = sizes = layer.sizes
@@ -143,9 +165,8 @@ class NativeStep:
         counts = (self.num_tokens, len(arrays.start), block_size, num_blocks)
         self._step = _Step(*counts, *addresses)
         pair = ctypes.byref(layer.struct), ctypes.byref(self._step)
-        num_bytes = kernels.num_bytes("galerne_layer_scratch", num_threads, *pair)
-        self._memory = torch.empty(num_bytes + _ALIGNMENT, dtype=torch.uint8)
-        self._aligned = -(-self._memory.data_ptr() // _ALIGNMENT) * _ALIGNMENT
+        self.num_bytes = kernels.num_bytes("galerne_layer_scratch", num_threads, *pair)
+        self._workspace = workspace
         self._front = Front(
             torch.empty((self.num_tokens, sizes.hidden), dtype=torch.bfloat16),
             np.empty((self.num_tokens, sizes.top_k), dtype=np.int64),
@@ -167,21 +188,37 @@ class NativeStep:
         Raises:
             ValueError: Something of another shape.
         """
-        check("x", x, (self.num_tokens, self._sizes.hidden))
-        check("cache", cache, self._cache_shape)
+        self.check(x, [cache])
         if layer.sizes != self._sizes:
             raise ValueError("layer: of other sizes than the step")
-        front = self._front
-        rows = _Rows(
-            *(x.data_ptr(), cache.data_ptr(), front.normed.data_ptr()),
-            *(a.ctypes.data for a in (front.expert_ids, front.weights, self.seconds)),
-        )
+        rows = self.rows(x, self.seconds)
+        rows.cache = cache.data_ptr()
         self._kernels.call(
             "galerne_layer_front",
-            *(self._kernels.index, self._num_threads, ctypes.byref(layer.struct)),
-            *(ctypes.byref(self._step), ctypes.byref(rows), self._aligned),
+            *(self._kernels.index, self.num_threads, ctypes.byref(layer.struct)),
+            *(self.pointer, ctypes.byref(rows), self._workspace.at_least(self.num_bytes)),
         )
-        return front
+        return self._front
+
+    def check(self, x: torch.Tensor, caches: Sequence[torch.Tensor]) -> LayerSizes:
+        """Raises ValueError unless residuals and caches are those of this step; its sizes."""
+        check("x", x, (self.num_tokens, self._sizes.hidden))
+        for cache in caches:
+            check("cache", cache, self._cache_shape)
+        return self._sizes
+
+    def rows(self, x: torch.Tensor, seconds: npt.NDArray[np.float64]) -> _Rows:
+        """What a layer reads and writes, but for its cache."""
+        front = self._front
+        return _Rows(
+            *(x.data_ptr(), None, front.normed.data_ptr()),
+            *(a.ctypes.data for a in (front.expert_ids, front.weights, seconds)),
+        )
+
+    @property
+    def pointer(self) -> object:
+        """The step as C takes it."""
+        return ctypes.byref(self._step)
 
     def _check_lengths(self) -> None:
         a, tokens, chunks = self._arrays, self.num_tokens, len(self._arrays.start)

@@ -43,8 +43,9 @@ _ARGUMENTS: Final[dict[str, Sequence[type]]] = {
     ),
     "galerne_layer_scratch": (_INT, _POINTER, _POINTER),
     "galerne_layer_front": (_INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER),
+    "galerne_local_layers": (_INT, _INT, _POINTER, _SIZE, _POINTER, _POINTER, _POINTER),
     "galerne_combine": (
-        *(_INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _SIZE, _POINTER),
+        *(_INT, _INT, _POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _SIZE, _POINTER),
     ),
     "galerne_rms_norm": (_INT, _POINTER, _POINTER, _SIZE, _SIZE, ctypes.c_double, _POINTER),
 }
@@ -186,7 +187,7 @@ class NativeKernels:
         check("shared", shared, (tokens, hidden))
         check("rows", rows, (tokens, top_k, hidden))
         check("weights", weights, (tokens, top_k), torch.float32)
-        args = (_at(x), _at(shared), _at(rows), _at(weights), tokens, top_k, hidden, _at(x))
+        args = (_at(shared), _at(rows), _at(weights), tokens, top_k, hidden, _at(x))
         self.call("galerne_combine", self.index, num_threads, *args)
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:

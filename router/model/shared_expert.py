@@ -1,0 +1,23 @@
+"""The shared experts of all layers."""
+
+from __future__ import annotations
+
+import torch
+
+from shards.checkpoint.weights import Checkpoint
+from shards.kernels.experts import LayerExperts, layer_experts
+from shards.kernels.threads import KernelThreads
+
+
+def shared_expert(
+    checkpoint: Checkpoint, layer: int, dtype: torch.dtype, num_threads: int
+) -> LayerExperts:
+    """The expert that every token visits, as its layer's only one.
+
+    It runs in the gateway while the routed ones are away.
+    """
+    hidden_size = checkpoint.config.hidden_size
+    experts = layer_experts(dtype, hidden_size, 1, KernelThreads(num_threads))
+    names = ("shared_gate", "shared_up", "shared_down")
+    experts.add(0, *(checkpoint.dense(f"layers.{layer}.{n}").to(dtype) for n in names))
+    return experts

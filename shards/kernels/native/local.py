@@ -1,0 +1,111 @@
+"""All layers of a step in one native call, where the experts live in the same process."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import torch
+
+from shards.kernels.experts import NativeExperts
+from shards.kernels.native.layer import ALIGNMENT, PARTS, NativeLayer, NativeStep, Workspace
+from shards.kernels.native.library import NativeKernels
+from shards.kernels.native.packing import HALF
+
+LOCAL_PARTS: Final = (*PARTS, "shared expert", "experts and wire", "combine")
+
+_SIZE, _POINTER = ctypes.c_int64, ctypes.c_void_p
+
+
+class _Experts(ctypes.Structure):
+    _fields_ = (
+        ("gate_up", _POINTER),
+        ("down", _POINTER),
+        ("num_experts", _SIZE),
+        ("width", _SIZE),
+    )
+
+
+class _LocalLayer(ctypes.Structure):
+    _fields_ = (
+        ("layer", _POINTER),
+        ("cache", _POINTER),
+        ("shared", _Experts),
+        ("routed", _Experts),
+    )
+
+
+class _Scratch(ctypes.Structure):
+    _fields_ = tuple(
+        (name, _POINTER)
+        for name in ("front", "places", "zeros", "active", "shared_out", "routed_out")
+    )
+
+
+class LocalLayers:
+    """Layers with their caches and experts, held and pointed to."""
+
+    def __init__(
+        self,
+        kernels: NativeKernels,
+        layers: Sequence[NativeLayer],
+        caches: Sequence[torch.Tensor],
+        shared: Sequence[NativeExperts],
+        routed: Sequence[NativeExperts],
+        workspace: Workspace,
+    ) -> None:
+        """One of each per layer; ``caches`` as ``NativeStep.run`` takes them."""
+        self._workspace = workspace
+        self._kernels = kernels
+        self._held = (layers, caches, shared, routed)
+        self._num_experts = max(experts.num_ids for experts in routed)
+        self._width = max(experts.width for experts in (*shared, *routed))
+        self._layers = (_LocalLayer * len(layers))(
+            *(
+                _LocalLayer(
+                    ctypes.addressof(layer.struct),
+                    cache.data_ptr(),
+                    _Experts(*one.table),
+                    _Experts(*many.table),
+                )
+                for layer, cache, one, many in zip(layers, caches, shared, routed, strict=True)
+            )
+        )
+
+    def run(self, step: NativeStep, x: torch.Tensor) -> list[float]:
+        """Turn residuals ``[T, hidden]`` bf16 into those after all layers, in place.
+
+        Bit for bit as layer by layer.
+
+        Returns:
+            Seconds by ``LOCAL_PARTS``.
+
+        Raises:
+            ValueError: Rows of another shape, or an expert that is not there.
+        """
+        sizes = step.check(x, self._held[1])
+        slots = step.num_tokens * sizes.top_k
+        rows = x.numel() * x.element_size()
+        # In bytes, in the order of ``_Scratch``; the zeros must be zeros.
+        parts = (
+            step.num_bytes,
+            8 * (2 * (self._num_experts + 1) + slots),
+            0,
+            2 * slots * (-(-self._width // HALF) * HALF),
+            rows,
+            rows * sizes.top_k,
+        )
+        starts = np.cumsum([0, *(-(-size // ALIGNMENT) * ALIGNMENT for size in parts)])
+        places = starts + self._workspace.at_least(int(starts[-1]))
+        scratch = _Scratch(*places[:-1].tolist())
+        zeros = np.zeros(step.num_tokens, dtype=np.int64)
+        scratch.zeros = zeros.ctypes.data
+        seconds = np.zeros(len(LOCAL_PARTS))
+        self._kernels.call(
+            "galerne_local_layers",
+            *(self._kernels.index, step.num_threads, self._layers, len(self._layers)),
+            *(step.pointer, ctypes.byref(step.rows(x, seconds)), ctypes.byref(scratch)),
+        )
+        return list(seconds.tolist())
