@@ -11,6 +11,7 @@ import torch
 from galerne.errors import ProtocolError
 from shards.checkpoint.weights import Checkpoint, ExpertWeights
 from shards.kernels.experts import LayerExperts, layer_experts
+from shards.kernels.formats import WeightFormat
 from shards.kernels.threads import KernelThreads
 
 
@@ -24,6 +25,7 @@ class ExpertBank:
         dtype: torch.dtype,
         on_progress: Callable[[int, int], None] | None = None,
         num_threads: int = 1,
+        held: WeightFormat = WeightFormat.BF16,
     ) -> None:
         """Load the named experts.
 
@@ -33,6 +35,7 @@ class ExpertBank:
             dtype: bfloat16 or float32, of weights, inputs and outputs.
             on_progress: Called with (experts loaded, experts in all).
             num_threads: Who computes; changes no bit.
+            held: How the weights are held; other than bf16 only with bfloat16.
         """
         self.dtype = dtype
         self.hidden_size = checkpoint.config.hidden_size
@@ -45,7 +48,7 @@ class ExpertBank:
         self._layers: dict[int, LayerExperts] = {}
         total, done = sum(map(len, wanted.values())), 0
         for layer, ids in wanted.items():
-            self._layers[layer] = layer_experts(dtype, self.hidden_size, num_experts, threads)
+            self._layers[layer] = layer_experts(dtype, self.hidden_size, num_experts, threads, held)
             for expert in ids:
                 self._layers[layer].add(expert, *_matrices(checkpoint.expert(layer, expert), dtype))
                 done += 1

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from shards.kernels.formats import WeightFormat, rounded
 from shards.kernels.grouped_mlp import grouped_mlp
 from shards.kernels.native.library import NativeKernels, kernels_for
 from shards.kernels.native.packing import HALF, Packed, pack, pack_gate_up
@@ -48,13 +49,20 @@ class LayerExperts(Protocol):
 
 
 def layer_experts(
-    dtype: torch.dtype, hidden_size: int, num_experts: int, threads: KernelThreads
+    dtype: torch.dtype,
+    hidden_size: int,
+    num_experts: int,
+    threads: KernelThreads,
+    held: WeightFormat = WeightFormat.BF16,
 ) -> LayerExperts:
-    """The fastest kind for weights of ``dtype``; ``num_experts`` bounds the ids."""
+    """The fastest kind for weights of ``dtype``; ``num_experts`` bounds the ids.
+
+    Where torch computes, what is held in fewer bits is rounded as these would be, and no smaller.
+    """
     kernels = kernels_for(dtype, hidden_size)
     if kernels is not None:
-        return NativeExperts(kernels, num_experts, threads.num_threads)
-    return TorchExperts(threads)
+        return NativeExperts(kernels, num_experts, threads.num_threads, held)
+    return TorchExperts(threads, held)
 
 
 class _Weights(NamedTuple):
@@ -65,13 +73,18 @@ class _Weights(NamedTuple):
 class TorchExperts:
     """Experts computed by torch; bf16 weights stacked in the file stay views of it."""
 
-    def __init__(self, threads: KernelThreads = ONE_THREAD) -> None:
-        """``threads`` compute whole experts."""
+    def __init__(
+        self, threads: KernelThreads = ONE_THREAD, held: WeightFormat = WeightFormat.BF16
+    ) -> None:
+        """``threads`` compute whole experts; weights are rounded as if they were ``held``."""
         self._threads = threads
+        self._held = held
         self._experts: dict[int, _Weights] = {}
 
     def add(self, expert: int, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> None:
         """See ``LayerExperts``."""
+        if self._held is not WeightFormat.BF16:
+            gate, up, down = (rounded(weight, self._held) for weight in (gate, up, down))
         self._experts[expert] = _Weights(_stacked(gate, up), down)
 
     def run(
@@ -114,10 +127,17 @@ class TorchExperts:
 
 
 class NativeExperts:
-    """bf16 experts packed for the native kernels, in memory of their own."""
+    """Experts packed for the native kernels, in memory of their own."""
 
-    def __init__(self, kernels: NativeKernels, num_experts: int, num_threads: int = 1) -> None:
+    def __init__(
+        self,
+        kernels: NativeKernels,
+        num_experts: int,
+        num_threads: int = 1,
+        held: WeightFormat = WeightFormat.BF16,
+    ) -> None:
         """``num_threads`` share the superblocks of all experts of a call."""
+        self.held = held
         self._kernels = kernels
         self._num_threads = num_threads
         self._experts: dict[int, tuple[Packed, Packed]] = {}
@@ -140,7 +160,7 @@ class NativeExperts:
         self._shape = (width, hidden)
         if width % HALF:  # inputs beyond the width are zeros, as the gate-up superblocks give them
             down = functional.pad(down, (0, -width % HALF))
-        packed = pack_gate_up(gate, up), pack(down)
+        packed = pack_gate_up(gate, up, self.held), pack(down, self.held)
         self._experts[expert] = packed
         self._gate_up_at[expert], self._down_at[expert] = (p.data.data_ptr() for p in packed)
 
@@ -163,6 +183,7 @@ class NativeExperts:
             self._gate_up_at[expert_ids],
             self._down_at[expert_ids],
             width,
+            self.held,
             self._num_threads,
         )
 
@@ -173,7 +194,7 @@ class NativeExperts:
         if x.shape[1] != hidden:
             raise ValueError(f"x: rows of {hidden} expected, got {x.shape[1]}")
         tables = self._gate_up_at, self._down_at
-        return self._kernels.routed_mlp(x, expert_ids, *tables, width, self._num_threads)
+        return self._kernels.routed_mlp(x, expert_ids, *tables, width, self.held, self._num_threads)
 
     @property
     def num_ids(self) -> int:
@@ -187,10 +208,10 @@ class NativeExperts:
         return self._shape[0]
 
     @property
-    def table(self) -> tuple[int, int, int, int]:
-        """Addresses of the tables by expert id, their length, the width: as C takes them."""
+    def table(self) -> tuple[int, int, int, int, int]:
+        """Addresses of the tables by expert id, their length, width and format: as C takes them."""
         tables = (self._gate_up_at.ctypes.data, self._down_at.ctypes.data)
-        return (*tables, self.num_ids, self.width)
+        return (*tables, self.num_ids, self.width, self.held)
 
     @property
     def num_bytes(self) -> int:

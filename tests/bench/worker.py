@@ -34,6 +34,7 @@ class Galerne:
         from helpers.fixture_models import exchange_over, local_experts, topology
         from router.exchange.grpc_transport import GrpcTransport
         from shards.checkpoint.open import open_checkpoint
+        from shards.kernels.formats import FORMATS
 
         torch.set_num_threads(THREADS)
         self.source = open_checkpoint(Path(path))
@@ -45,7 +46,8 @@ class Galerne:
             transport = GrpcTransport(shape.shards, said, TOKEN, book)
             exchange = exchange_over(transport, shape)
         else:
-            exchange = local_experts(self.source, torch.bfloat16, THREADS)
+            held = FORMATS[os.environ.get("GALERNE_EXPERTS", "bf16")]
+            exchange = local_experts(self.source, torch.bfloat16, THREADS, held)
         self._ended = threading.Semaphore(0)
         self._open = self._engine(exchange)
         self._count = 0

@@ -22,6 +22,7 @@ from router.model.runner import PagedRunner, SequenceChunk
 from router.model.vision import VisionTower
 from shards.bank import ExpertBank
 from shards.checkpoint.open import open_checkpoint
+from shards.kernels.formats import WeightFormat
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 EXPECTED_SET = {
@@ -89,10 +90,10 @@ def exchange_over(transport, shape, config=None):
     return ExpertExchange(session, transport, MonotonicClock())
 
 
-def local_experts(source, dtype, threads=1):
+def local_experts(source, dtype, threads=1, held=WeightFormat.BF16):
     """All experts in the process, as a gateway without shards has them."""
     every = {layer: range(source.config.num_experts) for layer in range(source.config.num_layers)}
-    return LocalExperts(ExpertBank(source, every, dtype, num_threads=threads), ["shard-0"])
+    return LocalExperts(ExpertBank(source, every, dtype, None, threads, held), ["shard-0"])
 
 
 def local_exchange(source, dtype, shape=None, threads=1):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from galerne.errors import ConfigError
 from shards.kernels.experts import NativeExperts, TorchExperts
+from shards.kernels.formats import WeightFormat, rounded
 from shards.kernels.linear import Linear
 from shards.kernels.native import library
 from shards.kernels.native.library import LIBRARY, load
@@ -20,6 +21,7 @@ from shards.kernels.native.packing import pack, pack_gate_up
 
 FAMILIES = load(LIBRARY)
 PARAMS = [pytest.param(kernels, id=kernels.family) for kernels in FAMILIES]
+every_format = pytest.mark.parametrize("held", WeightFormat, ids=lambda held: held.label)
 every_family = pytest.mark.parametrize("kernels", PARAMS)
 # Widths around superblocks and half superblocks, down to the smallest.
 SHAPES = st.sampled_from([(2, 1), (64, 64), (96, 32), (192, 63), (256, 65), (130, 200)])
@@ -94,29 +96,73 @@ def filled(experts, shape, num_experts=6):
 
 
 @every_family
+@every_format
 @settings(max_examples=20, deadline=None)
 @given(shape=st.sampled_from([(64, 32), (96, 40), (130, 7)]), seed=st.integers(0, 99))
-def test_experts_agree_with_torch(kernels, shape, seed):
+def test_experts_agree_with_torch(kernels, held, shape, seed):
     rng = np.random.default_rng(seed)
     ids, counts, row_token = draw_groups(rng, 11, 6)
     x = randn(11, shape[0], seed=seed) / 4
-    native = filled(NativeExperts(kernels, 6), shape).run(x, ids, counts, row_token)
-    want = filled(TorchExperts(), shape).run(x, ids, counts, row_token).float()
-    # One bf16 rounding of the active value may fall the other way, then the sum's own.
-    bound = 0.02 * want.abs() + 0.02 * (want.abs().max() if want.numel() else 0)
+    native = filled(NativeExperts(kernels, 6, held=held), shape).run(x, ids, counts, row_token)
+    want = filled(TorchExperts(held=held), shape).run(x, ids, counts, row_token).float()
+    # One bf16 rounding of the active value may fall the other way, then the sum's own. Where weights
+    # have less bits, rows have 8: torch's have not.
+    share = 0.02 if held is WeightFormat.BF16 else 0.05
+    bound = share * want.abs() + share * (want.abs().max() if want.numel() else 0)
     assert ((native.float() - want).abs() <= bound).all()
 
 
-@every_family
+@every_format
 @settings(max_examples=20, deadline=None)
 @given(shape=st.sampled_from([(64, 32), (96, 40), (130, 7)]), seed=st.integers(0, 99))
-def test_an_experts_row_depends_on_its_token_alone(kernels, shape, seed):
+def test_families_differ_by_a_rounding_at_most(held, shape, seed):
+    rng = np.random.default_rng(seed)
+    ids, counts, row_token = draw_groups(rng, 11, 6)
+    x = randn(11, shape[0], seed=seed) / 4
+    first, *others = (
+        filled(NativeExperts(kernels, 6, held=held), shape).run(x, ids, counts, row_token).float()
+        for kernels in FAMILIES
+    )
+    for other in others:
+        largest = first.abs().max() if first.numel() else 0
+        assert ((other - first).abs() <= 0.02 * first.abs() + 0.01 * largest).all()
+
+
+@every_format
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 99))
+def test_all_experts_of_all_tokens_are_the_rows_of_groups(held, seed):
+    rng = np.random.default_rng(seed)
+    x = randn(9, 64, seed=seed)
+    experts = filled(NativeExperts(FAMILIES[-1], 6, 2, held), (64, 32))
+    chosen = np.sort(np.stack([rng.permutation(6)[:3] for _ in range(9)]), axis=1)
+    rows = experts.run_all(x, chosen)
+    for t, ids in enumerate(chosen):
+        want = experts.run(x, ids, np.ones(3, dtype=np.int64), np.full(3, t))
+        assert torch.equal(rows[t], want)
+
+
+@pytest.mark.parametrize("held", [WeightFormat.INT8, WeightFormat.INT4])
+def test_weights_of_less_bits_are_near_the_bf16_ones(held):
+    weight = randn(70, 200)
+    error = (rounded(weight, held).float() - weight.float()).norm() / weight.float().norm()
+    assert error < {WeightFormat.INT8: 0.01, WeightFormat.INT4: 0.12}[held]
+    exact = torch.tensor([[-127.0, 64.0, 3.0, 127.0]] * 70).to(torch.bfloat16)
+    if held is WeightFormat.INT8:
+        assert torch.equal(rounded(exact, held), exact)
+
+
+@every_family
+@every_format
+@settings(max_examples=20, deadline=None)
+@given(shape=st.sampled_from([(64, 32), (96, 40), (130, 7)]), seed=st.integers(0, 99))
+def test_an_experts_row_depends_on_its_token_alone(kernels, held, shape, seed):
     """Alone, or among all rows of any groups, with any number of threads."""
     rng = np.random.default_rng(seed)
     ids, counts, row_token = draw_groups(rng, 11, 6)
     x = randn(11, shape[0], seed=seed)
-    together = filled(NativeExperts(kernels, 6, num_threads=2), shape)
-    alone = filled(NativeExperts(kernels, 6), shape)
+    together = filled(NativeExperts(kernels, 6, 2, held), shape)
+    alone = filled(NativeExperts(kernels, 6, held=held), shape)
     rows = together.run(x, ids, counts, row_token)
     for row, (expert, token) in enumerate(zip(np.repeat(ids, counts), row_token, strict=True)):
         one = np.array([1])

@@ -40,16 +40,19 @@ struct Tile {
 // Rows from `start` on against the packed block; all of them see some of it.
 void Tile::rows_times_block(int64_t start, int count, int64_t first_key) {
   alignas(64) float sums[MAX_ROWS * COLUMNS], scores[MAX_ROWS][KEY_BLOCK];
-  const bf16* x[MAX_ROWS];
+  const char* x[MAX_ROWS];
+  const Format& format = *f.formats[BF16];
   int visible[MAX_ROWS], most = 0;
   for (int i = 0; i < count; ++i) {
-    x[i] = query(start + i);
+    x[i] = reinterpret_cast<const char*>(query(start + i));
     const int64_t seen = position_of(start + i) - first_key + 1;
     visible[i] = static_cast<int>(std::min<int64_t>(seen, KEY_BLOCK));
     most = std::max(most, visible[i]);
   }
+  const char* const keys = reinterpret_cast<const char*>(mine.keys);
+  const char* const values = reinterpret_cast<const char*>(mine.values);
   for (int column = 0; column < most; column += COLUMNS) {
-    f.superblock(count, x, mine.keys + column * latent, latent, {mine.keys, latent / 2, nullptr}, sums);
+    format.superblock(count, x, keys + column * latent * sizeof(bf16), latent, {keys, latent / 2, keys}, sums);
     for (int i = 0; i < count; ++i)
       std::memcpy(scores[i] + column, sums + i * COLUMNS, COLUMNS * sizeof(float));
   }
@@ -60,12 +63,12 @@ void Tile::rows_times_block(int64_t start, int count, int64_t first_key) {
     part_sum[i] = f.rows->softmax(scores[i], visible[i], &part_maximum[i], p);
     const int filled = (visible[i] + 15) / 16 * 16;
     std::memset(p + filled, 0, (whole - filled) * sizeof(bf16));
-    x[i] = p;
+    x[i] = reinterpret_cast<const char*>(p);
   }
   const int64_t dims = scratch.dims;
   for (int64_t column = 0; column < dims; column += COLUMNS) {
-    f.superblock(count, x, mine.values + column * whole, whole, {mine.values, whole / 2, nullptr},
-                 sums);
+    format.superblock(count, x, values + column * whole * sizeof(bf16), whole,
+                      {values, whole / 2, values}, sums);
     for (int i = 0; i < count; ++i)
       std::memcpy(mine.part + i * dims + column, sums + i * COLUMNS, COLUMNS * sizeof(float));
   }

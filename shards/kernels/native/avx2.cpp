@@ -1,6 +1,8 @@
 // AVX2 and FMA: bf16 widened to float32, even inputs first, then odd ones.
 #include <immintrin.h>
 
+#include "bf16_format.h"
+#include "integer_format.h"
 #include "rows.h"
 
 namespace galerne {
@@ -43,22 +45,29 @@ void rows_times(const bf16* const* x, const bf16* w, int64_t k, float* out) {
     columns_times<ROWS>(x, w + 2 * column, k, out + column);
 }
 
-void superblock(int num_rows, const bf16* const* x, const bf16* w, int64_t k, const Ahead&,
+void superblock(int num_rows, const char* const* rows, const char* weights, int64_t k, const Ahead&,
                 float* out) {
-  for (; num_rows > 0; num_rows -= ROWS_AT_ONCE, x += ROWS_AT_ONCE, out += ROWS_AT_ONCE * COLUMNS) {
-    switch (num_rows) {
-      case 1: rows_times<1>(x, w, k, out); break;
-      case 2: rows_times<2>(x, w, k, out); break;
-      case 3: rows_times<3>(x, w, k, out); break;
-      default: rows_times<ROWS_AT_ONCE>(x, w, k, out);
+  const bf16 *x[MAX_ROWS], *w = as_bf16(weights);
+  for (int i = 0; i < num_rows; ++i) x[i] = as_bf16(rows[i]);
+  for (int first = 0; first < num_rows; first += ROWS_AT_ONCE, out += ROWS_AT_ONCE * COLUMNS) {
+    switch (num_rows - first) {
+      case 1: rows_times<1>(x + first, w, k, out); break;
+      case 2: rows_times<2>(x + first, w, k, out); break;
+      case 3: rows_times<3>(x + first, w, k, out); break;
+      default: rows_times<ROWS_AT_ONCE>(x + first, w, k, out);
     }
   }
 }
 
 bool is_supported() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 
+const Format bf16_format = {bf16_block_bytes, no_row_bytes, nullptr, superblock};
+const Format int8_format = {int8_block_bytes, int8_row_bytes, int8_encode, int8_superblock};
+const Format int4_format = {int4_block_bytes, int4_row_bytes, int4_encode, int4_superblock};
+
 }  // namespace
 
-const Family avx2 = {"avx2", is_supported, superblock, silu_mul_by_16, round_by_16, &ROW_OPS};
+const Family avx2 = {"avx2",           is_supported, {&bf16_format, &int8_format, &int4_format},
+                     silu_mul_by_16, round_by_16,  &ROW_OPS};
 
 }  // namespace galerne

@@ -1,6 +1,8 @@
-// AVX-512 with BF16: two products and sums a lane and instruction.
+// AVX-512 with BF16 and VNNI: two products and sums a lane and instruction, four of bytes.
 #include <immintrin.h>
 
+#include "bf16_format.h"
+#include "integer_format.h"
 #include "rows.h"
 
 namespace galerne {
@@ -9,48 +11,154 @@ namespace {
 constexpr int LANES = 16;
 constexpr int VECTORS = COLUMNS / LANES;
 
+// Fetches STEP bytes while the step is read.
+inline void fetch(const char* from) {
+  for (int v = 0; v < VECTORS; ++v) _mm_prefetch(from + v * 64, _MM_HINT_T0);
+}
+
+// Calls `read(step)` for the steps of a superblock and fetches what is read later.
+template <typename Read>
+inline void __attribute__((always_inline)) for_steps(int64_t num_steps, const Ahead& ahead,
+                                                     const Read& read) {
+  const int64_t near_steps = ahead.near_steps < num_steps ? ahead.near_steps : num_steps;
+  int64_t step = 0;
+  for (const char* from = ahead.near; step < near_steps; ++step, from += STEP) {
+    fetch(from);
+    read(step);
+  }
+  for (const char* from = ahead.far; step < num_steps; ++step, from += STEP) {
+    fetch(from);
+    read(step);
+  }
+}
+
 template <int ROWS>
-void rows_times(const bf16* const* x, const bf16* w, int64_t k, const Ahead& ahead, float* out) {
+void bf16_rows(const char* const* x, const char* w, int64_t k, const Ahead& ahead, float* out) {
   __m512 sum[ROWS][VECTORS];
 #pragma GCC unroll 8
   for (int i = 0; i < ROWS; ++i)
     for (int v = 0; v < VECTORS; ++v) sum[i][v] = _mm512_setzero_ps();
-  int64_t pair = 0;
-  const auto read_until = [&](int64_t end, const bf16* fetched) __attribute__((always_inline)) {
-    for (; pair < end; ++pair, w += 2 * COLUMNS, fetched += 2 * COLUMNS) {
-      __m512bh weight[VECTORS];
+  for_steps(k / 2, ahead, [&](int64_t pair) __attribute__((always_inline)) {
+    __m512bh weight[VECTORS];
 #pragma GCC unroll 4
-      for (int v = 0; v < VECTORS; ++v) {
-        weight[v] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(w + v * 2 * LANES));
-        _mm_prefetch(reinterpret_cast<const char*>(fetched + v * 2 * LANES), _MM_HINT_T0);
-      }
+    for (int v = 0; v < VECTORS; ++v)
+      weight[v] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(w + pair * STEP + v * 64));
 #pragma GCC unroll 8
-      for (int i = 0; i < ROWS; ++i) {
-        int32_t both;
-        __builtin_memcpy(&both, x[i] + 2 * pair, sizeof both);
-        const __m512bh input = reinterpret_cast<__m512bh>(_mm512_set1_epi32(both));
+    for (int i = 0; i < ROWS; ++i) {
+      int32_t both;
+      __builtin_memcpy(&both, x[i] + 4 * pair, sizeof both);
+      const __m512bh input = reinterpret_cast<__m512bh>(_mm512_set1_epi32(both));
 #pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; ++v) sum[i][v] = _mm512_dpbf16_ps(sum[i][v], weight[v], input);
-      }
+      for (int v = 0; v < VECTORS; ++v) sum[i][v] = _mm512_dpbf16_ps(sum[i][v], weight[v], input);
     }
-  };
-  read_until(ahead.near_pairs, ahead.near);
-  read_until(k / 2, ahead.far);
+  });
   for (int i = 0; i < ROWS; ++i)
     for (int v = 0; v < VECTORS; ++v) _mm512_storeu_ps(out + i * COLUMNS + v * LANES, sum[i][v]);
 }
 
-void superblock(int num_rows, const bf16* const* x, const bf16* w, int64_t k, const Ahead& ahead,
-                float* out) {
-  switch (num_rows) {
-    case 1: return rows_times<1>(x, w, k, ahead, out);
-    case 2: return rows_times<2>(x, w, k, ahead, out);
-    case 3: return rows_times<3>(x, w, k, ahead, out);
-    case 4: return rows_times<4>(x, w, k, ahead, out);
-    case 5: return rows_times<5>(x, w, k, ahead, out);
-    default: return rows_times<6>(x, w, k, ahead, out);
+template <int ROWS>
+void int8_rows(const char* const* x, const char* w, int64_t k, const Ahead& ahead, float* out) {
+  __m512i sum[ROWS][VECTORS];
+#pragma GCC unroll 8
+  for (int i = 0; i < ROWS; ++i)
+    for (int v = 0; v < VECTORS; ++v) sum[i][v] = _mm512_setzero_si512();
+  const char* const q = w + 2 * STEP;  // behind scales and sums
+  for_steps(whole(k, 4) / 4, ahead, [&](int64_t four) __attribute__((always_inline)) {
+    __m512i weight[VECTORS];
+#pragma GCC unroll 4
+    for (int v = 0; v < VECTORS; ++v) weight[v] = _mm512_loadu_si512(q + four * STEP + v * 64);
+#pragma GCC unroll 8
+    for (int i = 0; i < ROWS; ++i) {
+      int32_t input;
+      __builtin_memcpy(&input, x[i] + HEADER + 4 * four, sizeof input);
+#pragma GCC unroll 4
+      for (int v = 0; v < VECTORS; ++v)
+        sum[i][v] = _mm512_dpbusd_epi32(sum[i][v], _mm512_set1_epi32(input), weight[v]);
+    }
+  });
+  for (int v = 0; v < VECTORS; ++v) {
+    const __m512 scale = _mm512_loadu_ps(w + v * 64);
+    const __m512i comp = _mm512_loadu_si512(w + STEP + v * 64);
+    for (int i = 0; i < ROWS; ++i) {
+      const __m512 exact = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum[i][v], comp));
+      const __m512 scales = _mm512_mul_ps(scale, _mm512_set1_ps(scale_of(x[i])));
+      _mm512_storeu_ps(out + i * COLUMNS + v * LANES, _mm512_mul_ps(exact, scales));
+    }
   }
 }
+
+template <int ROWS>
+void int4_rows(const char* const* x, const char* w, int64_t k, const Ahead& ahead, float* out) {
+  constexpr int HALF_VECTORS = VECTORS / 2;
+  const int64_t num_groups = num_groups_of(k), steps_of_group = int4_block_bytes(GROUP) / STEP;
+  const int64_t head = int4_head_bytes(k);
+  const __m512i low = _mm512_set1_epi8(15);
+  alignas(64) float total[ROWS][COLUMNS] = {};
+  for (int64_t g = 0; g < num_groups; ++g, w += steps_of_group * STEP) {
+    const int64_t done = g * steps_of_group;
+    const char* from = done < ahead.near_steps ? ahead.near + done * STEP
+                                               : ahead.far + (done - ahead.near_steps) * STEP;
+    for (int64_t i = 0; i < steps_of_group; ++i) fetch(from + i * STEP);
+#pragma GCC unroll 1
+    for (int half = 0; half < 2; ++half) {
+      __m512i sum[ROWS][HALF_VECTORS];
+#pragma GCC unroll 8
+      for (int i = 0; i < ROWS; ++i)
+        for (int v = 0; v < HALF_VECTORS; ++v)
+          sum[i][v] = _mm512_set1_epi32(-8 * group_sum(x[i], g));
+      const char* q = w + STEP + half * (GROUP / 8) * HALF_VECTORS * 64;
+      for (int eight = 0; eight < GROUP / 8; ++eight, q += HALF_VECTORS * 64) {
+        __m512i first[HALF_VECTORS], second[HALF_VECTORS];
+#pragma GCC unroll 2
+        for (int v = 0; v < HALF_VECTORS; ++v) {
+          const __m512i both = _mm512_loadu_si512(q + v * 64);
+          first[v] = _mm512_and_si512(both, low);
+          second[v] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < ROWS; ++i) {
+          int32_t inputs[2];
+          __builtin_memcpy(inputs, x[i] + head + g * GROUP + 8 * eight, sizeof inputs);
+#pragma GCC unroll 2
+          for (int v = 0; v < HALF_VECTORS; ++v) {
+            sum[i][v] = _mm512_dpbusd_epi32(sum[i][v], first[v], _mm512_set1_epi32(inputs[0]));
+            sum[i][v] = _mm512_dpbusd_epi32(sum[i][v], second[v], _mm512_set1_epi32(inputs[1]));
+          }
+        }
+      }
+      for (int v = 0; v < HALF_VECTORS; ++v) {
+        const int column = half * HALF + v * LANES;
+        const __m512 scale = _mm512_loadu_ps(w + 4 * column);
+        for (int i = 0; i < ROWS; ++i) {
+          const __m512 before = _mm512_load_ps(&total[i][column]);
+          const __m512 exact = _mm512_cvtepi32_ps(sum[i][v]);
+          _mm512_store_ps(&total[i][column], _mm512_fmadd_ps(exact, scale, before));
+        }
+      }
+    }
+  }
+  for (int i = 0; i < ROWS; ++i)
+    for (int j = 0; j < COLUMNS; j += LANES)
+      _mm512_storeu_ps(out + i * COLUMNS + j, _mm512_mul_ps(_mm512_load_ps(&total[i][j]),
+                                                            _mm512_set1_ps(scale_of(x[i]))));
+}
+
+#define SUPERBLOCK(name)                                                                     \
+  void name##_times(int num_rows, const char* const* x, const char* w, int64_t k, const Ahead& ahead, \
+            float* out) {                                                                    \
+    switch (num_rows) {                                                                      \
+      case 1: return name##_rows<1>(x, w, k, ahead, out);                                    \
+      case 2: return name##_rows<2>(x, w, k, ahead, out);                                    \
+      case 3: return name##_rows<3>(x, w, k, ahead, out);                                    \
+      case 4: return name##_rows<4>(x, w, k, ahead, out);                                    \
+      case 5: return name##_rows<5>(x, w, k, ahead, out);                                    \
+      default: return name##_rows<6>(x, w, k, ahead, out);                                   \
+    }                                                                                        \
+  }
+SUPERBLOCK(bf16)
+SUPERBLOCK(int8)
+SUPERBLOCK(int4)
+#undef SUPERBLOCK
 
 // exp by 2^n * polynomial on [-1/2, 1/2] (Taylor of 2^f), relative error below 2e-7 there.
 __m512 exp512(__m512 x) {
@@ -84,11 +192,17 @@ void round(const float* sums, bf16* out) {
 
 bool is_supported() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16");
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16") &&
+         __builtin_cpu_supports("avx512vnni");
 }
+
+const Format bf16_format = {bf16_block_bytes, no_row_bytes, nullptr, bf16_times};
+const Format int8_format = {int8_block_bytes, int8_row_bytes, int8_encode, int8_times};
+const Format int4_format = {int4_block_bytes, int4_row_bytes, int4_encode, int4_times};
 
 }  // namespace
 
-const Family avx512bf16 = {"avx512bf16", is_supported, superblock, silu_mul, round, &ROW_OPS};
+const Family avx512bf16 = {
+    "avx512bf16", is_supported, {&bf16_format, &int8_format, &int4_format}, silu_mul, round, &ROW_OPS};
 
 }  // namespace galerne

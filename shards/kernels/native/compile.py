@@ -27,7 +27,7 @@ PLAIN = (
 SOURCES: dict[str, tuple[str, ...]] = dict.fromkeys(PLAIN, ())
 X86_SOURCES: dict[str, tuple[str, ...]] = {
     "avx2.cpp": ("-mavx2", "-mfma"),
-    "avx512bf16.cpp": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512bf16"),
+    "avx512bf16.cpp": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512bf16", "-mavx512vnni"),
 }
 
 

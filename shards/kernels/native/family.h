@@ -7,11 +7,32 @@ namespace galerne {
 using bf16 = uint16_t;  // the upper half of a float32
 
 // A packed weight [N, K] is cut into superblocks of COLUMNS output rows (the last one filled up with
-// zeros). In a superblock lie, for every pair of inputs (k, k+1), the pairs of all its output rows
-// one after the other: [N / COLUMNS][K / 2][COLUMNS][2]. A superblock is read from front to back.
+// zeros), each read from front to back in steps of STEP bytes. packing.py makes them.
 constexpr int COLUMNS = 64;
 constexpr int HALF = COLUMNS / 2;  // gate-up superblocks hold HALF gate rows, then HALF up rows
 constexpr int MAX_ROWS = 6;        // input rows that share one pass over a superblock
+constexpr int STEP = 256;
+
+// What to fetch from memory while a superblock is read, as much as is read: `near` for the first
+// `near_steps`, then `far`. Only a hint.
+struct Ahead {
+  const char* near;
+  int64_t near_steps;
+  const char* far;
+};
+
+// How weights are held, and the rows that meet them.
+struct Format {
+  int64_t (*block_bytes)(int64_t k);  // of a superblock; a multiple of STEP
+  int64_t (*row_bytes)(int64_t k);    // of an encoded row; 0: bf16 rows are taken as they are
+  void (*encode)(const bf16* x, int64_t k, char* row);
+  // out[i][j] = sum over k of x[i][k] * w[j][k], every sum in the order of k whatever num_rows is.
+  // 1 <= num_rows <= MAX_ROWS; k is even; out is [num_rows][COLUMNS].
+  void (*superblock)(int num_rows, const char* const* x, const char* w, int64_t k,
+                     const Ahead& ahead, float* out);
+};
+
+enum FormatIndex { BF16 = 0, INT8 = 1, INT4 = 2, NUM_FORMATS = 3 };
 
 // Single rows and key blocks: rows.h says what each does.
 struct RowOps {
@@ -24,21 +45,10 @@ struct RowOps {
   void (*combine)(const bf16*, const bf16*, const bf16*, const float*, int64_t, int64_t, bf16*);
 };
 
-// What to fetch from memory while a superblock is read, as much as is read: `near` for the first
-// `near_pairs` pairs of inputs, then `far`. Only a hint.
-struct Ahead {
-  const bf16* near;
-  int64_t near_pairs;
-  const bf16* far;
-};
-
 struct Family {
   const char* name;
   bool (*is_supported)();
-  // out[i][j] = sum over k of x[i][k] * w[j][k], every sum in the order of k whatever num_rows is.
-  // 1 <= num_rows <= MAX_ROWS; k is even; out is [num_rows][COLUMNS].
-  void (*superblock)(int num_rows, const bf16* const* x, const bf16* w, int64_t k,
-                     const Ahead& ahead, float* out);
+  const Format* formats[NUM_FORMATS];
   // out[j] = silu(sums[j]) * sums[HALF + j] for j < HALF, rounded to bf16.
   void (*silu_mul)(const float* sums, bf16* out);
   // COLUMNS sums, rounded to the nearest even bf16.

@@ -5,49 +5,89 @@
 
 namespace galerne {
 
+inline bool has_format(int64_t format) { return format >= 0 && format < NUM_FORMATS; }
+
 struct Pair {  // an expert's weights
-  const bf16 *gate_up, *down;
+  const char *gate_up, *down;
 };
 
 struct Groups {
-  const bf16* x;
-  int64_t hidden, width, num_groups;
+  const bf16* x;  // [num_tokens, hidden]
+  int64_t num_tokens, hidden, width, num_groups;
   const int64_t* first;  // [num_groups + 1] rows
-  bf16* active;          // [num_rows, width up to the next multiple of HALF]
+  char* memory;          // as MlpScratch says
   bf16* out;
 };
 
+// Rows between the products: `inner` wide, and encoded where the format wants that.
+struct MlpScratch {
+  MlpScratch(const Format& format, int64_t num_tokens, int64_t num_rows, int64_t hidden,
+             int64_t width, char* memory)
+      : inner((width + HALF - 1) / HALF * HALF),
+        token_bytes(format.row_bytes(hidden)),
+        row_bytes(format.row_bytes(inner)),
+        active(reinterpret_cast<bf16*>(memory)),
+        tokens(memory + (num_rows * inner * static_cast<int64_t>(sizeof(bf16)) + 63) / 64 * 64),
+        rows(tokens + num_tokens * token_bytes),
+        num_bytes(rows + num_rows * row_bytes - memory) {}
+
+  const int64_t inner, token_bytes, row_bytes;
+  bf16* const active;  // [num_rows, inner]; columns beyond the width become zero
+  char *const tokens, *const rows;
+  const int64_t num_bytes;
+};
+
 // One member's part. `weights(g)` are those of a group, `token_of(r)` is the row's input, `place_of(r)`
-// its output. Columns of `active` beyond the width become zero.
+// its output.
 template <typename Weights, typename TokenOf, typename PlaceOf>
-void grouped_mlp(const Family& f, Member& member, const Groups& groups, const Weights& weights,
-                 const TokenOf& token_of, const PlaceOf& place_of) {
+void grouped_mlp(const Family& f, const Format& format, Member& member, const Groups& groups,
+                 const Weights& weights, const TokenOf& token_of, const PlaceOf& place_of) {
   const int64_t hidden = groups.hidden, num_groups = groups.num_groups;
   const int64_t* const first = groups.first;
-  bf16* const active = groups.active;
-  const int64_t up_blocks = (groups.width + HALF - 1) / HALF, down_blocks = num_superblocks(hidden);
-  const int64_t inner = up_blocks * HALF;
+  const int64_t num_rows = first[num_groups];
+  const MlpScratch scratch(format, groups.num_tokens, num_rows, hidden, groups.width,
+                           groups.memory);
+  const int64_t inner = scratch.inner;
+  const int64_t up_blocks = inner / HALF, down_blocks = num_superblocks(hidden);
+  const int64_t up_bytes = format.block_bytes(hidden), down_bytes = format.block_bytes(inner);
   const auto up_block = [&](int64_t item) {
     item = std::min(item, num_groups * up_blocks - 1);
-    return weights(item / up_blocks).gate_up + item % up_blocks * COLUMNS * hidden;
+    return weights(item / up_blocks).gate_up + item % up_blocks * up_bytes;
   };
   const auto down_block = [&](int64_t item) {
     item = std::min(item, num_groups * down_blocks - 1);
-    return weights(item / down_blocks).down + item % down_blocks * COLUMNS * inner;
+    return weights(item / down_blocks).down + item % down_blocks * down_bytes;
   };
+  const auto token = [&](int64_t r) -> const void* {
+    const int64_t t = token_of(r);
+    if (!scratch.token_bytes) return groups.x + t * hidden;
+    return scratch.tokens + t * scratch.token_bytes;
+  };
+  const auto active = [&](int64_t r) -> const void* {
+    if (!scratch.row_bytes) return scratch.active + r * inner;
+    return scratch.rows + r * scratch.row_bytes;
+  };
+  if (scratch.token_bytes)
+    member.for_each(groups.num_tokens, [&](int64_t t) {
+      format.encode(groups.x + t * hidden, hidden, scratch.tokens + t * scratch.token_bytes);
+    });
   member.for_each_ahead(num_groups * up_blocks, [&](int64_t item, int64_t next) {
     const int64_t g = item / up_blocks, block = item % up_blocks;
-    const bf16* after = next < num_groups * up_blocks ? up_block(next) : down_block(member.id);
+    const char* after = next < num_groups * up_blocks ? up_block(next) : down_block(member.id);
     times_superblock(
-        f, first[g + 1] - first[g],
-        [&](int64_t r) { return groups.x + token_of(first[g] + r) * hidden; }, up_block(item), hidden, after, [&](int64_t r, const float* sums) {
-          f.silu_mul(sums, active + (first[g] + r) * inner + block * HALF);
+        format, first[g + 1] - first[g], [&](int64_t r) { return token(first[g] + r); },
+        up_block(item), hidden, after, [&](int64_t r, const float* sums) {
+          f.silu_mul(sums, scratch.active + (first[g] + r) * inner + block * HALF);
         });
   });
+  if (scratch.row_bytes)
+    member.for_each(num_rows, [&](int64_t r) {
+      format.encode(scratch.active + r * inner, inner, scratch.rows + r * scratch.row_bytes);
+    });
   member.for_each_ahead(num_groups * down_blocks, [&](int64_t item, int64_t next) {
     const int64_t g = item / down_blocks, column = item % down_blocks * COLUMNS;
     times_superblock(
-        f, first[g + 1] - first[g], [&](int64_t r) { return active + (first[g] + r) * inner; },
+        format, first[g + 1] - first[g], [&](int64_t r) { return active(first[g] + r); },
         down_block(item), inner, down_block(next), [&](int64_t r, const float* sums) {
           bf16* to = groups.out + place_of(first[g] + r) * hidden + column;
           store_rounded(f, sums, to, hidden - column);
@@ -78,9 +118,9 @@ static inline int64_t sort_slots(const int64_t* expert_ids, int64_t num_slots, i
 }
 
 struct Experts {  // by id; null where there is none
-  const bf16* const* gate_up;
-  const bf16* const* down;
-  int64_t num_experts, width;
+  const void* const* gate_up;
+  const void* const* down;
+  int64_t num_experts, width, format;
 };
 
 struct Routed {
@@ -101,16 +141,20 @@ static inline bool has_experts(const Routed& r) {
 }
 
 // out[t * top_k + k] of every token's every expert. Scratch: `places` of 2 * (num_experts + 1) +
-// num_tokens * top_k, `active` of a row (see Groups) for each of those tokens' choices.
+// num_tokens * top_k, `memory` as MlpScratch says.
 static inline void routed_mlp(const Family& f, int num_threads, const Routed& r, int64_t* places,
-                              bf16* active, bf16* out) {
+                              char* memory, bf16* out) {
   const Experts& e = r.experts;
   int64_t *first = places, *group = first + e.num_experts + 1, *slot = group + e.num_experts + 1;
   const int64_t num_groups =
       sort_slots(r.expert_ids, r.num_tokens * r.top_k, e.num_experts, first, group, slot);
-  const auto weights = [&](int64_t g) { return Pair{e.gate_up[group[g]], e.down[group[g]]}; };
+  const auto weights = [&](int64_t g) { 
+    return Pair{static_cast<const char*>(e.gate_up[group[g]]),
+                static_cast<const char*>(e.down[group[g]])};
+  };
   in_team(num_threads, [&](Member& member) {
-    grouped_mlp(f, member, {r.x, r.hidden, e.width, num_groups, first, active, out}, weights,
+    grouped_mlp(f, *f.formats[e.format], member,
+                {r.x, r.num_tokens, r.hidden, e.width, num_groups, first, memory, out}, weights,
                 [&](int64_t i) { return slot[i] / r.top_k; }, [&](int64_t i) { return slot[i]; });
   });
 }

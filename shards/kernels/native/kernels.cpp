@@ -51,7 +51,7 @@ GALERNE_API int32_t galerne_linear(int32_t family, int32_t num_threads, const bf
     member.for_each_ahead(num_superblocks(n), [&](int64_t block, int64_t next) {
       const int64_t first = block * COLUMNS, here = std::min<int64_t>(COLUMNS, n - first);
       times_superblock(
-          *f, num_rows, [&](int64_t row) { return x + row * x_stride; }, packed + first * k, k,
+          *f->formats[BF16], num_rows, [&](int64_t row) { return x + row * x_stride; }, packed + first * k, k,
           packed + next * COLUMNS * k, [&](int64_t row, const float* sums) {
             const int64_t at = row * out_stride + first;
             if (is_wide)
@@ -64,17 +64,25 @@ GALERNE_API int32_t galerne_linear(int32_t family, int32_t num_threads, const bf
   return OK;
 }
 
-// out[r] = down_g(silu(gate_g(x)) * up_g(x)) of x[row_token[r]] for every row r of every group g.
-// Group g has the rows first[g] to first[g + 1] - 1. `active` is scratch of num_rows * (width up to
-// the next multiple of HALF).
-GALERNE_API int32_t galerne_grouped_mlp(int32_t family, int32_t num_threads, const bf16* x,
-                                        int64_t num_tokens, int64_t hidden,
-                                        const int64_t* row_token, int64_t num_rows,
-                                        const int64_t* first, const bf16* const* gate_up,
-                                        const bf16* const* down, int64_t num_groups, int64_t width,
-                                        bf16* active, bf16* out) {
+// Bytes of scratch for an MLP of so many tokens and rows; negative if sizes do not fit.
+GALERNE_API int64_t galerne_mlp_bytes(int32_t family, int32_t format, int64_t num_tokens,
+                                      int64_t num_rows, int64_t hidden, int64_t width) {
   const Family* f = family_of(family);
-  if (!f) return BAD_FAMILY;
+  if (!f || !has_format(format)) return -BAD_FAMILY;
+  if (num_tokens < 0 || num_rows < 0 || hidden < 2 || hidden % 2 || width < 1) return -BAD_SIZE;
+  return MlpScratch(*f->formats[format], num_tokens, num_rows, hidden, width, nullptr).num_bytes;
+}
+
+// out[r] = down_g(silu(gate_g(x)) * up_g(x)) of x[row_token[r]] for every row r of every group g.
+// Group g has the rows first[g] to first[g + 1] - 1. `memory` is scratch as galerne_mlp_bytes says.
+GALERNE_API int32_t galerne_grouped_mlp(int32_t family, int32_t format, int32_t num_threads,
+                                        const bf16* x, int64_t num_tokens, int64_t hidden,
+                                        const int64_t* row_token, int64_t num_rows,
+                                        const int64_t* first, const void* const* gate_up,
+                                        const void* const* down, int64_t num_groups, int64_t width,
+                                        char* memory, bf16* out) {
+  const Family* f = family_of(family);
+  if (!f || !has_format(format)) return BAD_FAMILY;
   if (hidden < 2 || hidden % 2 || width < 1 || num_rows < 0 || num_groups < 0 || num_threads < 1)
     return BAD_SIZE;
   if (first[0] != 0 || first[num_groups] != num_rows) return BAD_SIZE;
@@ -84,9 +92,12 @@ GALERNE_API int32_t galerne_grouped_mlp(int32_t family, int32_t num_threads, con
   }
   for (int64_t r = 0; r < num_rows; ++r)
     if (row_token[r] < 0 || row_token[r] >= num_tokens) return BAD_INDEX;
-  const auto weights = [&](int64_t g) { return Pair{gate_up[g], down[g]}; };
+  const auto weights = [&](int64_t g) {
+    return Pair{static_cast<const char*>(gate_up[g]), static_cast<const char*>(down[g])};
+  };
   in_team(num_threads, [&](Member& member) {
-    grouped_mlp(*f, member, {x, hidden, width, num_groups, first, active, out}, weights,
+    grouped_mlp(*f, *f->formats[format], member,
+                {x, num_tokens, hidden, width, num_groups, first, memory, out}, weights,
                 [&](int64_t r) { return row_token[r]; }, [](int64_t r) { return r; });
   });
   return OK;
@@ -94,21 +105,22 @@ GALERNE_API int32_t galerne_grouped_mlp(int32_t family, int32_t num_threads, con
 
 // The same for every choice k of every token: out[t * top_k + k], by the weights of expert
 // expert_ids[t * top_k + k] in the tables, 0 where there is none. `places` is scratch of
-// 2 * (num_experts + 1) + num_tokens * top_k.
-GALERNE_API int32_t galerne_routed_mlp(int32_t family, int32_t num_threads, const bf16* x,
-                                       int64_t num_tokens, int64_t hidden,
+// 2 * (num_experts + 1) + num_tokens * top_k, `memory` as galerne_mlp_bytes says.
+GALERNE_API int32_t galerne_routed_mlp(int32_t family, int32_t format, int32_t num_threads,
+                                       const bf16* x, int64_t num_tokens, int64_t hidden,
                                        const int64_t* expert_ids, int64_t top_k,
-                                       const bf16* const* gate_up, const bf16* const* down,
+                                       const void* const* gate_up, const void* const* down,
                                        int64_t num_experts, int64_t width, int64_t* places,
-                                       bf16* active, bf16* out) {
+                                       char* memory, bf16* out) {
   const Family* f = family_of(family);
-  if (!f) return BAD_FAMILY;
+  if (!f || !has_format(format)) return BAD_FAMILY;
   if (hidden < 2 || hidden % 2 || width < 1 || num_tokens < 0 || top_k < 1 || num_experts < 1 ||
       num_threads < 1)
     return BAD_SIZE;
-  const Routed routed{x, num_tokens, hidden, expert_ids, top_k, {gate_up, down, num_experts, width}};
+  const Routed routed{x, num_tokens, hidden, expert_ids, top_k,
+                      {gate_up, down, num_experts, width, format}};
   if (!has_experts(routed)) return BAD_INDEX;
-  routed_mlp(*f, num_threads, routed, places, active, out);
+  routed_mlp(*f, num_threads, routed, places, memory, out);
   return OK;
 }
 

@@ -53,11 +53,12 @@ struct Front {
   Scratch& scratch;
   const int64_t latent = l.kv_rank + l.rope;
   const int64_t head_dim = l.nope + l.rope;
+  const Format& format = *f.formats[BF16];
 
   void block_of(const bf16* in, int64_t k, const bf16* weight, int64_t block, int64_t next, bf16* to,
                 int64_t n) {
     times_superblock(
-        f, s.num_tokens, [&](int64_t t) { return in + t * k; }, weight + block * COLUMNS * k, k,
+        format, s.num_tokens, [&](int64_t t) { return in + t * k; }, weight + block * COLUMNS * k, k,
         weight + next * COLUMNS * k, [&](int64_t t, const float* sums) {
           store_rounded(f, sums, to + t * n + block * COLUMNS, n - block * COLUMNS);
         });
@@ -83,7 +84,7 @@ struct Front {
     const int64_t blocks = num_superblocks(l.kv_rank);
     const int64_t head = item / blocks, block = item % blocks;
     times_superblock(
-        f, s.num_tokens,
+        format, s.num_tokens,
         [&](int64_t t) { return scratch.q_b + (t * l.num_heads + head) * head_dim; },
         l.u_k + item * COLUMNS * l.nope, l.nope, l.u_k + next * COLUMNS * l.nope,
         [&](int64_t t, const float* sums) {
@@ -111,7 +112,7 @@ struct Front {
     const int64_t blocks = num_superblocks(l.v_dim);
     const int64_t head = item / blocks, block = item % blocks;
     times_superblock(
-        f, s.num_tokens,
+        format, s.num_tokens,
         [&](int64_t t) { return scratch.mixed + (t * l.num_heads + head) * scratch.dims; },
         l.u_v + item * COLUMNS * l.kv_rank, l.kv_rank, l.u_v + next * COLUMNS * l.kv_rank,
         [&](int64_t t, const float* sums) {
@@ -124,7 +125,7 @@ struct Front {
     const int64_t k = l.num_heads * l.v_dim, first = block * COLUMNS;
     const int64_t here = std::min<int64_t>(COLUMNS, l.hidden - first);
     times_superblock(
-        f, s.num_tokens, [&](int64_t t) { return scratch.values + t * k; },
+        format, s.num_tokens, [&](int64_t t) { return scratch.values + t * k; },
         l.o + first * k, k, l.o + next * COLUMNS * k, [&](int64_t t, const float* sums) {
           const int64_t at = t * l.hidden + first;
           alignas(64) float total[COLUMNS] = {};
@@ -136,7 +137,7 @@ struct Front {
   void score_experts(int64_t block, int64_t next) {
     const int64_t stride = num_superblocks(l.num_experts) * COLUMNS;
     times_superblock(
-        f, s.num_tokens, [&](int64_t t) { return rows.normed + t * l.hidden; },
+        format, s.num_tokens, [&](int64_t t) { return rows.normed + t * l.hidden; },
         l.gate + block * COLUMNS * l.hidden, l.hidden, l.gate + next * COLUMNS * l.hidden, [&](int64_t t, const float* sums) {
           std::memcpy(scratch.logits + t * stride + block * COLUMNS, sums, COLUMNS * sizeof(float));
         });

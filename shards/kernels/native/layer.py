@@ -271,5 +271,5 @@ def _check_weights(s: LayerSizes, weights: LayerWeights) -> None:
         heads = [weight] if isinstance(weight, Packed) else weight
         if len(heads) != (s.num_heads if name in ("u_k", "u_v") else 1):
             raise ValueError(f"{name}: one weight per head expected")
-        if any((head.num_rows, head.data.shape[1]) != (n, k) for head in heads):
+        if any((head.num_rows, head.num_inputs) != (n, k) for head in heads):
             raise ValueError(f"{name}: [{n}, {k}] expected")

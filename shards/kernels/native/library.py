@@ -8,15 +8,16 @@ import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from galerne.errors import ConfigError
+from shards.kernels.formats import WeightFormat
 from shards.kernels.native.compile import LIBRARY
-from shards.kernels.native.packing import HALF, Packed
+from shards.kernels.native.packing import Packed
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +34,13 @@ _ARGUMENTS: Final[dict[str, Sequence[type]]] = {
     "galerne_linear": (
         *(_INT, _INT, _POINTER, _SIZE, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER, _SIZE, _INT),
     ),
+    "galerne_mlp_bytes": (_INT, _INT, _SIZE, _SIZE, _SIZE, _SIZE),
     "galerne_grouped_mlp": (
-        *(_INT, _INT, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE),
+        *(_INT, _INT, _INT, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE),
         *(_POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER),
     ),
     "galerne_routed_mlp": (
-        *(_INT, _INT, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE),
+        *(_INT, _INT, _INT, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE),
         *(_POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _POINTER),
     ),
     "galerne_layer_scratch": (_INT, _POINTER, _POINTER),
@@ -77,8 +79,8 @@ class NativeKernels:
         if _matrix("out", out, torch.float32 if is_wide else torch.bfloat16) is not out:
             raise ValueError("out: rows that are contiguous expected")
         rows, k = x.shape
-        if weight.data.shape[1] != k:
-            raise ValueError(f"x: rows of {weight.data.shape[1]} expected, got {k}")
+        if weight.num_inputs != k:
+            raise ValueError(f"x: rows of {weight.num_inputs} expected, got {k}")
         if out.shape != (rows, weight.num_rows):
             raise ValueError(f"out: [{rows}, {weight.num_rows}] expected, got {list(out.shape)}")
         if rows == 0:
@@ -94,12 +96,14 @@ class NativeKernels:
         gate_up_at: npt.NDArray[np.int64],
         down_at: npt.NDArray[np.int64],
         width: int,
+        held: WeightFormat,
         num_threads: int,
     ) -> torch.Tensor:
         """As ``shards.kernels.grouped_mlp``, with packed weights given by their addresses.
 
         The addresses are trusted, but for 0: ``NativeExperts`` has made them, and holds the
-        tensors. The packed down is of ``[H, I]`` with zero columns up to a multiple of ``HALF``.
+        tensors. The packed down is of ``[H, I]`` with zero columns up to a multiple of
+        ``packing.HALF``.
 
         Raises:
             ValueError: Anything else that does not fit.
@@ -112,13 +116,14 @@ class NativeKernels:
         groups = len(first) - 1
         if not groups == len(gate_ups) == len(downs):
             raise ValueError(f"{groups} groups, {len(gate_ups)} and {len(downs)} weights")
-        active = x.new_empty(len(tokens) * (-(-width // HALF) * HALF))
-        out = x.new_empty((len(tokens), x.shape[1]))
+        hidden = x.shape[1]
+        memory = self._mlp_memory(held, len(x), len(tokens), hidden, width)
+        out = x.new_empty((len(tokens), hidden))
         self.call(
             "galerne_grouped_mlp",
-            *(self.index, num_threads, _at(x), len(x), x.shape[1]),
+            *(self.index, held, num_threads, _at(x), len(x), hidden),
             *(tokens.ctypes.data, len(tokens), first.ctypes.data),
-            *(gate_ups.ctypes.data, downs.ctypes.data, groups, width, _at(active), _at(out)),
+            *(gate_ups.ctypes.data, downs.ctypes.data, groups, width, _at(memory), _at(out)),
         )
         return out
 
@@ -129,6 +134,7 @@ class NativeKernels:
         gate_up_at: npt.NDArray[np.int64],
         down_at: npt.NDArray[np.int64],
         width: int,
+        held: WeightFormat,
         num_threads: int,
     ) -> torch.Tensor:
         """``[T, K, H]``: every token through each of its experts.
@@ -139,6 +145,7 @@ class NativeKernels:
             gate_up_at: ``[E]`` addresses by expert id, as for ``grouped_mlp``; 0: not here.
             down_at: The same.
             width: Of the experts.
+            held: How their weights are packed.
             num_threads: Who computes; changes no bit.
 
         Raises:
@@ -151,15 +158,26 @@ class NativeKernels:
         ids = np.ascontiguousarray(expert_ids, dtype=np.int64)
         num_experts, top_k = len(gate_up_at), ids.shape[1]
         places = np.empty(2 * (num_experts + 1) + ids.size, dtype=np.int64)
-        active = x.new_empty(ids.size * (-(-width // HALF) * HALF))
+        memory = self._mlp_memory(held, tokens, ids.size, hidden, width)
         out = x.new_empty((tokens, top_k, hidden))
         tables = (gate_up_at.ctypes.data, down_at.ctypes.data, num_experts)
         self.call(
             "galerne_routed_mlp",
-            *(self.index, num_threads, _at(x), tokens, hidden, ids.ctypes.data, top_k),
-            *(*tables, width, places.ctypes.data, _at(active), _at(out)),
+            *(self.index, held, num_threads, _at(x), tokens, hidden, ids.ctypes.data, top_k),
+            *(*tables, width, places.ctypes.data, _at(memory), _at(out)),
         )
         return out
+
+    def mlp_bytes(
+        self, held: WeightFormat, num_tokens: int, num_rows: int, hidden: int, width: int
+    ) -> int:
+        """Scratch of an MLP."""
+        return self.num_bytes(
+            "galerne_mlp_bytes", self.index, held, num_tokens, num_rows, hidden, width
+        )
+
+    def _mlp_memory(self, *sizes: Any) -> torch.Tensor:  # noqa: ANN401 - those of mlp_bytes
+        return torch.empty(self.mlp_bytes(*sizes), dtype=torch.uint8)
 
     def combine(
         self,
@@ -256,7 +274,7 @@ def load(path: Path) -> list[NativeKernels]:
     for name, arguments in _ARGUMENTS.items():
         getattr(library, name).argtypes = arguments
     library.galerne_family_name.restype = ctypes.c_char_p
-    library.galerne_layer_scratch.restype = _SIZE
+    library.galerne_layer_scratch.restype = library.galerne_mlp_bytes.restype = _SIZE
     count = range(library.galerne_num_families())
     return [NativeKernels(library, i) for i in count if library.galerne_is_supported(i)]
 

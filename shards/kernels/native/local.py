@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -12,7 +12,6 @@ import torch
 from shards.kernels.experts import NativeExperts
 from shards.kernels.native.layer import ALIGNMENT, PARTS, NativeLayer, NativeStep, Workspace
 from shards.kernels.native.library import NativeKernels
-from shards.kernels.native.packing import HALF
 
 LOCAL_PARTS: Final = (*PARTS, "shared expert", "experts and wire", "combine")
 
@@ -25,6 +24,7 @@ class _Experts(ctypes.Structure):
         ("down", _POINTER),
         ("num_experts", _SIZE),
         ("width", _SIZE),
+        ("format", _SIZE),
     )
 
 
@@ -40,7 +40,7 @@ class _LocalLayer(ctypes.Structure):
 class _Scratch(ctypes.Structure):
     _fields_ = tuple(
         (name, _POINTER)
-        for name in ("front", "places", "zeros", "active", "shared_out", "routed_out")
+        for name in ("front", "places", "zeros", "memory", "shared_out", "routed_out")
     )
 
 
@@ -60,8 +60,8 @@ class LocalLayers:
         self._workspace = workspace
         self._kernels = kernels
         self._held = (layers, caches, shared, routed)
+        self._kinds = {(experts.held, experts.width) for experts in (*shared, *routed)}
         self._num_experts = max(experts.num_ids for experts in routed)
-        self._width = max(experts.width for experts in (*shared, *routed))
         self._layers = (_LocalLayer * len(layers))(
             *(
                 _LocalLayer(
@@ -73,6 +73,10 @@ class LocalLayers:
                 for layer, cache, one, many in zip(layers, caches, shared, routed, strict=True)
             )
         )
+
+    def _mlp_bytes(self, num_tokens: int, num_slots: int, hidden: int) -> Iterator[int]:
+        for held, width in self._kinds:
+            yield self._kernels.mlp_bytes(held, num_tokens, num_slots, hidden, width)
 
     def run(self, step: NativeStep, x: torch.Tensor) -> list[float]:
         """Turn residuals ``[T, hidden]`` bf16 into those after all layers, in place.
@@ -93,7 +97,7 @@ class LocalLayers:
             step.num_bytes,
             8 * (2 * (self._num_experts + 1) + slots),
             0,
-            2 * slots * (-(-self._width // HALF) * HALF),
+            max(self._mlp_bytes(step.num_tokens, slots, sizes.hidden)),
             rows,
             rows * sizes.top_k,
         )

@@ -18,7 +18,7 @@ struct LocalScratch {
   char* front;       // as galerne_layer_scratch says
   int64_t* places;   // see routed_mlp
   int64_t* zeros;    // [num_tokens]: every token goes to the shared expert
-  bf16* active;      // of the larger of both calls
+  char* memory;      // as galerne_mlp_bytes says, of the larger of both calls
   bf16* shared_out;  // [num_tokens, hidden]
   bf16* routed_out;  // [num_tokens, top_k, hidden]
 };
@@ -42,11 +42,13 @@ GALERNE_API int32_t galerne_local_layers(int32_t family, int32_t num_threads,
     const Routed shared{mine.normed, num_tokens, l.hidden, scratch->zeros, 1, layers[i].shared};
     const Routed routed{mine.normed, num_tokens, l.hidden, mine.expert_ids, l.top_k,
                         layers[i].routed};
+    if (!has_format(layers[i].shared.format) || !has_format(layers[i].routed.format))
+      return BAD_FAMILY;
     if (!has_experts(shared) || !has_experts(routed)) return BAD_INDEX;
     const double start = seconds_now();
-    routed_mlp(*f, num_threads, shared, scratch->places, scratch->active, scratch->shared_out);
+    routed_mlp(*f, num_threads, shared, scratch->places, scratch->memory, scratch->shared_out);
     const double after_shared = seconds_now();
-    routed_mlp(*f, num_threads, routed, scratch->places, scratch->active, scratch->routed_out);
+    routed_mlp(*f, num_threads, routed, scratch->places, scratch->memory, scratch->routed_out);
     const double after_routed = seconds_now();
     combine_rows(*f, num_threads, scratch->shared_out, scratch->routed_out, mine.weights,
                  num_tokens, l.top_k, l.hidden, mine.residual);

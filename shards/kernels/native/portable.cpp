@@ -1,11 +1,15 @@
 // Plain C++ for any machine, and the easiest to read.
+#include "bf16_format.h"
+#include "integer_format.h"
 #include "rows.h"
 
 namespace galerne {
 namespace {
 
-void superblock(int num_rows, const bf16* const* x, const bf16* w, int64_t k, const Ahead&,
+void superblock(int num_rows, const char* const* rows, const char* weights, int64_t k, const Ahead&,
                 float* out) {
+  const bf16 *x[MAX_ROWS], *w = as_bf16(weights);
+  for (int i = 0; i < num_rows; ++i) x[i] = as_bf16(rows[i]);
   for (int i = 0; i < num_rows; ++i) {
     float* sum = out + i * COLUMNS;
     for (int j = 0; j < COLUMNS; ++j) sum[j] = 0.0f;
@@ -22,8 +26,13 @@ void superblock(int num_rows, const bf16* const* x, const bf16* w, int64_t k, co
 
 bool is_supported() { return true; }
 
+const Format bf16_format = {bf16_block_bytes, no_row_bytes, nullptr, superblock};
+const Format int8_format = {int8_block_bytes, int8_row_bytes, int8_encode, int8_superblock};
+const Format int4_format = {int4_block_bytes, int4_row_bytes, int4_encode, int4_superblock};
+
 }  // namespace
 
-const Family portable = {"portable", is_supported, superblock, silu_mul_by_16, round_by_16, &ROW_OPS};
+const Family portable = {"portable",           is_supported, {&bf16_format, &int8_format, &int4_format},
+                     silu_mul_by_16, round_by_16,  &ROW_OPS};
 
 }  // namespace galerne

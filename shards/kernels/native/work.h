@@ -14,28 +14,32 @@ const Family* family_of(int32_t index);  // nullptr if this machine lacks it
 static inline int64_t num_superblocks(int64_t n) { return (n + COLUMNS - 1) / COLUMNS; }
 
 // How far ahead of its reading a weight is fetched: the hardware stops at pages.
-constexpr int64_t FETCH_PAIRS = 4096 / (2 * COLUMNS * sizeof(bf16));
+constexpr int64_t FETCH_STEPS = 4096 / STEP;
 
 // What a pass over a superblock fetches: itself, and of the superblock that this thread reads next
 // the beginning; all of it if there is another pass, which finds its own weight in the cache.
-static inline Ahead ahead_of(const bf16* w, int64_t k, const bf16* next, int64_t pass,
+static inline Ahead ahead_of(const char* w, int64_t num_bytes, const char* next, int64_t pass,
                              bool is_last) {
-  const int64_t pairs = k / 2, own = std::max<int64_t>(0, pairs - FETCH_PAIRS);
-  if (pass == 1) return {next, pairs, next};
-  return {w + FETCH_PAIRS * 2 * COLUMNS, own, is_last ? next : w};
+  const int64_t steps = num_bytes / STEP;
+  if (pass == 1) return {next, steps, next};
+  return {w + FETCH_STEPS * STEP, std::max<int64_t>(0, steps - FETCH_STEPS), is_last ? next : w};
 }
 
-// Rows of one group times one superblock: sums go to `use(row, sums)`. `next` is the superblock that
-// this thread reads afterwards, or any address.
+// Rows of one group times one superblock of k inputs: sums go to `use(row, sums)`. `row_of(row)` is
+// bf16, or encoded where the format wants that. `next` is the superblock that this thread reads
+// afterwards, or any address.
 template <typename RowOf, typename Use>
-void times_superblock(const Family& f, int64_t num_rows, const RowOf& row_of, const bf16* w,
-                      int64_t k, const bf16* next, const Use& use) {
+void times_superblock(const Format& format, int64_t num_rows, const RowOf& row_of, const void* w,
+                      int64_t k, const void* next, const Use& use) {
   alignas(64) float sums[MAX_ROWS * COLUMNS];
-  const bf16* x[MAX_ROWS];
+  const char* x[MAX_ROWS];
+  const char *from = static_cast<const char*>(w), *after = static_cast<const char*>(next);
+  const int64_t num_bytes = format.block_bytes(k);
   for (int64_t start = 0, pass = 0; start < num_rows; start += MAX_ROWS, ++pass) {
     const int count = static_cast<int>(std::min<int64_t>(MAX_ROWS, num_rows - start));
-    for (int i = 0; i < count; ++i) x[i] = row_of(start + i);
-    f.superblock(count, x, w, k, ahead_of(w, k, next, pass, start + count == num_rows), sums);
+    for (int i = 0; i < count; ++i) x[i] = reinterpret_cast<const char*>(row_of(start + i));
+    const bool is_last = start + count == num_rows;
+    format.superblock(count, x, from, k, ahead_of(from, num_bytes, after, pass, is_last), sums);
     for (int i = 0; i < count; ++i) use(start + i, sums + i * COLUMNS);
   }
 }
