@@ -20,6 +20,7 @@ from router.gateway.settings import BLOCK_SIZE, DTYPES
 from router.model.kv_cache import PagedLatentCache
 from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.open import open_checkpoint
+from shards.kernels.formats import FORMATS, WeightFormat
 
 DEFAULT_MAX_MODEL_LEN = 32_768
 EMBEDDED_VOCAB_SIZE = 8192  # of router/chat/data/tekken-8k.json
@@ -28,6 +29,7 @@ EMBEDDED_VOCAB_SIZE = 8192  # of router/chat/data/tekken-8k.json
 def resident_bytes(config: ServeConfig, model: ModelConfig, topology: Topology) -> int:
     """Weights over all processes as they are computed with, whatever format they are stored in."""
     width = DTYPES[config.numerics].itemsize
+    expert_width = width if config.experts == "bf16" else held(config).bits_per_weight / 8
     per_expert = 3 * model.expert_size * model.hidden_size
     routed = model.num_layers * model.num_experts * per_expert
     is_local = topology.transport is LinkTransport.LOCAL
@@ -44,7 +46,19 @@ def resident_bytes(config: ServeConfig, model: ModelConfig, topology: Topology) 
     layers = model.num_layers * (attention + shared + gate)
     dense = layers + 2 * model.vocab_size * model.hidden_size
     copies = num_gateways if is_local else config.replicas
-    return width * (routed * copies + dense * num_gateways)
+    return int(expert_width * routed * copies) + width * dense * num_gateways
+
+
+def held(config: ServeConfig) -> WeightFormat:
+    """How routed experts are held.
+
+    Raises:
+        ConfigError: Less than bf16 with float32 arithmetic.
+    """
+    if config.experts != "bf16" and config.numerics != "bf16":
+        problem = f"goes with numerics bf16, not {config.numerics}"
+        raise ConfigError("experts", config.experts, problem)
+    return FORMATS[config.experts]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +115,7 @@ def plan_serving(config: ServeConfig, app_name: str, num_nodes: int) -> ServePla
         checkpoint=path,
         model_name=config.served_model_name or (MODEL_NAME if config.model is None else path.name),
         numerics=config.numerics,
+        experts=held(config),
         topology=topology,
         cluster_token=secrets.token_hex(32),
         max_model_len=max_model_len,

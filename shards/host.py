@@ -13,6 +13,7 @@ from galerne.ids import ShardId
 from galerne.loop_thread import grpc_loop
 from shards.bank import ExpertBank
 from shards.checkpoint.open import open_checkpoint
+from shards.kernels.formats import WeightFormat
 from shards.memory import release_after_loading
 from shards.metrics import ShardMetrics
 from shards.server import ShardIdentity, ShardServer
@@ -34,6 +35,7 @@ class ShardSettings:
     epochs: tuple[int, ...]
     host: str = "127.0.0.1"
     num_threads: int = 1
+    held: WeightFormat = WeightFormat.BF16
 
 
 class ShardHost:
@@ -54,6 +56,7 @@ class ShardHost:
             settings.dtype,
             on_progress,
             settings.num_threads,
+            settings.held,
         )
         release_after_loading(checkpoint)
         bank.prefault()

@@ -26,6 +26,7 @@ class Gateway:
                 checkpoint=spec.checkpoint,
                 model_name=spec.model_name,
                 numerics=spec.numerics,
+                experts=spec.experts,
                 topology=spec.topology,
                 cluster_token=spec.cluster_token,
                 max_model_len=spec.max_model_len,

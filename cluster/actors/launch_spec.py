@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from galerne.topology import Topology
+from shards.kernels.formats import WeightFormat
 
 NAMESPACE = "galerne"
 
@@ -18,6 +19,7 @@ class LaunchSpec:
     checkpoint: Path
     model_name: str
     numerics: str
+    experts: WeightFormat
     topology: Topology
     cluster_token: str = field(repr=False)
     max_model_len: int

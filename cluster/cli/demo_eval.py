@@ -46,6 +46,7 @@ def demo_eval(
     http: Annotated[str, typer.Option(help="that server's HTTP address, for routing plots")] = "",
     model: Annotated[Path | None, typer.Option(help="checkpoint of the server to start")] = None,
     shards: Annotated[int, typer.Option(min=1, help="shards of the server to start")] = 4,
+    experts: Annotated[str, typer.Option(help="that server's experts: bf16, int8, int4")] = "bf16",
     per_task: Annotated[int, typer.Option(min=1, help="questions per task and effort")] = 40,
     seed: Annotated[int, typer.Option(help="seed of the questions")] = 1,
     concurrency: Annotated[int, typer.Option(min=1, help="questions under way at once")] = 16,
@@ -59,7 +60,7 @@ def demo_eval(
     if target:
         _examine(console, exam)
         return
-    with private_server(console, model=model, shards=shards) as server:
+    with private_server(console, model=model, shards=shards, experts=experts) as server:
         assert server.ingress is not None
         ingress = server.ingress
         _examine(console, exam._replace(grpc=ingress.grpc_address, http=ingress.http_address))

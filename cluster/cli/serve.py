@@ -34,6 +34,7 @@ def serve(
     mode: Annotated[str | None, _option("mode")] = None,
     transport: Annotated[str | None, _option("transport")] = None,
     numerics: Annotated[str | None, _option("numerics")] = None,
+    experts: Annotated[str | None, _option("experts")] = None,
     host: Annotated[str | None, _option("host")] = None,
     http_port: Annotated[int | None, _option("http_port")] = None,
     grpc_port: Annotated[int | None, _option("grpc_port")] = None,

@@ -122,7 +122,7 @@ def _experts(
         gateway=settings.gateway_id,
         incarnation=secrets.randbits(64),
         fingerprint=checkpoint.fingerprint,
-        numerics_profile=numerics_profile(settings.numerics),
+        numerics_profile=numerics_profile(settings.numerics, settings.experts),
         epoch=topology.epoch,
     )
     transport = GrpcTransport(topology.shards, hello, settings.cluster_token, book)
@@ -141,6 +141,7 @@ def _local_experts(
         settings.dtype,
         lambda n, of: on_progress("experts", n, of),
         settings.num_threads,
+        settings.experts,
     )
     release_after_loading(checkpoint)
     bank.prefault()
@@ -176,7 +177,7 @@ def _facts(settings: GatewaySettings, checkpoint: Checkpoint) -> ModelFacts:
     facts = ModelFacts(
         name=settings.model_name,
         fingerprint=checkpoint.fingerprint,
-        numerics_profile=numerics_profile(settings.numerics),
+        numerics_profile=numerics_profile(settings.numerics, settings.experts),
         max_model_len=settings.max_model_len,
         vocab_size=config.vocab_size,
         num_layers=config.num_layers,

@@ -11,6 +11,7 @@ from galerne.errors import ConfigError
 from galerne.ids import GatewayId
 from galerne.topology import Topology
 from router.exchange.deadline import ExchangeConfig
+from shards.kernels.formats import WeightFormat
 from shards.kernels.native.library import native_kernels
 
 BLOCK_SIZE = 16
@@ -32,6 +33,7 @@ class GatewaySettings:
     max_waiting: int = 1024
     max_chunk_tokens: int = 512
     num_threads: int = 1
+    experts: WeightFormat = WeightFormat.BF16  # routed ones, where the gateway has them itself
     host: str = "127.0.0.1"
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
 
@@ -45,9 +47,12 @@ class GatewaySettings:
         return DTYPES[self.numerics]
 
 
-def numerics_profile(numerics: str) -> str:
-    """Name of the arithmetic: format, kernel families of the linears and of torch for the rest."""
-    native = native_kernels() if DTYPES[numerics] == torch.bfloat16 else None
+def numerics_profile(numerics: str, experts: WeightFormat) -> str:
+    """Name of the arithmetic: formats, kernel families of our own and of torch for the rest."""
+    dtype = DTYPES[numerics]
+    if experts is not WeightFormat.BF16:
+        numerics = f"{numerics}-experts_{experts.label}"
+    native = native_kernels() if dtype == torch.bfloat16 else None
     family = torch.backends.cpu.get_cpu_capability().lower()
     amx = "-amx" if torch.cpu._is_amx_tile_supported() else ""
     torch_name = f"torch{torch.__version__.split('+')[0]}-{family}{amx}"

@@ -105,8 +105,8 @@ def test_experts_agree_with_torch(kernels, held, shape, seed):
     x = randn(11, shape[0], seed=seed) / 4
     native = filled(NativeExperts(kernels, 6, held=held), shape).run(x, ids, counts, row_token)
     want = filled(TorchExperts(held=held), shape).run(x, ids, counts, row_token).float()
-    # One bf16 rounding of the active value may fall the other way, then the sum's own. Where weights
-    # have less bits, rows have 8: torch's have not.
+    # One bf16 rounding of the active value may fall the other way, then the sum's own. Rows have 8
+    # bits where weights have less than 16: torch's have not.
     share = 0.02 if held is WeightFormat.BF16 else 0.05
     bound = share * want.abs() + share * (want.abs().max() if want.numel() else 0)
     assert ((native.float() - want).abs() <= bound).all()
