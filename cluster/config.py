@@ -33,6 +33,9 @@ class ServeConfig(BaseModel):
     experts: Literal["bf16", "int8", "int4"] = Field(
         "bf16", description="how routed experts are held (quantised while they load)"
     )
+    dense: Literal["bf16", "int8"] = Field(
+        "bf16", description="how projections, shared experts and head are held"
+    )
     host: str = Field("127.0.0.1", description="address the public ports bind to")
     http_port: int = Field(8000, ge=0, le=65535, description="OpenAI-compatible HTTP; 0: any")
     grpc_port: int = Field(9000, ge=0, le=65535, description="gRPC; 0: any")

@@ -6,6 +6,7 @@ import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
@@ -29,7 +30,10 @@ EMBEDDED_VOCAB_SIZE = 8192  # of router/chat/data/tekken-8k.json
 def resident_bytes(config: ServeConfig, model: ModelConfig, topology: Topology) -> int:
     """Weights over all processes as they are computed with, whatever format they are stored in."""
     width = DTYPES[config.numerics].itemsize
-    expert_width = width if config.experts == "bf16" else held(config).bits_per_weight / 8
+    expert_width, dense_width = (
+        width if held is WeightFormat.BF16 else held.bits_per_weight / 8
+        for held in (weight_format(config, "experts"), weight_format(config, "dense"))
+    )
     per_expert = 3 * model.expert_size * model.hidden_size
     routed = model.num_layers * model.num_experts * per_expert
     is_local = topology.transport is LinkTransport.LOCAL
@@ -44,21 +48,24 @@ def resident_bytes(config: ServeConfig, model: ModelConfig, topology: Topology) 
     shared = 3 * model.shared_size * model.hidden_size
     gate = model.num_experts * model.hidden_size
     layers = model.num_layers * (attention + shared + gate)
-    dense = layers + 2 * model.vocab_size * model.hidden_size
     copies = num_gateways if is_local else config.replicas
-    return int(expert_width * routed * copies) + width * dense * num_gateways
+    # The embedding is looked up, not multiplied with, and stays as wide as the arithmetic.
+    embedding = model.vocab_size * model.hidden_size
+    per_gateway = dense_width * (layers + embedding) + width * embedding
+    return int(expert_width * routed * copies + per_gateway * num_gateways)
 
 
-def held(config: ServeConfig) -> WeightFormat:
-    """How routed experts are held.
+def weight_format(config: ServeConfig, setting: Literal["experts", "dense"]) -> WeightFormat:
+    """How weights are held.
 
     Raises:
         ConfigError: Less than bf16 with float32 arithmetic.
     """
-    if config.experts != "bf16" and config.numerics != "bf16":
+    chosen: str = getattr(config, setting)
+    if chosen != "bf16" and config.numerics != "bf16":
         problem = f"goes with numerics bf16, not {config.numerics}"
-        raise ConfigError("experts", config.experts, problem)
-    return FORMATS[config.experts]
+        raise ConfigError(setting, chosen, problem)
+    return FORMATS[chosen]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +122,8 @@ def plan_serving(config: ServeConfig, app_name: str, num_nodes: int) -> ServePla
         checkpoint=path,
         model_name=config.served_model_name or (MODEL_NAME if config.model is None else path.name),
         numerics=config.numerics,
-        experts=held(config),
+        experts=weight_format(config, "experts"),
+        dense=weight_format(config, "dense"),
         topology=topology,
         cluster_token=secrets.token_hex(32),
         max_model_len=max_model_len,

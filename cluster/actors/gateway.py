@@ -27,6 +27,7 @@ class Gateway:
                 model_name=spec.model_name,
                 numerics=spec.numerics,
                 experts=spec.experts,
+                dense=spec.dense,
                 topology=spec.topology,
                 cluster_token=spec.cluster_token,
                 max_model_len=spec.max_model_len,

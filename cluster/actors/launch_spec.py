@@ -20,6 +20,7 @@ class LaunchSpec:
     model_name: str
     numerics: str
     experts: WeightFormat
+    dense: WeightFormat
     topology: Topology
     cluster_token: str = field(repr=False)
     max_model_len: int

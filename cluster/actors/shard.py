@@ -26,7 +26,7 @@ class ExpertShard:
                 experts_by_layer=spec.topology.placement.experts_of(shard_id),
                 dtype=DTYPES[spec.numerics],
                 held=spec.experts,
-                numerics_profile=numerics_profile(spec.numerics, spec.experts),
+                numerics_profile=numerics_profile(spec.numerics, spec.experts, spec.dense),
                 cluster_token=spec.cluster_token,
                 epochs=(spec.topology.epoch,),
                 host=bind_host(spec),

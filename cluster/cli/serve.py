@@ -35,6 +35,7 @@ def serve(
     transport: Annotated[str | None, _option("transport")] = None,
     numerics: Annotated[str | None, _option("numerics")] = None,
     experts: Annotated[str | None, _option("experts")] = None,
+    dense: Annotated[str | None, _option("dense")] = None,
     host: Annotated[str | None, _option("host")] = None,
     http_port: Annotated[int | None, _option("http_port")] = None,
     grpc_port: Annotated[int | None, _option("grpc_port")] = None,

@@ -66,6 +66,7 @@ def build_gateway(
         checkpoint,
         settings.dtype,
         settings.num_threads,
+        settings.dense,
         lambda n, of: on_progress("layers", n, of),
     )
     num_blocks = _num_blocks(settings, checkpoint)
@@ -122,7 +123,7 @@ def _experts(
         gateway=settings.gateway_id,
         incarnation=secrets.randbits(64),
         fingerprint=checkpoint.fingerprint,
-        numerics_profile=numerics_profile(settings.numerics, settings.experts),
+        numerics_profile=numerics_profile(settings.numerics, settings.experts, settings.dense),
         epoch=topology.epoch,
     )
     transport = GrpcTransport(topology.shards, hello, settings.cluster_token, book)
@@ -177,7 +178,7 @@ def _facts(settings: GatewaySettings, checkpoint: Checkpoint) -> ModelFacts:
     facts = ModelFacts(
         name=settings.model_name,
         fingerprint=checkpoint.fingerprint,
-        numerics_profile=numerics_profile(settings.numerics, settings.experts),
+        numerics_profile=numerics_profile(settings.numerics, settings.experts, settings.dense),
         max_model_len=settings.max_model_len,
         vocab_size=config.vocab_size,
         num_layers=config.num_layers,

@@ -33,7 +33,8 @@ class GatewaySettings:
     max_waiting: int = 1024
     max_chunk_tokens: int = 512
     num_threads: int = 1
-    experts: WeightFormat = WeightFormat.BF16  # routed ones, where the gateway has them itself
+    experts: WeightFormat = WeightFormat.BF16  # routed ones, here or on the shards
+    dense: WeightFormat = WeightFormat.BF16  # projections, shared experts, head
     host: str = "127.0.0.1"
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
 
@@ -47,11 +48,12 @@ class GatewaySettings:
         return DTYPES[self.numerics]
 
 
-def numerics_profile(numerics: str, experts: WeightFormat) -> str:
+def numerics_profile(numerics: str, experts: WeightFormat, dense: WeightFormat) -> str:
     """Name of the arithmetic: formats, kernel families of our own and of torch for the rest."""
     dtype = DTYPES[numerics]
-    if experts is not WeightFormat.BF16:
-        numerics = f"{numerics}-experts_{experts.label}"
+    for name, held in (("experts", experts), ("dense", dense)):
+        if held is not WeightFormat.BF16:
+            numerics += f"-{name}_{held.label}"
     native = native_kernels() if dtype == torch.bfloat16 else None
     family = torch.backends.cpu.get_cpu_capability().lower()
     amx = "-amx" if torch.cpu._is_amx_tile_supported() else ""

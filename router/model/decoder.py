@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from galerne.errors import ConfigError
 from router.model.batch import StepBatch
 from router.model.experts_port import PendingRows, RoutedExperts
 from router.model.kv_cache import PagedLatentCache
@@ -15,6 +16,7 @@ from router.model.native_layers import NativeLayers, takes
 from router.model.torch_layers import TorchLayers
 from router.profiling import LayerTimer
 from shards.checkpoint.weights import Checkpoint
+from shards.kernels.formats import WeightFormat
 from shards.kernels.linear import Linear
 from shards.kernels.native.library import kernels_for
 
@@ -36,13 +38,23 @@ class _Away(NamedTuple):
 
 
 def load_layers(
-    checkpoint: Checkpoint, dtype: torch.dtype, num_threads: int, on_layer: Callable[[int], None]
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    num_threads: int,
+    dense: WeightFormat,
+    on_layer: Callable[[int], None],
 ) -> Layers:
-    """The fastest kind for this model, dtype and machine."""
+    """The fastest kind for this model, dtype and machine.
+
+    Raises:
+        ConfigError: Native kernels are needed to hold weights in less than bf16.
+    """
     config = checkpoint.config
     kernels = kernels_for(dtype, config.hidden_size)
     if kernels is not None and takes(config):
-        return NativeLayers(kernels, checkpoint, num_threads, on_layer)
+        return NativeLayers(kernels, checkpoint, num_threads, dense, on_layer)
+    if dense is not WeightFormat.BF16:
+        raise ConfigError("dense", dense.label, "needs native kernels and bf16 arithmetic")
     return TorchLayers(checkpoint, dtype, num_threads, on_layer)
 
 
@@ -54,6 +66,7 @@ class Decoder:
         checkpoint: Checkpoint,
         dtype: torch.dtype,
         num_threads: int = 1,
+        dense: WeightFormat = WeightFormat.BF16,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """Load embedding, layers and head.
@@ -62,18 +75,19 @@ class Decoder:
             checkpoint: Where to read.
             dtype: bfloat16 or float32.
             num_threads: Who computes in native kernels; changes no bit.
+            dense: How projections, shared experts and head are held.
             on_progress: Called with (layers loaded, layers).
         """
         self.config = checkpoint.config
         num_layers = self.config.num_layers
         self._embed = checkpoint.dense("embed").to(dtype)
-        self._head = Linear(checkpoint.dense("head").to(dtype), num_threads)
+        self._head = Linear(checkpoint.dense("head").to(dtype), num_threads, dense)
 
         def on_layer(loaded: int) -> None:
             if on_progress is not None:
                 on_progress(loaded, num_layers)
 
-        self._layers = load_layers(checkpoint, dtype, num_threads, on_layer)
+        self._layers = load_layers(checkpoint, dtype, num_threads, dense, on_layer)
 
     def micro_batch(self, batch: StepBatch, cache: PagedLatentCache) -> MicroBatch:
         """Embed a batch's tokens and prepare its way through the layers."""

@@ -18,6 +18,7 @@ from router.profiling import LayerTimer
 from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.weights import Checkpoint
 from shards.kernels.experts import LayerExperts, NativeExperts
+from shards.kernels.formats import WeightFormat
 from shards.kernels.native.layer import (
     MAX_TOP_K,
     PARTS,
@@ -50,9 +51,14 @@ class NativeLayers:
         kernels: NativeKernels,
         checkpoint: Checkpoint,
         num_threads: int,
+        dense: WeightFormat,
         on_layer: Callable[[int], None],
     ) -> None:
-        """Load and pack all layers; ``on_layer`` gets the number of those loaded."""
+        """Load and pack all layers; ``on_layer`` gets the number of those loaded.
+
+        ``dense`` is how projections and shared experts are held. Norms, gate and the small weights
+        of the absorbed form stay as they are.
+        """
         self.kernels = kernels
         self.num_threads = num_threads
         self.config = checkpoint.config
@@ -62,10 +68,10 @@ class NativeLayers:
         self.workspace = Workspace()
         self.shared: list[LayerExperts] = []
         self._local: tuple[PagedLatentCache, LocalExperts, LocalLayers] | None = None
-        sizes = _sizes(self.config)
+        sizes = _sizes(self.config, dense)
         for layer in range(self.config.num_layers):
-            self.layers.append(NativeLayer(sizes, _weights(checkpoint, layer)))
-            self.shared.append(shared_expert(checkpoint, layer, torch.bfloat16, num_threads))
+            self.layers.append(NativeLayer(sizes, _weights(checkpoint, layer, dense)))
+            self.shared.append(shared_expert(checkpoint, layer, torch.bfloat16, num_threads, dense))
             on_layer(layer + 1)
 
     def begin(self, batch: StepBatch, cache: PagedLatentCache) -> _Step:
@@ -86,7 +92,7 @@ class NativeLayers:
         return self._local[2]
 
 
-def _sizes(config: ModelConfig) -> LayerSizes:
+def _sizes(config: ModelConfig, dense: WeightFormat) -> LayerSizes:
     return LayerSizes(
         hidden=config.hidden_size,
         num_heads=config.num_heads,
@@ -97,12 +103,13 @@ def _sizes(config: ModelConfig) -> LayerSizes:
         v_dim=config.v_head_dim,
         num_experts=config.num_experts,
         top_k=config.num_experts_per_tok,
+        dense_format=dense,
         eps=config.norm_eps,
         routed_scale=config.routed_scaling_factor,
     )
 
 
-def _weights(checkpoint: Checkpoint, layer: int) -> LayerWeights:
+def _weights(checkpoint: Checkpoint, layer: int, dense: WeightFormat) -> LayerWeights:
     config = checkpoint.config
 
     def norm(name: str) -> torch.Tensor:
@@ -117,11 +124,11 @@ def _weights(checkpoint: Checkpoint, layer: int) -> LayerWeights:
         q_norm=norm("q_a_norm"),
         kv_norm=norm("kv_a_norm"),
         post_norm=norm("post_norm"),
-        qkv_a=pack(torch.cat([weight("q_a"), weight("kv_a")])),  # both read the same rows
-        q_b=pack(weight("q_b")),
+        qkv_a=pack(torch.cat([weight("q_a"), weight("kv_a")]), dense),  # both read the same rows
+        q_b=pack(weight("q_b"), dense),
         u_k=[pack(head[: config.qk_nope_head_dim].t()) for head in heads],
         u_v=[pack(head[config.qk_nope_head_dim :]) for head in heads],
-        o=pack(weight("o")),
+        o=pack(weight("o"), dense),
         gate=pack(weight("gate")),
     )
 

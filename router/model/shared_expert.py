@@ -6,18 +6,23 @@ import torch
 
 from shards.checkpoint.weights import Checkpoint
 from shards.kernels.experts import LayerExperts, layer_experts
+from shards.kernels.formats import WeightFormat
 from shards.kernels.threads import KernelThreads
 
 
 def shared_expert(
-    checkpoint: Checkpoint, layer: int, dtype: torch.dtype, num_threads: int
+    checkpoint: Checkpoint,
+    layer: int,
+    dtype: torch.dtype,
+    num_threads: int,
+    held: WeightFormat = WeightFormat.BF16,
 ) -> LayerExperts:
     """The expert that every token visits, as its layer's only one.
 
     It runs in the gateway while the routed ones are away.
     """
     hidden_size = checkpoint.config.hidden_size
-    experts = layer_experts(dtype, hidden_size, 1, KernelThreads(num_threads))
+    experts = layer_experts(dtype, hidden_size, 1, KernelThreads(num_threads), held)
     names = ("shared_gate", "shared_up", "shared_down")
     experts.add(0, *(checkpoint.dense(f"layers.{layer}.{n}").to(dtype) for n in names))
     return experts

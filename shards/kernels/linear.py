@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from shards.kernels import row_invariant
+from shards.kernels.formats import WeightFormat, rounded
 from shards.kernels.native.library import kernels_for
 from shards.kernels.native.packing import Packed, pack
 
@@ -15,11 +16,15 @@ class Linear:
     A native weight is packed in memory of its own; else the tensor is kept as it is.
     """
 
-    def __init__(self, weight: torch.Tensor, num_threads: int) -> None:
+    def __init__(
+        self, weight: torch.Tensor, num_threads: int, held: WeightFormat = WeightFormat.BF16
+    ) -> None:
         """``weight`` is ``[N, K]``; ``num_threads`` compute in native kernels and change no bit."""
         self._num_threads = num_threads
         self._kernels = kernels_for(weight.dtype, weight.shape[1])
-        self._weight: torch.Tensor | Packed = weight if self._kernels is None else pack(weight)
+        self._weight: torch.Tensor | Packed = (
+            rounded(weight, held) if self._kernels is None else pack(weight, held)
+        )
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """``[T, K]`` -> ``[T, N]`` float32; torch rounds to the weight's dtype in between."""

@@ -54,12 +54,14 @@ class Galerne:
 
     def _engine(self, exchange):
         from helpers.gateways import engine
+        from shards.kernels.formats import FORMATS
 
         context = engine(
             self.source,
             exchange=exchange,
             num_blocks=1024,
             threads=THREADS,
+            dense=FORMATS[os.environ.get("GALERNE_DENSE", "bf16")],
             max_num_seqs=64,
             max_batched_tokens=1024,
             max_chunk_tokens=512,

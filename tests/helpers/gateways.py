@@ -18,6 +18,7 @@ from router.model.kv_cache import PagedLatentCache
 from router.model.runner import PagedRunner
 from router.model.step_runner import StepRunner
 from router.model.vision import VisionTower
+from shards.kernels.formats import WeightFormat
 
 
 class Collector:
@@ -58,6 +59,7 @@ def engine(
     num_blocks=128,
     wrap=lambda runner: runner,
     threads=1,
+    dense=WeightFormat.BF16,
     **settings,
 ):
     """A started engine and its collector; ``wrap`` may put a probe around the step runner."""
@@ -77,7 +79,7 @@ def engine(
     cache = PagedLatentCache(source.config, num_blocks, BLOCK_SIZE, dtype)
     tower = None if source.config.vision is None else VisionTower(source, dtype)
     model = PagedRunner(
-        Decoder(source, dtype, threads),
+        Decoder(source, dtype, threads, dense),
         cache,
         exchange or local_experts(source, dtype, threads),
         tower,

@@ -17,6 +17,7 @@ from router.model.native_layers import NativeLayers
 from router.model.norm import rms_norm
 from router.model.torch_layers import TorchLayers
 from router.profiling import LayerTimer
+from shards.kernels.formats import WeightFormat
 from shards.kernels.native.library import LIBRARY, load
 
 FAMILIES = load(LIBRARY)
@@ -26,8 +27,8 @@ BF16 = torch.bfloat16
 LONG = 4096 + 70  # more keys than a segment has
 
 
-def native(kernels, num_threads=1):
-    return NativeLayers(kernels, SOURCE, num_threads, lambda _: None)
+def native(kernels, num_threads=1, dense=WeightFormat.BF16):
+    return NativeLayers(kernels, SOURCE, num_threads, dense, lambda _: None)
 
 
 def empty_cache(num_blocks=64):
@@ -85,15 +86,28 @@ def test_a_front_is_what_torch_computes(kernels):
 
 
 @every_family
+def test_int8_weights_are_near_the_bf16_ones(kernels):
+    rows, blocks = rows_of(60), blocks_of(60)
+    part = [(rows, 0, 60, blocks)]
+    exact, near = (
+        front(native(kernels, dense=held), empty_cache(), part)[0].float() - rows.float()
+        for held in (WeightFormat.BF16, WeightFormat.INT8)
+    )
+    assert not torch.equal(exact, near)
+    assert (near - exact).norm() < 0.05 * exact.norm()
+
+
+@every_family
+@pytest.mark.parametrize("dense", [WeightFormat.BF16, WeightFormat.INT8])
 @settings(max_examples=12, deadline=None)
 @given(data=st.data(), threads=st.integers(1, 3))
-def test_a_row_depends_on_its_own_history_only(kernels, data, threads):
+def test_a_row_depends_on_its_own_history_only(kernels, dense, data, threads):
     """One pass, or any cut into chunks among other sequences and on any number of threads."""
     length = data.draw(st.integers(1, 300))
     rows, blocks = rows_of(length), blocks_of(length)
-    whole = front(native(kernels), empty_cache(), [(rows, 0, length, blocks)])
+    whole = front(native(kernels, 1, dense), empty_cache(), [(rows, 0, length, blocks)])
     cuts = sorted({0, length, *data.draw(st.lists(st.integers(0, length), max_size=5))})
-    cache, layers = empty_cache(), native(kernels, threads)
+    cache, layers = empty_cache(), native(kernels, threads, dense)
     other, done = rows_of(60, seed=1), 0
     for start, stop in pairwise(cuts):
         mine = (rows, start, stop, blocks)

@@ -11,25 +11,12 @@ namespace {
 constexpr int LANES = 16;
 constexpr int VECTORS = COLUMNS / LANES;
 
-// Fetches STEP bytes while the step is read.
-inline void fetch(const char* from) {
+// Fetches what goes with a step. Loops over steps stand written out below: with the body in a lambda
+// the compiler stores every sum at every step.
+inline void fetch(const Ahead& ahead, int64_t step) {
+  const int64_t behind = step - ahead.near_steps;
+  const char* from = behind < 0 ? ahead.near + step * STEP : ahead.far + behind * STEP;
   for (int v = 0; v < VECTORS; ++v) _mm_prefetch(from + v * 64, _MM_HINT_T0);
-}
-
-// Calls `read(step)` for the steps of a superblock and fetches what is read later.
-template <typename Read>
-inline void __attribute__((always_inline)) for_steps(int64_t num_steps, const Ahead& ahead,
-                                                     const Read& read) {
-  const int64_t near_steps = ahead.near_steps < num_steps ? ahead.near_steps : num_steps;
-  int64_t step = 0;
-  for (const char* from = ahead.near; step < near_steps; ++step, from += STEP) {
-    fetch(from);
-    read(step);
-  }
-  for (const char* from = ahead.far; step < num_steps; ++step, from += STEP) {
-    fetch(from);
-    read(step);
-  }
 }
 
 template <int ROWS>
@@ -37,8 +24,10 @@ void bf16_rows(const char* const* x, const char* w, int64_t k, const Ahead& ahea
   __m512 sum[ROWS][VECTORS];
 #pragma GCC unroll 8
   for (int i = 0; i < ROWS; ++i)
+#pragma GCC unroll 4
     for (int v = 0; v < VECTORS; ++v) sum[i][v] = _mm512_setzero_ps();
-  for_steps(k / 2, ahead, [&](int64_t pair) __attribute__((always_inline)) {
+  for (int64_t pair = 0; pair < k / 2; ++pair) {
+    fetch(ahead, pair);
     __m512bh weight[VECTORS];
 #pragma GCC unroll 4
     for (int v = 0; v < VECTORS; ++v)
@@ -51,38 +40,51 @@ void bf16_rows(const char* const* x, const char* w, int64_t k, const Ahead& ahea
 #pragma GCC unroll 4
       for (int v = 0; v < VECTORS; ++v) sum[i][v] = _mm512_dpbf16_ps(sum[i][v], weight[v], input);
     }
-  });
+  }
+#pragma GCC unroll 8
   for (int i = 0; i < ROWS; ++i)
+#pragma GCC unroll 4
     for (int v = 0; v < VECTORS; ++v) _mm512_storeu_ps(out + i * COLUMNS + v * LANES, sum[i][v]);
+}
+
+// Four products of an unsigned and a signed byte each, added to `sum`.
+inline i32x16 dot4(i32x16 sum, __m512i unsigned_bytes, __m512i signed_bytes) {
+  return reinterpret_cast<i32x16>(
+      _mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), unsigned_bytes, signed_bytes));
 }
 
 template <int ROWS>
 void int8_rows(const char* const* x, const char* w, int64_t k, const Ahead& ahead, float* out) {
-  __m512i sum[ROWS][VECTORS];
+  i32x16 sum[ROWS][VECTORS];  // not __m512i: its 8 longs keep the compiler from using registers
 #pragma GCC unroll 8
   for (int i = 0; i < ROWS; ++i)
-    for (int v = 0; v < VECTORS; ++v) sum[i][v] = _mm512_setzero_si512();
+#pragma GCC unroll 4
+    for (int v = 0; v < VECTORS; ++v) sum[i][v] = i32x16{};
   const char* const q = w + 2 * STEP;  // behind scales and sums
-  for_steps(whole(k, 4) / 4, ahead, [&](int64_t four) __attribute__((always_inline)) {
+  for (int64_t four = 0; four < whole(k, 4) / 4; ++four) {
+    fetch(ahead, four);
     __m512i weight[VECTORS];
 #pragma GCC unroll 4
     for (int v = 0; v < VECTORS; ++v) weight[v] = _mm512_loadu_si512(q + four * STEP + v * 64);
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; ++i) {
-      int32_t input;
-      __builtin_memcpy(&input, x[i] + HEADER + 4 * four, sizeof input);
+      int32_t four_inputs;
+      __builtin_memcpy(&four_inputs, x[i] + HEADER + 4 * four, sizeof four_inputs);
+      const __m512i input = _mm512_set1_epi32(four_inputs);
 #pragma GCC unroll 4
-      for (int v = 0; v < VECTORS; ++v)
-        sum[i][v] = _mm512_dpbusd_epi32(sum[i][v], _mm512_set1_epi32(input), weight[v]);
+      for (int v = 0; v < VECTORS; ++v) sum[i][v] = dot4(sum[i][v], input, weight[v]);
     }
-  });
-  for (int v = 0; v < VECTORS; ++v) {
-    const __m512 scale = _mm512_loadu_ps(w + v * 64);
-    const __m512i comp = _mm512_loadu_si512(w + STEP + v * 64);
-    for (int i = 0; i < ROWS; ++i) {
-      const __m512 exact = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum[i][v], comp));
-      const __m512 scales = _mm512_mul_ps(scale, _mm512_set1_ps(scale_of(x[i])));
-      _mm512_storeu_ps(out + i * COLUMNS + v * LANES, _mm512_mul_ps(exact, scales));
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < ROWS; ++i) {
+    const __m512 row_scale = _mm512_set1_ps(scale_of(x[i]));
+#pragma GCC unroll 4
+    for (int v = 0; v < VECTORS; ++v) {
+      const __m512i comp = _mm512_loadu_si512(w + STEP + v * 64);
+      const __m512 scale = _mm512_mul_ps(_mm512_loadu_ps(w + v * 64), row_scale);
+      const __m512 exact = _mm512_cvtepi32_ps(
+          _mm512_sub_epi32(reinterpret_cast<__m512i>(sum[i][v]), comp));
+      _mm512_storeu_ps(out + i * COLUMNS + v * LANES, _mm512_mul_ps(exact, scale));
     }
   }
 }
@@ -95,17 +97,15 @@ void int4_rows(const char* const* x, const char* w, int64_t k, const Ahead& ahea
   const __m512i low = _mm512_set1_epi8(15);
   alignas(64) float total[ROWS][COLUMNS] = {};
   for (int64_t g = 0; g < num_groups; ++g, w += steps_of_group * STEP) {
-    const int64_t done = g * steps_of_group;
-    const char* from = done < ahead.near_steps ? ahead.near + done * STEP
-                                               : ahead.far + (done - ahead.near_steps) * STEP;
-    for (int64_t i = 0; i < steps_of_group; ++i) fetch(from + i * STEP);
+    for (int64_t i = 0; i < steps_of_group; ++i) fetch(ahead, g * steps_of_group + i);
 #pragma GCC unroll 1
     for (int half = 0; half < 2; ++half) {
-      __m512i sum[ROWS][HALF_VECTORS];
+      i32x16 sum[ROWS][HALF_VECTORS];
 #pragma GCC unroll 8
       for (int i = 0; i < ROWS; ++i)
+#pragma GCC unroll 2
         for (int v = 0; v < HALF_VECTORS; ++v)
-          sum[i][v] = _mm512_set1_epi32(-8 * group_sum(x[i], g));
+          sum[i][v] = i32x16{} - 8 * group_sum(x[i], g);
       const char* q = w + STEP + half * (GROUP / 8) * HALF_VECTORS * 64;
       for (int eight = 0; eight < GROUP / 8; ++eight, q += HALF_VECTORS * 64) {
         __m512i first[HALF_VECTORS], second[HALF_VECTORS];
@@ -121,20 +121,20 @@ void int4_rows(const char* const* x, const char* w, int64_t k, const Ahead& ahea
           __builtin_memcpy(inputs, x[i] + head + g * GROUP + 8 * eight, sizeof inputs);
 #pragma GCC unroll 2
           for (int v = 0; v < HALF_VECTORS; ++v) {
-            sum[i][v] = _mm512_dpbusd_epi32(sum[i][v], first[v], _mm512_set1_epi32(inputs[0]));
-            sum[i][v] = _mm512_dpbusd_epi32(sum[i][v], second[v], _mm512_set1_epi32(inputs[1]));
+            sum[i][v] = dot4(sum[i][v], first[v], _mm512_set1_epi32(inputs[0]));
+            sum[i][v] = dot4(sum[i][v], second[v], _mm512_set1_epi32(inputs[1]));
           }
         }
       }
-      for (int v = 0; v < HALF_VECTORS; ++v) {
-        const int column = half * HALF + v * LANES;
-        const __m512 scale = _mm512_loadu_ps(w + 4 * column);
-        for (int i = 0; i < ROWS; ++i) {
-          const __m512 before = _mm512_load_ps(&total[i][column]);
-          const __m512 exact = _mm512_cvtepi32_ps(sum[i][v]);
-          _mm512_store_ps(&total[i][column], _mm512_fmadd_ps(exact, scale, before));
+#pragma GCC unroll 8
+      for (int i = 0; i < ROWS; ++i)
+#pragma GCC unroll 2
+        for (int v = 0; v < HALF_VECTORS; ++v) {
+          float* const so_far = &total[i][half * HALF + v * LANES];
+          const __m512 scale = _mm512_loadu_ps(w + 4 * (half * HALF + v * LANES));
+          const __m512 exact = _mm512_cvtepi32_ps(reinterpret_cast<__m512i>(sum[i][v]));
+          _mm512_store_ps(so_far, _mm512_fmadd_ps(exact, scale, _mm512_load_ps(so_far)));
         }
-      }
     }
   }
   for (int i = 0; i < ROWS; ++i)

@@ -26,50 +26,47 @@ static inline int64_t int4_head_bytes(int64_t k) { return HEADER + whole(4 * num
 static int64_t int4_block_bytes(int64_t k) { return num_groups_of(k) * (COLUMNS * (4 + GROUP / 2)); }
 static int64_t int4_row_bytes(int64_t k) { return int4_head_bytes(k) + num_groups_of(k) * GROUP; }
 
-// x / scale to the nearest of -127 to 127; `put(i, value)` for every i < n. Returns the scale.
-template <typename Put>
-float to_8_bits(const bf16* x, int64_t n, const Put& put) {
-  f32x16 most{};
-  float tail[LANES16] = {};
+typedef int8_t i8x16 __attribute__((vector_size(16)));
+
+// out[i] = x[i] / scale to the nearest of -127 to 127, plus `offset`. Returns the scale.
+static float to_8_bits(const bf16* x, int64_t n, int32_t offset, char* out) {
   const int64_t full = n / LANES16 * LANES16;
-  for (int64_t i = full; i < n; ++i) {
-    const uint32_t bits = static_cast<uint32_t>(x[i]) << 16;
-    std::memcpy(&tail[i - full], &bits, sizeof bits);
-  }
-  const auto values = [&](int64_t i) { return i < full ? widen16(x + i) : load<f32x16>(tail); };
+  bf16 rest[LANES16] = {};
+  std::memcpy(rest, x + full, (n - full) * sizeof(bf16));
+  const auto values = [&](int64_t i) { return widen16(i < full ? x + i : rest); };
+  f32x16 most{};
   for (int64_t i = 0; i < n; i += LANES16) {
     const f32x16 v = values(i);
     most = larger(larger(v, -v), most);
   }
-  float top = 0.0f;
+  float top = 1e-30f;
   for (int i = 0; i < LANES16; ++i) top = most[i] > top ? most[i] : top;
-  if (!(top > 1e-30f)) top = 1e-30f;
   constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: what is added to it becomes whole
   const float inverse = 127.0f / top;
   for (int64_t i = 0; i < n; i += LANES16) {
     const f32x16 scaled = (values(i) * inverse + ROUND) - ROUND;
     // A row that is not finite gives zeros here, and what is not finite stays in the residual.
     const f32x16 bounded = scaled >= -127.0f ? (scaled <= 127.0f ? scaled : f32x16{}) : f32x16{};
-    const i32x16 whole_numbers = __builtin_convertvector(bounded, i32x16);
-    for (int lane = 0; lane < LANES16 && i + lane < n; ++lane) put(i + lane, whole_numbers[lane]);
+    const i8x16 bytes =
+        __builtin_convertvector(__builtin_convertvector(bounded, i32x16) + offset, i8x16);
+    std::memcpy(out + i, &bytes, i < full ? LANES16 : n - full);
   }
   return top / 127.0f;
 }
 
 static void int8_encode(const bf16* x, int64_t k, char* row) {
-  uint8_t* q = reinterpret_cast<uint8_t*>(row) + HEADER;
-  const float scale = to_8_bits(x, k, [&](int64_t i, int32_t v) { q[i] = v + 128; });
-  for (int64_t i = k; i < whole(k, 64); ++i) q[i] = 128;
+  const float scale = to_8_bits(x, k, 128, row + HEADER);
+  std::memset(row + HEADER + k, 128, whole(k, 64) - k);
   std::memcpy(row, &scale, sizeof scale);
 }
 
 static void int4_encode(const bf16* x, int64_t k, char* row) {
-  int8_t* q = reinterpret_cast<int8_t*>(row + int4_head_bytes(k));
-  const float scale = to_8_bits(x, k, [&](int64_t i, int32_t v) { q[i] = v; });
-  for (int64_t i = k; i < num_groups_of(k) * GROUP; ++i) q[i] = 0;
+  char* const q = row + int4_head_bytes(k);
+  const float scale = to_8_bits(x, k, 0, q);
+  std::memset(q + k, 0, num_groups_of(k) * GROUP - k);
   for (int64_t g = 0; g < num_groups_of(k); ++g) {
     int32_t sum = 0;
-    for (int i = 0; i < GROUP; ++i) sum += q[g * GROUP + i];
+    for (int i = 0; i < GROUP; ++i) sum += static_cast<int8_t>(q[g * GROUP + i]);
     std::memcpy(row + HEADER + 4 * g, &sum, sizeof sum);
   }
   std::memcpy(row, &scale, sizeof scale);

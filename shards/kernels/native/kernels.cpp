@@ -38,21 +38,31 @@ GALERNE_API const char* galerne_family_name(int32_t family) {
 GALERNE_API int32_t galerne_is_supported(int32_t family) { return family_of(family) != nullptr; }
 
 // out[t] = weight x[t], rounded to bf16 or, if `is_wide`, as float32; rows of x and out are
-// `x_stride` and `out_stride` elements apart.
-GALERNE_API int32_t galerne_linear(int32_t family, int32_t num_threads, const bf16* x,
-                                   int64_t num_rows, int64_t k, int64_t x_stride,
-                                   const bf16* packed, int64_t n, void* out, int64_t out_stride,
-                                   int32_t is_wide) {
+// `x_stride` and `out_stride` elements apart. `memory` has galerne_row_bytes for every row.
+GALERNE_API int32_t galerne_linear(int32_t family, int32_t format, int32_t num_threads,
+                                   const bf16* x, int64_t num_rows, int64_t k, int64_t x_stride,
+                                   const char* packed, int64_t n, char* memory, void* out,
+                                   int64_t out_stride, int32_t is_wide) {
   const Family* f = family_of(family);
-  if (!f) return BAD_FAMILY;
+  if (!f || !has_format(format)) return BAD_FAMILY;
   if (num_rows < 0 || n < 1 || k < 2 || k % 2 || x_stride < k || out_stride < n || num_threads < 1)
     return BAD_SIZE;
+  const Format& held = *f->formats[format];
+  const int64_t row_bytes = held.row_bytes(k), block_bytes = held.block_bytes(k);
+  const auto row_of = [&](int64_t row) -> const void* {
+    if (!row_bytes) return x + row * x_stride;
+    return memory + row * row_bytes;
+  };
   in_team(num_threads, [&](Member& member) {
+    if (row_bytes)
+      member.for_each(num_rows, [&](int64_t row) {
+        held.encode(x + row * x_stride, k, memory + row * row_bytes);
+      });
     member.for_each_ahead(num_superblocks(n), [&](int64_t block, int64_t next) {
       const int64_t first = block * COLUMNS, here = std::min<int64_t>(COLUMNS, n - first);
       times_superblock(
-          *f->formats[BF16], num_rows, [&](int64_t row) { return x + row * x_stride; }, packed + first * k, k,
-          packed + next * COLUMNS * k, [&](int64_t row, const float* sums) {
+          held, num_rows, row_of, packed + block * block_bytes, k, packed + next * block_bytes,
+          [&](int64_t row, const float* sums) {
             const int64_t at = row * out_stride + first;
             if (is_wide)
               std::memcpy(static_cast<float*>(out) + at, sums, here * sizeof(float));
@@ -62,6 +72,13 @@ GALERNE_API int32_t galerne_linear(int32_t family, int32_t num_threads, const bf
     });
   });
   return OK;
+}
+
+// Bytes of an encoded row of k inputs; negative if there is no such format.
+GALERNE_API int64_t galerne_row_bytes(int32_t family, int32_t format, int64_t k) {
+  const Family* f = family_of(family);
+  if (!f || !has_format(format)) return -BAD_FAMILY;
+  return k < 2 ? -BAD_SIZE : f->formats[format]->row_bytes(k);
 }
 
 // Bytes of scratch for an MLP of so many tokens and rows; negative if sizes do not fit.

@@ -15,7 +15,8 @@ bool has_sizes(const Layer& l, const Step& s) {
   return l.hidden >= 2 && l.hidden % 2 == 0 && l.num_heads >= 1 && l.q_rank >= 2 &&
          l.q_rank % 2 == 0 && l.kv_rank >= 2 && l.kv_rank % 2 == 0 && l.nope >= 2 &&
          l.nope % 2 == 0 && l.rope >= 2 && l.rope % 2 == 0 && l.v_dim >= 2 && l.v_dim % 2 == 0 &&
-         l.top_k >= 1 && l.top_k <= 16 && l.num_experts >= l.top_k && s.block_size >= 1 &&
+         l.top_k >= 1 && l.top_k <= 16 && l.num_experts >= l.top_k && l.dense_format >= 0 &&
+         l.dense_format < NUM_FORMATS && s.block_size >= 1 &&
          s.num_blocks >= 1 && s.num_tokens >= 1 && s.num_chunks >= 1;
 }
 
@@ -54,20 +55,39 @@ struct Front {
   const int64_t latent = l.kv_rank + l.rope;
   const int64_t head_dim = l.nope + l.rope;
   const Format& format = *f.formats[BF16];
+  const Format& dense = *f.formats[l.dense_format];
 
-  void block_of(const bf16* in, int64_t k, const bf16* weight, int64_t block, int64_t next, bf16* to,
+  // Rows for a dense weight: `encode` fills them in, token by token, where the format wants that.
+  void encode(const bf16* in, int64_t k, int64_t t) {
+    if (const int64_t bytes = dense.row_bytes(k))
+      dense.encode(in + t * k, k, scratch.encoded + t * bytes);
+  }
+
+  // A superblock of a dense weight.
+  template <typename Use>
+  void dense_block(const bf16* in, int64_t k, const char* weight, int64_t block, int64_t next,
+                   const Use& use) {
+    const int64_t row_bytes = dense.row_bytes(k), block_bytes = dense.block_bytes(k);
+    const auto row = [&](int64_t t) -> const void* {
+      if (!row_bytes) return in + t * k;
+      return scratch.encoded + t * row_bytes;
+    };
+    times_superblock(dense, s.num_tokens, row, weight + block * block_bytes, k,
+                     weight + next * block_bytes, use);
+  }
+
+  void block_of(const bf16* in, int64_t k, const char* weight, int64_t block, int64_t next, bf16* to,
                 int64_t n) {
-    times_superblock(
-        format, s.num_tokens, [&](int64_t t) { return in + t * k; }, weight + block * COLUMNS * k, k,
-        weight + next * COLUMNS * k, [&](int64_t t, const float* sums) {
-          store_rounded(f, sums, to + t * n + block * COLUMNS, n - block * COLUMNS);
-        });
+    dense_block(in, k, weight, block, next, [&](int64_t t, const float* sums) {
+      store_rounded(f, sums, to + t * n + block * COLUMNS, n - block * COLUMNS);
+    });
   }
 
   // The latent of a token: normed and turned, to the cache; the query's low rank, normed.
   void norm_and_store(int64_t t) {
     const bf16* row = scratch.qkv_a + t * (l.q_rank + latent);
     f.rows->rms_norm(row, l.q_norm, l.q_rank, l.eps, scratch.q_a + t * l.q_rank);
+    encode(scratch.q_a, l.q_rank, t);
     bf16* to = rows.cache + s.slots[t] * latent;
     f.rows->rms_norm(row + l.q_rank, l.kv_norm, l.kv_rank, l.eps, to);
     const bf16* turned = row + l.q_rank + l.kv_rank;
@@ -124,14 +144,12 @@ struct Front {
   void add_output(int64_t block, int64_t next) {
     const int64_t k = l.num_heads * l.v_dim, first = block * COLUMNS;
     const int64_t here = std::min<int64_t>(COLUMNS, l.hidden - first);
-    times_superblock(
-        format, s.num_tokens, [&](int64_t t) { return scratch.values + t * k; },
-        l.o + first * k, k, l.o + next * COLUMNS * k, [&](int64_t t, const float* sums) {
-          const int64_t at = t * l.hidden + first;
-          alignas(64) float total[COLUMNS] = {};
-          for (int64_t i = 0; i < here; ++i) total[i] = widen(rows.residual[at + i]) + sums[i];
-          store_rounded(f, total, rows.residual + at, here);
-        });
+    dense_block(scratch.values, k, l.o, block, next, [&](int64_t t, const float* sums) {
+      const int64_t at = t * l.hidden + first;
+      alignas(64) float total[COLUMNS] = {};
+      for (int64_t i = 0; i < here; ++i) total[i] = widen(rows.residual[at + i]) + sums[i];
+      store_rounded(f, total, rows.residual + at, here);
+    });
   }
 
   void score_experts(int64_t block, int64_t next) {
@@ -169,7 +187,7 @@ struct Front {
 void galerne::layer_front(const Family& f, int num_threads, const Layer& l, const Step& s,
                           const Rows& rows, char* memory) {
   const int64_t num_pieces = cut_pieces(l, s, nullptr), t_end = s.num_tokens;
-  Scratch scratch(l, s, num_pieces, num_threads, memory);
+  Scratch scratch(l, s, *f.formats[l.dense_format], num_pieces, num_threads, memory);
   cut_pieces(l, s, scratch.pieces);
   Front front{f, l, s, rows, scratch};
   const int64_t latent = l.kv_rank + l.rope, down = l.q_rank + latent;
@@ -182,6 +200,7 @@ void galerne::layer_front(const Family& f, int num_threads, const Layer& l, cons
     member.for_each(t_end, [&](int64_t t) {
       f.rows->rms_norm(rows.residual + t * l.hidden, l.input_norm, l.hidden, l.eps,
                        scratch.normed + t * l.hidden);
+      front.encode(scratch.normed, l.hidden, t);
     });
     member.for_each_ahead(num_superblocks(down), [&](int64_t i, int64_t next) {
       front.block_of(scratch.normed, l.hidden, l.qkv_a, i, next, scratch.qkv_a, down);
@@ -207,6 +226,10 @@ void galerne::layer_front(const Family& f, int num_threads, const Layer& l, cons
     mark(2);
     member.for_each_ahead(l.num_heads * num_superblocks(l.v_dim),
                           [&](int64_t i, int64_t next) { front.expand_values(i, next); });
+    if (l.dense_format != BF16)
+      member.for_each(t_end, [&](int64_t t) {
+        front.encode(scratch.values, l.num_heads * l.v_dim, t);
+      });
     member.for_each_ahead(num_superblocks(l.hidden),
                           [&](int64_t i, int64_t next) { front.add_output(i, next); });
     mark(3);
@@ -237,12 +260,16 @@ void galerne::combine_rows(const Family& f, int num_threads, const bf16* shared,
 extern "C" {
 
 // Bytes of `memory` for galerne_layer_front; negative if sizes or places do not fit.
-GALERNE_API int64_t galerne_layer_scratch(int32_t num_threads, const Layer* layer, const Step* step) {
+GALERNE_API int64_t galerne_layer_scratch(int32_t family, int32_t num_threads, const Layer* layer,
+                                          const Step* step) {
+  const Family* f = family_of(family);
+  if (!f) return -BAD_FAMILY;
   if (num_threads < 1 || num_threads > MAX_THREADS || !has_sizes(*layer, *step))
     return -BAD_SIZE;
   if (!has_places(*step)) return -BAD_INDEX;
-  return Scratch(*layer, *step, cut_pieces(*layer, *step, nullptr), num_threads, nullptr)
-      .num_bytes();
+  const int64_t num_pieces = cut_pieces(*layer, *step, nullptr);
+  const Format& dense = *f->formats[layer->dense_format];
+  return Scratch(*layer, *step, dense, num_pieces, num_threads, nullptr).num_bytes();
 }
 
 // Norm, latent attention, residual, norm and gate of one layer. `memory` is as large as

@@ -11,13 +11,14 @@ constexpr int SEGMENT = 32;
 // Sizes as in the model reference, section 2. Weights are packed; norms are float32.
 struct Layer {
   int64_t hidden, num_heads, q_rank, kv_rank, nope, rope, v_dim, num_experts, top_k;
+  int64_t dense_format;  // of qkv_a, q_b and o; the others are bf16
   double eps, routed_scale;
   const float *input_norm, *q_norm, *kv_norm, *post_norm;
-  const bf16* qkv_a;  // [q_rank + kv_rank + rope, hidden]
-  const bf16* q_b;    // [num_heads * (nope + rope), q_rank]
+  const char* qkv_a;  // [q_rank + kv_rank + rope, hidden]
+  const char* q_b;    // [num_heads * (nope + rope), q_rank]
   const bf16* u_k;    // num_heads weights [kv_rank, nope], one after the other
   const bf16* u_v;    // num_heads weights [v_dim, kv_rank]
-  const bf16* o;      // [hidden, num_heads * v_dim]
+  const char* o;      // [hidden, num_heads * v_dim]
   const bf16* gate;   // [num_experts, hidden]
 };
 

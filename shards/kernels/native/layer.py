@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from shards.kernels.formats import WeightFormat
 from shards.kernels.native.library import NativeKernels, check
 from shards.kernels.native.packing import Packed
 
@@ -33,6 +34,7 @@ class LayerSizes(NamedTuple):
     v_dim: int
     num_experts: int
     top_k: int
+    dense_format: WeightFormat  # of qkv_a, q_b and o
     eps: float
     routed_scale: float
 
@@ -165,7 +167,9 @@ class NativeStep:
         counts = (self.num_tokens, len(arrays.start), block_size, num_blocks)
         self._step = _Step(*counts, *addresses)
         pair = ctypes.byref(layer.struct), ctypes.byref(self._step)
-        self.num_bytes = kernels.num_bytes("galerne_layer_scratch", num_threads, *pair)
+        self.num_bytes = kernels.num_bytes(
+            "galerne_layer_scratch", kernels.index, num_threads, *pair
+        )
         self._workspace = workspace
         self._front = Front(
             torch.empty((self.num_tokens, sizes.hidden), dtype=torch.bfloat16),
@@ -271,5 +275,6 @@ def _check_weights(s: LayerSizes, weights: LayerWeights) -> None:
         heads = [weight] if isinstance(weight, Packed) else weight
         if len(heads) != (s.num_heads if name in ("u_k", "u_v") else 1):
             raise ValueError(f"{name}: one weight per head expected")
-        if any((head.num_rows, head.num_inputs) != (n, k) for head in heads):
-            raise ValueError(f"{name}: [{n}, {k}] expected")
+        held = s.dense_format if name in ("qkv_a", "q_b", "o") else WeightFormat.BF16
+        if any((head.num_rows, head.num_inputs, head.held) != (n, k, held) for head in heads):
+            raise ValueError(f"{name}: [{n}, {k}] in {held.label} expected")

@@ -32,8 +32,10 @@ _STATUS: Final = {
 _INT, _SIZE, _POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
 _ARGUMENTS: Final[dict[str, Sequence[type]]] = {
     "galerne_linear": (
-        *(_INT, _INT, _POINTER, _SIZE, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER, _SIZE, _INT),
+        *(_INT, _INT, _INT, _POINTER, _SIZE, _SIZE, _SIZE),
+        *(_POINTER, _SIZE, _POINTER, _POINTER, _SIZE, _INT),
     ),
+    "galerne_row_bytes": (_INT, _INT, _SIZE),
     "galerne_mlp_bytes": (_INT, _INT, _SIZE, _SIZE, _SIZE, _SIZE),
     "galerne_grouped_mlp": (
         *(_INT, _INT, _INT, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE),
@@ -43,7 +45,7 @@ _ARGUMENTS: Final[dict[str, Sequence[type]]] = {
         *(_INT, _INT, _INT, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE),
         *(_POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _POINTER),
     ),
-    "galerne_layer_scratch": (_INT, _POINTER, _POINTER),
+    "galerne_layer_scratch": (_INT, _INT, _POINTER, _POINTER),
     "galerne_layer_front": (_INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER),
     "galerne_local_layers": (_INT, _INT, _POINTER, _SIZE, _POINTER, _POINTER, _POINTER),
     "galerne_combine": (
@@ -85,8 +87,13 @@ class NativeKernels:
             raise ValueError(f"out: [{rows}, {weight.num_rows}] expected, got {list(out.shape)}")
         if rows == 0:
             return
-        args = (self.index, num_threads, _at(x), rows, k, x.stride(0), _at(weight.data))
-        self.call("galerne_linear", *args, out.shape[1], _at(out), out.stride(0), is_wide)
+        row_bytes = self.num_bytes("galerne_row_bytes", self.index, weight.held, k)
+        memory = torch.empty(rows * row_bytes, dtype=torch.uint8)
+        self.call(
+            "galerne_linear",
+            *(self.index, weight.held, num_threads, _at(x), rows, k, x.stride(0)),
+            *(_at(weight.data), out.shape[1], _at(memory), _at(out), out.stride(0), is_wide),
+        )
 
     def grouped_mlp(
         self,
@@ -274,7 +281,8 @@ def load(path: Path) -> list[NativeKernels]:
     for name, arguments in _ARGUMENTS.items():
         getattr(library, name).argtypes = arguments
     library.galerne_family_name.restype = ctypes.c_char_p
-    library.galerne_layer_scratch.restype = library.galerne_mlp_bytes.restype = _SIZE
+    for name in ("galerne_layer_scratch", "galerne_mlp_bytes", "galerne_row_bytes"):
+        getattr(library, name).restype = _SIZE
     count = range(library.galerne_num_families())
     return [NativeKernels(library, i) for i in count if library.galerne_is_supported(i)]
 

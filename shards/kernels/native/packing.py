@@ -19,6 +19,7 @@ class Packed(NamedTuple):
     data: torch.Tensor  # [superblocks, bytes] uint8
     num_rows: int  # N; the last superblock is filled up with zeros
     num_inputs: int  # K
+    held: WeightFormat
 
 
 def pack(weight: torch.Tensor, held: WeightFormat = WeightFormat.BF16) -> Packed:
@@ -31,7 +32,7 @@ def pack(weight: torch.Tensor, held: WeightFormat = WeightFormat.BF16) -> Packed
     n, k = weight.shape
     rows = weight.new_zeros((-(-n // COLUMNS) * COLUMNS, k))
     rows[:n] = weight
-    return Packed(_superblocks(rows, held), n, k)
+    return Packed(_superblocks(rows, held), n, k, held)
 
 
 def pack_gate_up(
@@ -50,7 +51,7 @@ def pack_gate_up(
     rows = gate.new_zeros((2, -(-width // HALF) * HALF, k))
     rows[0, :width], rows[1, :width] = gate, up
     halves = rows.view(2, -1, HALF, k).transpose(0, 1)
-    return Packed(_superblocks(halves.reshape(-1, k), held), 2 * width, k)
+    return Packed(_superblocks(halves.reshape(-1, k), held), 2 * width, k, held)
 
 
 def _superblocks(rows: torch.Tensor, held: WeightFormat) -> torch.Tensor:

@@ -22,12 +22,14 @@ struct ThreadScratch {
 class Scratch {
  public:
   // At most MAX_THREADS.
-  Scratch(const Layer& l, const Step& s, int64_t num_pieces, int num_threads, char* memory)
+  Scratch(const Layer& l, const Step& s, const Format& dense, int64_t num_pieces, int num_threads,
+          char* memory)
       : memory_(memory) {
     const int64_t t = s.num_tokens, heads = l.num_heads, latent = l.kv_rank + l.rope;
     dims = num_superblocks(l.kv_rank) * COLUMNS;
     const int64_t tile_rows = tile_tokens(l) * heads;
     take(normed, t * l.hidden);
+    take(encoded, t * dense.row_bytes(std::max({l.hidden, l.q_rank, heads * l.v_dim})));
     take(qkv_a, t * (l.q_rank + latent));
     take(q_a, t * l.q_rank);
     take(q_b, t * heads * (l.nope + l.rope));
@@ -53,6 +55,7 @@ class Scratch {
   int64_t num_bytes() const { return used_; }
 
   int64_t dims;  // kv_rank, up to the next superblock
+  char* encoded;  // what a dense weight multiplies, where its format wants that
   bf16 *normed, *qkv_a, *q_a, *q_b, *queries, *mixed, *values;
   float *logits, *partial;
   Piece* pieces;
