@@ -8,6 +8,7 @@ seconds that the whole batch took, and for our engines the seconds by part.
 
 import json
 import os
+import resource
 import sys
 import time
 
@@ -64,7 +65,8 @@ class Galerne:
             dense=FORMATS[os.environ.get("GALERNE_DENSE", "bf16")],
             max_num_seqs=64,
             max_batched_tokens=1024,
-            max_chunk_tokens=512,
+            max_chunk_tokens=1024,
+            max_model_len=2048,
             enable_prefix_cache=False,
         )
         self.engine, self.collector = context.__enter__()
@@ -92,6 +94,7 @@ class Galerne:
             "steps": self.engine.num_steps - steps,
             "parts": dict(model.timer.seconds),
             "engine": dict(self.engine.timer.seconds),
+            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
         }
 
 
