@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from galerne.ids import ShardId
-from galerne.topology import Replicas
+from galerne.topology import Replicas, Topology
 
 Ints = npt.NDArray[np.int64]
 
@@ -31,11 +31,38 @@ class FrameRows:
 
 def rows_of(expert_ids: Ints, slots: Ints) -> FrameRows:
     """The frame that computes the given slots of ``[T, K]`` routing."""
+    num_tokens, top_k = expert_ids.shape
     flat = expert_ids.reshape(-1)
     ordered = slots[np.argsort(flat[slots], kind="stable")]
-    tokens, row_token = np.unique(ordered // expert_ids.shape[1], return_inverse=True)
-    experts, counts = np.unique(flat[ordered], return_counts=True)
-    return FrameRows(tokens, experts, counts, row_token.reshape(-1), ordered)
+    experts = flat[ordered]
+    starts = np.flatnonzero(np.diff(experts, prepend=-1))  # of the groups
+    token = ordered // top_k
+    is_there = np.zeros(num_tokens, dtype=bool)
+    is_there[token] = True
+    place = np.cumsum(is_there) - 1  # of a token in the frame
+    counts = np.diff(starts, append=len(experts))
+    return FrameRows(np.flatnonzero(is_there), experts[starts], counts, place[token], ordered)
+
+
+def owners_of(topology: Topology) -> list[Ints] | None:
+    """The shard of every layer's every expert, by its number; None if some have copies."""
+    number = {shard: i for i, shard in enumerate(topology.shards)}
+    layers = topology.placement.by_layer
+    if any(len(replicas) != 1 for layer in layers for replicas in layer):
+        return None
+    return [np.array([number[shard] for (shard,) in layer]) for layer in layers]
+
+
+def slots_by_owner(expert_ids: Ints, owner: Ints, num_owners: int) -> list[Ints]:
+    """All slots by the owner of their expert, each owner's by expert.
+
+    ``owner`` ``[E]`` is a number below ``num_owners`` for every expert.
+    """
+    flat = expert_ids.reshape(-1)
+    owners = owner[flat]
+    order = np.argsort(owners * len(owner) + flat, kind="stable")
+    ends = np.cumsum(np.bincount(owners, minlength=num_owners))
+    return np.split(order, ends[:-1])
 
 
 def group_slots(
@@ -76,3 +103,8 @@ def choose_shards(
         load[best] = load.get(best, 0) + 1
         chosen[expert] = best
     return chosen
+
+
+def cut(slots: Ints, row_budget: int) -> Iterable[Ints]:
+    """In consecutive parts of at most so many rows."""
+    return (slots[i : i + row_budget] for i in range(0, len(slots), row_budget))

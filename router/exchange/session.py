@@ -8,7 +8,7 @@ than ``give_up_after_s``. Design section 6.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +18,16 @@ from galerne.errors import GalerneError, ShardUnavailableError
 from galerne.ids import CallId, FrameId, ShardId
 from galerne.topology import Replicas, Topology
 from router.exchange.deadline import ExchangeConfig, ServiceTime
-from router.exchange.dispatch import FrameRows, Ints, choose_shards, group_slots, rows_of
+from router.exchange.dispatch import (
+    FrameRows,
+    Ints,
+    choose_shards,
+    cut,
+    group_slots,
+    owners_of,
+    rows_of,
+    slots_by_owner,
+)
 from router.exchange.links import LinkBook
 
 RESEND_POLL_S = 0.05  # how soon rows that found no budget or no replica are looked at again
@@ -107,6 +116,7 @@ class ExchangeSession:
         self._calls: dict[CallId, _Call] = {}
         self._in_flight: dict[FrameId, _InFlight] = {}
         self._replica_sets = {r for layer in topology.placement.by_layer for r in layer}
+        self._owners = owners_of(topology)
         self._next_call = 0
         self._next_frame = 0
         self._budget_rows = float(config.resend_burst_rows)
@@ -122,6 +132,8 @@ class ExchangeSession:
         nothing = np.zeros(expert_ids.size, dtype=bool)
         call = _Call(layer, expert_ids, now_s, filled=nothing, asked=nothing.copy())
         self._calls[call_id] = call
+        if self._owners is not None and len(self._links.healthy) == len(self._topology.shards):
+            return call_id, self._send_to_owners(call_id, call, self._owners[layer], now_s)
         return call_id, self._send(call_id, call, np.arange(expert_ids.size), now_s)
 
     def on_answer(
@@ -274,6 +286,22 @@ class ExchangeSession:
             actions += self._send(call_id, call, slots, now_s)
         return actions
 
+    def _send_to_owners(
+        self, call_id: CallId, call: _Call, owner: Ints, now_s: float
+    ) -> list[SendFrame]:
+        """``_send`` of a new call where nothing is to be chosen: one copy of all, all healthy."""
+        shards = self._topology.shards
+        by_shard = slots_by_owner(call.expert_ids, owner, len(shards))
+        actions = [
+            self._frame(call_id, call, shard, part, now_s)
+            for shard, slots in zip(shards, by_shard, strict=True)
+            for part in cut(slots, self._topology.row_budget)
+        ]
+        call.asked[:] = True
+        self.counters.rows_sent += call.expert_ids.size
+        self._grant(call.expert_ids.size * self._config.resend_share)
+        return actions
+
     def _send(self, call_id: CallId, call: _Call, slots: Ints, now_s: float) -> list[SendFrame]:
         """Frames for the slots that some usable replica holds; the rest become orphans."""
         if not len(slots):
@@ -290,7 +318,7 @@ class ExchangeSession:
         for shard, mine in group_slots(call.expert_ids, slots, found).items():
             new = self._not_owed(call_id, call, shard, mine)
             slots = slots if len(new) == len(mine) else np.setdiff1d(slots, np.setdiff1d(mine, new))
-            for part in _cut(new, self._topology.row_budget):
+            for part in cut(new, self._topology.row_budget):
                 actions.append(self._frame(call_id, call, shard, part, now_s))
         num_again = int(call.asked[slots].sum())
         call.asked[slots] = True
@@ -369,7 +397,3 @@ class ExchangeSession:
         flat = call.expert_ids.reshape(-1)[~call.filled]
         replicas = self._topology.placement.by_layer[call.layer]
         return ",".join(sorted({shard for e in flat.tolist() for shard in replicas[e]}))
-
-
-def _cut(slots: Ints, row_budget: int) -> Iterable[Ints]:
-    return (slots[i : i + row_budget] for i in range(0, len(slots), row_budget))

@@ -9,6 +9,7 @@ from helpers.fixture_models import FIXTURES, checkpoint, exchange_over, topology
 from router.exchange.grpc_link import LinkConfig
 from router.exchange.grpc_transport import GrpcTransport
 from shards.host import ShardHost, ShardSettings
+from shards.kernels.formats import WeightFormat
 
 TOKEN = "test-token"
 PROFILE = "test-profile"
@@ -17,9 +18,12 @@ PROFILE = "test-profile"
 class Shards:
     """Shard hosts by id; also the address book of the transport."""
 
-    def __init__(self, shape, name="tiny-hf-bf16", dtype=torch.bfloat16, path=None):
+    def __init__(
+        self, shape, name="tiny-hf-bf16", dtype=torch.bfloat16, path=None, held=WeightFormat.BF16
+    ):
         self.shape = shape
         self.dtype = dtype
+        self.held = held
         self.path = path or FIXTURES / name
         self.hosts = {}
         for shard in shape.shards:
@@ -31,6 +35,7 @@ class Shards:
             checkpoint=self.path,
             experts_by_layer=self.shape.placement.experts_of(shard),
             dtype=self.dtype,
+            held=self.held,
             numerics_profile=PROFILE,
             cluster_token=TOKEN,
             epochs=(self.shape.epoch,),
@@ -60,12 +65,21 @@ def hello(source, shape, incarnation=7):
 
 
 @contextmanager
-def grpc_exchange(num_shards, *, source=None, path=None, replicas=1, row_budget=4096, config=None):
+def grpc_exchange(
+    num_shards,
+    *,
+    source=None,
+    path=None,
+    replicas=1,
+    row_budget=4096,
+    config=None,
+    held=WeightFormat.BF16,
+):
     """An ``ExpertExchange`` over grpc shards, and the shards."""
     source = source or checkpoint()
     names = [f"shard-{i}" for i in range(num_shards)]
     shape = topology(source.config, names, replicas=replicas, row_budget=row_budget)
-    shards = Shards(shape, path=path)
+    shards = Shards(shape, path=path, held=held)
     fast = LinkConfig(backoff_min_s=0.01, backoff_max_s=0.05)
     transport = GrpcTransport(shape.shards, hello(source, shape), TOKEN, shards, fast)
     exchange = exchange_over(transport, shape, config)

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 
 from helpers.cluster import grpc_exchange
+from helpers.fixture_models import local_experts
 from helpers.gateways import engine, request
+from shards.kernels.formats import WeightFormat
 
 NUM_PROMPTS = 20
 MAX_TOKENS = 16
@@ -68,7 +70,7 @@ def prompts(vocab_size):
 
 
 @contextmanager
-def variant_engine(source, *, shards=0, path=None, **settings):
+def variant_engine(source, *, shards=0, path=None, held=WeightFormat.BF16, **settings):
     """An engine with its probe; ``shards`` 0 is local."""
     probes = []
 
@@ -76,7 +78,12 @@ def variant_engine(source, *, shards=0, path=None, **settings):
         probes.append(Probe(inner))
         return probes[0]
 
-    wire = grpc_exchange(shards, source=source, path=path) if shards else nullcontext((None, None))
+    if shards:
+        wire = grpc_exchange(shards, source=source, path=path, held=held)
+    else:
+        threads = settings.get("threads", 1)
+        local = local_experts(source, torch.bfloat16, threads, held)
+        wire = nullcontext((local, None))
     with wire as (exchange, hosts), engine(source, exchange=exchange, wrap=wrap, **settings) as e:
         yield *e, probes[0], hosts
 

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from galerne.errors import ProtocolError
 from galerne.frame import DType, FrameHeader, FrameKind, Reassembler, encode
+from galerne.ids import ShardId
 from router.exchange.combine import combine
-from router.exchange.dispatch import choose_shards, group_slots, rows_of
-from router.exchange.session import _cut
+from router.exchange.dispatch import choose_shards, cut, group_slots, rows_of, slots_by_owner
 from shards.merge import merge, split
 from shards.wire import (
     RequestRows,
@@ -57,7 +57,7 @@ def test_every_slot_is_in_exactly_one_frame_of_a_shard_that_holds_its_expert(
     slots = np.array(sorted(wanted), dtype=np.int64)
     seen = []
     for shard, mine in group_slots(expert_ids, slots, shard_of).items():
-        for part in _cut(mine, row_budget):
+        for part in cut(mine, row_budget):
             frame = rows_of(expert_ids, part)
             assert 0 < len(frame.slots) <= row_budget
             assert {shard_of[e] for e in frame.expert_ids.tolist()} == {shard}
@@ -189,7 +189,7 @@ def test_combine_does_not_depend_on_how_rows_were_cut_and_in_which_order_they_ca
             for mine in group_slots(
                 expert_ids, np.arange(expert_ids.size), {e: e % num_shards for e in range(12)}
             ).values()
-            for part in _cut(mine, budget)
+            for part in cut(mine, budget)
         ]
         random.shuffle(frames)
         buffer = torch.full((expert_ids.size, HIDDEN), torch.nan)
@@ -305,3 +305,16 @@ def test_result_rows_survive_the_wire_also_when_there_are_none(num_rows):
     data = memoryview(tensor_bytes(rows))
     assert torch.equal(tensor_of(data, (num_rows, HIDDEN), DType.BF16), rows)
     assert index_bytes(np.array([1, 258])) == b"\1\0\0\0\2\1\0\0"
+
+
+@given(st.integers(0, 2**32), st.integers(1, 20), st.integers(1, 5))
+def test_slots_by_owner_are_those_of_the_general_way(seed, num_tokens, num_owners):
+    rng = np.random.default_rng(seed)
+    expert_ids = np.sort(np.stack([rng.permutation(12)[:3] for _ in range(num_tokens)]), axis=1)
+    owner = rng.integers(0, num_owners, 12)
+    names = {e: ShardId(str(owner[e])) for e in range(12)}
+    want = group_slots(expert_ids, np.arange(expert_ids.size), names)
+    got = slots_by_owner(expert_ids, owner, num_owners)
+    assert len(got) == num_owners
+    for number, slots in enumerate(got):
+        assert np.array_equal(slots, want.get(ShardId(str(number)), np.zeros(0, dtype=np.int64)))
