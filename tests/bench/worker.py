@@ -60,7 +60,7 @@ class Galerne:
         context = engine(
             self.source,
             exchange=exchange,
-            num_blocks=1024,
+            num_blocks=int(os.environ.get("GALERNE_BLOCKS", "1024")),
             threads=THREADS,
             dense=FORMATS[os.environ.get("GALERNE_DENSE", "bf16")],
             max_num_seqs=64,

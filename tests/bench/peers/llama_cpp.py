@@ -58,6 +58,8 @@ def gguf(checkpoint, width="bf16"):
             "import sys; sys.path[:0] = [sys.argv[1], sys.argv[1] + '/gguf-py']; del sys.argv[1]\n"
             "import conversion.base as base\n"
             "base.TextModel.get_vocab_base_pre = lambda self, tokenizer: 'tekken'\n"
+            "import conversion.llama as llama\n"
+            "llama.LlamaModel.set_vocab = lambda self: self._set_vocab_gpt2()\n"
             "import convert_hf_to_gguf; convert_hf_to_gguf.main()"
         )
         options = ["--outtype", "bf16", "--outfile", whole]
@@ -104,7 +106,8 @@ def _dress(checkpoint, target):
         link.unlink(missing_ok=True)
         link.symlink_to(file.resolve())
     config = json.loads((checkpoint / "config.json").read_text())
-    config["architectures"] = ["Mistral3ForConditionalGeneration"]
+    if config["model_type"] == "mistral4":
+        config["architectures"] = ["Mistral3ForConditionalGeneration"]
     (target / "config.json").write_text(json.dumps(config))
     tekken = json.loads((ROOT / "router/chat/data/tekken-8k.json").read_text())
     num_special = tekken["config"]["default_num_special_tokens"]
