@@ -1,4 +1,4 @@
-"""``galerne inspect``: what a checkpoint holds and where it would fit."""
+"""``galerne inspect``: what a checkpoint holds, where it would fit, what fewer bits would cost."""
 
 from __future__ import annotations
 
@@ -11,11 +11,25 @@ from rich.console import Console
 
 def inspect(
     path: Annotated[Path, typer.Argument(help="checkpoint directory")],
+    experts: Annotated[
+        str, typer.Option(help="int8 or int4: also the error of holding experts so, by layer")
+    ] = "",
 ) -> None:
     """Check a checkpoint and print its config, bytes by part, and what fits on how many shards."""
+    from galerne.errors import ConfigError
     from shards.checkpoint.inspect import describe, render
     from shards.checkpoint.open import open_checkpoint
+    from shards.kernels.formats import FORMATS
+    from shards.quantisation_error import layer_errors
 
+    if experts and experts not in FORMATS:
+        raise ConfigError("experts", experts, f"must be one of {', '.join(FORMATS)}")
     console = Console()
-    for line in render(describe(open_checkpoint(path), path)):
+    checkpoint = open_checkpoint(path)
+    for line in render(describe(checkpoint, path)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if experts:
+        console.print(f"relative error of routed experts held in {experts}", highlight=False)
+        for row in layer_errors(checkpoint, FORMATS[experts]):
+            worst = f"worst expert {row.worst_expert}: {row.worst_error:.2%}"
+            console.print(f"  layer {row.layer:3}  {row.error:.2%}  {worst}", highlight=False)

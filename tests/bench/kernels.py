@@ -1,7 +1,8 @@
-"""One MoE layer of the 1b shape: native kernel families beside torch, and the bytes read.
+"""One MoE layer of the 1b shape: native kernels in all widths beside torch, and the floor.
 
-``make bench-kernels``; wants an idle machine. Weights of two layers are used in turn, 400 MB in
-all, so that they come from memory and not from a cache.
+``make bench-kernels``; wants an idle machine. Weights of two layers are used in turn, so that they
+come from memory and not from a cache. The floor is the bytes of the touched experts over what the
+machine reads at, measured beside every row; from 64 rows on arithmetic weighs too.
 """
 
 import json
@@ -13,11 +14,13 @@ import numpy as np
 import torch
 
 from shards.kernels.experts import NativeExperts, TorchExperts
+from shards.kernels.formats import WeightFormat
 from shards.kernels.native.library import LIBRARY, load
 from shards.kernels.threads import KernelThreads
+from tests.bench.run import read_bandwidth
 
 NUM_EXPERTS, HIDDEN, WIDTH, TOP_K = 128, 1024, 256, 4
-BYTES_OF_EXPERT = 3 * HIDDEN * WIDTH * 2
+WEIGHTS_OF_EXPERT = 3 * HIDDEN * WIDTH
 ROWS = (1, 4, 16, 64, 256)
 ROUNDS = 15
 LAYERS = 2
@@ -26,11 +29,20 @@ LAYERS = 2
 def main():
     threads = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
-    kinds = {k.family: lambda k=k: NativeExperts(k, NUM_EXPERTS, threads) for k in load(LIBRARY)}
-    kinds["torch"] = lambda: TorchExperts(KernelThreads(threads))
-    layers = {name: [_filled(make()) for _ in range(LAYERS)] for name, make in kinds.items()}
+    families = load(LIBRARY)
+    kinds = {
+        f"{k.family} {held.label}": (
+            lambda k=k, held=held: NativeExperts(k, NUM_EXPERTS, threads, held),
+            held,
+        )
+        for k in families
+        for held in (WeightFormat if k is families[-1] else (WeightFormat.BF16,))
+    }
+    kinds["torch bf16"] = (lambda: TorchExperts(KernelThreads(threads)), WeightFormat.BF16)
+    layers = {name: [_filled(make()) for _ in range(LAYERS)] for name, (make, _) in kinds.items()}
     found = {}
     for rows in ROWS:
+        bandwidth = read_bandwidth()
         times = {name: [] for name in layers}
         touched = []
         for round_ in range(ROUNDS + 1):
@@ -43,10 +55,14 @@ def main():
                     times[name].append(time.perf_counter() - started)
         for name, seconds in times.items():
             ms = median(seconds) * 1e3
-            rate = median(touched[1:]) * BYTES_OF_EXPERT / median(seconds) / 1e9
+            bits = kinds[name][1].bits_per_weight
+            rate = median(touched[1:]) * WEIGHTS_OF_EXPERT * bits / 8 / median(seconds) / 1e9
             spread = f"{min(seconds) * 1e3:.3f}-{max(seconds) * 1e3:.3f}"
             found[f"{name}/{rows}"] = ms
-            print(f"{rows:4} rows  {name:12} {ms:8.3f} ms [{spread}] {rate:6.1f} GB/s of weights")
+            print(
+                f"{rows:4} rows  {name:16} {ms:8.3f} ms [{spread}] {rate:6.1f} GB/s of weights, "
+                f"{bandwidth / rate:.2f} x the floor at {bandwidth:.0f} GB/s"
+            )
     print(json.dumps(found))
 
 
