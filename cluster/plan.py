@@ -22,6 +22,7 @@ from router.model.kv_cache import PagedLatentCache
 from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.open import open_checkpoint
 from shards.kernels.formats import FORMATS, WeightFormat
+from shards.kernels.native.library import kernels_for
 
 DEFAULT_MAX_MODEL_LEN = 32_768
 EMBEDDED_VOCAB_SIZE = 8192  # of router/chat/data/tekken-8k.json
@@ -30,8 +31,10 @@ EMBEDDED_VOCAB_SIZE = 8192  # of router/chat/data/tekken-8k.json
 def resident_bytes(config: ServeConfig, model: ModelConfig, topology: Topology) -> int:
     """Weights over all processes as they are computed with, whatever format they are stored in."""
     width = DTYPES[config.numerics].itemsize
+    # Where torch computes, experts are rounded as if they had fewer bits, and are no smaller.
+    is_native = kernels_for(DTYPES[config.numerics], model.hidden_size) is not None
     expert_width, dense_width = (
-        width if held is WeightFormat.BF16 else held.bits_per_weight / 8
+        held.bits_per_weight / 8 if is_native and held is not WeightFormat.BF16 else width
         for held in (weight_format(config, "experts"), weight_format(config, "dense"))
     )
     per_expert = 3 * model.expert_size * model.hidden_size
@@ -42,16 +45,18 @@ def resident_bytes(config: ServeConfig, model: ModelConfig, topology: Topology) 
     attention = (
         model.q_lora_rank * (model.hidden_size + heads * model.qk_head_dim)
         + model.latent_dim * model.hidden_size
-        + heads * (model.qk_nope_head_dim + model.v_head_dim) * model.kv_lora_rank
         + heads * model.v_head_dim * model.hidden_size
     )
     shared = 3 * model.shared_size * model.hidden_size
+    # These stay as wide as the arithmetic: the gate, the absorbed form's weights, the embedding
+    # (which is looked up, not multiplied with).
+    absorbed = heads * (model.qk_nope_head_dim + model.v_head_dim) * model.kv_lora_rank
     gate = model.num_experts * model.hidden_size
-    layers = model.num_layers * (attention + shared + gate)
-    copies = num_gateways if is_local else config.replicas
-    # The embedding is looked up, not multiplied with, and stays as wide as the arithmetic.
     embedding = model.vocab_size * model.hidden_size
-    per_gateway = dense_width * (layers + embedding) + width * embedding
+    wide = model.num_layers * (absorbed + gate) + embedding
+    narrow = model.num_layers * (attention + shared) + embedding  # and the head
+    copies = num_gateways if is_local else config.replicas
+    per_gateway = dense_width * narrow + width * wide
     return int(expert_width * routed * copies + per_gateway * num_gateways)
 
 

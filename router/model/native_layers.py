@@ -20,6 +20,7 @@ from shards.checkpoint.weights import Checkpoint
 from shards.kernels.experts import LayerExperts, NativeExperts
 from shards.kernels.formats import WeightFormat
 from shards.kernels.native.layer import (
+    MAX_THREADS,
     MAX_TOP_K,
     PARTS,
     LayerSizes,
@@ -60,7 +61,7 @@ class NativeLayers:
         of the absorbed form stay as they are.
         """
         self.kernels = kernels
-        self.num_threads = num_threads
+        self.num_threads = min(num_threads, MAX_THREADS)
         self.config = checkpoint.config
         self.norm = checkpoint.dense("norm").to(torch.float32).contiguous()
         self.frequencies = yarn_frequencies(self.config)
@@ -174,6 +175,8 @@ class _Step:
         local = self._layers.with_local(experts, self._cache)
         if local is None:
             return None
+        num_layers, top_k = len(self._layers.layers), self._layers.config.num_experts_per_tok
+        experts.counters.rows_sent += self._num_tokens * top_k * num_layers
         for name, seconds in zip(LOCAL_PARTS, local.run(self._step, x), strict=True):
             timer.add(name, seconds)
         return x

@@ -208,6 +208,12 @@ class NativeExperts:
         return self._shape[0]
 
     @property
+    def hidden(self) -> int:
+        """Inputs and outputs of an expert."""
+        assert self._shape is not None
+        return self._shape[1]
+
+    @property
     def table(self) -> tuple[int, int, int, int, int]:
         """Addresses of the tables by expert id, their length, width and format: as C takes them."""
         tables = (self._gate_up_at.ctypes.data, self._down_at.ctypes.data)

@@ -1,6 +1,7 @@
 """Layers by native kernels: as torch computes them, and every row by its own history only."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -17,28 +18,42 @@ from router.model.native_layers import NativeLayers
 from router.model.norm import rms_norm
 from router.model.torch_layers import TorchLayers
 from router.profiling import LayerTimer
+from shards.checkpoint.open import open_checkpoint
+from shards.checkpoint.presets import preset
+from shards.checkpoint.random_checkpoint import write_random_checkpoint
 from shards.kernels.formats import WeightFormat
 from shards.kernels.native.library import LIBRARY, load
 
 FAMILIES = load(LIBRARY)
 every_family = pytest.mark.parametrize("kernels", FAMILIES, ids=lambda kernels: kernels.family)
 SOURCE = checkpoint()
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """A model whose latents fill several superblocks, the last one in part, with odd tiles."""
+    config = replace(preset("tiny"), kv_lora_rank=144, num_heads=12)
+    path = tmp_path_factory.mktemp("wide")
+    write_random_checkpoint(path, config, seed=1)
+    return open_checkpoint(path)
+
+
 BF16 = torch.bfloat16
 LONG = 4096 + 70  # more keys than a segment has
 
 
-def native(kernels, num_threads=1, dense=WeightFormat.BF16):
-    return NativeLayers(kernels, SOURCE, num_threads, dense, lambda _: None)
+def native(kernels, num_threads=1, dense=WeightFormat.BF16, source=SOURCE):
+    return NativeLayers(kernels, source, num_threads, dense, lambda _: None)
 
 
-def empty_cache(num_blocks=64):
-    return PagedLatentCache(SOURCE.config, num_blocks, BLOCK_SIZE, BF16)
+def empty_cache(num_blocks=64, source=SOURCE):
+    return PagedLatentCache(source.config, num_blocks, BLOCK_SIZE, BF16)
 
 
-def rows_of(length, seed=0):
+def rows_of(length, seed=0, source=SOURCE):
     """Residuals of a sequence: what a token brings depends on its position and the seed."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn((length, SOURCE.config.hidden_size), generator=generator).to(BF16)
+    return torch.randn((length, source.config.hidden_size), generator=generator).to(BF16)
 
 
 def blocks_of(length, first=1):
@@ -68,13 +83,15 @@ def assert_same(got, want, rows=slice(None)):
 
 
 @every_family
-def test_a_front_is_what_torch_computes(kernels):
-    rows, blocks = rows_of(200), blocks_of(200)
-    caches = empty_cache(), empty_cache()
-    torch_layers = TorchLayers(SOURCE, BF16, 1, lambda _: None)
-    for start, stop in ((0, 150), (150, 151), (151, 200)):
+@pytest.mark.parametrize("name", ["fixture", "wide"])
+def test_a_front_is_what_torch_computes(kernels, name, wide):
+    source = wide if name == "wide" else SOURCE
+    rows, blocks = rows_of(200, source=source), blocks_of(200)
+    caches = empty_cache(source=source), empty_cache(source=source)
+    torch_layers = TorchLayers(source, BF16, 1, lambda _: None)
+    for start, stop in ((0, 121), (121, 122), (122, 200)):
         part = [(rows, start, stop, blocks)]
-        got = front(native(kernels), caches[0], part)
+        got = front(native(kernels, source=source), caches[0], part)
         want = front(torch_layers, caches[1], part)
         for a, b in zip(got[:2], want[:2], strict=True):
             torch.testing.assert_close(a.float(), b.float(), rtol=0.03, atol=0.03)
@@ -101,14 +118,15 @@ def test_int8_weights_are_near_the_bf16_ones(kernels):
 @pytest.mark.parametrize("dense", [WeightFormat.BF16, WeightFormat.INT8])
 @settings(max_examples=12, deadline=None)
 @given(data=st.data(), threads=st.integers(1, 3))
-def test_a_row_depends_on_its_own_history_only(kernels, dense, data, threads):
+def test_a_row_depends_on_its_own_history_only(kernels, dense, wide, data, threads):
     """One pass, or any cut into chunks among other sequences and on any number of threads."""
-    length = data.draw(st.integers(1, 300))
-    rows, blocks = rows_of(length), blocks_of(length)
-    whole = front(native(kernels, 1, dense), empty_cache(), [(rows, 0, length, blocks)])
+    length, source = data.draw(st.integers(1, 300)), data.draw(st.sampled_from([SOURCE, wide]))
+    rows, blocks = rows_of(length, source=source), blocks_of(length)
+    alone = native(kernels, 1, dense, source)
+    whole = front(alone, empty_cache(source=source), [(rows, 0, length, blocks)])
     cuts = sorted({0, length, *data.draw(st.lists(st.integers(0, length), max_size=5))})
-    cache, layers = empty_cache(), native(kernels, threads, dense)
-    other, done = rows_of(60, seed=1), 0
+    cache, layers = empty_cache(source=source), native(kernels, threads, dense, source)
+    other, done = rows_of(60, seed=1, source=source), 0
     for start, stop in pairwise(cuts):
         mine = (rows, start, stop, blocks)
         count = data.draw(st.integers(0, min(9, 60 - done)))

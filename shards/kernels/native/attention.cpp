@@ -32,13 +32,13 @@ struct Tile {
   }
 
   void block(int64_t first_key);
-  void rows_times_block(int64_t start, int count, int64_t first_key);
+  void rows_times_block(int64_t start, int count, int64_t first_key, int num_packed);
   void segment_of(int64_t index);
   void join_total();
 };
 
-// Rows from `start` on against the packed block; all of them see some of it.
-void Tile::rows_times_block(int64_t start, int count, int64_t first_key) {
+// Rows from `start` on against the packed block of `num_packed` keys; all of them see some of it.
+void Tile::rows_times_block(int64_t start, int count, int64_t first_key, int num_packed) {
   alignas(64) float sums[MAX_ROWS * COLUMNS], scores[MAX_ROWS][KEY_BLOCK];
   const char* x[MAX_ROWS];
   const Format& format = *f.formats[BF16];
@@ -56,7 +56,7 @@ void Tile::rows_times_block(int64_t start, int count, int64_t first_key) {
     for (int i = 0; i < count; ++i)
       std::memcpy(scores[i] + column, sums + i * COLUMNS, COLUMNS * sizeof(float));
   }
-  const int whole = (most + 15) / 16 * 16;  // keys of the packed values
+  const int whole = (most + 15) / 16 * 16;  // keys that these rows add up: a prefix of the packed
   float part_maximum[MAX_ROWS], part_sum[MAX_ROWS];
   for (int i = 0; i < count; ++i) {
     bf16* p = mine.p + i * KEY_BLOCK;
@@ -67,7 +67,7 @@ void Tile::rows_times_block(int64_t start, int count, int64_t first_key) {
   }
   const int64_t dims = scratch.dims;
   for (int64_t column = 0; column < dims; column += COLUMNS) {
-    format.superblock(count, x, values + column * whole * sizeof(bf16), whole,
+    format.superblock(count, x, values + column * num_packed * sizeof(bf16), whole,
                       {values, whole / 2, values}, sums);
     for (int i = 0; i < count; ++i)
       std::memcpy(mine.part + i * dims + column, sums + i * COLUMNS, COLUMNS * sizeof(float));
@@ -95,7 +95,7 @@ void Tile::block(int64_t first_key) {
   const int64_t unseeing = std::max<int64_t>(0, first_key - position) * l.num_heads;
   for (int64_t start = unseeing; start < num_rows; start += MAX_ROWS)
     rows_times_block(start, static_cast<int>(std::min<int64_t>(MAX_ROWS, num_rows - start)),
-                     first_key);
+                     first_key, whole);
 }
 
 void Tile::segment_of(int64_t index) {

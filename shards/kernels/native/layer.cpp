@@ -27,7 +27,7 @@ bool has_places(const Step& s) {
   for (int64_t c = 0; c < s.num_chunks; ++c) {
     const int64_t count = s.first_row[c + 1] - s.first_row[c];
     const int64_t num_blocks = s.table_at[c + 1] - s.table_at[c];
-    if (count < 1 || s.start[c] < 0 || num_blocks * s.block_size < s.start[c] + count) return false;
+    if (count < 1 || s.start[c] < 0 || s.start[c] > num_blocks * s.block_size - count) return false;
     for (int64_t i = s.table_at[c]; i < s.table_at[c + 1]; ++i)
       if (s.tables[i] < 0 || s.tables[i] >= s.num_blocks) return false;
   }
@@ -278,6 +278,7 @@ GALERNE_API int32_t galerne_layer_front(int32_t family, int32_t num_threads, con
                                         const Step* step, const Rows* rows, char* memory) {
   const Family* f = family_of(family);
   if (!f) return BAD_FAMILY;
+  if (num_threads < 1 || num_threads > MAX_THREADS) return BAD_SIZE;
   layer_front(*f, num_threads, *layer, *step, *rows, memory);
   return OK;
 }

@@ -162,12 +162,14 @@ class NativeKernels:
         check("x", x, (tokens, hidden))
         if expert_ids.shape[0] != tokens or len(gate_up_at) != len(down_at):
             raise ValueError("expert_ids: a row per token, and two tables of one length expected")
-        ids = np.ascontiguousarray(expert_ids, dtype=np.int64)
+        ids, gate_ups, downs = (
+            np.ascontiguousarray(a, dtype=np.int64) for a in (expert_ids, gate_up_at, down_at)
+        )
         num_experts, top_k = len(gate_up_at), ids.shape[1]
         places = np.empty(2 * (num_experts + 1) + ids.size, dtype=np.int64)
         memory = self._mlp_memory(held, tokens, ids.size, hidden, width)
         out = x.new_empty((tokens, top_k, hidden))
-        tables = (gate_up_at.ctypes.data, down_at.ctypes.data, num_experts)
+        tables = (gate_ups.ctypes.data, downs.ctypes.data, num_experts)
         self.call(
             "galerne_routed_mlp",
             *(self.index, held, num_threads, _at(x), tokens, hidden, ids.ctypes.data, top_k),

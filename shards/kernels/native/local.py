@@ -56,8 +56,15 @@ class LocalLayers:
         routed: Sequence[NativeExperts],
         workspace: Workspace,
     ) -> None:
-        """One of each per layer; ``caches`` as ``NativeStep.run`` takes them."""
+        """One of each per layer; ``caches`` as ``NativeStep.run`` takes them.
+
+        Raises:
+            ValueError: Experts of another hidden size.
+        """
         self._workspace = workspace
+        hidden = {layer.sizes.hidden for layer in layers}
+        if any(experts.hidden not in hidden or len(hidden) > 1 for experts in (*shared, *routed)):
+            raise ValueError(f"experts: of {hidden} hidden numbers expected")
         self._kernels = kernels
         self._held = (layers, caches, shared, routed)
         self._kinds = {(experts.held, experts.width) for experts in (*shared, *routed)}
@@ -90,6 +97,8 @@ class LocalLayers:
             ValueError: Rows of another shape, or an expert that is not there.
         """
         sizes = step.check(x, self._held[1])
+        if any(layer.sizes != sizes for layer in self._held[0]):
+            raise ValueError("layers: of other sizes than the step")
         slots = step.num_tokens * sizes.top_k
         rows = x.numel() * x.element_size()
         # In bytes, in the order of ``_Scratch``; the zeros must be zeros.

@@ -33,6 +33,7 @@ GALERNE_API int32_t galerne_local_layers(int32_t family, int32_t num_threads,
                                          const LocalScratch* scratch) {
   const Family* f = family_of(family);
   if (!f) return BAD_FAMILY;
+  if (num_threads < 1 || num_threads > MAX_THREADS) return BAD_SIZE;
   Rows mine = *rows;
   const int64_t num_tokens = step->num_tokens;
   for (int64_t i = 0; i < num_layers; ++i) {

@@ -65,7 +65,7 @@ static inline f32x16 exp16(f32x16 x) {
   for (int i = 1; i < 7; ++i) p = p * f + TAYLOR[i];
   const i32x16 power = (__builtin_convertvector(n, i32x16) + 127) << 23;
   const f32x16 result = p * reinterpret_cast<f32x16>(power);
-  return x < low ? f32x16{} : result;
+  return x < low ? f32x16{} : (x == x ? result : x);  // what is not a number stays one
 }
 
 }  // namespace galerne
