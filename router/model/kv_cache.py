@@ -60,9 +60,9 @@ class PagedLatentCache:
 
     def slots(self, block_ids: list[int], start: int, num_tokens: int) -> npt.NDArray[np.int64]:
         """Slots of ``num_tokens`` positions from ``start`` on."""
+        size, first = self.block_size, start // self.block_size
         positions = np.arange(start, start + num_tokens)
-        table = np.asarray(block_ids, dtype=np.int64)
-        slots: npt.NDArray[np.int64] = (
-            table[positions // self.block_size] * self.block_size + positions % self.block_size
-        )
+        used = block_ids[first : -(-(start + num_tokens) // size)]
+        table = np.asarray(used, dtype=np.int64)
+        slots: npt.NDArray[np.int64] = table[positions // size - first] * size + positions % size
         return slots
