@@ -151,12 +151,12 @@ def test_reasoning_effort_and_tools_work_with_the_openai_client(client, server):
 
 
 def test_the_demo_model_answers_held_out_questions(stub):
-    """A few of the exam, where seven in ten are right; next to none are if a path breaks."""
+    """A few of the exam, where eight in ten are right; next to none are if a path breaks."""
     documents = list(questions(1, seed=3))
     replies = ask_all(stub, documents, concurrency=8)
     graded = [grade(d, reply) for d, reply in zip(documents, replies, strict=True)]
     wrong = [(g.document.task, g.reply.text) for g in graded if not g.is_right]
-    assert len(wrong) < len(graded) / 2, wrong
+    assert len(wrong) < len(graded) / 3, wrong
 
 
 def test_the_exam_runs_against_a_server_and_draws_its_routing(server, tmp_path):
