@@ -13,6 +13,7 @@ from shards.checkpoint.weights import Checkpoint, ExpertWeights
 from shards.kernels.experts import LayerExperts, layer_experts
 from shards.kernels.formats import WeightFormat
 from shards.kernels.threads import KernelThreads
+from shards.memory import release_after_loading
 
 
 class ExpertBank:
@@ -54,6 +55,7 @@ class ExpertBank:
                 done += 1
                 if on_progress is not None:
                     on_progress(done, total)
+            release_after_loading(checkpoint)  # or the file's pages and the weights add up
 
     def __len__(self) -> int:
         """Number of physical experts held."""
