@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 
 from shards.checkpoint.weights import Checkpoint
-from shards.kernels.formats import WeightFormat, rounded
+from shards.kernels.formats import WeightFormat
+from shards.kernels.quantise import rounded
 
 
 class LayerError(NamedTuple):

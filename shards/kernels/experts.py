@@ -12,10 +12,11 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from shards.kernels.formats import WeightFormat, rounded
+from shards.kernels.formats import WeightFormat
 from shards.kernels.grouped_mlp import grouped_mlp
 from shards.kernels.native.library import NativeKernels, kernels_for
 from shards.kernels.native.packing import HALF, Packed, pack, pack_gate_up
+from shards.kernels.quantise import rounded
 from shards.kernels.threads import ONE_THREAD, KernelThreads
 
 

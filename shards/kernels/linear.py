@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from shards.kernels import row_invariant
-from shards.kernels.formats import WeightFormat, rounded
+from shards.kernels.formats import WeightFormat
 from shards.kernels.native.library import kernels_for
 from shards.kernels.native.packing import Packed, pack
+from shards.kernels.quantise import rounded
 
 
 class Linear:

@@ -1,5 +1,6 @@
 """Real shard servers and peers that keep to no rule."""
 
+import time
 from dataclasses import replace
 from functools import partial
 
@@ -22,6 +23,7 @@ from helpers.exchange_frames import (
 )
 from helpers.fixture_models import checkpoint, topology
 from router.exchange.transport import Answer
+from shards.bank import ExpertBank
 from shards.host import ShardHost
 from shards.metrics import ShardMetrics
 from shards.server import ShardIdentity
@@ -131,7 +133,14 @@ def test_a_slow_reader_holds_up_nobody_and_gets_all_its_answers(rogue, shards, s
     assert {rogue.read().header.frame for _ in frames} == set(range(60))
 
 
-def test_more_frames_than_the_welcome_allows_end_the_stream(rogue):
+def test_more_frames_than_the_welcome_allows_end_the_stream(rogue, monkeypatch):
+    run = ExpertBank.run
+
+    def slow(self, *args):
+        time.sleep(1.0)  # or the answers might keep up with the frames
+        return run(self, *args)
+
+    monkeypatch.setattr(ExpertBank, "run", slow)
     frame = create_frame(SHARD, range(4), num_tokens=800)
     for number in range(1000):
         rogue.send(*rogue.request(frame, frame=number))

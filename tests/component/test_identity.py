@@ -18,7 +18,6 @@ from shards.checkpoint.open import open_checkpoint
 from shards.checkpoint.presets import preset
 from shards.checkpoint.random_checkpoint import write_random_checkpoint
 from shards.kernels import row_invariant
-from shards.kernels.formats import WeightFormat
 from shards.kernels.native.library import FAMILY_VARIABLE, TORCH, native_kernels
 
 VARIANTS = {
@@ -76,21 +75,6 @@ def test_every_variant_computes_the_same_bits(model, baseline, sampling, variant
     source, path = model
     fields = VARIANTS[variant] | ({"path": path} if "shards" in VARIANTS[variant] else {})
     assert digests(source, SAMPLINGS[sampling], **fields) == baseline[sampling]
-
-
-@pytest.mark.parametrize("held", [WeightFormat.INT8, WeightFormat.INT4])
-def test_weights_of_less_bits_keep_the_law(held):
-    """Local and by shards, together and alone; and they are not what bf16 gives."""
-    source, greedy = checkpoint(), SAMPLINGS["greedy"]
-    want = digests(source, greedy, together=True, held=held)
-    path = FIXTURES / "tiny-hf-bf16"
-    dense = {"dense": WeightFormat.INT8}
-    assert digests(source, greedy, together=False, held=held) == want
-    assert digests(source, greedy, together=True, held=held, shards=2, path=path) == want
-    assert digests(source, greedy, together=True) != want
-    with_dense = digests(source, greedy, together=True, held=held, **dense)
-    assert with_dense != want
-    assert digests(source, greedy, together=False, held=held, threads=2, **dense) == with_dense
 
 
 @pytest.mark.timeout(600)

@@ -44,7 +44,7 @@ def gateway(tmp_path_factory):
         numerics="bf16",
         topology=topology(config),
         cluster_token=TOKEN,
-        max_model_len=2048,
+        max_model_len=16384,
         kv_bytes=64 << 20,
     )
     host = GatewayHost(settings, None)
@@ -185,7 +185,7 @@ async def test_health_and_reflection_pass_through(channel):
 
 async def test_client_that_leaves_a_grpc_stream_aborts_at_the_gateway(server, stub):
     await until(lambda: is_idle(server.gateway))
-    call = stub.Generate(prompt(2000))
+    call = stub.Generate(prompt(16000))
     await call.read()
     assert not is_idle(server.gateway)
     call.cancel()
@@ -195,7 +195,7 @@ async def test_client_that_leaves_a_grpc_stream_aborts_at_the_gateway(server, st
 async def test_client_that_leaves_an_sse_stream_aborts_at_the_gateway(server, openai):
     await until(lambda: is_idle(server.gateway))
     stream = await openai.completions.create(
-        model=MODEL, prompt="a", max_tokens=2000, stream=True, extra_body={"ignore_eos": True}
+        model=MODEL, prompt="a", max_tokens=16000, stream=True, extra_body={"ignore_eos": True}
     )
     await anext(aiter(stream))
     assert not is_idle(server.gateway)
@@ -260,11 +260,11 @@ async def test_close_drains_tells_watchers_and_frees_the_ports(server, channel, 
     """Last: it ends the server."""
     watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
     assert (await watch.read()).status == HEALTH.SERVING
-    short, long = stub.Generate(prompt(60)), stub.Generate(prompt(2000))
+    short, long = stub.Generate(prompt(60)), stub.Generate(prompt(16000))
     await asyncio.gather(short.read(), long.read())
     family = await asyncio.to_thread(_family, server.started["pid"])
 
-    closing = asyncio.create_task(asyncio.to_thread(server.ask, "close", drain_s=2.0))
+    closing = asyncio.create_task(asyncio.to_thread(server.ask, "close", drain_s=1.0))
     ends = [(await rest_of(call))[-2].finished.reason for call in (short, long)]
     assert ends[0] == pb.FINISH_REASON_LENGTH
     assert ends[1] == pb.FINISH_REASON_ABORT

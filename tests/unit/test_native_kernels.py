@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from galerne.errors import ConfigError
 from shards.kernels.experts import NativeExperts, TorchExperts
-from shards.kernels.formats import WeightFormat, rounded
+from shards.kernels.formats import WeightFormat
 from shards.kernels.linear import Linear
 from shards.kernels.native import library
 from shards.kernels.native.library import LIBRARY, load
 from shards.kernels.native.packing import pack, pack_gate_up
+from shards.kernels.quantise import rounded
 
 FAMILIES = load(LIBRARY)
 PARAMS = [pytest.param(kernels, id=kernels.family) for kernels in FAMILIES]

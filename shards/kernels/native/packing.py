@@ -7,7 +7,8 @@ from typing import Final, NamedTuple
 import torch
 from torch.nn import functional
 
-from shards.kernels.formats import GROUP, WeightFormat, int4_groups, int8_rows
+from shards.kernels.formats import GROUP, WeightFormat
+from shards.kernels.quantise import int4_groups, int8_rows
 
 COLUMNS: Final = 64  # output rows of a superblock
 HALF: Final = COLUMNS // 2  # gate rows of a gate-up superblock, and as many up rows
