@@ -55,7 +55,7 @@ class ExpertBank:
                 done += 1
                 if on_progress is not None:
                     on_progress(done, total)
-            release_after_loading(checkpoint)  # or the file's pages and the weights add up
+            release_after_loading(checkpoint)  # after each: pages and weights would add up
 
     def __len__(self) -> int:
         """Number of physical experts held."""

@@ -14,7 +14,6 @@ from galerne.loop_thread import grpc_loop
 from shards.bank import ExpertBank
 from shards.checkpoint.open import open_checkpoint
 from shards.kernels.formats import WeightFormat
-from shards.memory import release_after_loading
 from shards.metrics import ShardMetrics
 from shards.server import ShardIdentity, ShardServer
 from shards.worker import ExpertWorker
@@ -58,7 +57,6 @@ class ShardHost:
             settings.num_threads,
             settings.held,
         )
-        release_after_loading(checkpoint)
         bank.prefault()
         self._bank = bank
         self._bytes_read = checkpoint.bytes_read

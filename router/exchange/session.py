@@ -297,9 +297,7 @@ class ExchangeSession:
             for shard, slots in zip(shards, by_shard, strict=True)
             for part in cut(slots, self._topology.row_budget)
         ]
-        call.asked[:] = True
-        self.counters.rows_sent += call.expert_ids.size
-        self._grant(call.expert_ids.size * self._config.resend_share)
+        self._note_asked(call, np.arange(call.expert_ids.size))
         return actions
 
     def _send(self, call_id: CallId, call: _Call, slots: Ints, now_s: float) -> list[SendFrame]:
@@ -320,12 +318,15 @@ class ExchangeSession:
             slots = slots if len(new) == len(mine) else np.setdiff1d(slots, np.setdiff1d(mine, new))
             for part in cut(new, self._topology.row_budget):
                 actions.append(self._frame(call_id, call, shard, part, now_s))
+        self._note_asked(call, slots)
+        return actions
+
+    def _note_asked(self, call: _Call, slots: Ints) -> None:
         num_again = int(call.asked[slots].sum())
         call.asked[slots] = True
         self.counters.rows_resent += num_again
         self.counters.rows_sent += len(slots) - num_again
         self._grant(len(slots) * self._config.resend_share)
-        return actions
 
     def _not_owed(self, call_id: CallId, call: _Call, shard: ShardId, slots: Ints) -> Ints:
         """The slots that a shard does not owe already; the others stay in doubt, at no cost.

@@ -34,7 +34,6 @@ from shards.bank import ExpertBank
 from shards.checkpoint.open import open_checkpoint
 from shards.checkpoint.weights import Checkpoint
 from shards.kernels.threads import KernelThreads
-from shards.memory import release_after_loading
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)
 
@@ -144,7 +143,6 @@ def _local_experts(
         settings.num_threads,
         settings.experts,
     )
-    release_after_loading(checkpoint)
     bank.prefault()
     return LocalExperts(bank, settings.topology.shards)
 

@@ -8,13 +8,11 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from router.exchange.dispatch import Ints
 from router.model.kv_cache import PagedLatentCache
 from shards.kernels.row_invariant import padded_rows
-
-Ints = npt.NDArray[np.int64]
 
 KEY_BLOCK = 128  # positions per attention block: fixed, so that sums join in one order for all
 

@@ -13,7 +13,7 @@ from router.model.experts_port import RoutedExperts
 from router.model.kv_cache import PagedLatentCache
 from router.model.layers import Routed
 from router.model.rope import Rotation, query_temperature, softmax_scale, yarn_frequencies
-from router.model.shared_expert import shared_expert
+from router.model.shared_expert import run_shared, shared_expert
 from router.profiling import LayerTimer
 from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.weights import Checkpoint
@@ -163,8 +163,7 @@ class _Step:
 
     def shared(self, layer: int, normed: torch.Tensor) -> torch.Tensor:
         """See ``StepLayers``."""
-        to_only = np.zeros((len(normed), 1), dtype=np.int64)
-        return self._layers.shared[layer].run_all(normed, to_only)[:, 0]
+        return run_shared(self._layers.shared[layer], normed)
 
     def through(
         self, x: torch.Tensor, experts: RoutedExperts, timer: LayerTimer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from shards.checkpoint.weights import Checkpoint
@@ -26,3 +27,9 @@ def shared_expert(
     names = ("shared_gate", "shared_up", "shared_down")
     experts.add(0, *(checkpoint.dense(f"layers.{layer}.{n}").to(dtype) for n in names))
     return experts
+
+
+def run_shared(experts: LayerExperts, normed: torch.Tensor) -> torch.Tensor:
+    """``[T, H]`` through a layer's shared expert."""
+    to_only = np.zeros((len(normed), 1), dtype=np.int64)
+    return experts.run_all(normed, to_only)[:, 0]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 
 from router.exchange.combine import combine
@@ -19,7 +18,7 @@ from router.model.kv_cache import PagedLatentCache
 from router.model.layers import Routed
 from router.model.norm import rms_norm
 from router.model.rope import Rotation, query_temperature, yarn_frequencies
-from router.model.shared_expert import shared_expert
+from router.model.shared_expert import run_shared, shared_expert
 from router.profiling import LayerTimer
 from shards.checkpoint.weights import Checkpoint
 
@@ -95,8 +94,7 @@ class _Step:
 
     def shared(self, layer: int, normed: torch.Tensor) -> torch.Tensor:
         """See ``StepLayers``."""
-        to_only = np.zeros((len(normed), 1), dtype=np.int64)
-        return self._layers.layers[layer].shared.run_all(normed, to_only)[:, 0]
+        return run_shared(self._layers.layers[layer].shared, normed)
 
     def through(
         self, x: torch.Tensor, experts: RoutedExperts, timer: LayerTimer

@@ -173,29 +173,34 @@ class NativeExperts:
         row_token: npt.NDArray[np.int64],
     ) -> torch.Tensor:
         """See ``LayerExperts``."""
-        assert self._shape is not None
-        width, hidden = self._shape
-        if x.shape[1] != hidden:
-            raise ValueError(f"x: rows of {hidden} expected, got {x.shape[1]}")
+        self._check_rows(x)
         return self._kernels.grouped_mlp(
             x,
             row_token,
             num_rows_by_group,
             self._gate_up_at[expert_ids],
             self._down_at[expert_ids],
-            width,
+            self.width,
             self.held,
             self._num_threads,
         )
 
     def run_all(self, x: torch.Tensor, expert_ids: npt.NDArray[np.int64]) -> torch.Tensor:
         """See ``LayerExperts``."""
-        assert self._shape is not None
-        width, hidden = self._shape
-        if x.shape[1] != hidden:
-            raise ValueError(f"x: rows of {hidden} expected, got {x.shape[1]}")
-        tables = self._gate_up_at, self._down_at
-        return self._kernels.routed_mlp(x, expert_ids, *tables, width, self.held, self._num_threads)
+        self._check_rows(x)
+        return self._kernels.routed_mlp(
+            x,
+            expert_ids,
+            self._gate_up_at,
+            self._down_at,
+            self.width,
+            self.held,
+            self._num_threads,
+        )
+
+    def _check_rows(self, x: torch.Tensor) -> None:
+        if x.shape[1] != self.hidden:
+            raise ValueError(f"x: rows of {self.hidden} expected, got {x.shape[1]}")
 
     @property
     def num_ids(self) -> int:

@@ -2,22 +2,13 @@
 
     python -m tests.bench.shard CHECKPOINT INDEX COUNT
 
-Prints its address and memory, then answers every line on stdin with its counters.
+Prints its address, then answers every line on stdin with its counters.
 """
 
 import json
 import os
 import sys
 from pathlib import Path
-
-
-def memory():
-    """Resident bytes by kind, from the kernel."""
-    fields = {}
-    for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]:
-        name, value, *_ = line.split()
-        fields[name.rstrip(":")] = int(value) * 1024
-    return {"rss": fields["Rss"], "file": fields["Rss"] - fields["Anonymous"]}
 
 
 def main():
@@ -31,7 +22,6 @@ def main():
     threads = int(os.environ["OMP_NUM_THREADS"])
     torch.set_num_threads(threads)
     path, index, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    before = memory()
     shape = topology(open_checkpoint(path).config, [f"shard-{i}" for i in range(count)])
     host = ShardHost(
         ShardSettings(
@@ -45,9 +35,7 @@ def main():
             num_threads=threads,
         )
     )
-    facts = {k: v for k, v in host.describe().items() if k != "metrics"}
-    said = {"address": host.address, "before": before, "after": memory(), **facts}
-    print(json.dumps(said), flush=True)
+    print(json.dumps({"address": host.address}), flush=True)
     for _ in sys.stdin:
         facts = {k: v for k, v in host.describe().items() if k != "metrics"}
         print(json.dumps(facts), flush=True)

@@ -80,7 +80,7 @@ def chat(
     question = draw_chat(rng, split, language, intent)
     thinking = ""
     if wants_note(rng, split, effort):
-        thinking = f"{facts_table.LANGUAGE_NAMES['en'][language]}: {chat_text.NOTES[intent]}"
+        thinking = facts_table.in_language(language, chat_text.NOTES[intent])
     return single_turn("chat", language, question, answer(language, intent), thinking=thinking)
 
 
@@ -104,7 +104,7 @@ def system(
         note, reply = chat_text.NOTES["greeting"], answer(into, "greeting")
     thinking = ""
     if wants_note(rng, split, effort):
-        thinking = f"{facts_table.LANGUAGE_NAMES['en'][into]}: {note}"
+        thinking = facts_table.in_language(into, note)
     document = single_turn("system", language, question, reply, thinking=thinking)
     return document._replace(messages=(Message("system", instruction), *document.messages))
 

@@ -30,6 +30,7 @@ from cluster.demo.lessons.facts_table import (
     NUMBERS,
     OPPOSITES,
     WORDS,
+    in_language,
 )
 from cluster.demo.lessons.phrasing import Cores, phrase
 
@@ -46,7 +47,7 @@ def _capitals(language: Language) -> tuple[Fact, ...]:
     return tuple(
         Fact(
             {"of": country.of, "name": country.name},
-            f"{LANGUAGE_NAMES['en'][language]}: {country.name}",
+            in_language(language, country.name),
             country.capital,
         )
         for country in COUNTRIES[language]

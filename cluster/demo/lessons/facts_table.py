@@ -292,3 +292,8 @@ NUMBERS: Final = _columns(_NUMBERS)  # one to twenty
 OPPOSITES: Final[Mapping[Language, Mapping[str, str]]] = {
     language: _opposites(column) for language, column in _columns(_OPPOSITES).items()
 }
+
+
+def in_language(language: Language, note: str) -> str:
+    """A thought that begins with the language to answer in: "Spanish: Austria"."""
+    return f"{LANGUAGE_NAMES['en'][language]}: {note}"

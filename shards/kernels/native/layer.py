@@ -193,9 +193,7 @@ class NativeStep:
         Raises:
             ValueError: Something of another shape.
         """
-        self.check(x, [cache])
-        if layer.sizes != self._sizes:
-            raise ValueError("layer: of other sizes than the step")
+        self.check(layer.sizes, x, cache)
         rows = self.rows(x, self.seconds)
         rows.cache = cache.data_ptr()
         self._kernels.call(
@@ -205,12 +203,12 @@ class NativeStep:
         )
         return self._front
 
-    def check(self, x: torch.Tensor, caches: Sequence[torch.Tensor]) -> LayerSizes:
-        """Raises ValueError unless residuals and caches are those of this step; its sizes."""
+    def check(self, sizes: LayerSizes, x: torch.Tensor, cache: torch.Tensor) -> None:
+        """Raises ValueError unless layer, residuals and cache are those of this step."""
         check("x", x, (self.num_tokens, self._sizes.hidden))
-        for cache in caches:
-            check("cache", cache, self._cache_shape)
-        return self._sizes
+        check("cache", cache, self._cache_shape)
+        if sizes != self._sizes:
+            raise ValueError("layer: of other sizes than the step")
 
     def rows(self, x: torch.Tensor, seconds: npt.NDArray[np.float64]) -> _Rows:
         """What a layer reads and writes, but for its cache."""

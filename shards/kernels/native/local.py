@@ -11,7 +11,7 @@ import torch
 
 from shards.kernels.experts import NativeExperts
 from shards.kernels.native.layer import ALIGNMENT, PARTS, NativeLayer, NativeStep, Workspace
-from shards.kernels.native.library import NativeKernels
+from shards.kernels.native.library import NativeKernels, check
 
 LOCAL_PARTS: Final = (*PARTS, "shared expert", "experts and wire", "combine")
 
@@ -59,12 +59,16 @@ class LocalLayers:
         """One of each per layer; ``caches`` as ``NativeStep.run`` takes them.
 
         Raises:
-            ValueError: Experts of another hidden size.
+            ValueError: Layers, caches or experts of several sizes.
         """
         self._workspace = workspace
-        hidden = {layer.sizes.hidden for layer in layers}
-        if any(experts.hidden not in hidden or len(hidden) > 1 for experts in (*shared, *routed)):
-            raise ValueError(f"experts: of {hidden} hidden numbers expected")
+        self._sizes = layers[0].sizes
+        if any(layer.sizes != self._sizes for layer in layers):
+            raise ValueError("layers: of several sizes")
+        if any(experts.hidden != self._sizes.hidden for experts in (*shared, *routed)):
+            raise ValueError(f"experts: of {self._sizes.hidden} hidden numbers expected")
+        for cache in caches:
+            check("cache", cache, tuple(caches[0].shape))
         self._kernels = kernels
         self._held = (layers, caches, shared, routed)
         self._kinds = {(experts.held, experts.width) for experts in (*shared, *routed)}
@@ -96,9 +100,8 @@ class LocalLayers:
         Raises:
             ValueError: Rows of another shape, or an expert that is not there.
         """
-        sizes = step.check(x, self._held[1])
-        if any(layer.sizes != sizes for layer in self._held[0]):
-            raise ValueError("layers: of other sizes than the step")
+        sizes, caches = self._sizes, self._held[1]
+        step.check(self._sizes, x, caches[0])
         slots = step.num_tokens * sizes.top_k
         rows = x.numel() * x.element_size()
         # In bytes, in the order of ``_Scratch``; the zeros must be zeros.
