@@ -26,15 +26,19 @@ class ServeConfig(BaseModel):
     gateways: int = Field(1, ge=1, le=64, description="gateway processes")
     replicas: int = Field(1, ge=1, description="copies of every expert, on different shards")
     mode: Literal["latency", "throughput"] = Field("latency", description="topology preset")
-    transport: Literal["auto", "local", "grpc"] = Field(
-        "auto", description="gateway to shards; auto: grpc if shards are asked for, else by mode"
+    transport: Literal["auto", "local", "shm", "grpc"] = Field(
+        "auto",
+        description="gateway to shards; shm: shared memory where they share a host, else grpc; "
+        "auto: shm if shards are asked for, else by mode",
     )
     numerics: Literal["bf16", "fp32"] = Field("bf16", description="number format of all arithmetic")
-    experts: Literal["bf16", "int8", "int4"] = Field(
-        "bf16", description="how routed experts are held (quantised while they load)"
+    experts: Literal["bf16", "int8", "int4"] | None = Field(
+        None,
+        description="how routed experts are held (quantised while they load); "
+        "unset: as galerne quantize wrote them, else bf16",
     )
-    dense: Literal["bf16", "int8"] = Field(
-        "bf16", description="how projections, shared experts and head are held"
+    dense: Literal["bf16", "int8"] | None = Field(
+        None, description="how projections, shared experts and head are held; unset: the same"
     )
     host: str = Field("127.0.0.1", description="address the public ports bind to")
     http_port: int = Field(8000, ge=0, le=65535, description="OpenAI-compatible HTTP; 0: any")

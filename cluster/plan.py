@@ -35,7 +35,10 @@ def resident_bytes(config: ServeConfig, model: ModelConfig, topology: Topology) 
     is_native = kernels_for(DTYPES[config.numerics], model.hidden_size) is not None
     expert_width, dense_width = (
         held.bits_per_weight / 8 if is_native and held is not WeightFormat.BF16 else width
-        for held in (weight_format(config, "experts"), weight_format(config, "dense"))
+        for held in (
+            weight_format(config, "experts", model.experts_held),
+            weight_format(config, "dense", model.dense_held),
+        )
     )
     per_expert = 3 * model.expert_size * model.hidden_size
     routed = model.num_layers * model.num_experts * per_expert
@@ -60,14 +63,18 @@ def resident_bytes(config: ServeConfig, model: ModelConfig, topology: Topology) 
     return int(expert_width * routed * copies + per_gateway * num_gateways)
 
 
-def weight_format(config: ServeConfig, setting: Literal["experts", "dense"]) -> WeightFormat:
-    """How weights are held.
+def weight_format(
+    config: ServeConfig, setting: Literal["experts", "dense"], stored: WeightFormat
+) -> WeightFormat:
+    """How weights are held: as asked for, or as the checkpoint has them.
 
     Raises:
         ConfigError: Less than bf16 with float32 arithmetic.
     """
-    chosen: str = getattr(config, setting)
-    if chosen != "bf16" and config.numerics != "bf16":
+    asked: str | None = getattr(config, setting)
+    is_float32 = config.numerics != "bf16"
+    chosen = asked or ("bf16" if is_float32 else stored.label)
+    if chosen != "bf16" and is_float32:
         problem = f"goes with numerics bf16, not {config.numerics}"
         raise ConfigError(setting, chosen, problem)
     return FORMATS[chosen]
@@ -127,15 +134,16 @@ def plan_serving(config: ServeConfig, app_name: str, num_nodes: int) -> ServePla
         checkpoint=path,
         model_name=config.served_model_name or (MODEL_NAME if config.model is None else path.name),
         numerics=config.numerics,
-        experts=weight_format(config, "experts"),
-        dense=weight_format(config, "dense"),
+        experts=weight_format(config, "experts", model.experts_held),
+        dense=weight_format(config, "dense", model.dense_held),
         topology=topology,
         cluster_token=secrets.token_hex(32),
         max_model_len=max_model_len,
         kv_bytes=min(per_gateway, (most + BLOCK_SIZE) * per_token),
-        gateway_threads=max(1, num_cores // len(topology.gateways)) if is_local else 1,
+        gateway_threads=max(1, num_cores // len(topology.gateways)),
+        gateway_threads_beside=1 if num_nodes == 1 and not is_local else None,
         shard_threads=1,
-        binds_loopback=num_nodes == 1,
+        is_one_node=num_nodes == 1,
     )
     return ServePlan(
         spec=spec,

@@ -75,9 +75,10 @@ def _transport(config: ServeConfig, mode: Mode) -> LinkTransport:
     wants_shards = config.shards is not None and config.shards > 1
     if config.transport == "local":
         if wants_shards:
-            problem = "local experts live in the gateway: one shard; use grpc for several"
+            problem = "local experts live in the gateway: one shard; use shm or grpc for several"
             raise ConfigError("shards", config.shards, problem)
         return LinkTransport.LOCAL
-    if config.transport == "grpc" or config.shards is not None:
-        return LinkTransport.GRPC
-    return LinkTransport.LOCAL if mode is Mode.LATENCY else LinkTransport.GRPC
+    if config.transport != "auto":
+        return LinkTransport(config.transport)
+    has_shards = config.shards is not None or mode is Mode.THROUGHPUT
+    return LinkTransport.SHM if has_shards else LinkTransport.LOCAL

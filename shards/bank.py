@@ -12,6 +12,7 @@ from galerne.errors import ProtocolError
 from shards.checkpoint.weights import Checkpoint, ExpertWeights
 from shards.kernels.experts import LayerExperts, layer_experts
 from shards.kernels.formats import WeightFormat
+from shards.kernels.quantise import Stored
 from shards.kernels.threads import KernelThreads
 from shards.memory import release_after_loading
 
@@ -51,7 +52,9 @@ class ExpertBank:
         for layer, ids in wanted.items():
             self._layers[layer] = layer_experts(dtype, self.hidden_size, num_experts, threads, held)
             for expert in ids:
-                self._layers[layer].add(expert, *_matrices(checkpoint.expert(layer, expert), dtype))
+                self._layers[layer].add(
+                    expert, *_matrices(checkpoint.expert(layer, expert), held, dtype)
+                )
                 done += 1
                 if on_progress is not None:
                     on_progress(done, total)
@@ -132,8 +135,13 @@ class ExpertBank:
             raise ProtocolError(f"expert {missing} of layer {layer} is not resident here")
 
 
-def _matrices(weights: ExpertWeights, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-    """Gate, up, down in ``dtype``; views of the file where nothing has to change."""
-    gate_up = [weight.to(dtype) for weight in weights.gate_up]
-    gate, up = gate_up if len(gate_up) == 2 else gate_up[0].chunk(2)
-    return gate, up, weights.down.to(dtype)
+def _matrices(
+    weights: ExpertWeights, held: WeightFormat, dtype: torch.dtype
+) -> tuple[Stored, Stored, Stored]:
+    """Gate, up, down as they are held or in ``dtype``; views of the file where nothing changes."""
+    down = weights.down.held_as(held, dtype)
+    if len(weights.gate_up) == 1:  # never quantised
+        gate, up = weights.gate_up[0].to(dtype).chunk(2)
+        return gate, up, down
+    gate_up = [weight.held_as(held, dtype) for weight in weights.gate_up]
+    return gate_up[0], gate_up[1], down

@@ -34,6 +34,7 @@ class ShardSettings:
     epochs: tuple[int, ...]
     host: str = "127.0.0.1"
     num_threads: int = 1
+    core: int | None = None  # where several shards share a host: the number of its own
     held: WeightFormat = WeightFormat.BF16
 
 
@@ -60,9 +61,11 @@ class ShardHost:
         bank.prefault()
         self._bank = bank
         self._bytes_read = checkpoint.bytes_read
-        self._metrics = ShardMetrics()
+        self._metrics = ShardMetrics(checkpoint.config.num_layers, checkpoint.config.num_experts)
         self._metrics.resident_bytes.set(bank.num_bytes)
-        self._worker = ExpertWorker(bank, self._metrics, MonotonicClock(), settings.num_threads)
+        self._worker = ExpertWorker(
+            bank, self._metrics, MonotonicClock(), settings.num_threads, settings.core
+        )
         self._worker.start()
         identity = ShardIdentity(
             shard_id=settings.shard_id,

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import grpc
 import psutil
 
-from galerne.errors import GalerneError, HelloRefusedError, ProtocolError, UnauthenticatedError
-from galerne.frame import Frame, FrameKind, Reassembler
+from galerne.errors import GalerneError, ProtocolError, UnauthenticatedError
+from galerne.frame import Reassembler
 from galerne.hello import (
     CHANNEL_OPTIONS,
     Hello,
@@ -26,8 +26,9 @@ from galerne.ids import ShardId
 from galerne.v1 import internal_pb2
 from shards.bank import ExpertBank
 from shards.metrics import ShardMetrics
-from shards.wire import read_request
-from shards.worker import ExpertWorker, Job, refuse
+from shards.shm.link import SharedLink
+from shards.stream import ExchangeStream
+from shards.worker import ExpertWorker
 
 logger = logging.getLogger(__name__)
 
@@ -98,12 +99,45 @@ class ShardServer:
         except GalerneError as error:
             logger.warning("hello_refused reason=%s", error)
             await context.abort(grpc.StatusCode[error.status], str(error))
-        stream = _Stream(self._identity, self._worker, self._epochs, hello)
+        await self._serve(hello, requests, context, reassembler)
+
+    async def _serve(
+        self,
+        hello: Hello,
+        requests: AsyncIterator[bytes],
+        context: grpc.aio.ServicerContext[bytes, bytes],
+        reassembler: Reassembler,
+    ) -> None:
+        stream = ExchangeStream(hello, self._identity.max_frames, self._epochs, self._worker.submit)
+        shared, not_shared = self._share(hello, stream)
+        welcome = Welcome(
+            shard=self._identity.shard_id,
+            epochs=sorted(self._epochs),
+            max_frames=self._identity.max_frames,
+            bell=self._worker.bell.file if shared else None,
+            not_shared=not_shared,
+        )
+        await context.write(encode_welcome(welcome))
+        if shared is not None:
+            self._worker.attach(shared)
         try:
             await stream.serve(requests, context, reassembler)
         except ProtocolError as error:
             logger.warning("exchange_stream_broken gateway=%s reason=%s", hello.gateway, error)
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        finally:
+            if shared is not None:
+                self._worker.detach(shared)
+                shared = None  # or the trace of what ended the stream would hold its memory
+
+    def _share(self, hello: Hello, stream: ExchangeStream) -> tuple[SharedLink | None, str]:
+        """The link through memory that the gateway offers; none, and why."""
+        if self._worker.bell.file is None:
+            return None, "the shard has no shared memory"
+        try:
+            return SharedLink(hello, self._epochs, stream, stream.fail), ""
+        except ProtocolError as error:
+            return None, str(error)
 
     async def _greet(
         self,
@@ -121,10 +155,6 @@ class ShardServer:
         hello = decode_hello(frame)
         identity = self._identity
         check_hello(hello, identity.fingerprint, identity.numerics_profile, self._epochs)
-        welcome = Welcome(
-            shard=identity.shard_id, epochs=sorted(self._epochs), max_frames=identity.max_frames
-        )
-        await context.write(encode_welcome(welcome))
         return hello
 
     async def _describe(
@@ -149,66 +179,3 @@ class ShardServer:
             pid=os.getpid(),
             metrics=self._metrics.text(),
         )
-
-
-class _Stream:
-    """One gateway's stream: reads frames, writes answers as they come."""
-
-    def __init__(
-        self, identity: ShardIdentity, worker: ExpertWorker, epochs: set[int], hello: Hello
-    ) -> None:
-        self._identity = identity
-        self._worker = worker
-        self._epochs = epochs
-        self._hello = hello
-        self._loop = asyncio.get_running_loop()
-        self._answers: asyncio.Queue[list[bytes]] = asyncio.Queue()
-        self._unanswered = 0
-        self._is_idle = asyncio.Event()
-        self._is_idle.set()
-
-    async def serve(
-        self,
-        requests: AsyncIterator[bytes],
-        context: grpc.aio.ServicerContext[bytes, bytes],
-        reassembler: Reassembler,
-    ) -> None:
-        writer = asyncio.create_task(self._write_answers(context))
-        try:
-            async for message in requests:
-                frame = reassembler.push(message)
-                if frame is not None:
-                    self._accept(frame)
-            await self._is_idle.wait()  # half-close: what was asked is still answered
-        finally:
-            writer.cancel()
-
-    def _accept(self, frame: Frame) -> None:
-        header = frame.header
-        if header.kind is not FrameKind.REQUEST:
-            raise ProtocolError(f"{header.kind.name} where REQUEST was expected")
-        if header.incarnation != self._hello.incarnation:
-            raise ProtocolError("incarnation differs from the hello's")
-        if self._unanswered >= self._identity.max_frames:
-            raise ProtocolError(f"more than {self._identity.max_frames} frames unanswered")
-        self._unanswered += 1
-        self._is_idle.clear()
-        job = Job(header, read_request(frame), self._reply)
-        if header.epoch not in self._epochs:
-            served = ",".join(map(str, sorted(self._epochs)))
-            refuse(job, HelloRefusedError("epoch", served, str(header.epoch)))
-            return
-        self._worker.submit(job)
-
-    def _reply(self, messages: list[bytes]) -> None:
-        """Called on the compute thread."""
-        self._loop.call_soon_threadsafe(self._answers.put_nowait, messages)
-
-    async def _write_answers(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        while True:
-            messages = await self._answers.get()
-            self._unanswered -= 1  # before the write: the gateway may use the credit at once
-            for message in messages:
-                await context.write(message)
-            if not self._unanswered:
-                self._is_idle.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from galerne.errors import ProtocolError
-from galerne.frame import Buffer, DType, Frame, Section
+from galerne.frame import Buffer, DType, Frame, FrameHeader, FrameKind, Section, encode
 
 Ints = npt.NDArray[np.int64]
 
@@ -65,6 +66,19 @@ def request_sections(rows: RequestRows) -> list[tuple[Section, Buffer]]:
     ]
 
 
+def encode_reply(request: FrameHeader, rows: torch.Tensor) -> list[bytes]:
+    """The results ``[R, H]`` of a request as messages."""
+    header = replace(
+        request,
+        kind=FrameKind.REPLY,
+        dtype=WIRE_DTYPE[rows.dtype],
+        num_tokens=0,
+        num_rows=rows.shape[0],
+        hidden_size=rows.shape[1],
+    )
+    return encode(header, [(Section.ROWS, tensor_bytes(rows))])
+
+
 def read_request(frame: Frame) -> RequestRows:
     """Payload of a request.
 
@@ -82,11 +96,18 @@ def read_request(frame: Frame) -> RequestRows:
         raise ProtocolError(f"request without section {error}") from error
     except ValueError as error:
         raise ProtocolError(f"index section: {error}") from error
-    if len(experts) != len(counts) or counts.sum() != len(row_token):
+    shape = (header.num_tokens, header.hidden_size)
+    rows = RequestRows(tensor_of(tokens, shape, header.dtype), experts, counts, row_token)
+    check_request(header, rows)
+    return rows
+
+
+def check_request(header: FrameHeader, rows: RequestRows) -> None:
+    """Raises ProtocolError if the indices contradict the header or one another."""
+    row_token, counts = rows.row_token, rows.num_rows_by_group
+    if len(rows.expert_ids) != len(counts) or counts.sum() != len(row_token):
         raise ProtocolError("groups, row counts and rows contradict one another")
     if len(row_token) != header.num_rows:
         raise ProtocolError(f"{len(row_token)} rows, header says {header.num_rows}")
     if len(row_token) and row_token.max() >= header.num_tokens:
         raise ProtocolError("a row names a token that the frame lacks")
-    shape = (header.num_tokens, header.hidden_size)
-    return RequestRows(tensor_of(tokens, shape, header.dtype), experts, counts, row_token)

@@ -3,45 +3,53 @@
 from __future__ import annotations
 
 import logging
-import queue
 import threading
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Sequence
 
 import torch
 
 from galerne.clock import Clock
 from galerne.errors import GalerneError
-from galerne.frame import FrameHeader, FrameKind, Section, encode
-from galerne.hello import encode_refusal
 from shards.bank import ExpertBank
+from shards.bell import create_bell
+from shards.cores import share_cores
+from shards.jobs import Job
 from shards.merge import merge, split
 from shards.metrics import ShardMetrics
-from shards.wire import WIRE_DTYPE, RequestRows, tensor_bytes
+from shards.shm.link import SharedLink
+from shards.shm.serve import ring_server
 
 logger = logging.getLogger(__name__)
 
-
-class Job(NamedTuple):
-    """One request frame and where its answer goes (called on the compute thread)."""
-
-    header: FrameHeader
-    rows: RequestRows
-    reply: Callable[[list[bytes]], None]
+_MAX_SLEEP_S = 1.0
 
 
 class ExpertWorker:
-    """Owns the thread that runs the kernels; torch releases the GIL inside them."""
+    """Owns the thread that runs the kernels; these release the GIL."""
 
     def __init__(
-        self, bank: ExpertBank, metrics: ShardMetrics, clock: Clock, num_threads: int
+        self,
+        bank: ExpertBank,
+        metrics: ShardMetrics,
+        clock: Clock,
+        num_threads: int,
+        core: int | None = None,
     ) -> None:
-        """``num_threads``: torch threads of the compute thread; 1 where shards share cores."""
+        """``num_threads``: who computes; 1 where shards share cores, and then ``core`` is its own.
+
+        It counts the cores of this process, round and round.
+        """
         self._bank = bank
         self._metrics = metrics
         self._clock = clock
         self._num_threads = num_threads
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._core = core
+        self.bell = create_bell()  # rung when there is work
+        self._rings = ring_server(bank.layers, num_threads, self.bell, metrics)
+        self._queued: deque[Job] = deque()
+        self._shared: tuple[SharedLink, ...] = ()
+        self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="expert-worker", daemon=True)
         self.is_alive = self._thread.is_alive
 
@@ -51,35 +59,60 @@ class ExpertWorker:
 
     def submit(self, job: Job) -> None:
         """Queue a frame."""
-        self._jobs.put(job)
+        self._queued.append(job)
+        self.bell.ring(is_urgent=True)
+
+    def attach(self, link: SharedLink) -> None:
+        """Take frames from a link's ring too. Called by one thread, as is ``detach``."""
+        self._shared = (*self._shared, link)
+        self.bell.ring(is_urgent=True)
+
+    def detach(self, link: SharedLink) -> None:
+        """No longer; what it has not given is lost."""
+        self._shared = tuple(other for other in self._shared if other is not link)
+        self.bell.ring(is_urgent=True)
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Finish what is queued, then end."""
-        self._jobs.put(None)
+        self._is_stopping = True
+        self.bell.ring(is_urgent=True)
         self._thread.join(timeout_s)
+        self.bell.withdraw()
 
     def _run(self) -> None:
         torch.set_num_threads(self._num_threads)
+        if self._core is not None:
+            share_cores(self._core)
         while True:
-            jobs = self._take_all()
-            if jobs is None:
+            seen = self.bell.count
+            if self._work():
+                continue
+            if self._is_stopping:
                 return
-            by_key: dict[tuple[int, int], list[Job]] = {}
-            for job in jobs:
-                by_key.setdefault((job.header.layer, job.header.epoch), []).append(job)
-            for (layer, _), same in by_key.items():
-                self._compute(layer, same)
+            self._wait(seen)
 
-    def _take_all(self) -> list[Job] | None:
-        """Wait for a job, then take all that are queued; None at the end."""
-        jobs = [self._jobs.get()]
-        while not self._jobs.empty():
-            jobs.append(self._jobs.get())
-        found = [job for job in jobs if job is not None]
-        if len(found) < len(jobs):
-            self._jobs.put(None)
-            return found or None
-        return found
+    def _work(self) -> bool:
+        """Compute what there is; whether there was something."""
+        shared = self._shared
+        jobs = [self._queued.popleft() for _ in range(len(self._queued))]
+        for link in shared:
+            jobs += link.take()
+        by_key: dict[tuple[int, int], list[Job]] = {}
+        for job in jobs:
+            by_key.setdefault((job.header.layer, job.header.epoch), []).append(job)
+        for (layer, _), same in by_key.items():
+            self._compute(layer, same)
+        for link in shared:
+            link.free()
+        return bool(jobs)
+
+    def _wait(self, seen: int) -> None:
+        """Until there is work; what the native loop can do by itself is done meanwhile."""
+        if self._rings is None:
+            self.bell.wait(seen, _MAX_SLEEP_S)
+            return
+        self._rings.set_links(tuple(link for link in self._shared if not link.is_broken))
+        self._rings.run(seen, _MAX_SLEEP_S)
 
     def _compute(self, layer: int, jobs: Sequence[Job]) -> None:
         started = self._clock.now_s()
@@ -97,31 +130,12 @@ class ExpertWorker:
             if not isinstance(error, GalerneError):
                 logger.exception("expert_compute_failed layer=%d", layer)
                 error = GalerneError(f"{type(error).__name__}: {error}")
-            refuse(jobs[0], error)
+            jobs[0].link.refuse(jobs[0].header, error)
             return
-        self._metrics.computed(layer, rows, len(jobs), self._clock.now_s() - started)
+        seconds = self._clock.now_s() - started
         for job, part in zip(jobs, split(merged, results), strict=True):
-            job.reply(_reply(job.header, part))
-
-
-def refuse(job: Job, error: GalerneError) -> None:
-    """Answer a frame with a refusal."""
-    job.reply([encode_refusal(job.header, str(error), is_retryable=error.is_retryable)])
-
-
-def _reply(request: FrameHeader, rows: torch.Tensor) -> list[bytes]:
-    header = FrameHeader(
-        kind=FrameKind.REPLY,
-        gateway=request.gateway,
-        incarnation=request.incarnation,
-        epoch=request.epoch,
-        step=request.step,
-        frame=request.frame,
-        layer=request.layer,
-        micro_batch=request.micro_batch,
-        attempt=request.attempt,
-        dtype=WIRE_DTYPE[rows.dtype],
-        num_rows=rows.shape[0],
-        hidden_size=rows.shape[1],
-    )
-    return encode(header, [(Section.ROWS, tensor_bytes(rows))])
+            try:
+                job.link.answer(job.header, part)
+            except Exception:  # its gateway asks again when the deadline is over
+                logger.exception("expert_answer_lost layer=%d", layer)
+        self._metrics.computed(layer, rows, len(jobs), seconds)

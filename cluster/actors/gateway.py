@@ -33,6 +33,7 @@ class Gateway:
                 max_model_len=spec.max_model_len,
                 kv_bytes=spec.kv_bytes,
                 num_threads=spec.gateway_threads,
+                num_beside=spec.gateway_threads_beside,
                 host=bind_host(spec),
             )
             book = RayAddressBook(spec.controller_name, NAMESPACE)

@@ -26,8 +26,9 @@ class LaunchSpec:
     max_model_len: int
     kv_bytes: int  # per gateway
     gateway_threads: int
+    gateway_threads_beside: int | None  # while shards compute on the same cores
     shard_threads: int
-    binds_loopback: bool  # internal ports; otherwise the node's own address
+    is_one_node: bool  # then internal ports are on loopback
 
     @property
     def controller_name(self) -> str:

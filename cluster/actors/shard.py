@@ -31,6 +31,7 @@ class ExpertShard:
                 epochs=(spec.topology.epoch,),
                 host=bind_host(spec),
                 num_threads=spec.shard_threads,
+                core=_own_core(spec, shard_id),
             )
             self._host = ShardHost(
                 settings, lambda done, of: reporter.progress("experts", done, of)
@@ -42,6 +43,13 @@ class ExpertShard:
         return {"rss_bytes": psutil.Process().memory_info().rss, **self._host.describe()}
 
 
+def _own_core(spec: LaunchSpec, shard_id: ShardId) -> int | None:
+    """Shards on one node take its cores in turn."""
+    shards = spec.topology.shards
+    is_alone = len(shards) == 1 or not spec.is_one_node
+    return None if is_alone else shards.index(shard_id)
+
+
 def bind_host(spec: LaunchSpec) -> str:
     """Where internal ports bind: loopback, or this node's address on a trusted network."""
-    return "127.0.0.1" if spec.binds_loopback else str(ray.util.get_node_ip_address())
+    return "127.0.0.1" if spec.is_one_node else str(ray.util.get_node_ip_address())

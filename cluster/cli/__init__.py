@@ -11,6 +11,7 @@ from cluster.cli.chat import chat
 from cluster.cli.demo import demo
 from cluster.cli.demo_eval import demo_eval
 from cluster.cli.inspect import inspect
+from cluster.cli.quantize import quantize
 from cluster.cli.serve import serve
 from cluster.cli.status import status
 from galerne.errors import GalerneError
@@ -21,7 +22,7 @@ app = typer.Typer(
     help="Serve Mistral Small 4 with its experts spread over a Ray cluster.",
     pretty_exceptions_enable=False,
 )
-for command in (serve, chat, status, inspect):
+for command in (serve, chat, status, inspect, quantize):
     app.command()(command)
 demo_app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
 demo_app.callback()(demo)

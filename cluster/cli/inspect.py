@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from shards.checkpoint.weights import Checkpoint
+    from shards.kernels.formats import WeightFormat
 
 
 def inspect(
@@ -20,7 +24,6 @@ def inspect(
     from shards.checkpoint.inspect import describe, render
     from shards.checkpoint.open import open_checkpoint
     from shards.kernels.formats import FORMATS
-    from shards.quantisation_error import layer_errors
 
     if experts and experts not in FORMATS:
         raise ConfigError("experts", experts, f"must be one of {', '.join(FORMATS)}")
@@ -29,7 +32,14 @@ def inspect(
     for line in render(describe(checkpoint, path)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if experts:
-        console.print(f"relative error of routed experts held in {experts}", highlight=False)
-        for row in layer_errors(checkpoint, FORMATS[experts]):
-            worst = f"worst expert {row.worst_expert}: {row.worst_error:.2%}"
-            console.print(f"  layer {row.layer:3}  {row.error:.2%}  {worst}", highlight=False)
+        print_layer_errors(console, checkpoint, FORMATS[experts])
+
+
+def print_layer_errors(console: Console, checkpoint: Checkpoint, held: WeightFormat) -> None:
+    """What holding the routed experts so costs, layer by layer."""
+    from shards.quantisation_error import layer_errors
+
+    console.print(f"relative error of routed experts held in {held.label}", highlight=False)
+    for row in layer_errors(checkpoint, held):
+        worst = f"worst expert {row.worst_expert}: {row.worst_error:.2%}"
+        console.print(f"  layer {row.layer:3}  {row.error:.2%}  {worst}", highlight=False)

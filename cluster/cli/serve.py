@@ -93,8 +93,8 @@ def start_with_progress(server: Server, console: Console) -> None:
 
 @contextmanager
 def private_server(console: Console, **settings: Any) -> Iterator[Server]:  # noqa: ANN401
-    """A server of a command's own, experts behind gRPC, free ports; ends with the block."""
-    settings |= {"transport": "grpc", "http_port": 0, "grpc_port": 0}
+    """A server of a command's own, experts in shards, free ports; ends with the block."""
+    settings |= {"transport": "shm", "http_port": 0, "grpc_port": 0}
     shutdown = Shutdown()
     shutdown.install()
     with Server(load_config(None, settings), shutdown) as server:

@@ -18,13 +18,14 @@ import google_crc32c
 from galerne.errors import ProtocolError
 
 MAGIC = 0x46524C47  # "GLRF"
-VERSION = 1
+VERSION = 2
 MAX_CHUNK_BYTES = 1 << 20  # 64 KiB to 1 MiB is the sweet spot of gRPC streams
 _HEADER = struct.Struct("<IHHBBHHHIQIQIHHHIIIII")
 HEADER_BYTES = _HEADER.size
 _CRC = struct.Struct("<I")  # last field of the header
 _SECTION = struct.Struct("<HHI")
 _MAX_SECTIONS = 16
+NO_CREDIT = 1  # flag: the request came by shared memory and has taken none of the stream's credits
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 

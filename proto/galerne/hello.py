@@ -48,6 +48,16 @@ def check_token(metadata: Iterable[tuple[str, str | bytes]] | None, cluster_toke
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SharedFile:
+    """Memory that a process offers to a peer: ``/proc/<pid>/fd/<fd>``, if both share a host."""
+
+    pid: int
+    fd: int
+    num_bytes: int
+    id: str  # hexadecimal; the file starts with it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
     """What a gateway says of itself."""
 
@@ -56,6 +66,8 @@ class Hello:
     fingerprint: str  # of the model
     numerics_profile: str
     epoch: int
+    rings: SharedFile | None = None  # for frames that need not travel, and the bell that says so
+    bell: SharedFile | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +77,8 @@ class Welcome:
     shard: str
     epochs: Sequence[int]
     max_frames: int  # frames a gateway may have unanswered on this link
+    bell: SharedFile | None = None  # the shard's, if it has mapped the rings
+    not_shared: str = ""  # why it has not
 
 
 def encode_hello(hello: Hello) -> bytes:
@@ -86,6 +100,7 @@ def encode_refusal(request: FrameHeader, message: str, *, is_retryable: bool) ->
         epoch=request.epoch,
         frame=request.frame,
         attempt=request.attempt,
+        flags=request.flags,
     )
     return _one(header, {"message": message, "is_retryable": is_retryable})
 
@@ -96,9 +111,10 @@ def decode_hello(frame: Frame) -> Hello:
     protocol = fields.pop("protocol", None)
     if protocol != VERSION:
         raise HelloRefusedError("protocol", str(VERSION), str(protocol))
+    rings, bell = (_shared_file("hello", name, fields) for name in ("rings", "bell"))
     _check_types("hello", fields, text=("gateway", "fingerprint", "numerics_profile"))
     try:
-        return Hello(**fields)  # type: ignore[arg-type]
+        return Hello(rings=rings, bell=bell, **fields)  # type: ignore[arg-type]
     except TypeError as error:
         raise ProtocolError(f"hello: {error}") from error
 
@@ -109,9 +125,10 @@ def decode_welcome(frame: Frame) -> Welcome:
     epochs = fields.pop("epochs", None)
     if not isinstance(epochs, list) or not all(type(epoch) is int for epoch in epochs):
         raise ProtocolError(f"welcome: epochs is {epochs!r:.60}")
-    _check_types("welcome", fields, text=("shard",))
+    bell = _shared_file("welcome", "bell", fields)
+    _check_types("welcome", fields, text=("shard", "not_shared"))
     try:
-        return Welcome(epochs=epochs, **fields)  # type: ignore[arg-type]
+        return Welcome(epochs=epochs, bell=bell, **fields)  # type: ignore[arg-type]
     except TypeError as error:
         raise ProtocolError(f"welcome: {error}") from error
 
@@ -143,6 +160,20 @@ def read_json(frame: Frame, kind: FrameKind) -> dict[str, object]:
     if not isinstance(fields, dict):
         raise ProtocolError(f"{kind.name} is not a JSON object")
     return fields
+
+
+def _shared_file(what: str, name: str, fields: dict[str, object]) -> SharedFile | None:
+    """Take a shared file out of the fields."""
+    found = fields.pop(name, None)
+    if found is None:
+        return None
+    if not isinstance(found, dict):
+        raise ProtocolError(f"{what}: {name} is {found!r:.60}")
+    _check_types(f"{what}: {name}", found, text=("id",))
+    try:
+        return SharedFile(**found)
+    except TypeError as error:
+        raise ProtocolError(f"{what}: {name}: {error}") from error
 
 
 def _check_types(what: str, fields: dict[str, object], *, text: tuple[str, ...]) -> None:

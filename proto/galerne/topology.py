@@ -19,7 +19,8 @@ class Mode(enum.Enum):
 class LinkTransport(enum.Enum):
     """How a gateway reaches a shard."""
 
-    LOCAL = "local"
+    LOCAL = "local"  # experts in the gateway's process
+    SHM = "shm"  # shared memory to shards on the gateway's host, gRPC to the others
     GRPC = "grpc"
 
 

@@ -9,15 +9,18 @@ import numpy.typing as npt
 import torch
 
 from galerne.clock import Clock
-from galerne.ids import CallId, ShardId
+from galerne.ids import CallId, FrameId, ShardId
+from router.exchange.calls import SendFrame, SessionCounters
 from router.exchange.links import LinkState
-from router.exchange.session import ExchangeSession, SendFrame, SessionCounters
+from router.exchange.session import ExchangeSession
 from router.exchange.transport import (
     Answer,
     LinkDown,
     LinkUp,
+    OutgoingCall,
     OutgoingFrame,
     Refusal,
+    SentCall,
     Transport,
     TransportEvent,
 )
@@ -49,6 +52,7 @@ class ExpertExchange:
         self._step = 0
         self._inputs: dict[CallId, tuple[int, int, torch.Tensor]] = {}
         self._buffers: dict[CallId, torch.Tensor] = {}
+        self._whole: dict[CallId, tuple[SentCall, dict[ShardId, FrameId]]] = {}
 
     def start_step(self, step: int) -> None:
         """Number the frames that follow; a step that failed leaves nothing behind."""
@@ -65,11 +69,40 @@ class ExpertExchange:
         self, layer: int, micro_batch: int, x: torch.Tensor, expert_ids: npt.NDArray[np.int64]
     ) -> _Away:
         """Dispatch ``[T, H]`` tokens to their ``[T, K]`` experts."""
-        call, actions = self._session.begin(layer, expert_ids, self._clock.now_s())
+        call = self._begin_whole(layer, micro_batch, x, expert_ids)
+        actions: Iterable[SendFrame] = ()
+        if call is None:
+            call, actions = self._session.begin(layer, expert_ids, self._clock.now_s())
         self._inputs[call] = (layer, micro_batch, x)
         self._buffers[call] = x.new_empty((expert_ids.size, x.shape[1]))
         self._perform(actions)
         return _Away(self, call, self._buffers[call].view(*expert_ids.shape, -1))
+
+    def _begin_whole(
+        self, layer: int, micro_batch: int, x: torch.Tensor, expert_ids: npt.NDArray[np.int64]
+    ) -> CallId | None:
+        """Send all frames at once, where nothing is to be chosen and the transport can."""
+        owner = self._session.owners(layer)
+        if owner is None:
+            return None
+        now = self._clock.now_s()
+        sent = self._transport.send_call(
+            OutgoingCall(
+                step=self._step,
+                layer=layer,
+                micro_batch=micro_batch,
+                expert_ids=expert_ids,
+                source=x,
+                owner=owner,
+                first_frame=self._session.next_frame,
+                row_budget=self._session.row_budget,
+            )
+        )
+        if sent is None:
+            return None
+        call, frames = self._session.begin_sent(layer, expert_ids, sent.slots_by_shard, now)
+        self._whole[call] = sent, frames
+        return call
 
     def complete(self, call: CallId) -> None:
         """Serve events until the call's rows are in.
@@ -79,10 +112,23 @@ class ExpertExchange:
             GalerneError: A shard refused for good.
         """
         try:
+            self._collect(call)
             while not self._session.is_complete(call):
-                self._serve_one()
+                self._serve_one(call)
         finally:
             self._forget(call)
+
+    def _collect(self, call: CallId) -> None:
+        """Take in what a call that was sent as a whole gets without a fault; once."""
+        sent, frames = self._whole.pop(call, (None, {}))
+        if sent is None:
+            return
+        wait = self._wait_s(self._clock.now_s())
+        ages = sent.collect(self._buffers[call], wait)
+        now = self._clock.now_s()
+        for shard, age_s in ages.items():
+            num_rows = len(sent.slots_by_shard[shard])
+            self._session.on_answer(shard, frames[shard], num_rows, now - age_s)
 
     def poll(self) -> None:
         """Take in events that came while no call was away (links up and down)."""
@@ -107,23 +153,28 @@ class ExpertExchange:
         """Close the transport."""
         self._transport.close()
 
-    def _serve_one(self) -> None:
+    def _serve_one(self, call: CallId) -> None:
         now = self._clock.now_s()
         deadline = self._session.next_deadline_s()
-        wait = _MAX_WAIT_S if deadline is None else min(max(deadline - now, 0.0), _MAX_WAIT_S)
-        event = self._transport.receive(wait)
+        event = self._transport.receive(self._wait_s(now), self._session.num_awaited(call))
         if event is not None:
             self._take(event)
         if event is None or (deadline is not None and self._clock.now_s() >= deadline):
             self.poll()  # after a pause of ours: what has come already is not overdue
             self._perform(self._session.on_time(self._clock.now_s()))
 
+    def _wait_s(self, now_s: float) -> float:
+        """How long nothing has to be done unless something comes."""
+        deadline = self._session.next_deadline_s()
+        return _MAX_WAIT_S if deadline is None else min(max(deadline - now_s, 0.0), _MAX_WAIT_S)
+
     def _take(self, event: TransportEvent) -> None:
+        self._whole.clear()  # the event may be for any of them: all go on frame by frame
         now = self._clock.now_s()
         match event:
-            case Answer(shard, frame, rows):
+            case Answer(shard, frame, rows, age_s):
                 num_rows = len(rows) if self._has_form(rows) else -1
-                accepted = self._session.on_answer(shard, frame, num_rows, now)
+                accepted = self._session.on_answer(shard, frame, num_rows, now - age_s)
                 if accepted is not None:
                     self._fill(accepted.call, accepted.slots, accepted.rows, rows)
             case Refusal(shard, frame, error):
@@ -162,11 +213,12 @@ class ExpertExchange:
                     layer=layer,
                     micro_batch=micro_batch,
                     rows=action.rows,
-                    tokens=x[torch.from_numpy(action.rows.tokens)],
+                    source=x,
                 )
             )
 
     def _forget(self, call: CallId) -> None:
         if self._inputs.pop(call, None) is not None:
             self._buffers.pop(call)
+            self._whole.pop(call, None)
             self._session.end(call)

@@ -7,28 +7,38 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol, TypeAlias, cast
 
 import grpc
 
 from galerne.errors import GalerneError, OverloadedError, ProtocolError
-from galerne.frame import Frame, FrameKind, Reassembler, Section
+from galerne.frame import NO_CREDIT, Frame, FrameKind, Reassembler, Section
 from galerne.hello import (
     CHANNEL_OPTIONS,
     EXCHANGE_METHOD,
     TOKEN_METADATA_KEY,
     Hello,
+    Welcome,
     decode_welcome,
     encode_hello,
     read_json,
 )
 from galerne.ids import FrameId, ShardId
+from router.exchange.shm_ends import (
+    CreateOffer,
+    NotSharedError,
+    RingOffer,
+    SharedEnds,
+    SharedUp,
+)
 from router.exchange.transport import Answer, LinkDown, LinkUp, Refusal, TransportEvent
 from shards.wire import tensor_of
 
 logger = logging.getLogger(__name__)
 
 MAX_FRAME_BYTES = 256 << 20
+
+LinkEvent: TypeAlias = TransportEvent | SharedUp
 
 
 class AddressBook(Protocol):
@@ -57,9 +67,11 @@ class GrpcLink:
         hello: Hello,
         cluster_token: str,
         book: AddressBook,
-        emit: Callable[[TransportEvent], None],
+        emit: Callable[[LinkEvent], None],
         config: LinkConfig,
+        offer: CreateOffer | None = None,
     ) -> None:
+        """``offer``: creates what a shard on this host is offered at each connection."""
         self._shard = shard
         self._hello = hello
         self._metadata = ((TOKEN_METADATA_KEY, cluster_token),)
@@ -71,12 +83,20 @@ class GrpcLink:
         self._is_up = False
         self._credits = 0
         self._logged_reason = ""
+        self._offer = offer
+        self._not_shared = ""
+        self._failure: asyncio.Future[None] | None = None
 
     def push(self, messages: Sequence[bytes]) -> None:
         """Queue a frame's chunks; dropped while the link is down (the session resends)."""
         if self._is_up:
             self._outbox.append(messages)
             self._wake.set()
+
+    def fail(self, error: GalerneError) -> None:
+        """Give up the connection; the next one is made as after any other fault."""
+        if self._failure is not None and not self._failure.done():
+            self._failure.set_exception(error)
 
     async def run(self) -> None:
         """Keep the link up until cancelled."""
@@ -116,17 +136,53 @@ class GrpcLink:
             reassembler = Reassembler(MAX_FRAME_BYTES)
             try:
                 async with asyncio.timeout(self._config.connect_timeout_s):
-                    await self._greet(call, reassembler)
+                    if self._offer is not None:  # no memory is made for whom nobody reaches
+                        await _connected(channel)
+                    shared = await self._greet(call, reassembler)
                 self._is_up = True
+                if shared is not None:
+                    self._emit(SharedUp(self._shard, shared))
                 self._emit(LinkUp(self._shard))
-                logger.info("link_up shard=%s address=%s", self._shard, address)
+                way = "grpc" if shared is None else "shared memory"
+                shared = None  # or the trace of what ends the link would hold its memory
+                logger.info("link_up shard=%s address=%s by=%s", self._shard, address, way)
                 await self._carry(call, reassembler)
             finally:
                 call.cancel()
         return True
 
-    async def _greet(self, call: _Call, reassembler: Reassembler) -> None:
-        await call.write(encode_hello(self._hello))
+    async def _greet(self, call: _Call, reassembler: Reassembler) -> SharedEnds | None:
+        """Agree; what the link has besides the stream."""
+        offer = await self._create_offer()
+        try:
+            hello = self._hello if offer is None else offer.put_into(self._hello)
+            welcome = await self._introduce(call, reassembler, hello)
+            return None if offer is None else offer.accepted_by(welcome)
+        except NotSharedError as error:
+            self._log_not_shared(str(error))
+            return None
+        finally:
+            if offer is not None:
+                offer.withdraw()
+
+    async def _create_offer(self) -> RingOffer | None:
+        if self._offer is None:
+            return None
+        try:
+            return await asyncio.to_thread(self._offer)
+        except OSError as error:
+            self._log_not_shared(str(error))
+            return None
+
+    def _log_not_shared(self, reason: str) -> None:
+        if reason != self._not_shared:
+            logger.warning(
+                "shared_memory_not_used shard=%s reason=%s: frames go by gRPC", self._shard, reason
+            )
+        self._not_shared = reason
+
+    async def _introduce(self, call: _Call, reassembler: Reassembler, hello: Hello) -> Welcome:
+        await call.write(encode_hello(hello))
         frame = None
         while frame is None:
             frame = reassembler.push(await _read(call))
@@ -134,18 +190,29 @@ class GrpcLink:
         if welcome.shard != self._shard:
             raise ProtocolError(f"{welcome.shard} answers where {self._shard} was expected")
         self._credits = welcome.max_frames
+        return welcome
 
     async def _carry(self, call: _Call, reassembler: Reassembler) -> None:
+        reader = asyncio.create_task(self._read_frames(call, reassembler))
         writer = asyncio.create_task(self._write(call))
+        self._failure = asyncio.get_running_loop().create_future()
+        tasks = (reader, writer, self._failure)
         try:
-            while True:
-                frame = reassembler.push(await _read(call))
-                if frame is not None:
-                    self._credits += 1
-                    self._wake.set()
-                    self._deliver(frame)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for ended in done:
+                ended.result()
         finally:
-            writer.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read_frames(self, call: _Call, reassembler: Reassembler) -> None:
+        while True:
+            frame = reassembler.push(await _read(call))
+            if frame is not None:
+                self._credits += not frame.header.flags & NO_CREDIT
+                self._wake.set()
+                self._deliver(frame)
 
     async def _write(self, call: _Call) -> None:
         while True:
@@ -169,6 +236,16 @@ class GrpcLink:
         shape = (header.num_rows, header.hidden_size)
         rows = tensor_of(frame.sections[Section.ROWS], shape, header.dtype)
         self._emit(Answer(self._shard, FrameId(header.frame), rows))
+
+
+async def _connected(channel: grpc.aio.Channel) -> None:
+    """Raises ProtocolError at the first failure, not after gRPC's own patience."""
+    state = channel.get_state(try_to_connect=True)
+    while state is not grpc.ChannelConnectivity.READY:
+        if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+            raise ProtocolError("cannot connect")
+        await channel.wait_for_state_change(state)
+        state = channel.get_state(try_to_connect=True)
 
 
 class _Call(Protocol):

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
+
+from galerne.errors import GalerneError
 from galerne.frame import FrameHeader, FrameKind, encode
 from galerne.hello import Hello
 from galerne.ids import ShardId
 from galerne.loop_thread import grpc_loop
-from router.exchange.grpc_link import AddressBook, GrpcLink, LinkConfig
-from router.exchange.transport import OutgoingFrame, TransportEvent
+from router.exchange.grpc_link import AddressBook, GrpcLink, LinkConfig, LinkEvent
+from router.exchange.shm_ends import CreateOffer, SharedUp
+from router.exchange.transport import OutgoingCall, OutgoingFrame, TransportEvent
 from shards.wire import WIRE_DTYPE, RequestRows, request_sections
 
 _CLOSE_TIMEOUT_S = 5.0
@@ -27,8 +31,14 @@ class GrpcTransport:
         cluster_token: str,
         book: AddressBook,
         config: LinkConfig | None = None,
+        emit: Callable[[LinkEvent], None] | None = None,
+        offer: CreateOffer | None = None,
     ) -> None:
-        """Start connecting to every shard at once."""
+        """Start connecting to every shard at once.
+
+        ``emit`` takes the events in place of ``receive``, and then ``offer`` creates what shards on
+        this host are offered.
+        """
         self._hello = hello
         number = hello.gateway.rpartition("-")[2]  # of "gateway-0"
         self._gateway = int(number) if number.isdigit() else 0
@@ -36,7 +46,8 @@ class GrpcTransport:
         self._loop = grpc_loop().loop
         self._links = {
             shard: GrpcLink(
-                shard, hello, cluster_token, book, self._events.put, config or LinkConfig()
+                *(shard, hello, cluster_token, book, emit or self._put, config or LinkConfig()),
+                offer,
             )
             for shard in shards
         }
@@ -47,11 +58,16 @@ class GrpcTransport:
         """Encode and hand over; never blocks."""
         if self._is_closed:
             return
-        messages = encode(self._header(frame), request_sections(_request_rows(frame)))
+        messages = encode(self.header(frame), request_sections(request_rows(frame, frame.tokens)))
         self._loop.call_soon_threadsafe(self._links[frame.shard].push, messages)
 
-    def receive(self, timeout_s: float) -> TransportEvent | None:
-        """The next event, or None after ``timeout_s``."""
+    def send_call(self, call: OutgoingCall) -> None:
+        """See ``Transport``: frame by frame."""
+        del call
+
+    def receive(self, timeout_s: float, num_awaited: int = 1) -> TransportEvent | None:
+        """See ``Transport``."""
+        del num_awaited
         try:
             if timeout_s <= 0:
                 event = self._events.get_nowait()
@@ -74,7 +90,16 @@ class GrpcTransport:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _header(self, frame: OutgoingFrame) -> FrameHeader:
+    def fail(self, shard: ShardId, error: GalerneError) -> None:
+        """Give up a link and make it anew."""
+        self._loop.call_soon_threadsafe(self._links[shard].fail, error)
+
+    def _put(self, event: LinkEvent) -> None:
+        if not isinstance(event, SharedUp):
+            self._events.put(event)
+
+    def header(self, frame: OutgoingFrame) -> FrameHeader:
+        """Of the frame's request."""
         return FrameHeader(
             kind=FrameKind.REQUEST,
             gateway=self._gateway,
@@ -85,13 +110,14 @@ class GrpcTransport:
             layer=frame.layer,
             micro_batch=frame.micro_batch,
             attempt=frame.attempt,
-            dtype=WIRE_DTYPE[frame.tokens.dtype],
-            num_tokens=len(frame.tokens),
+            dtype=WIRE_DTYPE[frame.source.dtype],
+            num_tokens=len(frame.rows.tokens),
             num_rows=len(frame.rows.slots),
-            hidden_size=frame.tokens.shape[1],
+            hidden_size=frame.source.shape[1],
         )
 
 
-def _request_rows(frame: OutgoingFrame) -> RequestRows:
+def request_rows(frame: OutgoingFrame, tokens: torch.Tensor) -> RequestRows:
+    """A frame's payload."""
     rows = frame.rows
-    return RequestRows(frame.tokens, rows.expert_ids, rows.num_rows_by_group, rows.row_token)
+    return RequestRows(tokens, rows.expert_ids, rows.num_rows_by_group, rows.row_token)

@@ -43,6 +43,11 @@ class LinkBook:
             self.state[shard] = LinkState.UP
 
     @property
+    def are_all_up(self) -> bool:
+        """Whether no shard is to be avoided."""
+        return all(state is LinkState.UP for state in self.state.values())
+
+    @property
     def healthy(self) -> frozenset[ShardId]:
         """Shards to prefer."""
         return frozenset(s for s, state in self.state.items() if state is LinkState.UP)

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from galerne.ids import ShardId
+from router.exchange.calls import SessionCounters
 from router.exchange.dispatch import Ints
 from router.exchange.links import LinkState
-from router.exchange.session import SessionCounters
 from shards.bank import ExpertBank
 
 

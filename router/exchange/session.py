@@ -9,17 +9,15 @@ than ``give_up_after_s``. Design section 6.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from galerne.errors import GalerneError, ShardUnavailableError
 from galerne.ids import CallId, FrameId, ShardId
 from galerne.topology import Replicas, Topology
+from router.exchange.calls import Accepted, Call, InFlight, SendFrame, SessionCounters
 from router.exchange.deadline import ExchangeConfig, ServiceTime
 from router.exchange.dispatch import (
-    FrameRows,
     Ints,
     choose_shards,
     cut,
@@ -31,77 +29,8 @@ from router.exchange.dispatch import (
 from router.exchange.links import LinkBook
 
 RESEND_POLL_S = 0.05  # how soon rows that found no budget or no replica are looked at again
-_MAX_ATTEMPT = 0xFFFF  # of the frame's header
-
-
-@dataclass(frozen=True, slots=True)
-class SendFrame:
-    """Action: put these rows on the wire."""
-
-    shard: ShardId
-    frame: FrameId
-    call: CallId
-    attempt: int
-    rows: FrameRows
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """What of an answer is new: ``rows`` of the answer go to ``slots`` of the call."""
-
-    call: CallId
-    rows: Ints
-    slots: Ints
-
-
-@dataclass(slots=True)
-class _InFlight:
-    call: CallId
-    shard: ShardId
-    rows: FrameRows
-    attempt: int
-    sent_s: float
-    deadline_s: float
-    is_overdue: bool = False
-
-
-@dataclass(slots=True)
-class _Call:
-    layer: int
-    expert_ids: Ints
-    begun_s: float
-    filled: npt.NDArray[np.bool_]  # [T * K]
-    asked: npt.NDArray[np.bool_]  # [T * K], sent at least once
-    attempt: int = 0
-    orphans: list[Ints] = field(default_factory=list)  # slots that no usable shard has
-    doubted: list[Ints] = field(default_factory=list)  # slots to resend as the budget allows
-    refused_by: set[ShardId] = field(default_factory=set)  # asked again only where none else is
-    error: GalerneError | None = None
-
-    def unfilled(self, parts: list[Ints]) -> Ints:
-        """The slots of ``parts`` that still lack a row, each once."""
-        if not parts:
-            return np.zeros(0, dtype=np.int64)
-        slots = np.unique(np.concatenate(parts))
-        left: Ints = slots[~self.filled[slots]]
-        return left
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it still waits for rows."""
-        return self.error is None and not self.filled.all()
-
-
-@dataclass(slots=True)
-class SessionCounters:
-    """Totals since the start, for metrics."""
-
-    rows_sent: int = 0
-    rows_resent: int = 0
-    late_answers: int = 0
-    duplicate_rows: int = 0
-    suspicions: int = 0
-    refused_frames: int = 0
+_MAX_ATTEMPT = 0xFFFF  # of the frame's header, as the next
+_NUM_FRAMES = 1 << 32
 
 
 class ExchangeSession:
@@ -113,8 +42,8 @@ class ExchangeSession:
         self._config = config
         self._links = LinkBook(topology.shards)
         self._service = {shard: ServiceTime(config) for shard in topology.shards}
-        self._calls: dict[CallId, _Call] = {}
-        self._in_flight: dict[FrameId, _InFlight] = {}
+        self._calls: dict[CallId, Call] = {}
+        self._in_flight: dict[FrameId, InFlight] = {}
         self._replica_sets = {r for layer in topology.placement.by_layer for r in layer}
         self._owners = owners_of(topology)
         self._next_call = 0
@@ -127,14 +56,56 @@ class ExchangeSession:
 
     def begin(self, layer: int, expert_ids: Ints, now_s: float) -> tuple[CallId, list[SendFrame]]:
         """Start the exchange of ``[T, K]`` routing of one layer."""
+        call_id, call = self._new_call(layer, expert_ids, now_s)
+        owner = self.owners(layer)
+        if owner is not None:
+            return call_id, self._send_to_owners(call_id, call, owner, now_s)
+        return call_id, self._send(call_id, call, np.arange(expert_ids.size), now_s)
+
+    def owners(self, layer: int) -> Ints | None:
+        """``[E]`` the number of every expert's shard; None while there is something to choose."""
+        is_plain = self._links.are_all_up and self._owners is not None
+        return self._owners[layer] if is_plain and self._owners is not None else None
+
+    def begin_sent(
+        self, layer: int, expert_ids: Ints, slots_by_shard: Mapping[ShardId, Ints], now_s: float
+    ) -> tuple[CallId, dict[ShardId, FrameId]]:
+        """Start an exchange whose frames are on their way: to shard i the ``next_frame`` + i.
+
+        The call and the frame of every shard that has slots.
+        """
+        call_id, call = self._new_call(layer, expert_ids, now_s)
+        call.asked[:] = True
+        self.counters.rows_sent += expert_ids.size
+        self._grant(expert_ids.size * self._config.resend_share)
+        frames = {}
+        for number, shard in enumerate(self._topology.shards):
+            slots = slots_by_shard.get(shard)
+            if slots is None:
+                continue
+            frames[shard] = frame = FrameId((self._next_frame + number) % _NUM_FRAMES)
+            due = now_s + self._service[shard].deadline_s(len(slots), 0)
+            self._in_flight[frame] = InFlight(call_id, shard, slots, 0, now_s, due)
+        self._next_frame = (self._next_frame + len(self._topology.shards)) % _NUM_FRAMES
+        return call_id, frames
+
+    @property
+    def next_frame(self) -> FrameId:
+        """The number of the next frame."""
+        return FrameId(self._next_frame)
+
+    @property
+    def row_budget(self) -> int:
+        """Rows of a frame at most."""
+        return self._topology.row_budget
+
+    def _new_call(self, layer: int, expert_ids: Ints, now_s: float) -> tuple[CallId, Call]:
         call_id = CallId(self._next_call)
         self._next_call += 1
         nothing = np.zeros(expert_ids.size, dtype=bool)
-        call = _Call(layer, expert_ids, now_s, filled=nothing, asked=nothing.copy())
+        call = Call(layer, expert_ids, now_s, filled=nothing, asked=nothing.copy())
         self._calls[call_id] = call
-        if self._owners is not None and len(self._links.healthy) == len(self._topology.shards):
-            return call_id, self._send_to_owners(call_id, call, self._owners[layer], now_s)
-        return call_id, self._send(call_id, call, np.arange(expert_ids.size), now_s)
+        return call_id, call
 
     def on_answer(
         self, shard: ShardId, frame: FrameId, num_rows: int, now_s: float
@@ -145,16 +116,16 @@ class ExchangeSession:
         if flight is None or call is None:
             self.counters.late_answers += 1
             return None
-        if num_rows != len(flight.rows.slots):
+        if num_rows != len(flight.slots):
             call.refused_by.add(shard)
             self._doubt(call, flight)
             self.counters.refused_frames += 1
             return None
-        self._service[flight.shard].observe(num_rows, now_s - flight.sent_s)
-        new = np.flatnonzero(~call.filled[flight.rows.slots])
+        self._service[flight.shard].observe(num_rows, max(now_s - flight.sent_s, 0.0))
+        new = np.flatnonzero(~call.filled[flight.slots])
         self.counters.duplicate_rows += num_rows - len(new)
-        call.filled[flight.rows.slots] = True
-        return Accepted(flight.call, new, flight.rows.slots[new]) if len(new) else None
+        call.filled[flight.slots] = True
+        return Accepted(flight.call, new, flight.slots[new]) if len(new) else None
 
     def on_refusal(
         self, shard: ShardId, frame: FrameId, error: GalerneError, now_s: float
@@ -189,7 +160,7 @@ class ExchangeSession:
             call = self._calls.get(flight.call)
             if call is not None:
                 self._next_attempt(call, flight)
-                owed_slots = flight.rows.slots
+                owed_slots = flight.slots
                 if flight.is_overdue:  # asked again already, but for what lacked budget
                     owed_slots = np.intersect1d(owed_slots, call.unfilled(call.doubted))
                 call.orphans.append(owed_slots)
@@ -231,6 +202,11 @@ class ExchangeSession:
             raise call.error
         return bool(call.filled.all())
 
+    def num_awaited(self, call_id: CallId) -> int:
+        """Answers of frames in time that a call waits for; 1 at least."""
+        flights = self._in_flight.values()
+        return max(sum(f.call == call_id and not f.is_overdue for f in flights), 1)
+
     def next_deadline_s(self) -> float | None:
         """When ``on_time`` must be called at the latest; None if nothing is away."""
         times = [f.deadline_s for f in self._in_flight.values() if not f.is_overdue]
@@ -253,7 +229,7 @@ class ExchangeSession:
 
     # -- helpers -----------------------------------------------------------------------------
 
-    def _take(self, shard: ShardId, frame: FrameId) -> tuple[_InFlight, _Call] | tuple[None, None]:
+    def _take(self, shard: ShardId, frame: FrameId) -> tuple[InFlight, Call] | tuple[None, None]:
         """The frame that a shard answers or refuses, no longer in flight; none if not its own."""
         flight = self._in_flight.get(frame)
         if flight is None or flight.shard != shard:
@@ -262,12 +238,12 @@ class ExchangeSession:
         return flight, self._calls[flight.call]
 
     @staticmethod
-    def _next_attempt(call: _Call, flight: _InFlight) -> None:
+    def _next_attempt(call: Call, flight: InFlight) -> None:
         call.attempt = min(max(call.attempt, flight.attempt + 1), _MAX_ATTEMPT)
 
-    def _doubt(self, call: _Call, flight: _InFlight) -> None:
+    def _doubt(self, call: Call, flight: InFlight) -> None:
         self._next_attempt(call, flight)
-        call.doubted.append(flight.rows.slots)
+        call.doubted.append(flight.slots)
 
     def _resend(self, now_s: float) -> list[SendFrame]:
         """Orphans wherever a shard has come, doubted rows as far as the budget goes."""
@@ -287,7 +263,7 @@ class ExchangeSession:
         return actions
 
     def _send_to_owners(
-        self, call_id: CallId, call: _Call, owner: Ints, now_s: float
+        self, call_id: CallId, call: Call, owner: Ints, now_s: float
     ) -> list[SendFrame]:
         """``_send`` of a new call where nothing is to be chosen: one copy of all, all healthy."""
         shards = self._topology.shards
@@ -300,7 +276,7 @@ class ExchangeSession:
         self._note_asked(call, np.arange(call.expert_ids.size))
         return actions
 
-    def _send(self, call_id: CallId, call: _Call, slots: Ints, now_s: float) -> list[SendFrame]:
+    def _send(self, call_id: CallId, call: Call, slots: Ints, now_s: float) -> list[SendFrame]:
         """Frames for the slots that some usable replica holds; the rest become orphans."""
         if not len(slots):
             return []
@@ -321,20 +297,20 @@ class ExchangeSession:
         self._note_asked(call, slots)
         return actions
 
-    def _note_asked(self, call: _Call, slots: Ints) -> None:
+    def _note_asked(self, call: Call, slots: Ints) -> None:
         num_again = int(call.asked[slots].sum())
         call.asked[slots] = True
         self.counters.rows_resent += num_again
         self.counters.rows_sent += len(slots) - num_again
         self._grant(len(slots) * self._config.resend_share)
 
-    def _not_owed(self, call_id: CallId, call: _Call, shard: ShardId, slots: Ints) -> Ints:
+    def _not_owed(self, call_id: CallId, call: Call, shard: ShardId, slots: Ints) -> Ints:
         """The slots that a shard does not owe already; the others stay in doubt, at no cost.
 
         A link that stands answers or breaks, so asking the same shard twice could only add load.
         """
         owed = [
-            flight.rows.slots
+            flight.slots
             for flight in self._in_flight.values()
             if flight.call == call_id and flight.shard == shard
         ]
@@ -357,21 +333,21 @@ class ExchangeSession:
         self._budget_rows = min(self._budget_rows + num_rows, most)
 
     def _replicas_that_owe_nothing(
-        self, call_id: CallId, call: _Call, touched: Sequence[int]
+        self, call_id: CallId, call: Call, touched: Sequence[int]
     ) -> Mapping[int, Replicas]:
         """Replicas of every expert, without those that were asked for it already if others are."""
         placed = self._topology.placement.by_layer[call.layer]
         asked: dict[int, set[ShardId]] = {}
         for flight in self._in_flight.values():
             if flight.call == call_id:
-                for expert in flight.rows.expert_ids.tolist():
+                for expert in np.unique(call.expert_ids.reshape(-1)[flight.slots]).tolist():
                     asked.setdefault(expert, set()).add(flight.shard)
         return {
             e: tuple(s for s in placed[e] if s not in asked.get(e, ())) or placed[e]
             for e in touched
         }
 
-    def _choose(self, call_id: CallId, call: _Call, slots: Ints) -> dict[int, ShardId | None]:
+    def _choose(self, call_id: CallId, call: Call, slots: Ints) -> dict[int, ShardId | None]:
         experts, counts = np.unique(call.expert_ids.reshape(-1)[slots], return_counts=True)
         touched, rows = experts.tolist(), counts.tolist()
         replicas = self._replicas_that_owe_nothing(call_id, call, touched)
@@ -385,16 +361,18 @@ class ExchangeSession:
         return chosen
 
     def _frame(
-        self, call_id: CallId, call: _Call, shard: ShardId, slots: Ints, now_s: float
+        self, call_id: CallId, call: Call, shard: ShardId, slots: Ints, now_s: float
     ) -> SendFrame:
         frame = FrameId(self._next_frame)
-        self._next_frame = (self._next_frame + 1) % (1 << 32)
+        self._next_frame = (self._next_frame + 1) % _NUM_FRAMES
         rows = rows_of(call.expert_ids, slots)
         wait = self._service[shard].deadline_s(len(slots), call.attempt)
-        self._in_flight[frame] = _InFlight(call_id, shard, rows, call.attempt, now_s, now_s + wait)
+        self._in_flight[frame] = InFlight(
+            call_id, shard, rows.slots, call.attempt, now_s, now_s + wait
+        )
         return SendFrame(shard, frame, call_id, call.attempt, rows)
 
-    def _missing_shards(self, call: _Call) -> str:
+    def _missing_shards(self, call: Call) -> str:
         flat = call.expert_ids.reshape(-1)[~call.filled]
         replicas = self._topology.placement.by_layer[call.layer]
         return ",".join(sorted({shard for e in flat.tolist() for shard in replicas[e]}))

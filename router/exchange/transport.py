@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -9,7 +10,7 @@ import torch
 
 from galerne.errors import GalerneError
 from galerne.ids import FrameId, ShardId
-from router.exchange.dispatch import FrameRows
+from router.exchange.dispatch import FrameRows, Ints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +24,12 @@ class OutgoingFrame:
     layer: int
     micro_batch: int
     rows: FrameRows
-    tokens: torch.Tensor  # [T, H], the frame's tokens, each once
+    source: torch.Tensor  # [N, H], of which the frame's tokens are rows ``rows.tokens``
+
+    @property
+    def tokens(self) -> torch.Tensor:
+        """``[T, H]``, the frame's tokens, each once."""
+        return self.source[torch.from_numpy(self.rows.tokens)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,7 @@ class Answer:
     shard: ShardId
     frame: FrameId
     rows: torch.Tensor
+    age_s: float = 0.0  # how long it has been here
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,39 @@ class LinkDown:
 TransportEvent: TypeAlias = Answer | Refusal | LinkUp | LinkDown
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutgoingCall:
+    """A whole exchange whose every expert has one owner. T tokens, K experts each, E experts."""
+
+    step: int
+    layer: int
+    micro_batch: int
+    expert_ids: Ints  # [T, K]
+    source: torch.Tensor  # [T, H]
+    owner: Ints  # [E] number of the shard that holds the expert
+    first_frame: FrameId  # the frame to shard i has the number first_frame + i
+    row_budget: int  # of a frame
+
+
+class SentCall(Protocol):
+    """A call whose frames were all sent, and whose answers go straight where they belong."""
+
+    @property
+    def slots_by_shard(self) -> Mapping[ShardId, Ints]:
+        """``[R]`` slots of every shard that has some, in the order of its frame's rows."""
+        ...
+
+    def collect(self, out: torch.Tensor, timeout_s: float) -> Mapping[ShardId, float]:
+        """Put rows that have come into their slots of ``out`` ``[T * K, H]``.
+
+        Waits for all of them, but not after something else has come, or the time is over.
+
+        Returns:
+            Whose rows are in that were not before, and for how many seconds they have been here.
+        """
+        ...
+
+
 class Transport(Protocol):
     """Carries frames to shards and events back. Used by one thread, the engine's."""
 
@@ -73,8 +113,20 @@ class Transport(Protocol):
         """
         ...
 
-    def receive(self, timeout_s: float) -> TransportEvent | None:
-        """The next event, or None after ``timeout_s``."""
+    def send_call(self, call: OutgoingCall) -> SentCall | None:
+        """Send all frames of a call at once.
+
+        Answers that ``collect`` does not take come as events. None where this cannot be done: then
+        nothing is sent.
+        """
+        ...
+
+    def receive(self, timeout_s: float, num_awaited: int = 1) -> TransportEvent | None:
+        """The next event, or None after ``timeout_s``.
+
+        A caller that can do nothing before ``num_awaited`` events have come need not be woken
+        before.
+        """
         ...
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,6 +24,8 @@ from router.exchange.grpc_link import AddressBook
 from router.exchange.grpc_transport import GrpcTransport
 from router.exchange.local import LocalExperts
 from router.exchange.session import ExchangeSession
+from router.exchange.shm_transport import ShmTransport
+from router.exchange.transport import Transport
 from router.gateway.settings import BLOCK_SIZE, GatewaySettings, numerics_profile
 from router.model.decoder import Decoder
 from router.model.experts_port import RoutedExperts
@@ -31,9 +34,16 @@ from router.model.runner import PagedRunner
 from router.model.step_runner import StepRunner
 from router.model.vision import VisionTower
 from shards.bank import ExpertBank
+from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.open import open_checkpoint
 from shards.checkpoint.weights import Checkpoint
 from shards.kernels.threads import KernelThreads
+
+logger = logging.getLogger(__name__)
+
+# A ring takes frames of up to half its size: the largest, and the indices that go with its rows.
+_RING_SPARE_BYTES = 1 << 18
+_MAX_RING_BYTES = 32 << 20
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)
 
@@ -67,6 +77,7 @@ def build_gateway(
         settings.num_threads,
         settings.dense,
         lambda n, of: on_progress("layers", n, of),
+        settings.num_beside,
     )
     num_blocks = _num_blocks(settings, checkpoint)
     cache = PagedLatentCache(checkpoint.config, num_blocks, BLOCK_SIZE, settings.dtype)
@@ -125,9 +136,24 @@ def _experts(
         numerics_profile=numerics_profile(settings.numerics, settings.experts, settings.dense),
         epoch=topology.epoch,
     )
-    transport = GrpcTransport(topology.shards, hello, settings.cluster_token, book)
+    transport = _transport(settings, checkpoint.config, hello, book)
     session = ExchangeSession(topology, settings.exchange)
     return ExpertExchange(session, transport, MonotonicClock())
+
+
+def _transport(
+    settings: GatewaySettings, config: ModelConfig, hello: Hello, book: AddressBook
+) -> Transport:
+    topology = settings.topology
+    links = (topology.shards, hello, settings.cluster_token, book)
+    if topology.transport is LinkTransport.SHM:
+        largest = topology.row_budget * config.hidden_size * settings.dtype.itemsize
+        try:
+            ring_bytes = min(2 * (largest + _RING_SPARE_BYTES), _MAX_RING_BYTES)
+            return ShmTransport(*links, ring_bytes)
+        except OSError as error:
+            logger.warning("shared_memory_not_used reason=%s: frames go by gRPC", error)
+    return GrpcTransport(*links)
 
 
 def _local_experts(

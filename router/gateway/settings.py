@@ -33,6 +33,7 @@ class GatewaySettings:
     max_waiting: int = 1024
     max_chunk_tokens: int = 512
     num_threads: int = 1
+    num_beside: int | None = None  # threads while the experts are away; unset: as many
     experts: WeightFormat = WeightFormat.BF16  # routed ones, here or on the shards
     dense: WeightFormat = WeightFormat.BF16  # projections, shared experts, head
     host: str = "127.0.0.1"

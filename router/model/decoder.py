@@ -41,10 +41,11 @@ def load_layers(
     checkpoint: Checkpoint,
     dtype: torch.dtype,
     num_threads: int,
+    num_beside: int,
     dense: WeightFormat,
     on_layer: Callable[[int], None],
 ) -> Layers:
-    """The fastest kind for this model, dtype and machine.
+    """The fastest kind for this model, dtype and machine; arguments as for ``Decoder``.
 
     Raises:
         ConfigError: Native kernels are needed to hold weights in less than bf16.
@@ -52,7 +53,7 @@ def load_layers(
     config = checkpoint.config
     kernels = kernels_for(dtype, config.hidden_size)
     if kernels is not None and takes(config):
-        return NativeLayers(kernels, checkpoint, num_threads, dense, on_layer)
+        return NativeLayers(kernels, checkpoint, num_threads, num_beside, dense, on_layer)
     if dense is not WeightFormat.BF16:
         raise ConfigError("dense", dense.label, "needs native kernels and bf16 arithmetic")
     return TorchLayers(checkpoint, dtype, num_threads, on_layer)
@@ -68,6 +69,7 @@ class Decoder:
         num_threads: int = 1,
         dense: WeightFormat = WeightFormat.BF16,
         on_progress: Callable[[int, int], None] | None = None,
+        num_beside: int | None = None,
     ) -> None:
         """Load embedding, layers and head.
 
@@ -77,17 +79,21 @@ class Decoder:
             num_threads: Who computes in native kernels; changes no bit.
             dense: How projections, shared experts and head are held.
             on_progress: Called with (layers loaded, layers).
+            num_beside: Threads of what runs while the experts are away; unset: as many. Fewer where
+                shards compute on the same cores.
         """
         self.config = checkpoint.config
         num_layers = self.config.num_layers
         self._embed = checkpoint.dense("embed").to(dtype)
-        self._head = Linear(checkpoint.dense("head").to(dtype), num_threads, dense)
+        self._head = Linear(checkpoint.dense("head").held_as(dense, dtype), num_threads, dense)
 
         def on_layer(loaded: int) -> None:
             if on_progress is not None:
                 on_progress(loaded, num_layers)
 
-        self._layers = load_layers(checkpoint, dtype, num_threads, dense, on_layer)
+        self._layers = load_layers(
+            checkpoint, dtype, num_threads, num_beside or num_threads, dense, on_layer
+        )
 
     def micro_batch(self, batch: StepBatch, cache: PagedLatentCache) -> MicroBatch:
         """Embed a batch's tokens and prepare its way through the layers."""

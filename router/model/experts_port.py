@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 
 from galerne.ids import ShardId
+from router.exchange.calls import SessionCounters
 from router.exchange.links import LinkState
-from router.exchange.session import SessionCounters
 
 
 class PendingRows(Protocol):

@@ -32,7 +32,10 @@ from shards.kernels.native.layer import (
 )
 from shards.kernels.native.library import NativeKernels
 from shards.kernels.native.local import LOCAL_PARTS, LocalLayers
-from shards.kernels.native.packing import pack
+from shards.kernels.native.packing import pack, pack_rows
+from shards.kernels.quantise import Stored
+
+_ROWS_FOR_THREADS = 64
 
 
 def takes(config: ModelConfig) -> bool:
@@ -52,13 +55,14 @@ class NativeLayers:
         kernels: NativeKernels,
         checkpoint: Checkpoint,
         num_threads: int,
+        num_beside: int,
         dense: WeightFormat,
         on_layer: Callable[[int], None],
     ) -> None:
         """Load and pack all layers; ``on_layer`` gets the number of those loaded.
 
         ``dense`` is how projections and shared experts are held. Norms, gate and the small weights
-        of the absorbed form stay as they are.
+        of the absorbed form stay as they are. Shared experts have ``num_beside`` threads.
         """
         self.kernels = kernels
         self.num_threads = min(num_threads, MAX_THREADS)
@@ -72,7 +76,7 @@ class NativeLayers:
         sizes = _sizes(self.config, dense)
         for layer in range(self.config.num_layers):
             self.layers.append(NativeLayer(sizes, _weights(checkpoint, layer, dense)))
-            self.shared.append(shared_expert(checkpoint, layer, torch.bfloat16, num_threads, dense))
+            self.shared.append(shared_expert(checkpoint, layer, torch.bfloat16, num_beside, dense))
             on_layer(layer + 1)
 
     def begin(self, batch: StepBatch, cache: PagedLatentCache) -> _Step:
@@ -119,17 +123,20 @@ def _weights(checkpoint: Checkpoint, layer: int, dense: WeightFormat) -> LayerWe
     def weight(name: str) -> torch.Tensor:
         return checkpoint.dense(f"layers.{layer}.{name}").to(torch.bfloat16)
 
+    def held(name: str) -> Stored:
+        return checkpoint.dense(f"layers.{layer}.{name}").held_as(dense, torch.bfloat16)
+
     heads = weight("kv_b").view(config.num_heads, -1, config.kv_lora_rank)
     return LayerWeights(
         input_norm=norm("input_norm"),
         q_norm=norm("q_a_norm"),
         kv_norm=norm("kv_a_norm"),
         post_norm=norm("post_norm"),
-        qkv_a=pack(torch.cat([weight("q_a"), weight("kv_a")]), dense),  # both read the same rows
-        q_b=pack(weight("q_b"), dense),
+        qkv_a=pack_rows([held("q_a"), held("kv_a")], dense),  # both read the same rows
+        q_b=pack(held("q_b"), dense),
         u_k=[pack(head[: config.qk_nope_head_dim].t()) for head in heads],
         u_v=[pack(head[config.qk_nope_head_dim :]) for head in heads],
-        o=pack(weight("o"), dense),
+        o=pack(held("o"), dense),
         gate=pack(weight("gate")),
     )
 
@@ -184,7 +191,9 @@ class _Step:
         self, x: torch.Tensor, shared: torch.Tensor, rows: torch.Tensor, weights: torch.Tensor
     ) -> torch.Tensor:
         """See ``StepLayers``."""
-        self._layers.kernels.combine(x, shared, rows, weights, self._layers.num_threads)
+        # Few rows take less time than a second thread takes to wake.
+        num_threads = self._layers.num_threads if len(x) >= _ROWS_FOR_THREADS else 1
+        self._layers.kernels.combine(x, shared, rows, weights, num_threads)
         return x
 
     def finish(self, x: torch.Tensor) -> torch.Tensor:

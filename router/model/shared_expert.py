@@ -25,7 +25,8 @@ def shared_expert(
     hidden_size = checkpoint.config.hidden_size
     experts = layer_experts(dtype, hidden_size, 1, KernelThreads(num_threads), held)
     names = ("shared_gate", "shared_up", "shared_down")
-    experts.add(0, *(checkpoint.dense(f"layers.{layer}.{n}").to(dtype) for n in names))
+    stored = (checkpoint.dense(f"layers.{layer}.{name}") for name in names)
+    experts.add(0, *(weight.held_as(held, dtype) for weight in stored))
     return experts
 
 

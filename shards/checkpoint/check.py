@@ -13,11 +13,13 @@ from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.names import Layout, Source
 from shards.checkpoint.safetensors_file import DTYPES
 from shards.checkpoint.tensor_files import TensorFiles
+from shards.kernels.formats import WeightFormat
 
 logger = logging.getLogger(__name__)
 
 FP8 = "F8_E4M3"
 WIDE = ("BF16", "F32")
+CODES = {WeightFormat.INT8: ("I8",), WeightFormat.INT4: ("U8",)}
 MAX_NAMES_LOGGED = 5
 
 # Belong to the family's checkpoints and are never used: activations are not quantised with them.
@@ -29,7 +31,13 @@ class CheckedTensors(NamedTuple):
     """Names of the tensors that a checkpoint uses."""
 
     weights: frozenset[str]
-    scales: frozenset[str]
+    scales: frozenset[str]  # of fp8 weights
+    code_scales: frozenset[str] = frozenset()  # many numbers, checked as they are read
+
+    @property
+    def all_names(self) -> frozenset[str]:
+        """Everything."""
+        return self.weights | self.scales | self.code_scales
 
 
 def check_tensors(config: ModelConfig, layout: Layout, tensors: TensorFiles) -> CheckedTensors:
@@ -40,16 +48,22 @@ def check_tensors(config: ModelConfig, layout: Layout, tensors: TensorFiles) -> 
     """
     weights: set[str] = set()
     scales: set[str] = set()
+    code_scales: set[str] = set()
     for source, dtypes in expected_sources(config, layout):
         if source.name in weights:
             continue
         _check_weight(source, dtypes, tensors)
         weights.add(source.name)
-        if tensors.entry(source.name).dtype == FP8 and source.scale_name is not None:
+        if source.scale_name is None:
+            continue
+        if source.held is not WeightFormat.BF16:
+            _check_code_scales(source, source.scale_name, tensors)
+            code_scales.add(source.scale_name)
+        elif tensors.entry(source.name).dtype == FP8:
             _check_scale_header(source, source.scale_name, tensors)
             scales.add(source.scale_name)
     _check_scale_values(sorted(scales), tensors)
-    return CheckedTensors(frozenset(weights), frozenset(scales))
+    return CheckedTensors(frozenset(weights), frozenset(scales), frozenset(code_scales))
 
 
 def expected_sources(
@@ -62,8 +76,8 @@ def expected_sources(
     """
     for source in layout.dense.values():
         is_wide = source.scale_name is None or not config.is_fp8
-        yield source, WIDE if is_wide else (FP8, *WIDE)
-    dtypes = (FP8,) if config.is_fp8 else WIDE
+        yield source, CODES.get(source.held, WIDE if is_wide else (FP8, *WIDE))
+    dtypes = CODES.get(config.experts_held, (FP8,) if config.is_fp8 else WIDE)
     for layer in range(config.num_layers):
         for index in range(config.num_experts):
             expert = layout.expert(layer, index)
@@ -73,8 +87,7 @@ def expected_sources(
 
 def warn_of_extra_tensors(checked: CheckedTensors, layout: Layout, tensors: TensorFiles) -> None:
     """Log tensors that nobody knows: once, with their number and the first names."""
-    used = checked.weights | checked.scales
-    extra = sorted(name for name in tensors.file_by_tensor if name not in used)
+    extra = sorted(name for name in tensors.file_by_tensor if name not in checked.all_names)
     # A tied checkpoint may carry its head all the same.
     is_tied = layout.dense["head"] is layout.dense["embed"]
     unknown = [name for name in extra if not is_ignored(name, is_tied=is_tied)]
@@ -95,16 +108,26 @@ def is_ignored(name: str, *, is_tied: bool) -> bool:
 
 
 def _check_weight(source: Source, dtypes: tuple[str, ...], tensors: TensorFiles) -> None:
-    expected = f"{' or '.join(dtypes)} {list(source.shape)}"
+    expected = f"{' or '.join(dtypes)} {list(source.stored_shape)}"
     if source.name not in tensors:
         raise CheckpointError(str(tensors.origin), source.name, expected, "no such tensor")
     entry = tensors.entry(source.name)
     file = str(tensors.file_by_tensor[source.name].path)
-    if entry.shape != source.shape:
-        shapes = f"shape {list(source.shape)}", f"shape {list(entry.shape)}"
+    if entry.shape != source.stored_shape:
+        shapes = f"shape {list(source.stored_shape)}", f"shape {list(entry.shape)}"
         raise CheckpointError(file, source.name, *shapes)
     if entry.dtype not in dtypes:
         raise CheckpointError(file, source.name, f"dtype {' or '.join(dtypes)}", entry.dtype)
+
+
+def _check_code_scales(source: Source, name: str, tensors: TensorFiles) -> None:
+    if name not in tensors:
+        expected = f"the scales of {source.held.label} weight {source.name}"
+        raise CheckpointError(str(tensors.origin), name, expected, "no such tensor")
+    entry, file = tensors.entry(name), str(tensors.file_by_tensor[name].path)
+    expected = f"F32 {list(source.scale_shape)}"
+    if (entry.dtype, entry.shape) != ("F32", source.scale_shape):
+        raise CheckpointError(file, name, expected, f"{entry.dtype} {list(entry.shape)}")
 
 
 def _check_scale_header(source: Source, name: str, tensors: TensorFiles) -> None:
@@ -126,9 +149,14 @@ def _check_scale_values(names: list[str], tensors: TensorFiles) -> None:
     pieces = tensors.read((name, 0, tensors.entry(name).num_bytes) for name in names)
     for name, piece in zip(names, pieces, strict=True):
         scales = torch.frombuffer(bytearray(piece), dtype=DTYPES[tensors.entry(name).dtype])
-        is_bad = ~(scales.isfinite() & (scales > 0))
-        if is_bad.any():
-            at = int(is_bad.int().argmax())
-            file = str(tensors.file_by_tensor[name].path)
-            expected, found = "a finite scale above 0", f"{scales[at].item()} at index {at}"
-            raise CheckpointError(file, name, expected, found)
+        check_scale_values(scales, str(tensors.file_by_tensor[name].path), name)
+
+
+def check_scale_values(scales: torch.Tensor, file: str, name: str) -> None:
+    """Raises CheckpointError if one is not a finite number above 0."""
+    scales = scales.reshape(-1)
+    is_bad = ~(scales.isfinite() & (scales > 0))
+    if is_bad.any():
+        at = int(is_bad.int().argmax())
+        expected, found = "a finite scale above 0", f"{scales[at].item()} at index {at}"
+        raise CheckpointError(file, name, expected, found)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shards.kernels.formats import WeightFormat
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VisionConfig:
@@ -65,6 +67,9 @@ class ModelConfig:
     max_position_embeddings: int
     tie_word_embeddings: bool
     is_fp8: bool
+    # As ``galerne quantize`` has written routed experts, and projections, shared experts and head.
+    experts_held: WeightFormat = WeightFormat.BF16
+    dense_held: WeightFormat = WeightFormat.BF16
     bos_token_id: int = 1
     eos_token_id: int = 2
     pad_token_id: int = 11

@@ -5,11 +5,16 @@ Source: model reference, sections 0 (``yarn.apply_scale``), 1 and 4b.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Final
 
 from shards.checkpoint.config import ModelConfig, VisionConfig
 from shards.checkpoint.config_check import check_sizes
 from shards.checkpoint.fields import Fields, read_json
+from shards.kernels.formats import FORMATS, GROUP
+
+OUR_FORMAT: Final = "galerne"  # what ``galerne quantize`` writes
 
 
 def read_native_config(path: Path) -> ModelConfig:
@@ -22,14 +27,23 @@ def read_native_config(path: Path) -> ModelConfig:
     params = read_json(path)
     moe = params.section("moe")
     _refuse_unsupported(params, moe)
-    is_fp8 = params.has("quantization")
-    if is_fp8:
-        quantisation = params.section("quantization")
-        # llm-compressor's formats (NVFP4 among them) come with this key, fp8 without it.
-        quantisation.require_missing("quant_method")
-        quantisation.require("qformat_weight", "fp8_e4m3", may_miss=False)
+    stored = _stored_format(params.section("quantization")) if params.has("quantization") else {}
     vision = _vision(params.section("vision_encoder")) if params.has("vision_encoder") else None
-    return check_sizes(str(path), _text_config(params, moe, is_fp8=is_fp8, vision=vision))
+    return check_sizes(str(path), replace(_text_config(params, moe, vision), **stored))
+
+
+def _stored_format(quantisation: Fields) -> dict[str, Any]:
+    """Fields of ``ModelConfig`` that say how weights are stored."""
+    # llm-compressor's formats (NVFP4 among them) come with this key, fp8 without it.
+    quantisation.require_missing("quant_method")
+    if quantisation.values.get("qformat_weight") == OUR_FORMAT:
+        quantisation.require("group_size", GROUP, may_miss=False)
+        return {
+            f"{part}_held": FORMATS[quantisation.choice(part, tuple(FORMATS))]
+            for part in ("experts", "dense")
+        }
+    quantisation.require("qformat_weight", "fp8_e4m3", may_miss=False)
+    return {"is_fp8": True}
 
 
 def _refuse_unsupported(params: Fields, moe: Fields) -> None:
@@ -43,9 +57,7 @@ def _refuse_unsupported(params: Fields, moe: Fields) -> None:
     moe.require("renorm_strategy", "WEIGHTS")
 
 
-def _text_config(
-    params: Fields, moe: Fields, *, is_fp8: bool, vision: VisionConfig | None
-) -> ModelConfig:
+def _text_config(params: Fields, moe: Fields, vision: VisionConfig | None) -> ModelConfig:
     yarn, llama4 = params.section("yarn"), params.section("llama_4_scaling")
     num_heads = params.count("n_heads")
     params.require("n_kv_heads", num_heads)
@@ -78,7 +90,7 @@ def _text_config(
         llama4_original_max_positions=llama4.count("original_max_position_embeddings"),
         max_position_embeddings=params.count("max_position_embeddings"),
         tie_word_embeddings=params.flag("tied_embeddings", False),
-        is_fp8=is_fp8,
+        is_fp8=False,
         vision=vision,
     )
 

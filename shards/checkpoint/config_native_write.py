@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from shards.checkpoint.config import ModelConfig, VisionConfig
+from shards.checkpoint.config_native import OUR_FORMAT
+from shards.kernels.formats import GROUP, WeightFormat
 
 # The layout has no keys for these; readers take them as given.
 TOKEN_IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 11}
@@ -12,7 +14,7 @@ VISION_NORM_EPS = 1e-5
 
 
 def native_params(config: ModelConfig) -> dict[str, Any]:
-    """Content of params.json for a checkpoint in bf16 or, if ``is_fp8``, in fp8.
+    """Content of params.json for a checkpoint in bf16, fp8 or our own formats.
 
     Raises:
         ValueError: The layout cannot say what the config says: other token ids than the usual
@@ -51,7 +53,12 @@ def native_params(config: ModelConfig) -> dict[str, Any]:
     }
     if config.vision is not None:
         params["vision_encoder"] = _vision(config.vision)
-    if config.is_fp8:
+    held = config.experts_held, config.dense_held
+    if any(one is not WeightFormat.BF16 for one in held):
+        experts, dense = (one.label for one in held)
+        ours = {"qformat_weight": OUR_FORMAT, "experts": experts, "dense": dense}
+        params["quantization"] = ours | {"group_size": GROUP}
+    elif config.is_fp8:
         params["quantization"] = {"qformat_weight": "fp8_e4m3", "qscheme_act": "TENSOR"}
     return params
 

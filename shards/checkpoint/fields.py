@@ -77,6 +77,13 @@ class Fields:
             raise self.error(key, "as true or false")
         return value
 
+    def choice(self, key: str, known: tuple[str, ...]) -> str:
+        """One of several words; the key must be there."""
+        value = self.values.get(key)
+        if not isinstance(value, str) or value not in known:
+            raise self.error(key, f"as one of {', '.join(known)}")
+        return value
+
     def require(self, key: str, only: object, *, may_miss: bool = True) -> None:
         """Refuse any value but the one we can compute with."""
         value = self.values.get(key)

@@ -14,6 +14,7 @@ from shards.checkpoint.check import FP8
 from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.mapped import MappedCheckpoint
 from shards.checkpoint.names import LayoutKind, Source
+from shards.kernels.formats import WeightFormat
 
 SHARD_COUNTS = (1, 2, 4, 8, 16, 32)
 BF16_BYTES = 2
@@ -46,7 +47,7 @@ class CheckpointSummary:
 
     path: Path
     layout: LayoutKind
-    weight_format: str  # of the routed experts: "bf16", "f32" or "fp8"
+    weight_format: str  # of the routed experts: "bf16", "f32", "fp8", "int8" or "int4"
     config: ModelConfig
     fingerprint: str
     num_files: int
@@ -66,10 +67,13 @@ def describe(checkpoint: MappedCheckpoint, path: Path) -> CheckpointSummary:
     config = checkpoint.config
     bytes_by_part = _bytes_by_part(checkpoint)
     stored_dtype = checkpoint.tensors.entry(checkpoint.layout.expert(0, 0).down.name).dtype
+    stored = "fp8" if stored_dtype == FP8 else stored_dtype.lower()
+    if config.experts_held is not WeightFormat.BF16:
+        stored = config.experts_held.label
     return CheckpointSummary(
         path=path,
         layout=checkpoint.layout.kind,
-        weight_format="fp8" if stored_dtype == FP8 else stored_dtype.lower(),
+        weight_format=stored,
         config=config,
         fingerprint=checkpoint.fingerprint,
         num_files=len(checkpoint.tensors.files),
@@ -102,7 +106,7 @@ def render(summary: CheckpointSummary) -> list[str]:
     image = "no" if vision is None else f"{vision.num_layers} layers of {vision.hidden_size}"
     facts = (
         ("path", str(summary.path)),
-        ("layout", f"{summary.layout}, {summary.weight_format}"),
+        ("layout", f"{summary.layout}, {_formats(summary)}"),
         ("files", f"{summary.num_files} with {summary.num_tensors:,} tensors"),
         ("fingerprint", summary.fingerprint),
         ("layers", f"{config.num_layers} of hidden size {config.hidden_size}"),
@@ -132,6 +136,12 @@ def render(summary: CheckpointSummary) -> list[str]:
     return lines
 
 
+def _formats(summary: CheckpointSummary) -> str:
+    dense = summary.config.dense_held
+    text = f"{summary.weight_format} experts, {dense.label} dense"
+    return text if dense is not WeightFormat.BF16 else summary.weight_format
+
+
 def _bytes_by_part(checkpoint: MappedCheckpoint) -> dict[Part, int]:
     layout, config = checkpoint.layout, checkpoint.config
     part_by_tensor: dict[str, Part] = {}
@@ -139,7 +149,7 @@ def _bytes_by_part(checkpoint: MappedCheckpoint) -> dict[Part, int]:
     def put(source: Source, part: Part) -> None:
         # The head of a tied checkpoint is its embedding, which comes first.
         part_by_tensor.setdefault(source.name, part)
-        if source.scale_name in checkpoint.checked.scales:
+        if source.scale_name in checkpoint.checked.all_names:
             part_by_tensor.setdefault(source.scale_name, part)
 
     for name, source in layout.dense.items():

@@ -10,8 +10,10 @@ from shards.checkpoint.names import (
     Shape,
     Source,
     can_be_fp8,
+    can_be_quantised,
     dense_shapes,
 )
+from shards.kernels.formats import WeightFormat
 
 _MLP = {"gate": "w1.weight", "down": "w2.weight", "up": "w3.weight"}
 
@@ -60,11 +62,14 @@ def native_layout(config: ModelConfig) -> Layout:
     for name, shape in dense_shapes(config).items():
         stored = NATIVE_NAMES.stored_name(name)
         is_rotary = name.startswith("vision.layers.") and name.endswith((".q", ".k"))
+        held = config.dense_held if can_be_quantised(name) else WeightFormat.BF16
+        has_scale = can_be_fp8(name) or held is not WeightFormat.BF16
         dense[name] = Source(
             stored,
             shape,
-            _scale_name(stored) if can_be_fp8(name) else None,
+            _scale_name(stored) if has_scale else None,
             has_rotary_pairs=is_rotary,
+            held=held,
         )
     dense.setdefault("head", dense["embed"])
 
@@ -73,7 +78,7 @@ def native_layout(config: ModelConfig) -> Layout:
     def expert(layer: int, index: int) -> ExpertSources:
         def source(short: str, shape: Shape) -> Source:
             name = f"layers.{layer}.experts.{index}.{_MLP[short]}"
-            return Source(name, shape, _scale_name(name))
+            return Source(name, shape, _scale_name(name), held=config.experts_held)
 
         inward = (size, hidden)
         return ExpertSources(

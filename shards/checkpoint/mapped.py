@@ -10,11 +10,13 @@ from functools import cached_property
 
 import torch
 
-from shards.checkpoint.check import FP8, CheckedTensors
+from shards.checkpoint.check import FP8, CheckedTensors, check_scale_values
 from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.names import Layout, Source
 from shards.checkpoint.tensor_files import TensorFiles
 from shards.checkpoint.weights import ExpertWeights, Weight
+from shards.kernels.formats import WeightFormat
+from shards.kernels.quantise import Codes, unpacked_nibbles
 
 SAMPLE_BYTES = 64
 
@@ -45,10 +47,11 @@ class MappedCheckpoint:
         """Hex SHA-256 over config and every used tensor's name, dtype, shape and sampled bytes.
 
         Samples are the first and last 64 bytes of every dense weight and of three experts of each
-        layer, and all scales. Two checkpoints that differ elsewhere only are not told apart.
+        layer, the same of the scales of codes, and all scales of fp8 weights. Two checkpoints that
+        differ elsewhere only are not told apart.
         """
         digest = hashlib.sha256(json.dumps(asdict(self._config), sort_keys=True).encode())
-        for name in sorted(self.checked.weights | self.checked.scales):
+        for name in sorted(self.checked.all_names):
             entry = self.tensors.entry(name)
             digest.update(f"\n{name} {entry.dtype} {list(entry.shape)}".encode())
         samples = sorted(set(self._samples()))
@@ -79,12 +82,21 @@ class MappedCheckpoint:
         data = self.tensors.file_by_tensor[source.name].tensor(source.name, source.stack_index)
         if source.has_rotary_pairs and self._config.vision is not None:
             data = pairs_to_half_split(data, self._config.vision.num_heads)
+        if source.scale_name is not None and source.held is not WeightFormat.BF16:
+            return Weight(data, codes=self._codes(source, data, source.scale_name))
         if source.scale_name is None or self.tensors.entry(source.name).dtype != FP8:
             return Weight(data)
         file = self.tensors.file_by_tensor[source.scale_name]
         # One of [E, 1, 1], or the only one of [] or [1].
         scale = file.tensor(source.scale_name, source.stack_index)
         return Weight(data, scale.reshape(()).to(torch.float32))
+
+    def _codes(self, source: Source, data: torch.Tensor, scale_name: str) -> Codes:
+        file = self.tensors.file_by_tensor[scale_name]
+        scales = file.tensor(scale_name)
+        check_scale_values(scales, str(file.path), scale_name)
+        numbers = unpacked_nibbles(data) if source.held is WeightFormat.INT4 else data
+        return Codes(numbers, scales, source.shape[1], source.held)
 
     def _samples(self) -> Iterator[tuple[str, int, int]]:
         for name in self.checked.scales:
@@ -105,6 +117,8 @@ class MappedCheckpoint:
             start, end = source.stack_index * end, (source.stack_index + 1) * end
         yield source.name, start, min(start + SAMPLE_BYTES, end)
         yield source.name, max(end - SAMPLE_BYTES, start), end
+        if source.scale_name in self.checked.code_scales:
+            yield from self._ends(Source(source.scale_name, source.scale_shape))
 
 
 def pairs_to_half_split(weight: torch.Tensor, num_heads: int) -> torch.Tensor:

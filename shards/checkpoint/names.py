@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from shards.checkpoint.config import ModelConfig, VisionConfig
+from shards.kernels.formats import GROUP, WeightFormat
 
 Shape = tuple[int, ...]
 LayoutKind = Literal["hf", "native"]
@@ -15,16 +16,31 @@ LayoutKind = Literal["hf", "native"]
 FP8_LINEARS = frozenset(
     {"q_a", "q_b", "kv_a", "kv_b", "o", "shared_gate", "shared_up", "shared_down"}
 )
+# What ``--dense`` holds in fewer bits: all of these but what the absorbed form is made of.
+QUANTISED_LINEARS = FP8_LINEARS - {"kv_b"}
 
 
 class Source(NamedTuple):
     """Where one weight lies, and what must be there."""
 
     name: str  # tensor in the files
-    shape: Shape  # of the whole tensor
-    scale_name: str | None = None  # tensor of its fp8 scales; None: is never fp8
+    shape: Shape  # of the whole weight
+    scale_name: str | None = None  # tensor of its scales; None: is never fp8 nor codes
     stack_index: int | None = None  # slice of a stack along its first axis
     has_rotary_pairs: bool = False  # rows of a head lie as (d/2, 2) instead of (2, d/2)
+    held: WeightFormat = WeightFormat.BF16  # other than bf16: codes, and their scales
+
+    @property
+    def stored_shape(self) -> Shape:
+        """Of the tensor in the file."""
+        if self.held is not WeightFormat.INT4:
+            return self.shape
+        return (self.shape[0], -(-self.shape[1] // GROUP), GROUP // 2)  # two codes a byte
+
+    @property
+    def scale_shape(self) -> Shape:
+        """Of the scales of codes."""
+        return self.stored_shape[: 1 if self.held is WeightFormat.INT8 else 2]
 
 
 class ExpertSources(NamedTuple):
@@ -117,6 +133,12 @@ def vision_shapes(vision: VisionConfig, text_hidden_size: int) -> dict[str, Shap
     shapes["projector.linear_1"] = (text_hidden_size, width)
     shapes["projector.linear_2"] = (text_hidden_size, text_hidden_size)
     return shapes
+
+
+def can_be_quantised(name: str) -> bool:
+    """Whether ``--dense`` holds the dense weight of this name in fewer bits."""
+    short = name.rsplit(".", 1)[-1]
+    return name == "head" or (name.startswith("layers.") and short in QUANTISED_LINEARS)
 
 
 def can_be_fp8(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Writes a checkpoint in the native layout, in bf16 or fp8.
+"""Writes a checkpoint in the native layout, in bf16, fp8, int8 or int4.
 
 Source: model reference, sections 3 (order of the tower's q and k), 4b and 4c.
 """
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from shards.checkpoint.check import FP8
+from shards.checkpoint.check import CODES, FP8
 from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.config_check import check_sizes
 from shards.checkpoint.config_native_write import native_params
@@ -25,6 +25,8 @@ from shards.checkpoint.safetensors_write import (
     write_safetensors,
 )
 from shards.checkpoint.weights import Weight
+from shards.kernels.formats import WeightFormat
+from shards.kernels.quantise import codes_of, packed_nibbles
 
 # Gate ``[I, H]``, up ``[I, H]`` and down ``[H, I]`` of the expert at (layer, index).
 Experts = Callable[[int, int], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
@@ -52,6 +54,12 @@ class _Item(NamedTuple):
 
     def specs(self) -> Iterator[tuple[str, TensorSpec]]:
         """Name and header entry of every tensor, in the order of ``_stored``."""
+        if self.source.held is not WeightFormat.BF16:
+            assert self.source.scale_name is not None
+            yield self.source.scale_name, TensorSpec("F32", self.source.scale_shape)
+            (dtype,) = CODES[self.source.held]
+            yield self.source.name, TensorSpec(dtype, self.source.stored_shape)
+            return
         yield self.source.name, TensorSpec(FP8 if self.is_fp8 else BF16, self.source.shape)
         if self.is_fp8:
             stem = self.source.name.removesuffix("weight")
@@ -69,9 +77,10 @@ def write_native_checkpoint(
 ) -> None:
     """Write ``consolidated.safetensors``, then ``params.json``; neither is ever there in part.
 
-    With ``config.is_fp8`` the text layers' linears and all routed experts become fp8, everything
-    else bf16. Experts are asked for once each, layer by layer, and not kept: memory holds the
-    caller's weights and one more matrix.
+    With ``config.is_fp8`` the text layers' linears and all routed experts become fp8; with
+    ``experts_held`` and ``dense_held`` routed experts and ``QUANTISED_LINEARS`` become int8 or
+    int4; everything else is bf16. Experts are asked for once each, layer by layer, and not kept:
+    memory holds the caller's weights and one more matrix.
 
     Args:
         directory: Made if missing; must hold no checkpoint.
@@ -149,8 +158,8 @@ def _items(config: ModelConfig) -> list[_Item]:
         _Item(name, layout.dense[name], config.is_fp8 and can_be_fp8(name))
         for name in dense_shapes(config)
     ]
-    # fp8 last: matrices of odd size would leave every bf16 tensor behind them misaligned.
-    dense.sort(key=lambda item: item.is_fp8)
+    # fp8 and codes last: matrices of odd size would leave every tensor behind them misaligned.
+    dense.sort(key=lambda item: item.is_fp8 or item.source.held is not WeightFormat.BF16)
     routed: list[_Item] = []
     for layer in range(config.num_layers):
         for index in range(config.num_experts):
@@ -186,6 +195,12 @@ def _stored(
     rounded = value.to(torch.bfloat16)
     if not rounded.isfinite().all():
         raise ValueError(f"{item.name}: finite values of bf16 expected")
+    if item.source.held is not WeightFormat.BF16:
+        codes = codes_of(rounded, item.source.held)  # as they are made at load
+        yield codes.scales
+        is_halved = item.source.held is WeightFormat.INT4
+        yield packed_nibbles(codes.numbers) if is_halved else codes.numbers
+        return
     if not item.is_fp8:
         yield rounded
         return

@@ -17,6 +17,8 @@ DTYPES: Mapping[str, torch.dtype] = {
     "BF16": torch.bfloat16,
     "F32": torch.float32,
     "F8_E4M3": torch.float8_e4m3fn,
+    "I8": torch.int8,
+    "U8": torch.uint8,
 }
 
 # Writable for torch's sake (it warns of read-only memory), private so that nothing reaches the

@@ -7,26 +7,38 @@ from typing import NamedTuple, Protocol
 import torch
 
 from shards.checkpoint.config import ModelConfig
+from shards.kernels.formats import WeightFormat
+from shards.kernels.quantise import Codes, Stored, wide
 
 
 class Weight(NamedTuple):
     """One weight as stored.
 
     ``data`` is a view of the mapped file: bf16, float32 or float8_e4m3fn. ``scale`` is None, or the
-    0-d float32 factor of an fp8 weight: value = code * scale.
+    0-d float32 factor of an fp8 weight: value = code * scale. A weight that ``galerne quantize``
+    has written has ``codes``, and its ``data`` are their numbers.
     """
 
     data: torch.Tensor
     scale: torch.Tensor | None = None
+    codes: Codes | None = None
 
     def to(self, dtype: torch.dtype) -> torch.Tensor:
         """The values in ``dtype``; a view of the file where nothing has to change.
 
-        fp8 codes are multiplied in float32 and rounded once.
+        Codes are multiplied in float32 and rounded once.
         """
+        if self.codes is not None:
+            return wide(self.codes).to(dtype)
         if self.scale is None:
             return self.data.to(dtype)
         return (self.data.to(torch.float32) * self.scale).to(dtype)
+
+    def held_as(self, held: WeightFormat, dtype: torch.dtype) -> Stored:
+        """The codes as they are, if they are of this format; else the values in ``dtype``."""
+        if self.codes is not None and self.codes.held is held:
+            return self.codes
+        return self.to(dtype)
 
 
 class ExpertWeights(NamedTuple):

@@ -10,21 +10,23 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional
 
 from shards.kernels.formats import WeightFormat
 from shards.kernels.grouped_mlp import grouped_mlp
 from shards.kernels.native.library import NativeKernels, kernels_for
 from shards.kernels.native.packing import HALF, Packed, pack, pack_gate_up
-from shards.kernels.quantise import rounded
+from shards.kernels.quantise import Stored, rounded, with_inputs
 from shards.kernels.threads import ONE_THREAD, KernelThreads
 
 
 class LayerExperts(Protocol):
     """Physical experts of one layer, by expert id."""
 
-    def add(self, expert: int, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> None:
-        """Take ``[I, H]``, ``[I, H]``, ``[H, I]`` of one dtype; every expert has the same shape."""
+    def add(self, expert: int, gate: Stored, up: Stored, down: Stored) -> None:
+        """Take ``[I, H]``, ``[I, H]``, ``[H, I]`` of one dtype; every expert has the same shape.
+
+        They may be quantised already, as they are held.
+        """
 
     def run(
         self,
@@ -82,10 +84,9 @@ class TorchExperts:
         self._held = held
         self._experts: dict[int, _Weights] = {}
 
-    def add(self, expert: int, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> None:
+    def add(self, expert: int, gate: Stored, up: Stored, down: Stored) -> None:
         """See ``LayerExperts``."""
-        if self._held is not WeightFormat.BF16:
-            gate, up, down = (rounded(weight, self._held) for weight in (gate, up, down))
+        gate, up, down = (rounded(weight, self._held) for weight in (gate, up, down))
         self._experts[expert] = _Weights(_stacked(gate, up), down)
 
     def run(
@@ -146,7 +147,7 @@ class NativeExperts:
         self._down_at = np.zeros(num_experts, dtype=np.int64)
         self._shape: tuple[int, int] | None = None  # of a gate: (I, H)
 
-    def add(self, expert: int, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> None:
+    def add(self, expert: int, gate: Stored, up: Stored, down: Stored) -> None:
         """See ``LayerExperts``.
 
         Raises:
@@ -156,11 +157,11 @@ class NativeExperts:
         if not 0 <= expert < len(self._gate_up_at):
             raise ValueError(f"expert {expert} of {len(self._gate_up_at)}")
         width, hidden = gate.shape
-        if self._shape not in (None, (width, hidden)) or down.shape != (hidden, width):
+        if self._shape not in (None, (width, hidden)) or tuple(down.shape) != (hidden, width):
             raise ValueError(f"expert {expert}: gate {list(gate.shape)}, down {list(down.shape)}")
         self._shape = (width, hidden)
         if width % HALF:  # inputs beyond the width are zeros, as the gate-up superblocks give them
-            down = functional.pad(down, (0, -width % HALF))
+            down = with_inputs(down, width + -width % HALF)
         packed = pack_gate_up(gate, up, self.held), pack(down, self.held)
         self._experts[expert] = packed
         self._gate_up_at[expert], self._down_at[expert] = (p.data.data_ptr() for p in packed)
@@ -201,6 +202,11 @@ class NativeExperts:
     def _check_rows(self, x: torch.Tensor) -> None:
         if x.shape[1] != self.hidden:
             raise ValueError(f"x: rows of {self.hidden} expected, got {x.shape[1]}")
+
+    @property
+    def family(self) -> int:
+        """Number of the kernels' family."""
+        return self._kernels.index
 
     @property
     def num_ids(self) -> int:

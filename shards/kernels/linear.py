@@ -8,7 +8,7 @@ from shards.kernels import row_invariant
 from shards.kernels.formats import WeightFormat
 from shards.kernels.native.library import kernels_for
 from shards.kernels.native.packing import Packed, pack
-from shards.kernels.quantise import rounded
+from shards.kernels.quantise import Stored, rounded
 
 
 class Linear:
@@ -18,11 +18,16 @@ class Linear:
     """
 
     def __init__(
-        self, weight: torch.Tensor, num_threads: int, held: WeightFormat = WeightFormat.BF16
+        self, weight: Stored, num_threads: int, held: WeightFormat = WeightFormat.BF16
     ) -> None:
-        """``weight`` is ``[N, K]``; ``num_threads`` compute in native kernels and change no bit."""
+        """``weight`` is ``[N, K]``; if it is quantised, as it is ``held``.
+
+        ``num_threads`` compute in native kernels and change no bit.
+        """
         self._num_threads = num_threads
-        self._kernels = kernels_for(weight.dtype, weight.shape[1])
+        self._kernels = kernels_for(
+            weight.dtype if isinstance(weight, torch.Tensor) else torch.bfloat16, weight.shape[1]
+        )
         self._weight: torch.Tensor | Packed = (
             rounded(weight, held) if self._kernels is None else pack(weight, held)
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple, TypeAlias
 
 import torch
 from torch.nn import functional
@@ -12,11 +12,71 @@ from shards.kernels.formats import GROUP, WeightFormat
 _SHRINK: Final = (1.0, 0.95, 0.9, 0.85, 0.8)  # of a group's largest weight, tried for its scale
 
 
+class Codes(NamedTuple):
+    """A quantised weight ``[N, K]``. Rows are quantised each for itself."""
+
+    numbers: torch.Tensor  # int8: [N, K] int8; int4: [N, G, GROUP] uint8, 0 to 15, 8 too many
+    scales: torch.Tensor  # float32; int8: [N]; int4: [N, G]
+    num_inputs: int  # K; int4 is filled up with zeros to G * GROUP
+    held: WeightFormat
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, K)."""
+        return len(self.numbers), self.num_inputs
+
+
+Stored: TypeAlias = (
+    torch.Tensor | Codes
+)  # a weight as a checkpoint hands it out: wide, or quantised
+
+
+def codes_of(weight: Stored, held: WeightFormat) -> Codes:
+    """``[N, K]`` quantised; ``held`` is not bf16.
+
+    Raises:
+        ValueError: It is quantised already, otherwise.
+    """
+    if isinstance(weight, Codes):
+        if weight.held is not held:
+            raise ValueError(f"weight: {held.label} expected, got {weight.held.label}")
+        return weight
+    quantise = int8_rows if held is WeightFormat.INT8 else int4_groups
+    return Codes(*quantise(weight), weight.shape[1], held)
+
+
+def wide(codes: Codes) -> torch.Tensor:
+    """``[N, K]`` float32: what the codes stand for."""
+    if codes.held is WeightFormat.INT8:
+        return codes.numbers.float() * codes.scales[:, None]
+    values = (codes.numbers.float() - 8) * codes.scales[..., None]
+    return values.reshape(len(values), -1)[:, : codes.num_inputs]
+
+
+def rounded(weight: Stored, held: WeightFormat) -> torch.Tensor:
+    """What a ``[N, K]`` weight is once it is held so, in its own dtype (bf16 if quantised)."""
+    if isinstance(weight, torch.Tensor) and held is WeightFormat.BF16:
+        return weight
+    dtype = weight.dtype if isinstance(weight, torch.Tensor) else torch.bfloat16
+    return wide(codes_of(weight, held)).to(dtype)
+
+
+def with_inputs(weight: Stored, num_inputs: int) -> Stored:
+    """``[N, K]`` filled up to ``[N, num_inputs]`` with zeros; within the last group if int4."""
+    missing = num_inputs - weight.shape[1]
+    if isinstance(weight, torch.Tensor):
+        return functional.pad(weight, (0, missing))
+    if weight.held is WeightFormat.INT8:
+        numbers = functional.pad(weight.numbers, (0, missing))
+        return weight._replace(numbers=numbers, num_inputs=num_inputs)
+    return weight._replace(num_inputs=num_inputs)
+
+
 def int8_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """``[N, K]`` -> int8 ``[N, K]`` of -127 to 127 and float32 scales ``[N]``."""
-    wide = weight.float()
-    scales = wide.abs().amax(dim=1).clamp_min(1e-30) / 127
-    return (wide / scales[:, None]).round_().to(torch.int8), scales
+    rows = weight.float()
+    scales = rows.abs().amax(dim=1).clamp_min(1e-30) / 127
+    return (rows / scales[:, None]).round_().to(torch.int8), scales
 
 
 def int4_groups(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -25,31 +85,27 @@ def int4_groups(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     K is filled up with zeros. The scales, ``[N, G]`` float32, are those of ``_SHRINK`` times the
     largest weight over 7.5 with the least squared error: cutting off a few large weights may pay.
     """
-    wide = functional.pad(weight.float(), (0, -weight.shape[1] % GROUP))
-    groups = wide.view(len(weight), -1, GROUP)
+    rows = functional.pad(weight.float(), (0, -weight.shape[1] % GROUP))
+    groups = rows.view(len(weight), -1, GROUP)
     largest = groups.abs().amax(dim=2).clamp_min(1e-30) / 7.5
     best = torch.full_like(largest, torch.inf)
     scales, numbers = largest.clone(), torch.zeros_like(groups)
     for shrink in _SHRINK:
         scale = largest * shrink
-        rounded = (groups / scale[..., None]).round_().clamp_(-8, 7)
-        error = (rounded * scale[..., None] - groups).square_().sum(dim=2)
+        tried = (groups / scale[..., None]).round_().clamp_(-8, 7)
+        error = (tried * scale[..., None] - groups).square_().sum(dim=2)
         is_better = error < best
         best = torch.where(is_better, error, best)
         scales = torch.where(is_better, scale, scales)
-        numbers = torch.where(is_better[..., None], rounded, numbers)
+        numbers = torch.where(is_better[..., None], tried, numbers)
     return (numbers + 8).to(torch.uint8), scales
 
 
-def rounded(weight: torch.Tensor, held: WeightFormat) -> torch.Tensor:
-    """What a ``[N, K]`` weight is once it is held so, in its own dtype."""
-    match held:
-        case WeightFormat.INT8:
-            numbers, scales = int8_rows(weight)
-            return (numbers.float() * scales[:, None]).to(weight.dtype)
-        case WeightFormat.INT4:
-            numbers, scales = int4_groups(weight)
-            wide = (numbers.float() - 8) * scales[..., None]
-            return wide.reshape(len(weight), -1)[:, : weight.shape[1]].to(weight.dtype)
-        case _:
-            return weight
+def packed_nibbles(numbers: torch.Tensor) -> torch.Tensor:
+    """``[..., GROUP]`` of 0 to 15 -> ``[..., GROUP / 2]`` bytes, even numbers in the low halves."""
+    return numbers[..., 0::2] | numbers[..., 1::2] << 4
+
+
+def unpacked_nibbles(stored: torch.Tensor) -> torch.Tensor:
+    """Undoes ``packed_nibbles``."""
+    return torch.stack([stored & 15, stored >> 4], dim=-1).flatten(-2)

@@ -100,7 +100,10 @@ def start(path, *, with_peers):
     for name, (experts, dense) in WIDTHS.items():
         env = OURS | {"GALERNE_EXPERTS": experts, "GALERNE_DENSE": dense, "GALERNE_SPIN_US": "200"}
         engines[f"local {name}"] = Worker("local", path, threads=CORES, **env)
-    engines["grpc bf16"] = Worker("grpc", path, *addresses, shards=shards, threads=1, **OURS)
+    for kind in ("shm", "grpc"):
+        name = f"{kind} bf16"
+        env = OURS | {"GALERNE_BESIDE": "1"}
+        engines[name] = Worker(kind, path, *addresses, shards=shards, threads=CORES, **env)
     engines["transformers bf16"] = Worker("transformers", path, threads=CORES)
     if with_peers:
         llama_cpp.build()

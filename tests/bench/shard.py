@@ -33,6 +33,7 @@ def main():
             cluster_token=TOKEN,
             epochs=(1,),
             num_threads=threads,
+            core=index,
         )
     )
     print(json.dumps({"address": host.address}), flush=True)

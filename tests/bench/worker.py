@@ -1,6 +1,6 @@
 """One engine of the bench in a process of its own: reads commands, answers with JSON lines.
 
-    python -m tests.bench.worker local|grpc|transformers CHECKPOINT [SHARD_ADDRESS ...]
+    python -m tests.bench.worker local|shm|grpc|transformers CHECKPOINT [SHARD_ADDRESS ...]
 
 A command is ``{"streams": 16, "prompt": 64, "tokens": 48, "seed": 1}``; the answer holds the
 seconds that the whole batch took, and for our engines the seconds by part.
@@ -25,7 +25,7 @@ def prompts(command, vocab_size):
 class Galerne:
     """Our engine, driven by its own submit; no API in between."""
 
-    def __init__(self, path, addresses):
+    def __init__(self, kind, path, addresses):
         import threading
         from pathlib import Path
 
@@ -34,6 +34,7 @@ class Galerne:
         from helpers.cluster import TOKEN, hello
         from helpers.fixture_models import exchange_over, local_experts, topology
         from router.exchange.grpc_transport import GrpcTransport
+        from router.exchange.shm_transport import ShmTransport
         from shards.checkpoint.open import open_checkpoint
         from shards.kernels.formats import FORMATS
 
@@ -44,7 +45,9 @@ class Galerne:
         if addresses:
             book = type("Book", (), {"address_of": lambda _, s: addresses[names.index(s)]})()
             said = hello(self.source, shape)
-            transport = GrpcTransport(shape.shards, said, TOKEN, book)
+            links = (shape.shards, said, TOKEN, book)
+            is_shared = kind == "shm"
+            transport = ShmTransport(*links, 8 << 20) if is_shared else GrpcTransport(*links)
             exchange = exchange_over(transport, shape)
         else:
             held = FORMATS[os.environ.get("GALERNE_EXPERTS", "bf16")]
@@ -62,6 +65,7 @@ class Galerne:
             exchange=exchange,
             num_blocks=int(os.environ.get("GALERNE_BLOCKS", "1024")),
             threads=THREADS,
+            beside=int(os.environ.get("GALERNE_BESIDE", THREADS)),
             dense=FORMATS[os.environ.get("GALERNE_DENSE", "bf16")],
             max_num_seqs=64,
             max_batched_tokens=1024,
@@ -101,7 +105,7 @@ class Galerne:
 class Transformers:
     """The peer: transformers' generate, eager experts, bf16."""
 
-    def __init__(self, path, _addresses):
+    def __init__(self, path):
         import torch
         import transformers
 
@@ -131,7 +135,7 @@ class Transformers:
 
 def main():
     kind, path, *addresses = sys.argv[1:]
-    runner = Transformers(path, addresses) if kind == "transformers" else Galerne(path, addresses)
+    runner = Transformers(path) if kind == "transformers" else Galerne(kind, path, addresses)
     print(json.dumps({"ready": kind}), flush=True)
     for line in sys.stdin:
         print(json.dumps(runner.run(json.loads(line))), flush=True)

@@ -10,10 +10,11 @@ import torch
 
 from galerne.errors import ShardUnavailableError
 from galerne.ids import ShardId
-from helpers.cluster import TOKEN, Shards, grpc_exchange, hello
+from helpers.cluster import TOKEN, Shards, hello, remote_exchange
 from helpers.exchange_frames import (
     FAST,
     all_experts,
+    assert_exchanges,
     create_frame,
     create_routing,
     create_tokens,
@@ -52,12 +53,6 @@ def shards(shape):
     shards = Shards(shape)
     yield shards
     shards.close()
-
-
-def assert_exchanges(exchange, bank, layer=0, seed=0):
-    x, routing = create_tokens(9, seed), create_routing(9, seed)
-    result = exchange.begin(layer, 0, x, routing).wait()
-    assert torch.equal(result, expected_rows(bank, layer, x, routing))
 
 
 # -- who is let in ---------------------------------------------------------------------------
@@ -142,7 +137,7 @@ def test_a_killed_shard_is_reported_down_and_its_successor_on_a_new_port_up(shap
 
 
 def test_a_call_survives_the_death_of_every_shard_and_completes_on_their_successors(bank):
-    with grpc_exchange(2, config=PATIENT) as (exchange, shards):
+    with remote_exchange(2, config=PATIENT) as (exchange, shards):
         wait_for_links(exchange, LinkState.UP)
         x, routing = create_tokens(30), create_routing(30)
         for shard in list(shards.hosts):
@@ -157,7 +152,7 @@ def test_a_call_survives_the_death_of_every_shard_and_completes_on_their_success
 
 
 def test_with_a_replica_a_killed_shard_costs_no_call(bank):
-    with grpc_exchange(2, replicas=2, config=CONFIG) as (exchange, shards):
+    with remote_exchange(2, replicas=2, config=CONFIG) as (exchange, shards):
         wait_for_links(exchange, LinkState.UP)
         assert_exchanges(exchange, bank)
         shards.stop(SHARD)

@@ -11,8 +11,10 @@ import torch
 
 import router.exchange.exchange as exchange_module
 import router.model.torch_layers as torch_layers
+from helpers.cluster import create_shm
 from helpers.fixture_models import FIXTURES, checkpoint
 from helpers.identity import SAMPLINGS, KillOne, digests, preempt_some
+from router.exchange.grpc_transport import GrpcTransport
 from shards.bank import ExpertBank
 from shards.checkpoint.open import open_checkpoint
 from shards.checkpoint.presets import preset
@@ -26,6 +28,8 @@ VARIANTS = {
     "grpc 2 shards": {"together": True, "shards": 2},
     "grpc 4 shards": {"together": True, "shards": 4},
     "grpc 8 shards": {"together": True, "shards": 8},
+    "shm 2 shards": {"together": True, "shards": 2, "create": create_shm},
+    "shm 4 shards": {"together": True, "shards": 4, "create": create_shm},
     "small chunks": {"together": True, "max_chunk_tokens": 24, "max_batched_tokens": 48},
     "prefix hits": {"together": False, "salt": "shared"},
     "two threads": {"together": True, "threads": 2},
@@ -78,13 +82,15 @@ def test_every_variant_computes_the_same_bits(model, baseline, sampling, variant
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("create", [GrpcTransport, create_shm])
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_a_shard_killed_in_the_middle_costs_a_pause_and_no_bit(
-    model, baseline, sampling, record_property
+    model, baseline, sampling, create, record_property
 ):
     source, path = model
     kill = KillOne()
-    got = digests(source, SAMPLINGS[sampling], together=True, shards=4, path=path, disturb=kill)
+    shards = {"shards": 4, "create": create, "path": path}
+    got = digests(source, SAMPLINGS[sampling], together=True, disturb=kill, **shards)
     assert got == baseline[sampling]
     record_property("pause_s", kill.pause_s)
     assert kill.pause_s < 60.0  # the length is for the record; that it ends is the law

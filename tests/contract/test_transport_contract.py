@@ -3,12 +3,13 @@
 import random
 import time
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
 
 from galerne.errors import ProtocolError
-from helpers.cluster import TOKEN, Shards, hello
+from helpers.cluster import TOKEN, Shards, create_shm, hello
 from helpers.exchange_frames import (
     DTYPE,
     all_experts,
@@ -38,17 +39,21 @@ def local_factory(shape):
 
 
 @contextmanager
-def grpc_factory(shape):
+def remote_factory(shape, create):
     shards = Shards(shape)
     fast = LinkConfig(backoff_min_s=0.01, backoff_max_s=0.05)
     greeting = hello(checkpoint(), shape)
     try:
-        yield lambda: GrpcTransport(shape.shards, greeting, TOKEN, shards, fast)
+        yield lambda: create(shape.shards, greeting, TOKEN, shards, config=fast)
     finally:
         shards.close()
 
 
-TRANSPORTS = {"local": local_factory, "grpc": grpc_factory}
+TRANSPORTS = {
+    "local": local_factory,
+    "grpc": partial(remote_factory, create=GrpcTransport),
+    "shm": partial(remote_factory, create=create_shm),
+}
 
 
 @pytest.fixture(scope="module")

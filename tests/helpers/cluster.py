@@ -8,10 +8,12 @@ from galerne.hello import Hello
 from helpers.fixture_models import FIXTURES, checkpoint, exchange_over, topology
 from router.exchange.grpc_link import LinkConfig
 from router.exchange.grpc_transport import GrpcTransport
+from router.exchange.shm_transport import ShmTransport
 from shards.host import ShardHost, ShardSettings
 from shards.kernels.formats import WeightFormat
 
 TOKEN = "test-token"
+RING_BYTES = 1 << 20  # less than the largest frames want: these go by the stream
 PROFILE = "test-profile"
 
 
@@ -19,14 +21,20 @@ class Shards:
     """Shard hosts by id; also the address book of the transport."""
 
     def __init__(
-        self, shape, name="tiny-hf-bf16", dtype=torch.bfloat16, path=None, held=WeightFormat.BF16
+        self,
+        shape,
+        name="tiny-hf-bf16",
+        dtype=torch.bfloat16,
+        path=None,
+        held=WeightFormat.BF16,
+        only=None,
     ):
         self.shape = shape
         self.dtype = dtype
         self.held = held
         self.path = path or FIXTURES / name
         self.hosts = {}
-        for shard in shape.shards:
+        for shard in only or shape.shards:
             self.start(shard)
 
     def start(self, shard):
@@ -54,6 +62,10 @@ class Shards:
             self.stop(shard)
 
 
+def create_shm(shards, greeting, token, book, config=None):
+    return ShmTransport(shards, greeting, token, book, RING_BYTES, config)
+
+
 def hello(source, shape, incarnation=7):
     return Hello(
         gateway="gateway-0",
@@ -65,9 +77,10 @@ def hello(source, shape, incarnation=7):
 
 
 @contextmanager
-def grpc_exchange(
+def remote_exchange(
     num_shards,
     *,
+    create=GrpcTransport,
     source=None,
     path=None,
     replicas=1,
@@ -75,13 +88,13 @@ def grpc_exchange(
     config=None,
     held=WeightFormat.BF16,
 ):
-    """An ``ExpertExchange`` over grpc shards, and the shards."""
+    """An ``ExpertExchange`` over shards behind servers, and the shards."""
     source = source or checkpoint()
     names = [f"shard-{i}" for i in range(num_shards)]
     shape = topology(source.config, names, replicas=replicas, row_budget=row_budget)
     shards = Shards(shape, path=path, held=held)
     fast = LinkConfig(backoff_min_s=0.01, backoff_max_s=0.05)
-    transport = GrpcTransport(shape.shards, hello(source, shape), TOKEN, shards, fast)
+    transport = create(shape.shards, hello(source, shape), TOKEN, shards, config=fast)
     exchange = exchange_over(transport, shape, config)
     try:
         yield exchange, shards

@@ -65,7 +65,7 @@ def create_frame(shard, experts, frame=0, *, num_tokens=3, layer=0):
         layer=layer,
         micro_batch=0,
         rows=rows,
-        tokens=create_tokens(num_tokens, frame)[torch.from_numpy(rows.tokens)],
+        source=create_tokens(num_tokens, frame),
     )
 
 
@@ -219,3 +219,18 @@ def assert_served(shards, shape, bank, number=0):
         transport.send(frame)
         (answer,) = receive(transport, 1)
         assert torch.equal(answer.rows, result_of(bank, frame))
+
+
+def assert_answers(transport, bank, number=0, num_tokens=3):
+    """One frame to the first shard gets its answer."""
+    frame = create_frame(ShardId("shard-0"), range(4), number, num_tokens=num_tokens)
+    transport.send(frame)
+    (answer,) = receive(transport, 1)
+    assert torch.equal(answer.rows, result_of(bank, frame))
+
+
+def assert_exchanges(exchange, bank, seed=0, layer=0, num_tokens=9):
+    """A call gets the rows of the bank."""
+    x, routing = create_tokens(num_tokens, seed), create_routing(num_tokens, seed)
+    result = exchange.begin(layer, 0, x, routing).wait()
+    assert torch.equal(result, expected_rows(bank, layer, x, routing))

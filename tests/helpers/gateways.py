@@ -59,6 +59,7 @@ def engine(
     num_blocks=128,
     wrap=lambda runner: runner,
     threads=1,
+    beside=None,
     dense=WeightFormat.BF16,
     **settings,
 ):
@@ -79,7 +80,7 @@ def engine(
     cache = PagedLatentCache(source.config, num_blocks, BLOCK_SIZE, dtype)
     tower = None if source.config.vision is None else VisionTower(source, dtype)
     model = PagedRunner(
-        Decoder(source, dtype, threads, dense),
+        Decoder(source, dtype, threads, dense, num_beside=beside),
         cache,
         exchange or local_experts(source, dtype, threads),
         tower,

@@ -7,9 +7,10 @@ from contextlib import contextmanager, nullcontext
 import numpy as np
 import torch
 
-from helpers.cluster import grpc_exchange
+from helpers.cluster import remote_exchange
 from helpers.fixture_models import local_experts
 from helpers.gateways import engine, request
+from router.exchange.grpc_transport import GrpcTransport
 from shards.kernels.formats import WeightFormat
 
 NUM_PROMPTS = 20
@@ -70,8 +71,10 @@ def prompts(vocab_size):
 
 
 @contextmanager
-def variant_engine(source, *, shards=0, path=None, held=WeightFormat.BF16, **settings):
-    """An engine with its probe; ``shards`` 0 is local."""
+def variant_engine(
+    source, *, shards=0, create=GrpcTransport, path=None, held=WeightFormat.BF16, **settings
+):
+    """An engine with its probe; ``shards`` 0 is local, else ``create`` makes the transport."""
     probes = []
 
     def wrap(inner):
@@ -79,7 +82,7 @@ def variant_engine(source, *, shards=0, path=None, held=WeightFormat.BF16, **set
         return probes[0]
 
     if shards:
-        wire = grpc_exchange(shards, source=source, path=path, held=held)
+        wire = remote_exchange(shards, create=create, source=source, path=path, held=held)
     else:
         threads = settings.get("threads", 1)
         local = local_experts(source, torch.bfloat16, threads, held)

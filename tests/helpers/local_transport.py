@@ -8,7 +8,14 @@ from collections.abc import Mapping
 
 from galerne.errors import GalerneError
 from galerne.ids import ShardId
-from router.exchange.transport import Answer, LinkUp, OutgoingFrame, Refusal, TransportEvent
+from router.exchange.transport import (
+    Answer,
+    LinkUp,
+    OutgoingCall,
+    OutgoingFrame,
+    Refusal,
+    TransportEvent,
+)
 from shards.bank import ExpertBank
 
 
@@ -26,7 +33,11 @@ class LocalTransport:
         if not self._is_closed:
             self._frames.append(frame)
 
-    def receive(self, timeout_s: float) -> TransportEvent | None:
+    def send_call(self, call: OutgoingCall) -> None:
+        """Frame by frame."""
+        del call
+
+    def receive(self, timeout_s: float, num_awaited: int = 1) -> TransportEvent | None:
         """The next event; computes a queued frame if there is none."""
         if self._events:
             return self._events.popleft()

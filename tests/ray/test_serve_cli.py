@@ -211,7 +211,7 @@ def test_status_shows_every_part(server):
     assert sorted(kinds) == ["gateway"] + ["shard"] * 4
     shards = [p for p in facts["parts"] if p["kind"] == "shard"]
     assert sum(p["experts"] for p in shards) == 4 * 128
-    assert (facts["mode"], facts["epoch"], facts["transport"]) == ("latency", 1, "grpc")
+    assert (facts["mode"], facts["epoch"], facts["transport"]) == ("latency", 1, "shm")
     table = run_cli("status", "--target", server.grpc)
     assert "shard-3" in table.stdout
     assert "gateway-0" in table.stdout

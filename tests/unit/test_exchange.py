@@ -34,7 +34,10 @@ class HandTransport:
     def send(self, frame):
         self.sent.append(frame)
 
-    def receive(self, timeout_s):
+    def send_call(self, call):
+        return None
+
+    def receive(self, timeout_s, num_awaited=1):
         if self.events:
             return self.events.popleft()
         self.clock.time_s += max(timeout_s, 0.0)
@@ -97,10 +100,10 @@ def test_an_answer_of_another_form_is_asked_of_the_replica(exchange, transport, 
     transport.answer(other)
     receive = transport.receive
 
-    def receive_and_answer(timeout_s):
+    def receive_and_answer(timeout_s, num_awaited=1):
         for frame in transport.sent[2:]:
             transport.answer(frame)
-        return receive(timeout_s)
+        return receive(timeout_s, num_awaited)
 
     transport.receive = receive_and_answer
     assert away.wait()[0, :, 0].tolist() == [1.0, 2.0]

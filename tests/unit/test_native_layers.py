@@ -43,7 +43,7 @@ LONG = 4096 + 70  # more keys than a segment has
 
 
 def native(kernels, num_threads=1, dense=WeightFormat.BF16, source=SOURCE):
-    return NativeLayers(kernels, source, num_threads, dense, lambda _: None)
+    return NativeLayers(kernels, source, num_threads, num_threads, dense, lambda _: None)
 
 
 def empty_cache(num_blocks=64, source=SOURCE):

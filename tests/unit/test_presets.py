@@ -16,7 +16,7 @@ def topology(num_cores=4, num_nodes=1, **fields):
 def test_latency_keeps_the_experts_in_the_gateway_unless_shards_are_asked_for():
     assert topology().transport is LinkTransport.LOCAL
     asked = topology(shards=4)
-    assert asked.transport is LinkTransport.GRPC
+    assert asked.transport is LinkTransport.SHM
     assert len(asked.shards) == 4
 
 

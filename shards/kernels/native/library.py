@@ -275,10 +275,8 @@ def kernels_for(dtype: torch.dtype, num_inputs: int) -> NativeKernels | None:
 
 def load(path: Path) -> list[NativeKernels]:
     """Every family that the machine supports, the best last; none, and a warning, without them."""
-    try:
-        library = ctypes.CDLL(str(path))
-    except OSError as error:
-        logger.warning("native_kernels_missing reason=%s: torch computes, slower", error)
+    library = open_library(path)
+    if library is None:
         return []
     for name, arguments in _ARGUMENTS.items():
         getattr(library, name).argtypes = arguments
@@ -287,6 +285,16 @@ def load(path: Path) -> list[NativeKernels]:
         getattr(library, name).restype = _SIZE
     count = range(library.galerne_num_families())
     return [NativeKernels(library, i) for i in count if library.galerne_is_supported(i)]
+
+
+@cache
+def open_library(path: Path = LIBRARY) -> ctypes.CDLL | None:
+    """The C library; None, and a warning, where it was not built."""
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        logger.warning("native_kernels_missing reason=%s: torch computes, slower", error)
+        return None
 
 
 def _matrix(name: str, tensor: torch.Tensor, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 import torch
 from torch.nn import functional
 
 from shards.kernels.formats import GROUP, WeightFormat
-from shards.kernels.quantise import int4_groups, int8_rows
+from shards.kernels.native.arena import WEIGHTS
+from shards.kernels.quantise import Stored, codes_of
 
 COLUMNS: Final = 64  # output rows of a superblock
 HALF: Final = COLUMNS // 2  # gate rows of a gate-up superblock, and as many up rows
@@ -23,59 +25,95 @@ class Packed(NamedTuple):
     held: WeightFormat
 
 
-def pack(weight: torch.Tensor, held: WeightFormat = WeightFormat.BF16) -> Packed:
-    """``[N, K]`` bf16.
+def pack(weight: Stored, held: WeightFormat = WeightFormat.BF16) -> Packed:
+    """``[N, K]`` bf16, or quantised as it is to be held.
 
     Raises:
         ValueError: Another dtype, or an odd K.
     """
-    _check("weight", weight)
-    n, k = weight.shape
-    rows = weight.new_zeros((-(-n // COLUMNS) * COLUMNS, k))
-    rows[:n] = weight
-    return Packed(_superblocks(rows, held), n, k, held)
+    return _pack(_rows_of("weight", weight, held), held, _filled_up)
 
 
-def pack_gate_up(
-    gate: torch.Tensor, up: torch.Tensor, held: WeightFormat = WeightFormat.BF16
-) -> Packed:
-    """``[I, H]`` bf16 each; every superblock has half of its rows from both.
+def pack_rows(weights: Sequence[Stored], held: WeightFormat = WeightFormat.BF16) -> Packed:
+    """As one weight, row after row: ``[N_i, K]`` each.
 
     Raises:
-        ValueError: Another dtype, an odd H, or two shapes.
+        ValueError: As for ``pack``, or several K.
     """
-    _check("gate", gate)
-    _check("up", up)
-    if gate.shape != up.shape:
-        raise ValueError(f"up: shape {list(gate.shape)} expected, got {list(up.shape)}")
-    width, k = gate.shape
-    rows = gate.new_zeros((2, -(-width // HALF) * HALF, k))
-    rows[0, :width], rows[1, :width] = gate, up
-    halves = rows.view(2, -1, HALF, k).transpose(0, 1)
-    return Packed(_superblocks(halves.reshape(-1, k), held), 2 * width, k, held)
+    return _pack(_joined([_rows_of("weight", w, held) for w in weights]), held, _filled_up)
 
 
-def _superblocks(rows: torch.Tensor, held: WeightFormat) -> torch.Tensor:
+def pack_gate_up(gate: Stored, up: Stored, held: WeightFormat = WeightFormat.BF16) -> Packed:
+    """``[I, H]`` each; every superblock has half of its rows from both.
+
+    Raises:
+        ValueError: As for ``pack``, or two shapes.
+    """
+    gates, ups = _rows_of("gate", gate, held), _rows_of("up", up, held)
+    if gates.parts[0].shape != ups.parts[0].shape:
+        shapes = list(gates.parts[0].shape), list(ups.parts[0].shape)
+        raise ValueError(f"up: shape {shapes[0]} expected, got {shapes[1]}")
+    return _pack(_joined([gates, ups]), held, _halves)
+
+
+class _Rows(NamedTuple):
+    """A weight as tensors that each have a first axis of its rows."""
+
+    parts: tuple[torch.Tensor, ...]  # bf16 [N, K], or numbers and scales
+    num_inputs: int
+
+
+def _rows_of(name: str, weight: Stored, held: WeightFormat) -> _Rows:
+    if isinstance(weight, torch.Tensor):
+        _check(name, weight)
+        if held is WeightFormat.BF16:
+            return _Rows((weight,), weight.shape[1])
+    codes = codes_of(weight, held)
+    return _Rows((codes.numbers, codes.scales), codes.num_inputs)
+
+
+def _joined(rows: Sequence[_Rows]) -> _Rows:
+    parts = zip(*(r.parts for r in rows), strict=True)
+    return _Rows(tuple(torch.cat(part) for part in parts), rows[0].num_inputs)
+
+
+def _pack(
+    rows: _Rows, held: WeightFormat, arrange: Callable[[torch.Tensor], torch.Tensor]
+) -> Packed:
+    arranged = tuple(arrange(part) for part in rows.parts)
     match held:
         case WeightFormat.INT8:
-            return _int8_superblocks(rows)
+            data = _int8_superblocks(*arranged)
         case WeightFormat.INT4:
-            return _int4_superblocks(rows)
+            data = _int4_superblocks(*arranged)
         case _:
-            pairs = rows.view(torch.int32).view(-1, COLUMNS, rows.shape[1] // 2)
-            return _bytes(pairs.transpose(1, 2))
+            pairs = arranged[0].view(torch.int32).view(-1, COLUMNS, rows.num_inputs // 2)
+            data = _bytes(pairs.transpose(1, 2))
+    return Packed(WEIGHTS.copy(data), len(rows.parts[0]), rows.num_inputs, held)
 
 
-def _int8_superblocks(rows: torch.Tensor) -> torch.Tensor:
-    numbers, scales = int8_rows(functional.pad(rows, (0, -rows.shape[1] % 4)))
+def _filled_up(part: torch.Tensor, multiple: int = COLUMNS) -> torch.Tensor:
+    """With rows of zeros."""
+    rows = part.new_zeros((-(-len(part) // multiple) * multiple, *part.shape[1:]))
+    rows[: len(part)] = part
+    return rows
+
+
+def _halves(part: torch.Tensor) -> torch.Tensor:
+    """Gate rows and up rows, half of each superblock's in turn."""
+    gate, up = (_filled_up(half, HALF).view(-1, HALF, *part.shape[1:]) for half in part.chunk(2))
+    return torch.stack([gate, up], dim=1).view(-1, *part.shape[1:])
+
+
+def _int8_superblocks(numbers: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    numbers = functional.pad(numbers, (0, -numbers.shape[1] % 4))
     sums = 128 * numbers.sum(dim=1, dtype=torch.int32)
     fours = numbers.view(-1, COLUMNS, numbers.shape[1] // 4, 4).transpose(1, 2)
     parts = (scales.view(-1, COLUMNS), sums.view(-1, COLUMNS), fours)
     return torch.cat([_bytes(part) for part in parts], dim=1)
 
 
-def _int4_superblocks(rows: torch.Tensor) -> torch.Tensor:
-    numbers, scales = int4_groups(rows)
+def _int4_superblocks(numbers: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     num_groups = scales.shape[1]
     # Superblock, half, column, group, eight inputs, of these the first and the last four.
     split = numbers.view(-1, 2, HALF, num_groups, GROUP // 8, 2, 4)

@@ -55,6 +55,7 @@ void wake_all(std::atomic<uint32_t>& word) {
 #endif
 }
 
+constexpr int64_t PHASE_NS = 20000;  // of active waiting within a call, at least
 constexpr uint32_t SIZE_BITS = 8;  // of the job word: the number of members; above it, a count
 
 struct Team {
@@ -88,7 +89,7 @@ void* worker(void* argument) {
   Team* const mine = team;
   const int id = static_cast<int>(reinterpret_cast<intptr_t>(argument));
   for (uint32_t seen = 0;;) {
-    seen = mine->job.wait_while(seen);
+    seen = mine->job.wait_while(seen, spin_ns());
     const int size = static_cast<int>(seen & ((1u << SIZE_BITS) - 1));
     if (id < size) mine->take_part(id, size);
   }
@@ -125,12 +126,11 @@ void Word::set(uint32_t value) {
   if (num_sleepers_.load() > 0) wake_all(value_);
 }
 
-uint32_t Word::wait_while(uint32_t old) {
+uint32_t Word::wait_while(uint32_t old, int64_t active_ns) {
   uint32_t value = read();
   if (value != old) return value;
-  const int64_t limit = spin_ns();
-  if (limit > 0) {
-    const int64_t end = now_ns() + limit;
+  if (active_ns > 0) {
+    const int64_t end = now_ns() + active_ns;
     do {
       for (int i = 0; i < 64; ++i, relax())
         if ((value = read()) != old) return value;
@@ -145,7 +145,7 @@ uint32_t Word::wait_while(uint32_t old) {
 void Member::meet() {
   const uint32_t old = phase_.read();
   if (arrived_.fetch_add(1) + 1 < size_) {
-    phase_.wait_while(old);
+    phase_.wait_while(old, spin_ns() > PHASE_NS ? spin_ns() : PHASE_NS);
     return;
   }
   arrived_.store(0);

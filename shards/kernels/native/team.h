@@ -2,8 +2,9 @@
 //
 // OpenMP's own threads sleep between the phases of a call as soon as a process has had more of them
 // than cores (each thread that ever called it keeps workers): measured 10 us a barrier, at 11
-// barriers a layer. These wait actively for as long as GALERNE_SPIN_US says (default 0: where shards
-// share the cores, waiting would cost the others), then sleep.
+// barriers a layer. Between calls these wait actively for as long as GALERNE_SPIN_US says (default 0:
+// where shards share the cores, waiting would cost the others), within a call for a little at least:
+// the others are about to come. Then they sleep.
 #pragma once
 #include <algorithm>
 #include <atomic>
@@ -19,7 +20,7 @@ class Word {
  public:
   uint32_t read() const { return value_.load(std::memory_order_acquire); }
   void set(uint32_t value);  // and wake
-  uint32_t wait_while(uint32_t old);
+  uint32_t wait_while(uint32_t old, int64_t active_ns);
 
  private:
   std::atomic<uint32_t> value_{0};

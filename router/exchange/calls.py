@@ -1,0 +1,86 @@
+"""What the session keeps of a call and of its frames, and what it tells its caller."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from galerne.errors import GalerneError
+from galerne.ids import CallId, FrameId, ShardId
+from router.exchange.dispatch import FrameRows, Ints
+
+
+@dataclass(frozen=True, slots=True)
+class SendFrame:
+    """Action: put these rows on the wire."""
+
+    shard: ShardId
+    frame: FrameId
+    call: CallId
+    attempt: int
+    rows: FrameRows
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What of an answer is new: ``rows`` of the answer go to ``slots`` of the call."""
+
+    call: CallId
+    rows: Ints
+    slots: Ints
+
+
+@dataclass(slots=True)
+class InFlight:
+    """A frame that is away."""
+
+    call: CallId
+    shard: ShardId
+    slots: Ints  # [R] of the call, in the order of the frame's rows
+    attempt: int
+    sent_s: float
+    deadline_s: float
+    is_overdue: bool = False
+
+
+@dataclass(slots=True)
+class Call:
+    """One exchange: what is in, what is asked for."""
+
+    layer: int
+    expert_ids: Ints
+    begun_s: float
+    filled: npt.NDArray[np.bool_]  # [T * K]
+    asked: npt.NDArray[np.bool_]  # [T * K], sent at least once
+    attempt: int = 0
+    orphans: list[Ints] = field(default_factory=list)  # slots that no usable shard has
+    doubted: list[Ints] = field(default_factory=list)  # slots to resend as the budget allows
+    refused_by: set[ShardId] = field(default_factory=set)  # asked again only where none else is
+    error: GalerneError | None = None
+
+    def unfilled(self, parts: list[Ints]) -> Ints:
+        """The slots of ``parts`` that still lack a row, each once."""
+        if not parts:
+            return np.zeros(0, dtype=np.int64)
+        slots = np.unique(np.concatenate(parts))
+        left: Ints = slots[~self.filled[slots]]
+        return left
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it still waits for rows."""
+        return self.error is None and not self.filled.all()
+
+
+@dataclass(slots=True)
+class SessionCounters:
+    """Totals since the start, for metrics."""
+
+    rows_sent: int = 0
+    rows_resent: int = 0
+    late_answers: int = 0
+    duplicate_rows: int = 0
+    suspicions: int = 0
+    refused_frames: int = 0

@@ -1,0 +1,118 @@
+"""One gateway's stream at a shard: reads frames, writes answers as they come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from collections.abc import Set as AbstractSet
+
+import grpc
+import torch
+
+from galerne.errors import GalerneError, ProtocolError
+from galerne.frame import NO_CREDIT, Frame, FrameHeader, FrameKind, Reassembler
+from galerne.hello import Hello, encode_refusal
+from shards.jobs import Job
+from shards.shm.link import wrong_epoch
+from shards.wire import encode_reply, read_request
+
+
+class ExchangeStream:
+    """Implements ``AnswerLink``, also for frames that came by shared memory."""
+
+    def __init__(
+        self,
+        hello: Hello,
+        max_frames: int,
+        epochs: AbstractSet[int],
+        submit: Callable[[Job], None],
+    ) -> None:
+        """Create on the loop that serves it; ``submit`` takes frames to compute."""
+        self._hello = hello
+        self._max_frames = max_frames
+        self._epochs = epochs
+        self._submit = submit
+        self._loop = asyncio.get_running_loop()
+        self._answers: asyncio.Queue[tuple[list[bytes], bool]] = asyncio.Queue()
+        self._unanswered = 0
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
+        self._failure: asyncio.Future[None] = self._loop.create_future()
+
+    async def serve(
+        self,
+        requests: AsyncIterator[bytes],
+        context: grpc.aio.ServicerContext[bytes, bytes],
+        reassembler: Reassembler,
+    ) -> None:
+        """Until the gateway has closed its side and all is answered.
+
+        Raises:
+            ProtocolError: The gateway does not keep to the protocol.
+        """
+        reader = asyncio.create_task(self._read(requests, reassembler))
+        writer = asyncio.create_task(self._write_answers(context))
+        waited = (reader, writer, self._failure)
+        try:
+            done, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            for ended in done:
+                ended.result()
+        finally:
+            for task in waited:
+                task.cancel()
+            await asyncio.gather(*waited, return_exceptions=True)
+
+    def answer(self, request: FrameHeader, rows: torch.Tensor) -> None:
+        """See ``AnswerLink``."""
+        self._send(request, encode_reply(request, rows))
+
+    def refuse(self, request: FrameHeader, error: GalerneError) -> None:
+        """See ``AnswerLink``."""
+        refusal = encode_refusal(request, str(error), is_retryable=error.is_retryable)
+        self._send(request, [refusal])
+
+    def fail(self, error: ProtocolError) -> None:
+        """End the stream. From any thread."""
+        self._loop.call_soon_threadsafe(self._set_failure, error)
+
+    def _set_failure(self, error: ProtocolError) -> None:
+        if not self._failure.done():
+            self._failure.set_exception(error)
+
+    def _send(self, request: FrameHeader, messages: list[bytes]) -> None:
+        has_credit = not request.flags & NO_CREDIT
+        self._loop.call_soon_threadsafe(self._answers.put_nowait, (messages, has_credit))
+
+    async def _read(self, requests: AsyncIterator[bytes], reassembler: Reassembler) -> None:
+        async for message in requests:
+            frame = reassembler.push(message)
+            if frame is not None:
+                self._accept(frame)
+        await self._is_idle.wait()  # half-close: what was asked is still answered
+
+    def _accept(self, frame: Frame) -> None:
+        header = frame.header
+        if header.kind is not FrameKind.REQUEST:
+            raise ProtocolError(f"{header.kind.name} where REQUEST was expected")
+        if header.incarnation != self._hello.incarnation:
+            raise ProtocolError("incarnation differs from the hello's")
+        if header.flags:
+            raise ProtocolError(f"flags {header.flags:#x} in a request")
+        if self._unanswered >= self._max_frames:
+            raise ProtocolError(f"more than {self._max_frames} frames unanswered")
+        self._unanswered += 1
+        self._is_idle.clear()
+        rows = read_request(frame)
+        if header.epoch in self._epochs:
+            self._submit(Job(header, rows, self))
+        else:
+            self.refuse(header, wrong_epoch(self._epochs, header.epoch))
+
+    async def _write_answers(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        while True:
+            messages, has_credit = await self._answers.get()
+            self._unanswered -= has_credit  # before the write: the gateway may use it at once
+            for message in messages:
+                await context.write(message)
+            if not self._unanswered:
+                self._is_idle.set()

@@ -1,0 +1,290 @@
+import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from galerne.errors import ProtocolError
+from galerne.frame import FrameHeader, FrameKind
+from router.exchange.dispatch import rows_of
+from shards.shm.frames import read_reply, read_request, write_reply, write_request
+from shards.shm.memory import OwnedMemory, open_shared
+from shards.shm.rings import OwnBell, RingReader, RingWriter, ring_bytes, ring_library
+from shards.wire import RequestRows
+
+HIDDEN = 8
+CAPACITY = 4096
+INCARNATION = 7
+
+pytestmark = pytest.mark.skipif(ring_library() is None, reason="no native library")
+
+
+class Ring:
+    def __init__(self, capacity=CAPACITY):
+        self.memory = OwnedMemory(ring_bytes(capacity))
+        self.writer = RingWriter(self.memory, 0, capacity)
+        self.reader = RingReader(self.memory, 0, capacity)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.memory.withdraw()
+
+    def reply(self, number, num_rows):
+        header = FrameHeader(kind=FrameKind.REQUEST, frame=number)
+        return write_reply(self.writer, header, rows_for(number, num_rows))
+
+    def read(self):
+        at = self.reader.next()
+        return None if at is None else read_reply(self.reader, at)
+
+
+def rows_for(number, num_rows):
+    generator = torch.Generator().manual_seed(number)
+    return torch.randn(num_rows, HIDDEN, generator=generator).to(torch.bfloat16)
+
+
+@settings(deadline=None)
+@given(st.lists(st.one_of(st.integers(0, 120), st.just("read"), st.just("free")), max_size=60))
+def test_whatever_is_written_is_read_in_order_and_whole(steps):
+    """Integers write a reply of so many rows; where there is no room, nothing changes."""
+    with Ring() as ring:
+        written, num_read = [], 0
+        for number, step in enumerate(steps):
+            if step == "free":
+                ring.reader.free()
+            elif step == "read":
+                if num_read < len(written):
+                    frame, rows, age_s = ring.read()
+                    assert 0 <= age_s < 60
+                    assert frame == written[num_read][0]
+                    assert torch.equal(rows, rows_for(*written[num_read]))
+                    num_read += 1
+                else:
+                    assert ring.read() is None
+            elif ring.reply(number, step):
+                written.append((number, step))
+        for number, num_rows in written[num_read:]:
+            frame, rows, _ = ring.read()
+            assert (frame, len(rows)) == (number, num_rows)
+            assert torch.equal(rows, rows_for(number, num_rows))
+        assert ring.read() is None
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 120), min_size=1, max_size=100))
+def test_a_frame_up_to_half_the_ring_always_finds_room_in_an_empty_one(sizes):
+    with Ring() as ring:
+        for number, num_rows in enumerate(sizes):
+            assert ring.reply(number, num_rows)
+            assert ring.read()[0] == number
+            ring.reader.free()
+        assert not ring.reply(0, CAPACITY // 2 // (2 * HIDDEN))  # and its header: over half
+
+
+def test_a_request_arrives_as_it_was_sent():
+    routing = np.array([[0, 3], [1, 3], [0, 2]])
+    frame = rows_of(routing, np.array([0, 1, 3, 4]))
+    source = rows_for(5, 3)
+    rows = RequestRows(source, frame.expert_ids, frame.num_rows_by_group, frame.row_token)
+    header = FrameHeader(
+        kind=FrameKind.REQUEST,
+        epoch=(1 << 32) - 1,
+        step=(1 << 40) + 1,
+        frame=(1 << 32) - 1,
+        layer=3,
+        micro_batch=1,
+        attempt=2,
+        num_tokens=len(frame.tokens),
+        num_rows=len(frame.row_token),
+        hidden_size=HIDDEN,
+    )
+    with Ring() as ring:
+        assert write_request(ring.writer, header, rows, frame.tokens)
+        found, read = read_request(ring.reader, ring.reader.next(), INCARNATION)
+        assert replace(found, flags=0, incarnation=0) == header
+        assert found.incarnation == INCARNATION
+        assert torch.equal(read.tokens, source[torch.from_numpy(frame.tokens)])
+        for name in ("expert_ids", "num_rows_by_group", "row_token"):
+            assert np.array_equal(getattr(read, name), getattr(rows, name))
+
+
+@pytest.mark.parametrize(
+    ("word", "value", "said"),
+    [
+        (3, 1 << 16, "no header holds"),  # layer
+        (5, 1, "no header holds"),  # epoch, its upper half
+        (8, 1 << 16, "no header holds"),  # attempt
+        (9, 1 << 16, "no header holds"),  # micro-batch
+        (0, 0, "does not fit its ring"),  # bytes
+        (0, 63, "does not fit its ring"),
+        (0, 1 << 31, "does not fit its ring"),
+        (10, 9, "9 is not a valid DType"),
+        (11, 1 << 31, "larger than its record"),  # tokens
+        (12, 1 << 30, "larger than its record"),  # groups
+        (12, 1, "contradict one another"),
+        (13, 1 << 31, "larger than its record"),  # rows
+        (14, 1 << 31, "larger than its record"),  # hidden
+    ],
+)
+def test_nonsense_is_found_and_reaches_nothing_else(word, value, said):
+    frame = rows_of(np.array([[0, 1]]), np.arange(2))
+    rows = RequestRows(rows_for(0, 1), frame.expert_ids, frame.num_rows_by_group, frame.row_token)
+    header = FrameHeader(kind=FrameKind.REQUEST, num_tokens=1, num_rows=2, hidden_size=HIDDEN)
+    with Ring() as ring:
+        assert write_request(ring.writer, header, rows)
+        start = ring.reader.start + ring_bytes(0)
+        record = np.frombuffer(ring.memory.map, np.uint32, 16, start)
+        record[word] = value
+        with pytest.raises(ProtocolError, match=said):
+            read_request(ring.reader, ring.reader.next(), INCARNATION)
+
+
+def test_counters_that_lie_are_found():
+    with Ring() as ring:
+        written = np.frombuffer(ring.memory.map, np.uint64, 1, ring.reader.start)
+        for lie in (1 << 63, CAPACITY + 64, 17):
+            written[0] = lie
+            with pytest.raises(ProtocolError, match="does not fit its ring"):
+                ring.reader.next()
+        freed = np.frombuffer(ring.memory.map, np.uint64, 1, ring.reader.start + 64)
+        freed[0] = 1 << 62
+        assert not ring.reply(0, 1)
+
+
+# -- bells -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bell():
+    bell = OwnBell()
+    yield bell
+    bell.withdraw()
+
+
+def seconds_of(bell, seen, timeout_s, num_rings=1):
+    started = time.monotonic()
+    bell.wait(seen, timeout_s, num_rings)
+    return time.monotonic() - started
+
+
+def test_a_ring_before_the_sleep_is_not_missed(bell):
+    seen = bell.count
+    bell.ring()
+    assert seconds_of(bell, seen, 5.0) < 1.0
+
+
+def test_a_sleep_ends_at_its_time(bell):
+    assert 0.05 <= seconds_of(bell, bell.count, 0.05) < 1.0
+    assert seconds_of(bell, bell.count, -1.0) < 0.05
+
+
+@pytest.mark.parametrize(("num_rings", "is_urgent"), [(3, False), (1, True)])
+def test_only_the_ring_that_is_waited_for_or_an_urgent_one_wakes(bell, num_rings, is_urgent):
+    seen = bell.count
+    ended = threading.Event()
+
+    def sleep():
+        bell.wait(seen, 20.0, 3)
+        ended.set()
+
+    thread = threading.Thread(target=sleep)
+    thread.start()
+    for _ in range(num_rings - 1):
+        bell.ring()
+    assert not ended.wait(0.1)
+    bell.ring(is_urgent=is_urgent)
+    assert ended.wait(5.0)
+    thread.join()
+
+
+def test_readers_may_change_and_the_bell_go_while_somebody_sleeps(bell):
+    with Ring() as ring:
+        bell.set_readers([ring.reader])
+        slept = threading.Thread(target=bell.wait, args=(bell.count, 0.2))
+        slept.start()
+        time.sleep(0.05)
+        bell.set_readers([])
+    del ring
+    gc.collect()
+    slept.join()
+
+
+def test_a_bell_counts_on_beyond_32_bits(bell):
+    for _ in range(1 << 16):
+        bell.ring(is_urgent=True)  # 2^16 each
+    seen = bell.count
+    assert 0.05 <= seconds_of(bell, seen, 0.05) < 1.0
+    bell.ring()
+    assert seconds_of(bell, seen, 5.0) < 1.0
+
+
+# -- memory ----------------------------------------------------------------------------------
+
+PEER = """
+import json, sys
+from galerne.hello import SharedFile
+from galerne.errors import ProtocolError
+from shards.shm.memory import open_shared
+for line in sys.stdin:
+    try:
+        open_shared(SharedFile(**json.loads(line))).map[5000] = 42
+    except ProtocolError as error:
+        print(error, flush=True)
+    else:
+        print("ok", flush=True)
+"""
+
+
+def test_another_process_maps_what_it_was_told_and_nothing_else():
+    memory = OwnedMemory(4096)
+    command = [sys.executable, "-c", PEER]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as peer:
+
+        def ask(**changes):
+            peer.stdin.write(json.dumps(asdict(replace(memory.file, **changes))) + "\n")
+            peer.stdin.flush()
+            return peer.stdout.readline()
+
+        assert ask() == "ok\n"
+        assert memory.map[5000] == 42
+        assert "another id" in ask(id="00" * 16)
+        assert "another file" in ask(num_bytes=4096)
+        assert "another file" in ask(fd=0)
+        with tempfile.TemporaryFile() as named:  # nobody has promised not to cut it
+            named.write(bytes(range(16)) * 512)
+            named.flush()
+            stranger = {"fd": named.fileno(), "id": bytes(range(16)).hex(), "num_bytes": 8192}
+            assert "another file" in ask(**stranger)
+        assert "No such file" in ask(fd=9999)
+        memory.withdraw()
+        assert "No such file" in ask()
+
+
+def test_memory_goes_with_its_last_reference_and_has_no_name():
+    before = set(os.listdir("/dev/shm")), len(os.listdir("/proc/self/fd"))
+    memory = OwnedMemory(1 << 20)
+    view = open_shared(memory.file)
+    assert set(os.listdir("/dev/shm")) == before[0]
+    memory.withdraw()
+    assert len(os.listdir("/proc/self/fd")) == before[1]
+    view.map[5000] = 1
+    assert memory.map[5000] == 1
+    maps = Path("/proc/self/maps")
+    assert "memfd:galerne" in maps.read_text()
+    del memory, view
+    assert "memfd:galerne" not in maps.read_text()
