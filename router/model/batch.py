@@ -80,6 +80,12 @@ class StepBatch:
 
 def build_batch(chunks: Sequence[Chunk], cache: PagedLatentCache) -> StepBatch:
     """Lay the chunks of a step out one after the other."""
+    if all(len(c.token_ids) == 1 == c.num_logits for c in chunks):
+        return _decode_batch(chunks, cache.block_size)
+    return _any_batch(chunks, cache)
+
+
+def _any_batch(chunks: Sequence[Chunk], cache: PagedLatentCache) -> StepBatch:
     lengths = np.array([len(c.token_ids) for c in chunks])
     first_row = np.concatenate([[0], np.cumsum(lengths)])
     num_tokens = int(first_row[-1])
@@ -104,6 +110,29 @@ def build_batch(chunks: Sequence[Chunk], cache: PagedLatentCache) -> StepBatch:
         chunks=chunks,
         first_row=first_row,
         block_size=cache.block_size,
+    )
+
+
+def _decode_batch(chunks: Sequence[Chunk], block_size: int) -> StepBatch:
+    """``_any_batch`` where every chunk has one token and wants its logits: most steps."""
+    num_tokens = len(chunks)
+    num_rows = padded_rows(num_tokens)
+    token_ids, positions = np.zeros((2, num_rows), dtype=np.int64)
+    token_ids[:num_tokens] = [c.token_ids[0] for c in chunks]
+    starts = [c.start for c in chunks]
+    positions[:num_tokens] = starts
+    blocks = [c.block_ids[c.start // block_size] for c in chunks]
+    first_row = np.arange(num_tokens + 1)
+    return StepBatch(
+        num_tokens=num_tokens,
+        num_rows=num_rows,
+        token_ids=torch.from_numpy(token_ids),
+        positions=positions,
+        slots=np.array(blocks) * block_size + positions[:num_tokens] % block_size,
+        logit_rows=torch.from_numpy(first_row[:-1]),
+        chunks=chunks,
+        first_row=first_row,
+        block_size=block_size,
     )
 
 

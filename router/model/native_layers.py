@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import accumulate, chain
 
 import numpy as np
 import torch
@@ -207,8 +208,7 @@ def _arrays(layers: NativeLayers, batch: StepBatch) -> StepArrays:
     rotation = Rotation(layers.frequencies, positions)
     scale = query_temperature(config, positions) * softmax_scale(config)
     used = [
-        np.asarray(c.block_ids[: -(-(c.start + len(c.token_ids)) // batch.block_size)], np.int64)
-        for c in batch.chunks
+        c.block_ids[: -(-(c.start + len(c.token_ids)) // batch.block_size)] for c in batch.chunks
     ]
     return StepArrays(
         cos=rotation.cos.numpy(),
@@ -217,6 +217,6 @@ def _arrays(layers: NativeLayers, batch: StepBatch) -> StepArrays:
         slots=batch.slots,
         first_row=batch.first_row,
         start=np.array([c.start for c in batch.chunks], np.int64),
-        table_at=np.concatenate(([0], np.cumsum([len(blocks) for blocks in used]))),
-        tables=np.concatenate(used),
+        table_at=np.array([0, *accumulate(map(len, used))]),
+        tables=np.array(list(chain.from_iterable(used)), np.int64),
     )

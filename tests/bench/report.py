@@ -6,12 +6,14 @@ NAMES = {
     "local bf16": "galerne, experts in the gateway",
     "local int8": "galerne, int8 experts and dense",
     "local int4": "galerne, int4 experts, int8 dense",
+    "shm bf16": "galerne, 4 shm shards on the same cores",
     "grpc bf16": "galerne, 4 gRPC shards on the same cores",
     "transformers bf16": "transformers 5.23 generate",
     "llama.cpp bf16": "llama.cpp BF16",
     "llama.cpp int8": "llama.cpp Q8_0",
     "llama.cpp int4": "llama.cpp Q4_K",
 }
+OURS = ("local", "shm", "grpc")
 OUTSIDE = ("embed", "head")  # parts of a step and not of a layer
 
 
@@ -41,7 +43,7 @@ def best_peer(speeds, width):
     found = [
         statistics.median(values)
         for engine, values in speeds.items()
-        if engine.endswith(width) and not engine.startswith(("local", "grpc"))
+        if engine.endswith(width) and not engine.startswith(OURS)
     ]
     return max(found, default=None)
 
@@ -70,6 +72,7 @@ def print_report(report):
             print(f"   (shards computed   {spent:8.3f} ms a layer, summed over them)")
         for part, ms in sorted(parts["per_step_ms"].items(), key=lambda p: -p[1]):
             print(f"   {part:18} {ms:8.3f} ms a step")
+    print("\nof what the machine allows:", *report["roofline"], sep="\n   ")
     print("\npeak resident memory:", memory_text(report))
     print("read bandwidth in every round, GB/s:", report["bandwidth"])
 
@@ -100,4 +103,6 @@ def markdown(report):
             shown = ("" if ms is None else f"{ms:.2f}" for ms in cells)
             parts.append(f"| {key}, {unit} | {' | '.join(shown)} |")
     memory = f"Peak resident memory: {memory_text(report)}."
-    return "\n\n".join([head, "\n".join(rows), "\n".join(parts), memory])
+    limits = "Of the roof that memory and arithmetic set (`bench-out/roofline.png`): "
+    limits += "; ".join(report["roofline"]) + "."
+    return "\n\n".join([head, "\n".join(rows), "\n".join(parts), limits, memory])

@@ -14,8 +14,10 @@ import platform
 import time
 from pathlib import Path
 
+from shards.checkpoint.open import open_checkpoint
 from tests.bench.engines import CORES, ROOT, start
 from tests.bench.report import breakdown, markdown, print_report
+from tests.bench.roofline import gemm_ceiling, plot
 
 WORKLOADS = {
     "1 stream": {"streams": 1, "prompt": 64, "tokens": 128},
@@ -24,7 +26,7 @@ WORKLOADS = {
     "prefill 1024": {"streams": 1, "prompt": 1024, "tokens": 1},
 }
 SLOW = {"transformers bf16": ("64 streams",)}  # what would take minutes and is known
-BROKEN_DOWN = ("local bf16", "local int4", "grpc bf16")
+BROKEN_DOWN = ("local bf16", "local int4", "shm bf16", "grpc bf16")
 
 
 def one_b():
@@ -111,6 +113,11 @@ def main():
     }
     out = ROOT / "bench-out"
     out.mkdir(exist_ok=True)
+    gb_s = sorted(bandwidth)[len(bandwidth) // 2] * 1e9
+    ceilings = {width: gemm_ceiling(width) for width in ("bf16", "int8", "int4")}
+    config = open_checkpoint(path).config
+    report["ceilings"] = {"bytes_per_second": gb_s, "operations_per_second": ceilings}
+    report["roofline"] = plot(config, WORKLOADS, report["speeds"], gb_s, ceilings, out / "roofline")
     (out / "bench.json").write_text(json.dumps(report, indent=1))
     print_report(report)
     if args.readme:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from galerne.errors import HelloRefusedError, ProtocolError
 from galerne.frame import (
     HEADER_BYTES,
+    VERSION,
     DType,
     FrameHeader,
     FrameKind,
@@ -20,6 +21,7 @@ from galerne.frame import (
 )
 from galerne.hello import (
     Hello,
+    SharedFile,
     Welcome,
     check_hello,
     decode_hello,
@@ -198,7 +200,7 @@ HELLO_FIELDS = {
     "fingerprint": "f",
     "numerics_profile": "p",
     "epoch": 1,
-    "protocol": 1,
+    "protocol": VERSION,
 }
 WELCOME_FIELDS = {"shard": "s", "epochs": [1], "max_frames": 4}
 
@@ -252,8 +254,33 @@ def test_every_mismatch_of_a_hello_is_refused_by_name(field, value, shown):
 
 
 def test_another_protocol_version_is_refused_by_name():
-    with pytest.raises(HelloRefusedError, match="protocol is 1 here and 2 at the peer"):
-        decode_hello(json_frame(FrameKind.HELLO, HELLO_FIELDS | {"protocol": 2}))
+    with pytest.raises(HelloRefusedError, match="protocol is 2 here and 1 at the peer"):
+        decode_hello(json_frame(FrameKind.HELLO, HELLO_FIELDS | {"protocol": 1}))
+
+
+MEMORY = SharedFile(pid=7, fd=3, num_bytes=4096, id="ab")
+
+
+def test_offers_of_shared_memory_survive_the_wire():
+    hello = create_hello(rings=MEMORY, bell=replace(MEMORY, fd=4))
+    assert decode_hello(reassemble([encode_hello(hello)])) == hello
+    welcome = Welcome(shard="s", epochs=[1], max_frames=1, bell=MEMORY, not_shared="why")
+    assert decode_welcome(reassemble([encode_welcome(welcome)])) == welcome
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ([1], "rings is"),
+        ({"pid": "7", "fd": 3, "num_bytes": 1, "id": "ab"}, "rings: pid is"),
+        ({"pid": 7, "fd": 3, "num_bytes": 1, "id": 5}, "rings: id is"),
+        ({"pid": 7, "fd": 3, "num_bytes": 1}, "rings: .*'id'"),
+        ({"pid": 7, "fd": 3, "num_bytes": 1, "id": "", "x": 1}, "rings: .*'x'"),
+    ],
+)
+def test_an_offer_of_another_form_is_refused_by_name(value, said):
+    with pytest.raises(ProtocolError, match=said):
+        decode_hello(json_frame(FrameKind.HELLO, HELLO_FIELDS | {"rings": value}))
 
 
 @pytest.mark.parametrize("field", [f for f in HELLO_FIELDS if f != "protocol"])
