@@ -37,7 +37,7 @@ class ServeConfig(BaseModel):
         description="how routed experts are held (quantised while they load); "
         "unset: as galerne quantize wrote them, else bf16",
     )
-    dense: Literal["bf16", "int8"] | None = Field(
+    dense: Literal["bf16", "int8", "int4"] | None = Field(
         None, description="how projections, shared experts and head are held; unset: the same"
     )
     host: str = Field("127.0.0.1", description="address the public ports bind to")

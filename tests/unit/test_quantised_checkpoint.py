@@ -39,7 +39,7 @@ from shards.kernels.quantise import (
 
 BF16, INT8, INT4 = WeightFormat.BF16, WeightFormat.INT8, WeightFormat.INT4
 SOURCES = ("tiny-hf-bf16", "tiny-native-fp8")
-FORMATS = [(INT8, BF16), (INT4, INT8), (BF16, INT8)]
+FORMATS = [(INT8, BF16), (INT4, INT8), (BF16, INT4)]
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def test_the_command_writes_what_inspect_understands(tmp_path):
     ("args", "said"),
     [
         (["--experts", "int3"], "experts"),
-        (["--dense", "int4"], "dense"),
+        (["--dense", "int5"], "dense"),
         (["--experts", "bf16", "--dense", "bf16"], "changes nothing"),
     ],
 )

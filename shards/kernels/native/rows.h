@@ -24,20 +24,26 @@ static void rms_norm(const bf16* x, const float* weight, int64_t n, float eps, b
 }
 
 // A key block as superblocks: [COLUMNS keys per superblock][dim / 2][COLUMNS][2], zeros behind
-// `count`. `keys` are the rows of the cache.
+// `count`. `keys` are the rows of the cache. Sixteen keys and sixteen pairs at a time.
 static void pack_keys(const bf16* const* keys, int count, int64_t dim, bf16* out) {
-  const int64_t pairs = dim / 2;
+  const int64_t pairs = dim / 2, whole = pairs / LANES16 * LANES16;
   for (int first = 0; first < count; first += COLUMNS, out += COLUMNS * dim) {
     const int here = count - first < COLUMNS ? count - first : COLUMNS;
-    if (here < COLUMNS) std::memset(out, 0, COLUMNS * dim * sizeof(bf16));
-    for (int64_t strip = 0; strip < pairs; strip += LANES16) {  // of 16 pairs: stays in the cache
-      const int64_t end = strip + LANES16 < pairs ? strip + LANES16 : pairs;
-      for (int key = 0; key < here; ++key) {
-        const char* from = reinterpret_cast<const char*>(keys[first + key]);
-        char* to = reinterpret_cast<char*>(out) + key * 4;
-        for (int64_t pair = strip; pair < end; ++pair)
-          std::memcpy(to + pair * COLUMNS * 4, from + pair * 4, 4);
+    char* const to = reinterpret_cast<char*>(out);
+    for (int key = 0; key < COLUMNS; key += LANES16) {
+      for (int64_t pair = 0; pair < whole; pair += LANES16) {
+        u32x16 block[LANES16];
+        for (int i = 0; i < LANES16; ++i)
+          block[i] = key + i < here ? load<u32x16>(keys[first + key + i] + 2 * pair) : u32x16{};
+        transpose16(block);
+        for (int i = 0; i < LANES16; ++i) store(to + ((pair + i) * COLUMNS + key) * 4, block[i]);
       }
+      for (int64_t pair = whole; pair < pairs; ++pair)
+        for (int i = 0; i < LANES16; ++i) {
+          uint32_t both = 0;
+          if (key + i < here) std::memcpy(&both, keys[first + key + i] + 2 * pair, 4);
+          std::memcpy(to + (pair * COLUMNS + key + i) * 4, &both, 4);
+        }
     }
   }
 }

@@ -25,6 +25,29 @@ static inline void store(void* to, const Vector& v) {
   std::memcpy(to, &v, sizeof v);
 }
 
+// rows[i][j] becomes rows[j][i]: in four rounds, blocks of 1, 2, 4 and 8 change places.
+template <int distance>
+static inline void transpose_blocks(u32x16* rows) {
+  u32x16 low, high;
+  for (int j = 0; j < LANES16; ++j) {
+    low[j] = j & distance ? LANES16 + j - distance : j;
+    high[j] = j & distance ? LANES16 + j : j + distance;
+  }
+  for (int i = 0; i < LANES16; ++i) {
+    if (i & distance) continue;
+    const u32x16 a = rows[i], b = rows[i + distance];
+    rows[i] = __builtin_shuffle(a, b, low);
+    rows[i + distance] = __builtin_shuffle(a, b, high);
+  }
+}
+
+static inline void transpose16(u32x16* rows) {
+  transpose_blocks<1>(rows);
+  transpose_blocks<2>(rows);
+  transpose_blocks<4>(rows);
+  transpose_blocks<8>(rows);
+}
+
 static inline f32x16 fill(float value) { return f32x16{} + value; }
 
 static inline f32x16 widen16(const bf16* from) {
