@@ -16,7 +16,15 @@ constexpr int VECTORS = COLUMNS / LANES;
 inline void fetch(const Ahead& ahead, int64_t step) {
   const int64_t behind = step - ahead.near_steps;
   const char* from = behind < 0 ? ahead.near + step * STEP : ahead.far + behind * STEP;
-  for (int v = 0; v < VECTORS; ++v) _mm_prefetch(from + v * 64, _MM_HINT_T0);
+  for (int v = 0; v < VECTORS; ++v) _mm_prefetch(from + v * 64, _MM_HINT_T1);
+}
+
+// The same for `count` lines from `line` on; a step has VECTORS of them.
+inline void fetch_lines(const Ahead& ahead, int64_t line, int count) {
+  for (int i = 0; i < count; ++i, ++line) {
+    const int64_t behind = line - ahead.near_steps * VECTORS;
+    _mm_prefetch(behind < 0 ? ahead.near + line * 64 : ahead.far + behind * 64, _MM_HINT_T1);
+  }
 }
 
 template <int ROWS>
@@ -96,8 +104,10 @@ void int4_rows(const char* const* x, const char* w, int64_t k, const Ahead& ahea
   const int64_t head = int4_head_bytes(k);
   const __m512i low = _mm512_set1_epi8(15);
   alignas(64) float total[ROWS][COLUMNS] = {};
+  int64_t line = 0;  // fetched next: few at a time, or they would wait for one another
   for (int64_t g = 0; g < num_groups; ++g, w += steps_of_group * STEP) {
-    for (int64_t i = 0; i < steps_of_group; ++i) fetch(ahead, g * steps_of_group + i);
+    fetch_lines(ahead, line, VECTORS);
+    line += VECTORS;
 #pragma GCC unroll 1
     for (int half = 0; half < 2; ++half) {
       i32x16 sum[ROWS][HALF_VECTORS];
@@ -108,6 +118,8 @@ void int4_rows(const char* const* x, const char* w, int64_t k, const Ahead& ahea
           sum[i][v] = i32x16{} - 8 * group_sum(x[i], g);
       const char* q = w + STEP + half * (GROUP / 8) * HALF_VECTORS * 64;
       for (int eight = 0; eight < GROUP / 8; ++eight, q += HALF_VECTORS * 64) {
+        fetch_lines(ahead, line, HALF_VECTORS);
+        line += HALF_VECTORS;
         __m512i first[HALF_VECTORS], second[HALF_VECTORS];
 #pragma GCC unroll 2
         for (int v = 0; v < HALF_VECTORS; ++v) {
@@ -196,9 +208,9 @@ bool is_supported() {
          __builtin_cpu_supports("avx512vnni");
 }
 
-const Format bf16_format = {bf16_block_bytes, no_row_bytes, nullptr, bf16_times};
-const Format int8_format = {int8_block_bytes, int8_row_bytes, int8_encode, int8_times};
-const Format int4_format = {int4_block_bytes, int4_row_bytes, int4_encode, int4_times};
+const Format bf16_format = {bf16_block_bytes, no_row_bytes, nullptr, bf16_times, 1 << 12};
+const Format int8_format = {int8_block_bytes, int8_row_bytes, int8_encode, int8_times, 1 << 13};
+const Format int4_format = {int4_block_bytes, int4_row_bytes, int4_encode, int4_times, 1 << 14};
 
 }  // namespace
 

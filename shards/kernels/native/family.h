@@ -30,6 +30,9 @@ struct Format {
   // 1 <= num_rows <= MAX_ROWS; k is even; out is [num_rows][COLUMNS].
   void (*superblock)(int num_rows, const char* const* x, const char* w, int64_t k,
                      const Ahead& ahead, float* out);
+  // How far ahead of its reading a weight is fetched: the hardware stops at pages. Fewer bits are
+  // used up sooner. Measured; see bench-kernels.
+  int64_t fetch_bytes;
 };
 
 enum FormatIndex { BF16 = 0, INT8 = 1, INT4 = 2, NUM_FORMATS = 3 };

@@ -7,6 +7,8 @@ namespace galerne {
 
 inline bool has_format(int64_t format) { return format >= 0 && format < NUM_FORMATS; }
 
+constexpr int64_t CLAIM_BYTES = 1 << 16;  // of weights that a thread takes on at once, if it can
+
 struct Pair {  // an expert's weights
   const char *gate_up, *down;
 };
@@ -50,6 +52,9 @@ void grouped_mlp(const Family& f, const Format& format, Member& member, const Gr
   const int64_t inner = scratch.inner;
   const int64_t up_blocks = inner / HALF, down_blocks = num_superblocks(hidden);
   const int64_t up_bytes = format.block_bytes(hidden), down_bytes = format.block_bytes(inner);
+  // Small superblocks several at a time: to claim one costs as much as to read some kilobytes.
+  const int64_t span = std::max<int64_t>(1, std::min(CLAIM_BYTES / down_bytes, down_blocks));
+  const int64_t spans = (down_blocks + span - 1) / span;
   const auto up_block = [&](int64_t item) {
     item = std::min(item, num_groups * up_blocks - 1);
     return weights(item / up_blocks).gate_up + item % up_blocks * up_bytes;
@@ -73,7 +78,7 @@ void grouped_mlp(const Family& f, const Format& format, Member& member, const Gr
     });
   member.for_each_ahead(num_groups * up_blocks, [&](int64_t item, int64_t next) {
     const int64_t g = item / up_blocks, block = item % up_blocks;
-    const char* after = next < num_groups * up_blocks ? up_block(next) : down_block(member.id);
+    const char* after = next < num_groups * up_blocks ? up_block(next) : down_block(member.id * span);
     times_superblock(
         format, first[g + 1] - first[g], [&](int64_t r) { return token(first[g] + r); },
         up_block(item), hidden, after, [&](int64_t r, const float* sums) {
@@ -84,14 +89,22 @@ void grouped_mlp(const Family& f, const Format& format, Member& member, const Gr
     member.for_each(num_rows, [&](int64_t r) {
       format.encode(scratch.active + r * inner, inner, scratch.rows + r * scratch.row_bytes);
     });
-  member.for_each_ahead(num_groups * down_blocks, [&](int64_t item, int64_t next) {
-    const int64_t g = item / down_blocks, column = item % down_blocks * COLUMNS;
-    times_superblock(
-        format, first[g + 1] - first[g], [&](int64_t r) { return active(first[g] + r); },
-        down_block(item), inner, down_block(next), [&](int64_t r, const float* sums) {
-          bf16* to = groups.out + place_of(first[g] + r) * hidden + column;
-          store_rounded(f, sums, to, hidden - column);
-        });
+  const auto first_block = [&](int64_t item) {
+    return item / spans * down_blocks + item % spans * span;
+  };
+  member.for_each_ahead(num_groups * spans, [&](int64_t item, int64_t next) {
+    const int64_t g = item / spans, begin = first_block(item);
+    const int64_t end = std::min(begin + span, (g + 1) * down_blocks);
+    for (int64_t block = begin; block < end; ++block) {
+      const int64_t column = block % down_blocks * COLUMNS;
+      const char* const after = down_block(block + 1 < end ? block + 1 : first_block(next));
+      times_superblock(
+          format, first[g + 1] - first[g], [&](int64_t r) { return active(first[g] + r); },
+          down_block(block), inner, after, [&](int64_t r, const float* sums) {
+            bf16* to = groups.out + place_of(first[g] + r) * hidden + column;
+            store_rounded(f, sums, to, hidden - column);
+          });
+    }
   });
 }
 

@@ -26,9 +26,9 @@ void superblock(int num_rows, const char* const* rows, const char* weights, int6
 
 bool is_supported() { return true; }
 
-const Format bf16_format = {bf16_block_bytes, no_row_bytes, nullptr, superblock};
-const Format int8_format = {int8_block_bytes, int8_row_bytes, int8_encode, int8_superblock};
-const Format int4_format = {int4_block_bytes, int4_row_bytes, int4_encode, int4_superblock};
+const Format bf16_format = {bf16_block_bytes, no_row_bytes, nullptr, superblock, 1 << 12};
+const Format int8_format = {int8_block_bytes, int8_row_bytes, int8_encode, int8_superblock, 1 << 13};
+const Format int4_format = {int4_block_bytes, int4_row_bytes, int4_encode, int4_superblock, 3 << 12};
 
 }  // namespace
 

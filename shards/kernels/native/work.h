@@ -13,16 +13,14 @@ const Family* family_of(int32_t index);  // nullptr if this machine lacks it
 
 static inline int64_t num_superblocks(int64_t n) { return (n + COLUMNS - 1) / COLUMNS; }
 
-// How far ahead of its reading a weight is fetched: the hardware stops at pages.
-constexpr int64_t FETCH_STEPS = 4096 / STEP;
-
 // What a pass over a superblock fetches: itself, and of the superblock that this thread reads next
 // the beginning; all of it if there is another pass, which finds its own weight in the cache.
-static inline Ahead ahead_of(const char* w, int64_t num_bytes, const char* next, int64_t pass,
-                             bool is_last) {
+static inline Ahead ahead_of(const char* w, int64_t num_bytes, int64_t fetch_bytes,
+                             const char* next, int64_t pass, bool is_last) {
   const int64_t steps = num_bytes / STEP;
   if (pass == 1) return {next, steps, next};
-  return {w + FETCH_STEPS * STEP, std::max<int64_t>(0, steps - FETCH_STEPS), is_last ? next : w};
+  const int64_t near_steps = std::max<int64_t>(0, steps - fetch_bytes / STEP);
+  return {w + fetch_bytes, near_steps, is_last ? next : w};
 }
 
 // Rows of one group times one superblock of k inputs: sums go to `use(row, sums)`. `row_of(row)` is
@@ -39,7 +37,8 @@ void times_superblock(const Format& format, int64_t num_rows, const RowOf& row_o
     const int count = static_cast<int>(std::min<int64_t>(MAX_ROWS, num_rows - start));
     for (int i = 0; i < count; ++i) x[i] = reinterpret_cast<const char*>(row_of(start + i));
     const bool is_last = start + count == num_rows;
-    format.superblock(count, x, from, k, ahead_of(from, num_bytes, after, pass, is_last), sums);
+    const Ahead ahead = ahead_of(from, num_bytes, format.fetch_bytes, after, pass, is_last);
+    format.superblock(count, x, from, k, ahead, sums);
     for (int i = 0; i < count; ++i) use(start + i, sums + i * COLUMNS);
   }
 }
