@@ -97,7 +97,9 @@ class Decoder:
 
     def micro_batch(self, batch: StepBatch, cache: PagedLatentCache) -> MicroBatch:
         """Embed a batch's tokens and prepare its way through the layers."""
-        return MicroBatch(batch, self._embed[batch.token_ids], self._layers.begin(batch, cache))
+        return MicroBatch(
+            batch, self._embed.index_select(0, batch.token_ids), self._layers.begin(batch, cache)
+        )
 
     def forward(
         self, micros: Sequence[MicroBatch], experts: RoutedExperts, timer: LayerTimer

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import accumulate, chain
 
-import numpy as np
 import torch
 
 from router.exchange.local import LocalExperts
@@ -13,7 +11,7 @@ from router.model.batch import StepBatch
 from router.model.experts_port import RoutedExperts
 from router.model.kv_cache import PagedLatentCache
 from router.model.layers import Routed
-from router.model.rope import Rotation, query_temperature, softmax_scale, yarn_frequencies
+from router.model.rope import softmax_scale, yarn_frequencies
 from router.model.shared_expert import run_shared, shared_expert
 from router.profiling import LayerTimer
 from shards.checkpoint.config import ModelConfig
@@ -28,7 +26,8 @@ from shards.kernels.native.layer import (
     LayerWeights,
     NativeLayer,
     NativeStep,
-    StepArrays,
+    Rotary,
+    StepTokens,
     Workspace,
 )
 from shards.kernels.native.library import NativeKernels
@@ -69,7 +68,12 @@ class NativeLayers:
         self.num_threads = min(num_threads, MAX_THREADS)
         self.config = checkpoint.config
         self.norm = checkpoint.dense("norm").to(torch.float32).contiguous()
-        self.frequencies = yarn_frequencies(self.config)
+        self.rotary = Rotary(
+            frequencies=yarn_frequencies(self.config),
+            period=self.config.llama4_original_max_positions,
+            beta=self.config.llama4_beta,
+            scale=softmax_scale(self.config),
+        )
         self.layers = []
         self.workspace = Workspace()
         self.shared: list[LayerExperts] = []
@@ -149,9 +153,9 @@ class _Step:
         self._layers, self._cache = layers, cache
         self._num_tokens = batch.num_tokens
         shape = (cache.num_blocks, cache.block_size)
-        arrays = _arrays(layers, batch)
         self._step = NativeStep(
-            layers.kernels, layers.layers[0], arrays, shape, layers.workspace, layers.num_threads
+            *(layers.kernels, layers.layers[0], _tokens(batch), layers.rotary, shape),
+            *(layers.workspace, layers.num_threads),
         )
 
     def start(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -202,21 +206,12 @@ class _Step:
         return self._layers.kernels.rms_norm(x, self._layers.norm, self._layers.config.norm_eps)
 
 
-def _arrays(layers: NativeLayers, batch: StepBatch) -> StepArrays:
-    config, num_tokens = layers.config, batch.num_tokens
-    positions = batch.positions[:num_tokens]
-    rotation = Rotation(layers.frequencies, positions)
-    scale = query_temperature(config, positions) * softmax_scale(config)
-    used = [
-        c.block_ids[: -(-(c.start + len(c.token_ids)) // batch.block_size)] for c in batch.chunks
-    ]
-    return StepArrays(
-        cos=rotation.cos.numpy(),
-        sin=rotation.sin.numpy(),
-        query_scale=scale.numpy(),
+def _tokens(batch: StepBatch) -> StepTokens:
+    chunks, size = batch.chunks, batch.block_size
+    return StepTokens(
+        positions=batch.positions[: batch.num_tokens],
         slots=batch.slots,
         first_row=batch.first_row,
-        start=np.array([c.start for c in batch.chunks], np.int64),
-        table_at=np.array([0, *accumulate(map(len, used))]),
-        tables=np.array(list(chain.from_iterable(used)), np.int64),
+        start=[c.start for c in chunks],
+        tables=[c.block_ids[: -(-(c.start + len(c.token_ids)) // size)] for c in chunks],
     )

@@ -11,7 +11,7 @@ from tests.bench.peers import llama_cpp
 ROOT = Path(__file__).parents[2]
 CORES = os.cpu_count() or 1
 NUM_SHARDS = 4
-WIDTHS = {"bf16": ("bf16", "bf16"), "int8": ("int8", "int8"), "int4": ("int4", "int8")}
+WIDTHS = {"bf16": ("bf16", "bf16"), "int8": ("int8", "int8"), "int4": ("int4", "int4")}
 OURS = {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
 
 

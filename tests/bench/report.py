@@ -5,7 +5,7 @@ import statistics
 NAMES = {
     "local bf16": "galerne, experts in the gateway",
     "local int8": "galerne, int8 experts and dense",
-    "local int4": "galerne, int4 experts, int8 dense",
+    "local int4": "galerne, int4 experts and dense",
     "shm bf16": "galerne, 4 shm shards on the same cores",
     "grpc bf16": "galerne, 4 gRPC shards on the same cores",
     "transformers bf16": "transformers 5.23 generate",

@@ -16,7 +16,7 @@ from shards.kernels.native.packing import pack
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-WIDTHS = {"bf16": ("bf16", "bf16"), "int8": ("int8", "int8"), "int4": ("int4", "int8")}
+WIDTHS = {"bf16": ("bf16", "bf16"), "int8": ("int8", "int8"), "int4": ("int4", "int4")}
 
 
 def work_of(config, tokens, experts, dense):

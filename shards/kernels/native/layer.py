@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from itertools import accumulate, chain
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -55,21 +56,27 @@ class LayerWeights(NamedTuple):
     gate: Packed  # [num_experts, hidden]
 
 
-class StepArrays(NamedTuple):
+class Rotary(NamedTuple):
+    """What positions mean: model reference, section 2."""
+
+    frequencies: npt.NDArray[np.float64]  # [rope / 2]
+    period: int  # positions until the query temperature grows
+    beta: float  # of the temperature
+    scale: float  # of attention scores
+
+
+class StepTokens(NamedTuple):
     """The tokens of a step, C chunks of consecutive positions.
 
     Chunk c has the rows from ``first_row[c]`` up to ``first_row[c + 1]``, begins at position
-    ``start[c]`` and has the blocks ``tables[table_at[c]:table_at[c + 1]]``.
+    ``start[c]`` and has the cache blocks ``tables[c]``.
     """
 
-    cos: Floats  # [T, rope / 2]
-    sin: Floats
-    query_scale: Floats  # [T] softmax scale times temperature
+    positions: Ints  # [T]
     slots: Ints  # [T] places in the cache: block * block_size + place
     first_row: Ints  # [C + 1]
-    start: Ints  # [C]
-    table_at: Ints  # [C + 1]
-    tables: Ints
+    start: Sequence[int]  # [C]
+    tables: Sequence[Sequence[int]]  # [C]
 
 
 class Front(NamedTuple):
@@ -97,7 +104,8 @@ class _Step(ctypes.Structure):
         ("num_chunks", _SIZE),
         ("block_size", _SIZE),
         ("num_blocks", _SIZE),
-        *((name, _POINTER) for name in StepArrays._fields),
+        *((name, _POINTER) for name in ("cos", "sin", "query_scale", "slots", "first_row")),
+        *((name, _POINTER) for name in ("start", "table_at", "tables")),
     )
 
 
@@ -139,7 +147,8 @@ class NativeStep:
         self,
         kernels: NativeKernels,
         layer: NativeLayer,
-        arrays: StepArrays,
+        tokens: StepTokens,
+        rotary: Rotary,
         cache_shape: tuple[int, int],
         workspace: Workspace,
         num_threads: int,
@@ -149,7 +158,8 @@ class NativeStep:
         Args:
             kernels: Who computes.
             layer: One of those that the step will run.
-            arrays: The tokens.
+            tokens: Where they are.
+            rotary: What their positions mean.
             cache_shape: Blocks and block size.
             workspace: May serve other steps too.
             num_threads: Changes no bit.
@@ -158,14 +168,16 @@ class NativeStep:
             ValueError: Sizes or places that do not fit.
         """
         self._kernels, self.num_threads = kernels, num_threads
-        self._arrays = _contiguous(arrays)
-        self.num_tokens = len(arrays.slots)
+        self.num_tokens = len(tokens.slots)
         self._sizes = sizes = layer.sizes
-        self._check_lengths()
         self._cache_shape = (*cache_shape, sizes.kv_rank + sizes.rope)
         num_blocks, block_size = cache_shape
-        addresses = (array.ctypes.data for array in self._arrays)
-        counts = (self.num_tokens, len(arrays.start), block_size, num_blocks)
+        counts = (self.num_tokens, len(tokens.start), block_size, num_blocks)
+        self._floats = _rotated(kernels, tokens.positions, rotary, sizes.rope // 2)
+        self._ints, offsets = _joined(tokens)
+        floats, ints = self._floats.ctypes.data, self._ints.ctypes.data
+        part = 4 * self.num_tokens * (sizes.rope // 2)
+        addresses = (floats, floats + part, floats + 2 * part, *(ints + 8 * o for o in offsets))
         self._step = _Step(*counts, *addresses)
         pair = ctypes.byref(layer.struct), ctypes.byref(self._step)
         self.num_bytes = kernels.num_bytes(
@@ -223,18 +235,46 @@ class NativeStep:
         """The step as C takes it."""
         return ctypes.byref(self._step)
 
-    def _check_lengths(self) -> None:
-        a, tokens, chunks = self._arrays, self.num_tokens, len(self._arrays.start)
-        fits = (
-            a.cos.shape == a.sin.shape == (tokens, self._sizes.rope // 2)
-            and a.query_scale.shape == (tokens,)
-            and len(a.first_row) == len(a.table_at) == chunks + 1
-            and a.table_at[0] == 0
-            and a.table_at[-1] == len(a.tables)
-            and bool((np.diff(a.table_at) >= 0).all())
-        )
-        if not fits:
-            raise ValueError("step: arrays of lengths that do not fit together")
+
+def _rotated(
+    kernels: NativeKernels, positions: Ints, rotary: Rotary, num_pairs: int
+) -> npt.NDArray[np.float32]:
+    """``[T * (2 * pairs + 1)]``: cosines, sines and query scales."""
+    if len(rotary.frequencies) != num_pairs:
+        raise ValueError(f"rotary: {num_pairs} frequencies expected")
+    positions = np.ascontiguousarray(positions, dtype=np.int64)
+    frequencies = np.ascontiguousarray(rotary.frequencies, dtype=np.float64)
+    out = np.empty(len(positions) * (2 * num_pairs + 1), np.float32)
+    kernels.call(
+        "galerne_positions",
+        *(positions.ctypes.data, len(positions), frequencies.ctypes.data, num_pairs),
+        *(rotary.period, rotary.beta, rotary.scale, out.ctypes.data),
+    )
+    return out
+
+
+def _joined(tokens: StepTokens) -> tuple[Ints, tuple[int, ...]]:
+    """Slots, first rows, starts, table starts and tables in one array, and where each begins.
+
+    One array, because every one of them costs more than what is in it.
+    """
+    num_tokens, num_chunks = len(tokens.slots), len(tokens.start)
+    if not len(tokens.positions) == num_tokens == tokens.first_row[-1]:
+        raise ValueError("step: arrays of lengths that do not fit together")
+    if not len(tokens.first_row) - 1 == num_chunks == len(tokens.tables):
+        raise ValueError("step: arrays of lengths that do not fit together")
+    table_at = [0, *accumulate(map(len, tokens.tables))]
+    sizes = (num_tokens, num_chunks + 1, num_chunks, num_chunks + 1, table_at[-1])
+    offsets = (0, *accumulate(sizes))
+    joined = np.empty(offsets[-1], np.int64)
+    tables = list(chain.from_iterable(tokens.tables))
+    parts: tuple[npt.ArrayLike, ...] = (
+        *(tokens.slots, tokens.first_row, tokens.start),
+        *(table_at, tables),
+    )
+    for part, begin, end in zip(parts, offsets, offsets[1:], strict=False):
+        joined[begin:end] = part
+    return joined, offsets[:-1]
 
 
 def _data(weight: torch.Tensor | Packed | Sequence[Packed]) -> torch.Tensor:
@@ -243,12 +283,6 @@ def _data(weight: torch.Tensor | Packed | Sequence[Packed]) -> torch.Tensor:
     if isinstance(weight, torch.Tensor):
         return weight.to(torch.float32).contiguous()
     return torch.cat([head.data for head in weight])
-
-
-def _contiguous(arrays: StepArrays) -> StepArrays:
-    floats = [np.ascontiguousarray(a, dtype=np.float32) for a in arrays[:3]]
-    ints = [np.ascontiguousarray(a, dtype=np.int64) for a in arrays[3:]]
-    return StepArrays(floats[0], floats[1], floats[2], *ints)
 
 
 def _check_weights(s: LayerSizes, weights: LayerWeights) -> None:

@@ -45,6 +45,9 @@ _ARGUMENTS: Final[dict[str, Sequence[type]]] = {
         *(_INT, _INT, _INT, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE),
         *(_POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _POINTER),
     ),
+    "galerne_positions": (
+        *(_POINTER, _SIZE, _POINTER, _SIZE, _SIZE, ctypes.c_double, ctypes.c_double, _POINTER),
+    ),
     "galerne_layer_scratch": (_INT, _INT, _POINTER, _POINTER),
     "galerne_layer_front": (_INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER),
     "galerne_local_layers": (_INT, _INT, _POINTER, _SIZE, _POINTER, _POINTER, _POINTER),

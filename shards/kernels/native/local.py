@@ -10,7 +10,14 @@ import numpy as np
 import torch
 
 from shards.kernels.experts import NativeExperts
-from shards.kernels.native.layer import ALIGNMENT, PARTS, NativeLayer, NativeStep, Workspace
+from shards.kernels.native.layer import (
+    ALIGNMENT,
+    PARTS,
+    Ints,
+    NativeLayer,
+    NativeStep,
+    Workspace,
+)
 from shards.kernels.native.library import NativeKernels, check
 
 LOCAL_PARTS: Final = (*PARTS, "shared expert", "experts and wire", "combine")
@@ -72,6 +79,7 @@ class LocalLayers:
         self._kernels = kernels
         self._held = (layers, caches, shared, routed)
         self._kinds = {(experts.held, experts.width) for experts in (*shared, *routed)}
+        self._last: tuple[tuple[int, int], Ints] = (0, 0), np.zeros(1, np.int64)
         self._num_experts = max(experts.num_ids for experts in routed)
         self._layers = (_LocalLayer * len(layers))(
             *(
@@ -89,6 +97,24 @@ class LocalLayers:
         for held, width in self._kinds:
             yield self._kernels.mlp_bytes(held, num_tokens, num_slots, hidden, width)
 
+    def _starts(self, step: NativeStep) -> Ints:
+        """Where the parts of the scratch begin, and where the last one ends."""
+        if (step.num_tokens, step.num_bytes) != self._last[0]:
+            sizes = self._sizes
+            slots, rows = step.num_tokens * sizes.top_k, 2 * step.num_tokens * sizes.hidden
+            # In bytes, in the order of ``_Scratch``; the zeros must be zeros.
+            parts = (
+                step.num_bytes,
+                8 * (2 * (self._num_experts + 1) + slots),
+                0,
+                max(self._mlp_bytes(step.num_tokens, slots, sizes.hidden)),
+                rows,
+                rows * sizes.top_k,
+            )
+            starts = np.cumsum([0, *(-(-size // ALIGNMENT) * ALIGNMENT for size in parts)])
+            self._last = (step.num_tokens, step.num_bytes), starts
+        return self._last[1]
+
     def run(self, step: NativeStep, x: torch.Tensor) -> list[float]:
         """Turn residuals ``[T, hidden]`` bf16 into those after all layers, in place.
 
@@ -100,20 +126,8 @@ class LocalLayers:
         Raises:
             ValueError: Rows of another shape, or an expert that is not there.
         """
-        sizes, caches = self._sizes, self._held[1]
-        step.check(self._sizes, x, caches[0])
-        slots = step.num_tokens * sizes.top_k
-        rows = x.numel() * x.element_size()
-        # In bytes, in the order of ``_Scratch``; the zeros must be zeros.
-        parts = (
-            step.num_bytes,
-            8 * (2 * (self._num_experts + 1) + slots),
-            0,
-            max(self._mlp_bytes(step.num_tokens, slots, sizes.hidden)),
-            rows,
-            rows * sizes.top_k,
-        )
-        starts = np.cumsum([0, *(-(-size // ALIGNMENT) * ALIGNMENT for size in parts)])
+        step.check(self._sizes, x, self._held[1][0])
+        starts = self._starts(step)
         places = starts + self._workspace.at_least(int(starts[-1]))
         scratch = _Scratch(*places[:-1].tolist())
         zeros = np.zeros(step.num_tokens, dtype=np.int64)
