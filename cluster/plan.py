@@ -19,6 +19,7 @@ from galerne.topology import LinkTransport, Topology
 from galerne.units import size_text
 from router.gateway.settings import BLOCK_SIZE, DTYPES
 from router.model.kv_cache import PagedLatentCache
+from router.model.native_layers import takes
 from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.open import open_checkpoint
 from shards.kernels.formats import FORMATS, WeightFormat
@@ -35,10 +36,7 @@ def resident_bytes(config: ServeConfig, model: ModelConfig, topology: Topology) 
     is_native = kernels_for(DTYPES[config.numerics], model.hidden_size) is not None
     expert_width, dense_width = (
         held.bits_per_weight / 8 if is_native and held is not WeightFormat.BF16 else width
-        for held in (
-            weight_format(config, "experts", model.experts_held),
-            weight_format(config, "dense", model.dense_held),
-        )
+        for held in _formats(config, model)
     )
     per_expert = 3 * model.expert_size * model.hidden_size
     routed = model.num_layers * model.num_experts * per_expert
@@ -66,10 +64,10 @@ def resident_bytes(config: ServeConfig, model: ModelConfig, topology: Topology) 
 def weight_format(
     config: ServeConfig, setting: Literal["experts", "dense"], stored: WeightFormat
 ) -> WeightFormat:
-    """How weights are held: as asked for, or as the checkpoint has them.
+    """How weights are held: as asked for, or as the checkpoint has them (``stored``).
 
     Raises:
-        ConfigError: Less than bf16 with float32 arithmetic.
+        ConfigError: Less than bf16 with float32 arithmetic, or codes to be made of other codes.
     """
     asked: str | None = getattr(config, setting)
     is_float32 = config.numerics != "bf16"
@@ -77,7 +75,19 @@ def weight_format(
     if chosen != "bf16" and is_float32:
         problem = f"goes with numerics bf16, not {config.numerics}"
         raise ConfigError(setting, chosen, problem)
+    if stored is not WeightFormat.BF16 and chosen not in ("bf16", stored.label):
+        problem = f"the checkpoint holds {stored.label} already: leave it out, or say bf16"
+        raise ConfigError(setting, chosen, problem)
     return FORMATS[chosen]
+
+
+def _formats(config: ServeConfig, model: ModelConfig) -> tuple[WeightFormat, WeightFormat]:
+    """Of routed experts, and of the dense weights, which only native kernels hold in codes."""
+    is_native = kernels_for(DTYPES[config.numerics], model.hidden_size) is not None
+    dense = model.dense_held if is_native and takes(model) else WeightFormat.BF16
+    return weight_format(config, "experts", model.experts_held), weight_format(
+        config, "dense", dense
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +111,7 @@ def plan_serving(config: ServeConfig, app_name: str, num_nodes: int) -> ServePla
     model = checkpoint.config
     num_cores = len(os.sched_getaffinity(0))
     topology = build_topology(config, model, num_cores, num_nodes)
+    experts, dense = _formats(config, model)
     if num_nodes > 1 and not config.insecure_network:
         problem = f"the Ray cluster has {num_nodes} nodes and internal links are not encrypted yet"
         raise ConfigError("insecure_network", config.insecure_network, problem)
@@ -134,8 +145,8 @@ def plan_serving(config: ServeConfig, app_name: str, num_nodes: int) -> ServePla
         checkpoint=path,
         model_name=config.served_model_name or (MODEL_NAME if config.model is None else path.name),
         numerics=config.numerics,
-        experts=weight_format(config, "experts", model.experts_held),
-        dense=weight_format(config, "dense", model.dense_held),
+        experts=experts,
+        dense=dense,
         topology=topology,
         cluster_token=secrets.token_hex(32),
         max_model_len=max_model_len,

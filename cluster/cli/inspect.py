@@ -23,12 +23,15 @@ def inspect(
     from galerne.errors import ConfigError
     from shards.checkpoint.inspect import describe, render
     from shards.checkpoint.open import open_checkpoint
-    from shards.kernels.formats import FORMATS
+    from shards.kernels.formats import FORMATS, WeightFormat
 
     if experts and experts not in FORMATS:
         raise ConfigError("experts", experts, f"must be one of {', '.join(FORMATS)}")
     console = Console()
     checkpoint = open_checkpoint(path)
+    stored = checkpoint.config.experts_held
+    if experts and stored is not WeightFormat.BF16:
+        raise ConfigError("experts", experts, f"the checkpoint holds {stored.label} already")
     for line in render(describe(checkpoint, path)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if experts:

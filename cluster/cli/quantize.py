@@ -18,7 +18,7 @@ def quantize(
         str, typer.Option(help="projections, shared experts and head: the same choice")
     ] = "int8",
 ) -> None:
-    """Write a checkpoint whose weights take fewer bits; prints the error of every layer."""
+    """Write a checkpoint whose weights take fewer bits; prints its experts' error by layer."""
     from cluster.cli.inspect import print_layer_errors
     from galerne.errors import ConfigError
     from shards.checkpoint.inspect import describe, render
@@ -41,6 +41,8 @@ def quantize(
             )
         except FileExistsError as error:
             raise ConfigError("target", target, f"holds a checkpoint already: {error}") from error
+        except ValueError as error:  # what the native layout cannot say, or no weight can be
+            raise ConfigError("source", source, str(error)) from error
     if experts != WeightFormat.BF16.label:
         print_layer_errors(console, checkpoint, FORMATS[experts])
     for line in render(describe(open_checkpoint(target), target)):

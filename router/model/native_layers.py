@@ -139,8 +139,8 @@ def _weights(checkpoint: Checkpoint, layer: int, dense: WeightFormat) -> LayerWe
         post_norm=norm("post_norm"),
         qkv_a=pack_rows([held("q_a"), held("kv_a")], dense),  # both read the same rows
         q_b=pack(held("q_b"), dense),
-        u_k=[pack(head[: config.qk_nope_head_dim].t()) for head in heads],
-        u_v=[pack(head[config.qk_nope_head_dim :]) for head in heads],
+        u_k=[pack(head[: config.qk_nope_head_dim].t(), stays=False) for head in heads],
+        u_v=[pack(head[config.qk_nope_head_dim :], stays=False) for head in heads],
         o=pack(held("o"), dense),
         gate=pack(weight("gate")),
     )

@@ -28,6 +28,9 @@ class _DenseWeights(Mapping[str, torch.Tensor]):
     def __getitem__(self, name: str) -> torch.Tensor:
         return self._checkpoint.dense(name).to(torch.bfloat16)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
@@ -45,8 +48,8 @@ def write_quantised(
 ) -> None:
     """Write the checkpoint in the native layout, and its tokenizer with it if it has one.
 
-    What is served from it has the bits of the original served with ``--experts`` and ``--dense``.
-    Memory holds an expert at a time.
+    What is served from it by native kernels has the bits of the original, in bf16 or fp8, served
+    with ``--experts`` and ``--dense``. Memory holds one weight at a time.
 
     Args:
         checkpoint: An open one, in bf16 or fp8.

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from shards.kernels.formats import GROUP, WeightFormat
 
+_ROWS_AT_ONCE: Final = 8192  # of float32 copies; rows do not know one another
 _SHRINK: Final = (1.0, 0.95, 0.9, 0.85, 0.8)  # of a group's largest weight, tried for its scale
 
 
@@ -42,7 +43,9 @@ def codes_of(weight: Stored, held: WeightFormat) -> Codes:
             raise ValueError(f"weight: {held.label} expected, got {weight.held.label}")
         return weight
     quantise = int8_rows if held is WeightFormat.INT8 else int4_groups
-    return Codes(*quantise(weight), weight.shape[1], held)
+    parts = zip(*map(quantise, torch.split(weight, _ROWS_AT_ONCE)), strict=True)
+    numbers, scales = (torch.cat(part) for part in parts)
+    return Codes(numbers, scales, weight.shape[1], held)
 
 
 def wide(codes: Codes) -> torch.Tensor:

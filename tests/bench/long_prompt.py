@@ -2,9 +2,9 @@
 
     python -m tests.bench.long_prompt [TOKENS]
 
-On the tiny preset with one layer, for the cost grows with the square. Four prompts of a quarter to
-all of the tokens (the later ones find the earlier ones' blocks) are sent to ``galerne serve``, in
-turn over gRPC and HTTP; their top log probabilities must be those of one pass over the whole.
+On the tiny preset with one layer and one head, for the cost grows with the square. Four prompts of
+a quarter to all of the tokens (the later ones find the earlier ones' blocks) are sent to ``galerne
+serve``, in turn over gRPC and HTTP; their top log probabilities must be those of one pass over the whole.
 Meanwhile a short request streams: how long did it wait for a token? Last, one token too many.
 """
 
@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -51,7 +52,7 @@ class Streaming(threading.Thread):
 
     def __init__(self, address):
         super().__init__(daemon=True)
-        self.address, self.gaps, self.is_over = address, [], False
+        self.address, self.firsts, self.gaps, self.is_over = address, [], [], False
 
     def run(self):
         from galerne.v1 import inference_pb2 as pb
@@ -62,11 +63,13 @@ class Streaming(threading.Thread):
             while not self.is_over:
                 sampling = pb.SamplingParams(max_tokens=200, ignore_eos=True)
                 request = pb.GenerateRequest(text="The Loire ends", sampling=sampling)
+                started = time.monotonic()
                 times = [
                     time.monotonic()
                     for event in stub.Generate(request)
                     if event.WhichOneof("event") == "tokens"
                 ]
+                self.firsts.append(times[0] - started)
                 self.gaps += [b - a for a, b in pairwise(times)]
 
 
@@ -104,7 +107,8 @@ def main():
     most = int(sys.argv[1]) if len(sys.argv) > 1 else MOST
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "tiny"
-        write_random_checkpoint(path, preset("tiny", num_layers=1), seed=4)
+        config = replace(preset("tiny", num_layers=1), num_heads=1)
+        write_random_checkpoint(path, config, seed=4)
         ids = np.random.default_rng(0).integers(1000, 8192, most).tolist()
         positions = [most // 4, most // 2, most * 3 // 4, most]
         flags = ["--model", str(path), "--max-model-len", str(most + 1), "--kv-memory", "2GiB"]
@@ -124,7 +128,7 @@ def main():
                 )
             others.is_over = True
             others.join()
-            fields = {"model": server.model, "prompt": [*ids, 1000, 1000], "max_tokens": 1}
+            fields = {"model": server.model, "prompt": [*ids, 1000], "max_tokens": 1}
             refused = httpx.post(f"http://{server.http}/v1/completions", json=fields, timeout=60)
             print("one token too many:", refused.status_code, refused.json()["error"]["message"])
         finally:
@@ -132,7 +136,8 @@ def main():
         gaps = np.array(others.gaps) * 1e3
         print(
             f"others meanwhile: {len(gaps)} tokens, ms between two: median {np.median(gaps):.1f}, "
-            f"99 % {np.percentile(gaps, 99):.1f}, longest {gaps.max():.1f}",
+            f"99 % {np.percentile(gaps, 99):.1f}, longest {gaps.max():.1f}; to the first of "
+            f"{len(others.firsts)} answers: longest {max(others.firsts) * 1e3:.0f}",
             flush=True,
         )
         started = time.monotonic()

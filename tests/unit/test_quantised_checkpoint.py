@@ -139,13 +139,20 @@ def test_what_it_answers_has_the_bits_of_quantising_at_load(quantised, name, for
         (None, "bf16", INT4, INT4),
         (None, "bf16", BF16, BF16),
         ("bf16", "bf16", INT4, BF16),
-        ("int8", "bf16", INT4, INT8),
+        ("int8", "bf16", BF16, INT8),
         (None, "fp32", INT4, BF16),
     ],
 )
 def test_weights_are_held_as_they_are_stored_unless_asked(asked, numerics, stored, chosen):
     config = ServeConfig(experts=asked, numerics=numerics)
     assert weight_format(config, "experts", stored) is chosen
+
+
+def test_codes_are_not_made_of_other_codes():
+    with pytest.raises(ConfigError, match="holds int4 already"):
+        weight_format(ServeConfig(experts="int8"), "experts", INT4)
+    with pytest.raises(ConfigError, match="holds int4 already"):
+        weight_format(ServeConfig(dense="int8"), "dense", INT4)
 
 
 def run(*args):

@@ -53,7 +53,9 @@ void grouped_mlp(const Family& f, const Format& format, Member& member, const Gr
   const int64_t up_blocks = inner / HALF, down_blocks = num_superblocks(hidden);
   const int64_t up_bytes = format.block_bytes(hidden), down_bytes = format.block_bytes(inner);
   // Small superblocks several at a time: to claim one costs as much as to read some kilobytes.
-  const int64_t span = std::max<int64_t>(1, std::min(CLAIM_BYTES / down_bytes, down_blocks));
+  const int64_t fair = num_groups * down_blocks / (4 * member.size());  // leaves all enough to do
+  const int64_t span =
+      std::max<int64_t>(1, std::min({CLAIM_BYTES / down_bytes, down_blocks, fair}));
   const int64_t spans = (down_blocks + span - 1) / span;
   const auto up_block = [&](int64_t item) {
     item = std::min(item, num_groups * up_blocks - 1);

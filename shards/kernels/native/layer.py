@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from shards.kernels.formats import WeightFormat
+from shards.kernels.native.arena import WEIGHTS
 from shards.kernels.native.library import NativeKernels, check
 from shards.kernels.native.packing import Packed
 
@@ -282,7 +283,7 @@ def _data(weight: torch.Tensor | Packed | Sequence[Packed]) -> torch.Tensor:
         return weight.data
     if isinstance(weight, torch.Tensor):
         return weight.to(torch.float32).contiguous()
-    return torch.cat([head.data for head in weight])
+    return WEIGHTS.copy(torch.cat([head.data for head in weight]))
 
 
 def _check_weights(s: LayerSizes, weights: LayerWeights) -> None:

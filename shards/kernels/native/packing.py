@@ -25,13 +25,15 @@ class Packed(NamedTuple):
     held: WeightFormat
 
 
-def pack(weight: Stored, held: WeightFormat = WeightFormat.BF16) -> Packed:
+def pack(weight: Stored, held: WeightFormat = WeightFormat.BF16, *, stays: bool = True) -> Packed:
     """``[N, K]`` bf16, or quantised as it is to be held.
+
+    ``stays``: in huge pages, which are given back much later.
 
     Raises:
         ValueError: Another dtype, or an odd K.
     """
-    return _pack(_rows_of("weight", weight, held), held, _filled_up)
+    return _pack(_rows_of("weight", weight, held), held, _filled_up, stays=stays)
 
 
 def pack_rows(weights: Sequence[Stored], held: WeightFormat = WeightFormat.BF16) -> Packed:
@@ -78,7 +80,11 @@ def _joined(rows: Sequence[_Rows]) -> _Rows:
 
 
 def _pack(
-    rows: _Rows, held: WeightFormat, arrange: Callable[[torch.Tensor], torch.Tensor]
+    rows: _Rows,
+    held: WeightFormat,
+    arrange: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    stays: bool = True,
 ) -> Packed:
     arranged = tuple(arrange(part) for part in rows.parts)
     match held:
@@ -89,7 +95,8 @@ def _pack(
         case _:
             pairs = arranged[0].view(torch.int32).view(-1, COLUMNS, rows.num_inputs // 2)
             data = _bytes(pairs.transpose(1, 2))
-    return Packed(WEIGHTS.copy(data), len(rows.parts[0]), rows.num_inputs, held)
+    data = WEIGHTS.copy(data) if stays else data
+    return Packed(data, len(rows.parts[0]), rows.num_inputs, held)
 
 
 def _filled_up(part: torch.Tensor, multiple: int = COLUMNS) -> torch.Tensor:

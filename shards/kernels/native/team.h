@@ -59,6 +59,8 @@ class Member {
     meet();
   }
 
+  int size() const { return size_; }
+
   const int id;
 
  private:

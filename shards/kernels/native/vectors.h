@@ -36,8 +36,15 @@ static inline void transpose_blocks(u32x16* rows) {
   for (int i = 0; i < LANES16; ++i) {
     if (i & distance) continue;
     const u32x16 a = rows[i], b = rows[i + distance];
+#ifdef __clang__
+    for (int j = 0; j < LANES16; ++j) {
+      rows[i][j] = low[j] < LANES16 ? a[low[j]] : b[low[j] - LANES16];
+      rows[i + distance][j] = high[j] < LANES16 ? a[high[j]] : b[high[j] - LANES16];
+    }
+#else
     rows[i] = __builtin_shuffle(a, b, low);
     rows[i + distance] = __builtin_shuffle(a, b, high);
+#endif
   }
 }
 

@@ -78,9 +78,14 @@ def decode_speed(path, streams, prompt, tokens, threads):
     room = streams * (prompt + tokens + 16)
     options = ["-m", path, "-t", threads, "-c", room, "-b", 2048, "-ub", 512]
     options += ["-npp", prompt, "-ntg", tokens, "-npl", streams, "--output-format", "jsonl"]
-    printed = _run("llama-batched-bench", *options)
-    [line] = [line for line in printed.splitlines() if line.startswith("{")]
-    row = json.loads(line)
+    for _ in range(3):  # seen once in dozens of runs: it ends without a word
+        printed = _run("llama-batched-bench", *options)
+        lines = [line for line in printed.splitlines() if line.startswith("{")]
+        if lines:
+            break
+    else:
+        raise SystemExit(f"llama-batched-bench printed no result: {printed!r:.500}")
+    row = json.loads(lines[0])
     return {"tok_s": row["speed_tg"], "prefill_tok_s": row["speed_pp"]}
 
 
