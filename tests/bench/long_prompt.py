@@ -4,7 +4,7 @@
 
 On the tiny preset with one layer and one head, for the cost grows with the square. Four prompts of
 a quarter to all of the tokens (the later ones find the earlier ones' blocks) are sent to ``galerne
-serve``, in turn over gRPC and HTTP; their top log probabilities must be those of one pass over the whole.
+serve``, in turn over gRPC and HTTP; their top log probabilities must be those of one pass over all.
 Meanwhile a short request streams: how long did it wait for a token? Last, one token too many.
 """
 
