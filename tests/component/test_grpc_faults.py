@@ -13,7 +13,6 @@ from galerne.ids import ShardId
 from helpers.cluster import TOKEN, Shards, hello, remote_exchange
 from helpers.exchange_frames import (
     FAST,
-    all_experts,
     assert_exchanges,
     create_frame,
     create_routing,
@@ -36,23 +35,6 @@ from router.exchange.transport import LinkDown, LinkUp
 CONFIG = ExchangeConfig(deadline_floor_s=0.05, deadline_cap_s=0.2, give_up_after_s=2.0)
 PATIENT = ExchangeConfig(deadline_floor_s=0.05, deadline_cap_s=0.2, give_up_after_s=20.0)
 SHARD = ShardId("shard-0")
-
-
-@pytest.fixture(scope="module")
-def bank():
-    return all_experts()
-
-
-@pytest.fixture(scope="module")
-def shape():
-    return topology(checkpoint().config)
-
-
-@pytest.fixture(scope="module")
-def shards(shape):
-    shards = Shards(shape)
-    yield shards
-    shards.close()
 
 
 # -- who is let in ---------------------------------------------------------------------------

@@ -14,14 +14,13 @@ from galerne.ids import ShardId
 from helpers.cluster import Shards
 from helpers.exchange_frames import (
     Rogue,
-    all_experts,
     assert_served,
     create_frame,
     open_transport,
     receive,
     wait_up,
 )
-from helpers.fixture_models import checkpoint, topology
+from helpers.fixture_models import checkpoint
 from router.exchange.transport import Answer
 from shards.bank import ExpertBank
 from shards.host import ShardHost
@@ -32,23 +31,6 @@ from shards.worker import ExpertWorker, Job
 
 SHARD = ShardId("shard-0")
 SIZES = checkpoint().config.num_layers, checkpoint().config.num_experts
-
-
-@pytest.fixture(scope="module")
-def bank():
-    return all_experts()
-
-
-@pytest.fixture(scope="module")
-def shape():
-    return topology(checkpoint().config)
-
-
-@pytest.fixture(scope="module")
-def shards(shape):
-    shards = Shards(shape)
-    yield shards
-    shards.close()
 
 
 @pytest.fixture

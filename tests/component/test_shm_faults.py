@@ -11,7 +11,6 @@ from galerne.ids import ShardId
 from helpers.cluster import TOKEN, create_shm, hello
 from helpers.exchange_frames import (
     FAST,
-    all_experts,
     assert_exchanges,
     create_routing,
     create_tokens,
@@ -29,11 +28,6 @@ pytestmark = pytest.mark.skipif(ring_library() is None, reason="no native librar
 CONFIG = ExchangeConfig(deadline_floor_s=0.05, deadline_cap_s=0.2, give_up_after_s=2.0)
 PATIENT = ExchangeConfig(deadline_floor_s=0.05, deadline_cap_s=0.2, give_up_after_s=30.0)
 SHARD = ShardId("shard-0")
-
-
-@pytest.fixture(scope="module")
-def bank():
-    return all_experts()
 
 
 class Processes:

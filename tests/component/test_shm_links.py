@@ -15,7 +15,6 @@ from galerne.ids import ShardId
 from helpers.cluster import RING_BYTES, TOKEN, Shards, create_shm, hello, remote_exchange
 from helpers.exchange_frames import (
     FAST,
-    all_experts,
     assert_answers,
     assert_exchanges,
     assert_served,
@@ -29,7 +28,7 @@ from helpers.exchange_frames import (
     wait_until,
     wait_up,
 )
-from helpers.fixture_models import checkpoint, topology
+from helpers.fixture_models import checkpoint
 from router.exchange.deadline import ExchangeConfig
 from router.exchange.grpc_transport import GrpcTransport
 from router.exchange.links import LinkState
@@ -42,23 +41,6 @@ pytestmark = pytest.mark.skipif(ring_library() is None, reason="no native librar
 CONFIG = ExchangeConfig(deadline_floor_s=0.05, deadline_cap_s=0.2, give_up_after_s=2.0)
 PATIENT = ExchangeConfig(deadline_floor_s=0.05, deadline_cap_s=0.2, give_up_after_s=30.0)
 SHARD = ShardId("shard-0")
-
-
-@pytest.fixture(scope="module")
-def bank():
-    return all_experts()
-
-
-@pytest.fixture(scope="module")
-def shape():
-    return topology(checkpoint().config)
-
-
-@pytest.fixture(scope="module")
-def shards(shape):
-    shards = Shards(shape)
-    yield shards
-    shards.close()
 
 
 @pytest.fixture
