@@ -29,14 +29,22 @@ DEFAULT_MAX_MODEL_LEN = 32_768
 EMBEDDED_VOCAB_SIZE = 8192  # of router/chat/data/tekken-8k.json
 
 
-def resident_bytes(config: ServeConfig, model: ModelConfig, topology: Topology) -> int:
-    """Weights over all processes as they are computed with, whatever format they are stored in."""
+def resident_bytes(
+    config: ServeConfig,
+    model: ModelConfig,
+    topology: Topology,
+    formats: tuple[WeightFormat, WeightFormat],
+) -> int:
+    """Weights over all processes as they are computed with, whatever format they are stored in.
+
+    ``formats``: of routed experts, and of the dense weights.
+    """
     width = DTYPES[config.numerics].itemsize
     # Where torch computes, experts are rounded as if they had fewer bits, and are no smaller.
     is_native = kernels_for(DTYPES[config.numerics], model.hidden_size) is not None
     expert_width, dense_width = (
         held.bits_per_weight / 8 if is_native and held is not WeightFormat.BF16 else width
-        for held in _formats(config, model)
+        for held in formats
     )
     per_expert = 3 * model.expert_size * model.hidden_size
     routed = model.num_layers * model.num_experts * per_expert
@@ -85,9 +93,8 @@ def _formats(config: ServeConfig, model: ModelConfig) -> tuple[WeightFormat, Wei
     """Of routed experts, and of the dense weights, which only native kernels hold in codes."""
     is_native = kernels_for(DTYPES[config.numerics], model.hidden_size) is not None
     dense = model.dense_held if is_native and takes(model) else WeightFormat.BF16
-    return weight_format(config, "experts", model.experts_held), weight_format(
-        config, "dense", dense
-    )
+    experts = weight_format(config, "experts", model.experts_held)
+    return experts, weight_format(config, "dense", dense)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +130,7 @@ def plan_serving(config: ServeConfig, app_name: str, num_nodes: int) -> ServePla
         problem = f"has no tekken.json, and its {model.vocab_size} ids are fewer than the embedded "
         raise ConfigError("model", path, problem + f"tokenizer's {EMBEDDED_VOCAB_SIZE}")
     is_local = topology.transport is LinkTransport.LOCAL
-    resident = resident_bytes(config, model, topology)
+    resident = resident_bytes(config, model, topology, (experts, dense))
     free = psutil.virtual_memory().available - (resident if num_nodes == 1 else 0)
     if free <= 0:
         text = f"weights take {size_text(resident)}, more than the memory that is available"

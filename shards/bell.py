@@ -12,7 +12,10 @@ from shards.shm.rings import OwnBell
 class WorkerBell(Protocol):
     """Counts its rings, so that none is missed between a look and a sleep."""
 
-    file: SharedFile | None  # for peers; None: they cannot ring it
+    @property
+    def file(self) -> SharedFile | None:
+        """For peers; None: they cannot ring it."""
+        ...
 
     @property
     def count(self) -> int:

@@ -12,6 +12,7 @@ import torch
 from galerne.errors import GalerneError, ProtocolError
 from galerne.frame import NO_CREDIT, Frame, FrameHeader, FrameKind, Reassembler
 from galerne.hello import Hello, encode_refusal
+from galerne.loop_thread import until_one_ends
 from shards.jobs import Job
 from shards.shm.link import wrong_epoch
 from shards.wire import encode_reply, read_request
@@ -52,15 +53,7 @@ class ExchangeStream:
         """
         reader = asyncio.create_task(self._read(requests, reassembler))
         writer = asyncio.create_task(self._write_answers(context))
-        waited = (reader, writer, self._failure)
-        try:
-            done, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-            for ended in done:
-                ended.result()
-        finally:
-            for task in waited:
-                task.cancel()
-            await asyncio.gather(*waited, return_exceptions=True)
+        await until_one_ends(reader, writer, self._failure)
 
     def answer(self, request: FrameHeader, rows: torch.Tensor) -> None:
         """See ``AnswerLink``."""

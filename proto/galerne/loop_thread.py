@@ -42,3 +42,15 @@ class LoopThread:
 def grpc_loop() -> LoopThread:
     """The process' loop for gRPC."""
     return LoopThread("grpc-loop")
+
+
+async def until_one_ends(*parts: asyncio.Future[Any]) -> None:
+    """Wait until a part of a connection ends; end the others; raise what it raised."""
+    try:
+        done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+        for ended in done:
+            ended.result()
+    finally:
+        for part in parts:
+            part.cancel()
+        await asyncio.gather(*parts, return_exceptions=True)

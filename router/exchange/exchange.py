@@ -123,8 +123,8 @@ class ExpertExchange:
         sent, frames = self._whole.pop(call, (None, {}))
         if sent is None:
             return
-        wait = self._wait_s(self._clock.now_s())
-        ages = sent.collect(self._buffers[call], wait)
+        wait_s = _wait_s(self._session.next_deadline_s(), self._clock.now_s())
+        ages = sent.collect(self._buffers[call], wait_s)
         now = self._clock.now_s()
         for shard, age_s in ages.items():
             num_rows = len(sent.slots_by_shard[shard])
@@ -156,17 +156,13 @@ class ExpertExchange:
     def _serve_one(self, call: CallId) -> None:
         now = self._clock.now_s()
         deadline = self._session.next_deadline_s()
-        event = self._transport.receive(self._wait_s(now), self._session.num_awaited(call))
+        num_awaited = self._session.num_awaited(call)
+        event = self._transport.receive(_wait_s(deadline, now), num_awaited)
         if event is not None:
             self._take(event)
         if event is None or (deadline is not None and self._clock.now_s() >= deadline):
             self.poll()  # after a pause of ours: what has come already is not overdue
             self._perform(self._session.on_time(self._clock.now_s()))
-
-    def _wait_s(self, now_s: float) -> float:
-        """How long nothing has to be done unless something comes."""
-        deadline = self._session.next_deadline_s()
-        return _MAX_WAIT_S if deadline is None else min(max(deadline - now_s, 0.0), _MAX_WAIT_S)
 
     def _take(self, event: TransportEvent) -> None:
         self._whole.clear()  # the event may be for any of them: all go on frame by frame
@@ -222,3 +218,8 @@ class ExpertExchange:
             self._buffers.pop(call)
             self._whole.pop(call, None)
             self._session.end(call)
+
+
+def _wait_s(deadline_s: float | None, now_s: float) -> float:
+    """How long nothing has to be done unless something comes."""
+    return _MAX_WAIT_S if deadline_s is None else min(max(deadline_s - now_s, 0.0), _MAX_WAIT_S)

@@ -24,6 +24,7 @@ from galerne.hello import (
     read_json,
 )
 from galerne.ids import FrameId, ShardId
+from galerne.loop_thread import until_one_ends
 from router.exchange.shm_ends import (
     CreateOffer,
     NotSharedError,
@@ -196,15 +197,7 @@ class GrpcLink:
         reader = asyncio.create_task(self._read_frames(call, reassembler))
         writer = asyncio.create_task(self._write(call))
         self._failure = asyncio.get_running_loop().create_future()
-        tasks = (reader, writer, self._failure)
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for ended in done:
-                ended.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await until_one_ends(reader, writer, self._failure)
 
     async def _read_frames(self, call: _Call, reassembler: Reassembler) -> None:
         while True:

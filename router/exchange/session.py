@@ -62,11 +62,6 @@ class ExchangeSession:
             return call_id, self._send_to_owners(call_id, call, owner, now_s)
         return call_id, self._send(call_id, call, np.arange(expert_ids.size), now_s)
 
-    def owners(self, layer: int) -> Ints | None:
-        """``[E]`` the number of every expert's shard; None while there is something to choose."""
-        is_plain = self._links.are_all_up and self._owners is not None
-        return self._owners[layer] if is_plain and self._owners is not None else None
-
     def begin_sent(
         self, layer: int, expert_ids: Ints, slots_by_shard: Mapping[ShardId, Ints], now_s: float
     ) -> tuple[CallId, dict[ShardId, FrameId]]:
@@ -75,37 +70,16 @@ class ExchangeSession:
         The call and the frame of every shard that has slots.
         """
         call_id, call = self._new_call(layer, expert_ids, now_s)
-        call.asked[:] = True
-        self.counters.rows_sent += expert_ids.size
-        self._grant(expert_ids.size * self._config.resend_share)
+        self._note_asked(call, np.arange(expert_ids.size))
         frames = {}
         for number, shard in enumerate(self._topology.shards):
             slots = slots_by_shard.get(shard)
             if slots is None:
                 continue
             frames[shard] = frame = FrameId((self._next_frame + number) % _NUM_FRAMES)
-            due = now_s + self._service[shard].deadline_s(len(slots), 0)
-            self._in_flight[frame] = InFlight(call_id, shard, slots, 0, now_s, due)
+            self._put_in_flight(frame, call_id, call, shard, slots, now_s)
         self._next_frame = (self._next_frame + len(self._topology.shards)) % _NUM_FRAMES
         return call_id, frames
-
-    @property
-    def next_frame(self) -> FrameId:
-        """The number of the next frame."""
-        return FrameId(self._next_frame)
-
-    @property
-    def row_budget(self) -> int:
-        """Rows of a frame at most."""
-        return self._topology.row_budget
-
-    def _new_call(self, layer: int, expert_ids: Ints, now_s: float) -> tuple[CallId, Call]:
-        call_id = CallId(self._next_call)
-        self._next_call += 1
-        nothing = np.zeros(expert_ids.size, dtype=bool)
-        call = Call(layer, expert_ids, now_s, filled=nothing, asked=nothing.copy())
-        self._calls[call_id] = call
-        return call_id, call
 
     def on_answer(
         self, shard: ShardId, frame: FrameId, num_rows: int, now_s: float
@@ -191,6 +165,22 @@ class ExchangeSession:
 
     # -- questions ---------------------------------------------------------------------------
 
+    def owners(self, layer: int) -> Ints | None:
+        """``[E]`` the number of every expert's shard; None while there is something to choose."""
+        if self._owners is None or not self._links.are_all_up:
+            return None
+        return self._owners[layer]
+
+    @property
+    def next_frame(self) -> FrameId:
+        """The number of the next frame."""
+        return FrameId(self._next_frame)
+
+    @property
+    def row_budget(self) -> int:
+        """Rows of a frame at most."""
+        return self._topology.row_budget
+
     def is_complete(self, call_id: CallId) -> bool:
         """Whether every slot is filled.
 
@@ -228,6 +218,14 @@ class ExchangeSession:
         return self._links
 
     # -- helpers -----------------------------------------------------------------------------
+
+    def _new_call(self, layer: int, expert_ids: Ints, now_s: float) -> tuple[CallId, Call]:
+        call_id = CallId(self._next_call)
+        self._next_call += 1
+        nothing = np.zeros(expert_ids.size, dtype=bool)
+        call = Call(layer, expert_ids, now_s, filled=nothing, asked=nothing.copy())
+        self._calls[call_id] = call
+        return call_id, call
 
     def _take(self, shard: ShardId, frame: FrameId) -> tuple[InFlight, Call] | tuple[None, None]:
         """The frame that a shard answers or refuses, no longer in flight; none if not its own."""
@@ -366,11 +364,14 @@ class ExchangeSession:
         frame = FrameId(self._next_frame)
         self._next_frame = (self._next_frame + 1) % _NUM_FRAMES
         rows = rows_of(call.expert_ids, slots)
-        wait = self._service[shard].deadline_s(len(slots), call.attempt)
-        self._in_flight[frame] = InFlight(
-            call_id, shard, rows.slots, call.attempt, now_s, now_s + wait
-        )
+        self._put_in_flight(frame, call_id, call, shard, rows.slots, now_s)
         return SendFrame(shard, frame, call_id, call.attempt, rows)
+
+    def _put_in_flight(
+        self, frame: FrameId, call_id: CallId, call: Call, shard: ShardId, slots: Ints, now_s: float
+    ) -> None:
+        due = now_s + self._service[shard].deadline_s(len(slots), call.attempt)
+        self._in_flight[frame] = InFlight(call_id, shard, slots, call.attempt, now_s, due)
 
     def _missing_shards(self, call: Call) -> str:
         flat = call.expert_ids.reshape(-1)[~call.filled]

@@ -57,7 +57,6 @@ class ShmTransport:
         self._is_closed = False
 
         def offer() -> RingOffer:
-            assert bell.file is not None
             return RingOffer(bell.file, ring_bytes)
 
         self._grpc = GrpcTransport(shards, hello, cluster_token, book, config, self._emit, offer)

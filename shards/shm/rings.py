@@ -184,7 +184,7 @@ class OwnBell(Bell):
             OSError: There is no shared memory, or no native library.
         """
         self._memory = OwnedMemory(BELL_BYTES)
-        self.file: SharedFile | None = self._memory.file
+        self.file: SharedFile = self._memory.file
         super().__init__(self._memory)
 
     def withdraw(self) -> None:

@@ -9,19 +9,13 @@ from typing import Final
 import numpy as np
 
 from shards.kernels.experts import LayerExperts, NativeExperts
+from shards.kernels.native.local import ExpertTable
 from shards.metrics import ShardMetrics
 from shards.shm.link import SharedLink
 from shards.shm.rings import OwnBell, ring_library
 
 _MAX_MEMORY_BYTES: Final = 256 << 20  # a frame that needs more is computed apart
 _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_int64
-
-
-class _Experts(ctypes.Structure):
-    _fields_ = (
-        *((name, _POINTER) for name in ("gate_up", "down")),
-        *((name, _SIZE) for name in ("num_experts", "width", "format")),
-    )
 
 
 class _Link(ctypes.Structure):
@@ -59,7 +53,7 @@ class RingServer:
             layers,
             bell,
             metrics,
-            (_Experts * num_layers)(*(_Experts(*t) for t in tables)),
+            (ExpertTable * num_layers)(*(ExpertTable(*t) for t in tables)),
         )
         self._served = _Served(
             family=any_layer.family,

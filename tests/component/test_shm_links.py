@@ -255,11 +255,16 @@ def test_a_reply_ring_without_room_leaves_answers_to_the_stream(transport, bank)
     assert_answers(transport, bank, 100)
 
 
+def num_maps():
+    """Mappings of shared memory in this process."""
+    with open("/proc/self/maps") as maps:
+        return sum("memfd:galerne" in line for line in maps)
+
+
 def test_many_connections_leave_nothing_behind(shape, shards, bank):
     def held():
         gc.collect()
-        with open("/proc/self/maps") as maps:
-            return len(os.listdir("/proc/self/fd")), sum("memfd:galerne" in line for line in maps)
+        return len(os.listdir("/proc/self/fd")), num_maps()
 
     def connect():
         transport = create_shm(shape.shards, hello(checkpoint(), shape), TOKEN, shards, FAST)
@@ -276,10 +281,6 @@ def test_many_connections_leave_nothing_behind(shape, shards, bank):
 
 
 def test_a_link_that_is_made_anew_many_times_holds_one_pair_of_rings(transport, bank):
-    def num_maps():
-        with open("/proc/self/maps") as maps:
-            return sum("memfd:galerne" in line for line in maps)
-
     wait_up(transport, 1)
     before = num_maps()
     for number in range(10):

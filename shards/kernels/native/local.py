@@ -25,7 +25,9 @@ LOCAL_PARTS: Final = (*PARTS, "shared expert", "experts and wire", "combine")
 _SIZE, _POINTER = ctypes.c_int64, ctypes.c_void_p
 
 
-class _Experts(ctypes.Structure):
+class ExpertTable(ctypes.Structure):
+    """``NativeExperts.table`` as C takes it: ``Experts`` of ``grouped_mlp.h``."""
+
     _fields_ = (
         ("gate_up", _POINTER),
         ("down", _POINTER),
@@ -39,8 +41,8 @@ class _LocalLayer(ctypes.Structure):
     _fields_ = (
         ("layer", _POINTER),
         ("cache", _POINTER),
-        ("shared", _Experts),
-        ("routed", _Experts),
+        ("shared", ExpertTable),
+        ("routed", ExpertTable),
     )
 
 
@@ -86,8 +88,8 @@ class LocalLayers:
                 _LocalLayer(
                     ctypes.addressof(layer.struct),
                     cache.data_ptr(),
-                    _Experts(*one.table),
-                    _Experts(*many.table),
+                    ExpertTable(*one.table),
+                    ExpertTable(*many.table),
                 )
                 for layer, cache, one, many in zip(layers, caches, shared, routed, strict=True)
             )

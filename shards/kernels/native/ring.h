@@ -6,12 +6,13 @@
 #pragma once
 #include <linux/futex.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cstdint>
 #include <cstring>
+
+#include "clock.h"
 
 namespace galerne {
 
@@ -73,12 +74,6 @@ inline char* reserve(End& end, int64_t bytes) {
     end.position += left;
   }
   return at(end, end.position);
-}
-
-inline int64_t clock_ns() {
-  timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
 inline uint32_t clock_us() { return static_cast<uint32_t>(clock_ns() / 1000); }

@@ -2,10 +2,11 @@
 
 #include <pthread.h>
 #include <sched.h>
-#include <time.h>
 
 #include <cstdlib>
 #include <new>
+
+#include "clock.h"
 
 #ifdef __linux__
 #include <linux/futex.h>
@@ -16,12 +17,6 @@
 namespace galerne {
 
 namespace {
-
-int64_t now_ns() {
-  timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return t.tv_sec * 1000000000LL + t.tv_nsec;
-}
 
 void relax() {
 #if defined(__x86_64__)
@@ -130,11 +125,11 @@ uint32_t Word::wait_while(uint32_t old, int64_t active_ns) {
   uint32_t value = read();
   if (value != old) return value;
   if (active_ns > 0) {
-    const int64_t end = now_ns() + active_ns;
+    const int64_t end = clock_ns() + active_ns;
     do {
       for (int i = 0; i < 64; ++i, relax())
         if ((value = read()) != old) return value;
-    } while (now_ns() < end);
+    } while (clock_ns() < end);
   }
   num_sleepers_.fetch_add(1);
   while ((value = value_.load()) == old) sleep_while(value_, old);
