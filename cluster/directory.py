@@ -13,7 +13,7 @@ from typing import Any
 
 from galerne.errors import NotServingError
 from galerne.ids import ShardId
-from router.gateway.pool import Roster
+from router.gateway.roster import Roster
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import ray
 
 from cluster.actors.launch_spec import NAMESPACE, LaunchSpec
 from router.engine.gateway_port import PartFacts
-from router.gateway.pool import Roster
+from router.gateway.roster import Roster
 
 HEARTBEAT_S = 1.0
 GONE_AFTER_S = 5.0  # without a heartbeat

@@ -21,6 +21,7 @@ from router.api.grpc_servicer import InferenceServicer
 from router.api.health import HealthServicer
 from router.api.http_app import build_http_app
 from router.api.keys import ApiKeys
+from router.api.metrics import FrontendMetrics
 from router.chat.tokenizer import load_tokenizer
 from router.gateway.pool import GatewayPool
 
@@ -53,11 +54,14 @@ class GalerneIngress:
         """
         loopback.install_in_replica()  # Serve starts the servers after this
         directory = RayDirectory(settings.controller_name, settings.namespace)
-        self._pool = GatewayPool(directory, settings.cluster_token)
+        metrics = FrontendMetrics()
+        self._pool = GatewayPool(
+            directory, settings.cluster_token, on_stream_moved=metrics.streams_moved.inc
+        )
         tokenizer = load_tokenizer(settings.checkpoint)
         keys = ApiKeys(settings.api_keys)
         await self._pool.start(settings.start_timeout_s)
-        self._frontend = Frontend(self._pool, tokenizer, settings.limits, keys)
+        self._frontend = Frontend(self._pool, tokenizer, settings.limits, keys, metrics)
         self._inference = InferenceServicer(self._frontend)
         self._health = HealthServicer(self._frontend.unready_reason)
         self._watchers: set[ServeContext] = set()

@@ -32,6 +32,11 @@ class FrontendMetrics:
         self.running = Gauge(
             "galerne_requests_running", "Requests of this frontend now.", registry=self.registry
         )
+        self.streams_moved = Counter(
+            "galerne_streams_moved",
+            "Streams that went on at another gateway, or at a restarted one.",
+            registry=self.registry,
+        )
         self.ttft_s = Histogram(
             "galerne_time_to_first_token_seconds",
             "From the request's arrival to its first token.",

@@ -13,13 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from galerne.clock import Clock
-from galerne.errors import GalerneError, OverloadedError, RequestAbortedError
+from galerne.errors import GalerneError, NotServingError, OverloadedError
+from galerne.ids import Epoch
 from router.engine.block_pool import BlockPool
 from router.engine.gateway_port import GatewayLoad
 from router.engine.metrics import EngineMetrics
 from router.engine.plan import StepPlan
+from router.engine.recording import NULL_RECORDER, StepRecorder
 from router.engine.request import FinishReason, GenerationRequest, TokenDelta
 from router.engine.scheduler import Scheduler
+from router.engine.scheduler_config import SchedulerConfig
 from router.engine.stepper import Stepper
 from router.profiling import LayerTimer
 
@@ -81,6 +84,7 @@ class Engine:
         clock: Clock,
         max_waiting: int,
         on_deltas: Callable[[Sequence[TokenDelta]], None],
+        recorder: StepRecorder = NULL_RECORDER,
     ) -> None:
         """``on_deltas`` gets all deltas of a step at once, on the engine's thread."""
         self.metrics = EngineMetrics()
@@ -92,6 +96,7 @@ class Engine:
         self._clock = clock
         self._max_waiting = max_waiting
         self._on_deltas = on_deltas
+        self._recorder = recorder
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._lock = threading.Lock()  # of the next two
         self._num_submitted = 0  # choices on their way to the scheduler
@@ -113,10 +118,10 @@ class Engine:
         It raises OverloadedError (queue full, at once even while a step is stuck) or
         InvalidRequestError (can never run here).
         """
-        num_choices = request.sampling.n
+        num_choices = len(request.open_choices)
         with self._lock:
             known = self._scheduler.num_waiting + self._num_submitted
-            if known + num_choices > self._max_waiting:
+            if not request.resumed and known + num_choices > self._max_waiting:
                 refused: Future[None] = Future()
                 refused.set_exception(
                     OverloadedError("request queue", self._max_waiting, RETRY_AFTER_S)
@@ -131,7 +136,11 @@ class Engine:
 
     def preempt(self, request_id: str) -> Future[int]:
         """Force a request to give up its blocks and recompute; how many choices did."""
-        return self._call(lambda: len(self._scheduler.preempt(request_id)))
+        return self._call(lambda: self._preempt(request_id))
+
+    def reconfigure(self, epoch: Epoch, config: SchedulerConfig) -> Future[None]:
+        """Other limits from the next step on: those of ``epoch``."""
+        return self._call(lambda: self._reconfigure(epoch, config))
 
     def load(self) -> GatewayLoad:
         """A snapshot; reads counters only."""
@@ -159,11 +168,19 @@ class Engine:
         """Whether the loop runs; once it has ended, nothing more is served here."""
         return self._thread.is_alive()
 
-    def stop(self, drain_s: float = 0.0) -> None:
-        """Finish what runs within ``drain_s``, abort the rest, end the thread."""
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has ended, or is ending, and what it ran may go on elsewhere."""
+        return self._is_closed
+
+    def drain(self, drain_s: float) -> None:
+        """Return when nothing runs any more, at the latest after ``drain_s``."""
         deadline = self._clock.now_s() + drain_s
         while self._scheduler.has_work and self._clock.now_s() < deadline:
             threading.Event().wait(0.02)
+
+    def stop(self) -> None:
+        """Abort what runs, end the thread."""
         self._is_stopping = True
         if self._thread.is_alive():
             self._thread.join(STALL_S)
@@ -188,7 +205,7 @@ class Engine:
 
         with self._lock:
             if self._is_closed:
-                future.set_exception(RequestAbortedError("any", "the engine has stopped"))
+                future.set_exception(NotServingError("the engine has stopped"))
             else:
                 self._commands.put(command)
         return future
@@ -216,62 +233,86 @@ class Engine:
                 self._abort(request_id)
             except Exception:
                 logger.exception("engine_abort_failed request=%s", request_id)
+        self._recorder.close()
 
     def _turn(self) -> None:
-        self._take_commands()
+        self.take_commands(IDLE_WAIT_S)
         self._runner.poll()
         self._last_turn_s = self._clock.now_s()
         self.metrics.loops.inc()
-        if not self._scheduler.has_work:
-            return
+        if self._scheduler.has_work:
+            self.step()
+
+    def step(self) -> None:
+        """Plan, run and publish one step. For the loop, and for who runs an engine without it."""
         started = self._clock.now_s()
         with self.timer.part("schedule"):
             plan = self._scheduler.schedule()
+        self._recorder.planned(self.num_steps, plan)
         deltas: list[TokenDelta] = []  # what is in here is published whatever happens
+        logits = None
         try:
             with self.timer.part("model"):
                 logits = self._runner.run_plan(self.num_steps, plan)
             with self.timer.part("sample"):
                 self._stepper.finish_step(plan, logits, deltas)
-            self.num_steps += 1
         except GalerneError as error:
             logger.warning("engine_step_failed step=%d reason=%s", self.num_steps, error)
-            self._fail_step(plan, str(error), deltas)
+            self._fail_step(plan, str(error), deltas, has_logits=logits is not None)
         except Exception:  # border of the loop: it must survive what a step brings
             logger.exception("engine_step_failed step=%d", self.num_steps)
-            self._fail_step(plan, "internal error", deltas)
+            self._fail_step(plan, "internal error", deltas, has_logits=logits is not None)
+        else:
+            self.num_steps += 1
+            self._recorder.sampled(deltas)
         with self.timer.part("emit"):
             self._on_deltas(deltas)
             self._count(plan, deltas, self._clock.now_s() - started)
 
-    def _take_commands(self) -> None:
-        """Run queued commands; wait for one if there is nothing else to do."""
+    def take_commands(self, wait_s: float = 0.0) -> None:
+        """Run queued commands; wait for one if there is nothing else to do. As ``step``."""
         try:
-            if not self._scheduler.has_work:
-                self._commands.get(timeout=IDLE_WAIT_S)()
+            if wait_s and not self._scheduler.has_work:
+                self._commands.get(timeout=wait_s)()
             while True:
                 self._commands.get_nowait()()
         except queue.Empty:
             return
 
-    def _fail_step(self, plan: StepPlan, error: str, deltas: list[TokenDelta]) -> None:
+    def _fail_step(
+        self, plan: StepPlan, error: str, deltas: list[TokenDelta], *, has_logits: bool
+    ) -> None:
         self.metrics.failed_steps.inc()
         sequences = [e.sequence for e in plan.entries if not e.sequence.is_finished]
         deltas += [self._stepper.fail(sequence, error) for sequence in sequences]
+        self._recorder.failed(error, deltas, has_logits=has_logits)
 
     def _add(self, request: GenerationRequest) -> None:
         with self._lock:
-            self._num_submitted -= request.sampling.n
+            self._num_submitted -= len(request.open_choices)
             if self._is_closed:
-                raise RequestAbortedError(request.request_id, "the engine has stopped")
+                raise NotServingError("the engine has stopped")
         self._runner.prepare(request)
         self._scheduler.add(request)
+        self._recorder.added(request)
 
     def _abort(self, request_id: str, choice: int | None = None) -> bool:
         ended = self._scheduler.abort(request_id, choice)
+        if ended:
+            self._recorder.aborted(request_id, choice, [sequence.choice for sequence in ended])
         self.metrics.finished.labels(FinishReason.ABORT.value).inc(len(ended))
         self._on_deltas([self._stepper.last_delta(sequence) for sequence in ended])
         return bool(ended)
+
+    def _preempt(self, request_id: str) -> int:
+        choices = [sequence.choice for sequence in self._scheduler.preempt(request_id)]
+        if choices:
+            self._recorder.preempted(request_id, choices)
+        return len(choices)
+
+    def _reconfigure(self, epoch: Epoch, config: SchedulerConfig) -> None:
+        self._scheduler.reconfigure(config)
+        self._recorder.epoch_committed(epoch, config)
 
     def _count(self, plan: StepPlan, deltas: Sequence[TokenDelta], seconds: float) -> None:
         metrics = self.metrics

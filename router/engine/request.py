@@ -63,6 +63,13 @@ class ImageInput:
         return (self.grid_width + 1) * self.grid_height
 
 
+class ResumedChoice(NamedTuple):
+    """How far a choice has come elsewhere."""
+
+    token_ids: tuple[int, ...]  # generated
+    is_ended: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """One prompt with its parameters, as admitted."""
@@ -72,6 +79,14 @@ class GenerationRequest:
     sampling: SamplingParams
     images: tuple[ImageInput, ...] = ()
     cache_salt: str = ""  # the request's, else the tenant's
+    resumed: tuple[ResumedChoice, ...] = ()  # of every choice, if another gateway ran it before
+
+    @property
+    def open_choices(self) -> list[int]:
+        """Choices that have not ended elsewhere."""
+        if not self.resumed:
+            return list(range(self.sampling.n))
+        return [choice for choice, resumed in enumerate(self.resumed) if not resumed.is_ended]
 
 
 class TokenLogprob(NamedTuple):

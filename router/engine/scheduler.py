@@ -18,47 +18,16 @@ from __future__ import annotations
 import bisect
 from collections import abc, deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from galerne.errors import ConfigError, InvalidRequestError, OverloadedError
 from router.engine.block_hash import HashContext
 from router.engine.block_pool import BlockPool
 from router.engine.plan import StepEntry, StepPlan
 from router.engine.request import FinishReason, GenerationRequest
+from router.engine.scheduler_config import SchedulerConfig
 from router.engine.sequence import Sequence, SequenceState
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SchedulerConfig:
-    """Limits of a step and of the queue."""
-
-    max_num_seqs: int = 64  # running at once
-    max_batched_tokens: int = 2048  # of a step, all sequences together
-    max_chunk_tokens: int = 512  # of a step, one sequence
-    block_size: int = 16  # tokens
-    max_waiting: int = 256  # sequences, each choice counts
-    max_model_len: int = 4096  # tokens, prompt and generated
-    enable_prefix_cache: bool = True
-    retry_after_s: float = 1.0  # advice to a caller refused for a full queue
-
-    def __post_init__(self) -> None:
-        at_least = {
-            "max_num_seqs": 1,
-            # One token for each running sequence, so that no prefill can stall a decode.
-            "max_batched_tokens": self.max_num_seqs,
-            "max_chunk_tokens": 1,
-            "block_size": 1,
-            "max_waiting": 1,
-            "max_model_len": 2,
-        }
-        for name, least in at_least.items():
-            value = getattr(self, name)
-            if value < least:
-                raise ConfigError(f"scheduler.{name}", value, f"must be at least {least}")
-        if self.retry_after_s <= 0:
-            raise ConfigError(
-                "scheduler.retry_after_s", self.retry_after_s, "must be above 0 seconds"
-            )
+_MAX_RESUMED = 1 << 62
 
 
 class Scheduler:
@@ -89,7 +58,21 @@ class Scheduler:
         self._running: list[Sequence] = []
         self._unfinished: dict[str, list[Sequence]] = {}
         self._num_arrivals = 0
+        self._num_resumed = 0
         self._plan: StepPlan | None = None  # the newest, until advanced
+
+    def reconfigure(self, config: SchedulerConfig) -> None:
+        """Other limits from the next step on.
+
+        What runs beyond a lower limit runs on; nothing is admitted until it has ended.
+
+        Raises:
+            ConfigError: The block size differs.
+        """
+        if config.block_size != self._config.block_size:
+            problem = f"must stay {self._config.block_size}"
+            raise ConfigError("scheduler.block_size", config.block_size, problem)
+        self._config = config
 
     @property
     def num_waiting(self) -> int:
@@ -112,35 +95,40 @@ class Scheduler:
         return bool(self._running or self._waiting)
 
     def add(self, request: GenerationRequest) -> list[Sequence]:
-        """Queue all choices of a request, or none.
+        """Queue all open choices of a request, or none.
+
+        One that ran elsewhere before goes to the head of the queue, which has always room for it:
+        it was admitted then.
 
         Raises:
             InvalidRequestError: The id is in use, or the request can never be served here.
             OverloadedError: The queue has no room for the choices now.
         """
         max_num_tokens = self._check(request)
-        if self.num_waiting + request.sampling.n > self._config.max_waiting:
+        if not request.resumed and self._is_full_for(request.sampling.n):
             limit, retry_after_s = self._config.max_waiting, self._config.retry_after_s
             raise OverloadedError("request queue", limit, retry_after_s)
         is_cached = self._config.enable_prefix_cache
         context = self._hash_context_for(request) if is_cached else None
         sequences: list[Sequence] = []
-        for choice in range(request.sampling.n):
+        num_shared = len(request.prompt_token_ids) // self._config.block_size
+        for choice in request.open_choices:
+            generated = request.resumed[choice].token_ids if request.resumed else ()
             sequence = Sequence(
                 request=request,
                 choice=choice,
-                arrival=self._num_arrivals + choice,
-                token_ids=list(request.prompt_token_ids),
+                arrival=self._next_arrival(is_resumed=bool(request.resumed)),
+                token_ids=[*request.prompt_token_ids, *generated],
                 num_prompt=len(request.prompt_token_ids),
                 max_num_tokens=max_num_tokens,
                 hash_context=context,
                 leader=sequences[0] if sequences else None,
-                keys=sequences[0].keys.copy() if sequences else [],
+                keys=sequences[0].keys[:num_shared] if sequences else [],
             )
             sequence.name_full_blocks(self._config.block_size)
             sequences.append(sequence)
-        self._num_arrivals += len(sequences)
-        self._waiting.extend(sequences)
+        for sequence in sequences:
+            self._wait_in_order(sequence)
         self._unfinished[request.request_id] = sequences.copy()
         return sequences
 
@@ -260,7 +248,8 @@ class Scheduler:
     def _plan_running(self, preempted: list[Sequence]) -> list[StepEntry]:
         """Entries of the running sequences; appends to ``preempted`` whom it had to put back."""
         entries: list[StepEntry] = []
-        budget = self._config.max_batched_tokens
+        # One token at least for each, also after the limits were lowered.
+        budget = max(self._config.max_batched_tokens, len(self._running))
         # The list shrinks from its end while blocks are sought, so no planned entry loses its own.
         while len(entries) < len(self._running):
             sequence = self._running[len(entries)]
@@ -329,11 +318,28 @@ class Scheduler:
         self._running.remove(sequence)
         self._free(sequence)
         self.num_preemptions += 1
-        # The front, unless a forced preemption has left an earlier arrival there.
+        self._wait_in_order(sequence)
+
+    def _wait_in_order(self, sequence: Sequence) -> None:
+        if not self._waiting or self._waiting[-1].arrival < sequence.arrival:
+            self._waiting.append(sequence)
+            return
+        # Near the front: a new arrival goes to the end, and who has run before is earlier.
         place = 0
-        while place < len(self._waiting) and self._waiting[place].arrival < sequence.arrival:
+        while self._waiting[place].arrival < sequence.arrival:
             place += 1
         self._waiting.insert(place, sequence)
+
+    def _next_arrival(self, *, is_resumed: bool) -> int:
+        """In order; those that ran elsewhere come before all that did not."""
+        if is_resumed:
+            self._num_resumed += 1
+            return self._num_resumed - _MAX_RESUMED
+        self._num_arrivals += 1
+        return self._num_arrivals - 1
+
+    def _is_full_for(self, num_choices: int) -> bool:
+        return self.num_waiting + num_choices > self._config.max_waiting
 
     def _free(self, sequence: Sequence) -> None:
         self._pool.release(sequence.blocks)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from galerne.clock import MonotonicClock
+from galerne.clock import Clock, MonotonicClock
 from galerne.errors import ConfigError
 from galerne.hello import Hello
 from galerne.topology import LinkTransport
@@ -16,16 +16,20 @@ from router.engine.block_hash import HashContext
 from router.engine.block_pool import BlockPool
 from router.engine.engine import Engine
 from router.engine.gateway_port import ModelFacts
+from router.engine.recording import StepRecorder
 from router.engine.request import GenerationRequest, TokenDelta
-from router.engine.scheduler import Scheduler, SchedulerConfig
+from router.engine.scheduler import Scheduler
+from router.engine.scheduler_config import SchedulerConfig
 from router.engine.stepper import Stepper
 from router.exchange.exchange import ExpertExchange
 from router.exchange.grpc_link import AddressBook
 from router.exchange.grpc_transport import GrpcTransport
+from router.exchange.links import OnLinkChange
 from router.exchange.local import LocalExperts
 from router.exchange.session import ExchangeSession
 from router.exchange.shm_transport import ShmTransport
 from router.exchange.transport import Transport
+from router.gateway.recorder import create_recorder
 from router.gateway.settings import BLOCK_SIZE, GatewaySettings, numerics_profile
 from router.model.decoder import Decoder
 from router.model.experts_port import RoutedExperts
@@ -62,8 +66,12 @@ def build_gateway(
     book: AddressBook | None,
     on_deltas: Callable[[Sequence[TokenDelta]], None],
     on_progress: Progress,
+    recorder: StepRecorder | None = None,
+    clock: Clock | None = None,
 ) -> BuiltGateway:
     """Load and connect; ``book`` is needed for grpc links only.
+
+    ``recorder`` unset: the one of the settings; ``clock`` unset: the process' own.
 
     Raises:
         CheckpointError: The checkpoint cannot be used.
@@ -71,6 +79,11 @@ def build_gateway(
     """
     checkpoint = open_checkpoint(settings.checkpoint)
     topology = settings.topology
+    num_blocks = _num_blocks(settings, checkpoint)
+    facts = _facts(settings, checkpoint)
+    scheduler_config = _scheduler_config(settings)
+    if recorder is None:
+        recorder = create_recorder(settings, facts, num_blocks, scheduler_config)
     decoder = Decoder(
         checkpoint,
         settings.dtype,
@@ -79,26 +92,31 @@ def build_gateway(
         lambda n, of: on_progress("layers", n, of),
         settings.num_beside,
     )
-    num_blocks = _num_blocks(settings, checkpoint)
     cache = PagedLatentCache(checkpoint.config, num_blocks, BLOCK_SIZE, settings.dtype)
-    experts = _experts(settings, checkpoint, book, on_progress)
+    experts = _experts(
+        settings,
+        checkpoint,
+        book,
+        on_progress,
+        lambda shard, state: recorder.fault_noticed(shard, state.value),
+    )
     has_vision = checkpoint.config.vision is not None
     tower = None
     if has_vision:
         tower = VisionTower(checkpoint, settings.dtype, KernelThreads(settings.num_threads))
     runner = PagedRunner(decoder, cache, experts, tower, topology.num_micro_batches)
-    facts = _facts(settings, checkpoint)
     pool = BlockPool(num_blocks, BLOCK_SIZE)
-    scheduler = Scheduler(_scheduler_config(settings), pool, _hash_contexts(facts))
+    scheduler = Scheduler(scheduler_config, pool, _hash_contexts(facts))
     config = checkpoint.config
     engine = Engine(
         scheduler,
         pool,
         StepRunner(runner, settings.num_threads),
         Stepper(scheduler, config.vocab_size, config.eos_token_id),
-        MonotonicClock(),
+        clock or MonotonicClock(),
         settings.max_waiting,
         on_deltas,
+        recorder,
     )
     return BuiltGateway(engine, runner, facts, pool.num_usable * BLOCK_SIZE)
 
@@ -123,6 +141,7 @@ def _experts(
     checkpoint: Checkpoint,
     book: AddressBook | None,
     on_progress: Progress,
+    on_link_change: OnLinkChange,
 ) -> RoutedExperts:
     topology = settings.topology
     if topology.transport is LinkTransport.LOCAL:
@@ -137,7 +156,7 @@ def _experts(
         epoch=topology.epoch,
     )
     transport = _transport(settings, checkpoint.config, hello, book)
-    session = ExchangeSession(topology, settings.exchange)
+    session = ExchangeSession(topology, settings.exchange, on_link_change)
     return ExpertExchange(session, transport, MonotonicClock())
 
 

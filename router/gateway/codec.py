@@ -13,6 +13,7 @@ from router.engine.request import (
     FinishReason,
     GenerationRequest,
     ImageInput,
+    ResumedChoice,
     SamplingParams,
     TokenDelta,
     TokenLogprob,
@@ -41,6 +42,7 @@ def encode_request(request: GenerationRequest) -> internal.SubmitRequest:
         images=[_encode_image(image) for image in request.images],
         sampling=_encode_sampling(request.sampling),
         cache_salt=request.cache_salt,
+        resumed=[internal.ResumedChoice(**choice._asdict()) for choice in request.resumed],
     )
 
 
@@ -52,6 +54,7 @@ def decode_request(message: internal.SubmitRequest) -> GenerationRequest:
         sampling=_decode_sampling(message.sampling),
         images=tuple(_decode_image(image) for image in message.images),
         cache_salt=message.cache_salt,
+        resumed=tuple(ResumedChoice(tuple(c.token_ids), c.is_ended) for c in message.resumed),
     )
 
 

@@ -71,6 +71,7 @@ class GatewayHost:
         )
 
     def stop(self, drain_s: float = 0.0) -> None:
-        """Drain, stop serving, end the threads."""
-        self.engine.stop(drain_s)
+        """Drain, stop serving, end the threads; frontends move what is still running."""
+        self.engine.drain(drain_s)
+        self.engine.stop()
         grpc_loop().run(self._server.stop(0.2), _TIMEOUT_S)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing
 from typing import Any
 
 import grpc
 
-from galerne.errors import GalerneError, UnauthenticatedError
+from galerne.errors import GalerneError, NotServingError, UnauthenticatedError
 from galerne.hello import check_token
 from galerne.v1 import inference_pb2, internal_pb2_grpc
 from galerne.v1 import internal_pb2 as internal
 from router.engine.engine import Engine
-from router.engine.request import GenerationRequest, TokenDelta
+from router.engine.request import FinishReason, GenerationRequest, TokenDelta
 from router.gateway.codec import decode_request, encode_delta
+from router.gateway.member import ACCEPTED
+
+_TAKE_OVER_S = 5.0
+_TAKE_OVER_POLL_S = 0.01
 
 
 class DeltaHub:
@@ -42,22 +46,31 @@ class DeltaHub:
                 waiting.put_nowait(delta)
 
     async def stream(
-        self, engine: Engine, request: GenerationRequest
+        self,
+        engine: Engine,
+        request: GenerationRequest,
+        on_accepted: Callable[[], Awaitable[None]],
     ) -> AsyncGenerator[TokenDelta, None]:
         """Submit and follow a request until its last choice ends; closing aborts it.
 
         Raises:
             OverloadedError, InvalidRequestError: It was not admitted.
+            NotServingError: The gateway stops before its end.
         """
         deltas: asyncio.Queue[TokenDelta] = asyncio.Queue()
+        if request.resumed:
+            await self._take_over(engine, request.request_id)
         if request.request_id in self._queues:
             raise UnusableRequestIdError(request.request_id)
         self._queues[request.request_id] = deltas
-        open_choices = request.sampling.n
+        open_choices = len(request.open_choices)
         try:
             await asyncio.wrap_future(engine.submit(request))
+            await on_accepted()
             while open_choices:
                 delta = await deltas.get()
+                if engine.is_closed and delta.finish_reason is FinishReason.ABORT:
+                    raise NotServingError("the gateway stops")
                 open_choices -= delta.finish_reason is not None
                 yield delta
         finally:
@@ -65,6 +78,15 @@ class DeltaHub:
                 self._release_after(engine.abort(request.request_id), request.request_id)
             else:
                 del self._queues[request.request_id]
+
+    async def _take_over(self, engine: Engine, request_id: str) -> None:
+        """Wait for the end of an earlier stream of this request, which its frontend gave up."""
+        if request_id in self._queues:
+            await asyncio.wrap_future(engine.abort(request_id))
+        for _ in range(int(_TAKE_OVER_S / _TAKE_OVER_POLL_S)):
+            if request_id not in self._queues:
+                return
+            await asyncio.sleep(_TAKE_OVER_POLL_S)
 
     def _release_after(self, aborted: Future[bool], request_id: str) -> None:
         """Keep the id until the engine has ended it, so that no successor hears its last words.
@@ -116,8 +138,13 @@ class GatewayServicer(internal_pb2_grpc.GatewayServiceServicer):
     ) -> AsyncIterator[internal.SubmitEvent]:
         """Run a request; its deltas."""
         await self._authenticate(context)
+
+        async def accepted() -> None:
+            await context.send_initial_metadata(((ACCEPTED, "1"),))
+
         try:
-            async with aclosing(self._hub.stream(self._engine, decode_request(request))) as deltas:
+            stream = self._hub.stream(self._engine, decode_request(request), accepted)
+            async with aclosing(stream) as deltas:
                 async for delta in deltas:
                     yield encode_delta(delta)
         except GalerneError as error:

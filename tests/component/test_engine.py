@@ -9,8 +9,8 @@ import pytest
 from galerne.errors import (
     GalerneError,
     InvalidRequestError,
+    NotServingError,
     OverloadedError,
-    RequestAbortedError,
 )
 from helpers.fixture_models import checkpoint, expected, fixture_image, prompt
 from helpers.gateways import engine, request
@@ -263,7 +263,8 @@ def test_a_loop_that_dies_leaves_nobody_waiting():
         assert dying.entered.wait(10)
         dying.open.set()
         assert collector.wait("doomed")[-1].finish_reason is FinishReason.ABORT
-        with pytest.raises(RequestAbortedError):
+        assert made.is_closed
+        with pytest.raises(NotServingError):
             made.submit(request("late")).result(10)
         assert not made.is_alive
         assert made.unready_reason() == "the engine loop is not running"

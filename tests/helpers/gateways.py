@@ -11,7 +11,8 @@ from router.engine.block_hash import HashContext
 from router.engine.block_pool import BlockPool
 from router.engine.engine import Engine
 from router.engine.request import GenerationRequest, SamplingParams
-from router.engine.scheduler import Scheduler, SchedulerConfig
+from router.engine.scheduler import Scheduler
+from router.engine.scheduler_config import SchedulerConfig
 from router.engine.stepper import Stepper
 from router.model.decoder import Decoder
 from router.model.kv_cache import PagedLatentCache

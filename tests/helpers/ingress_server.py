@@ -64,7 +64,7 @@ class FakeController:
         self._roster = roster
 
     async def roster(self, with_metrics=False):
-        from router.gateway.pool import Roster
+        from router.gateway.roster import Roster
 
         return Roster(**self._roster)
 

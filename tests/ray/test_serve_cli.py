@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import grpc
@@ -55,6 +56,11 @@ def generate(tokens=40, **sampling):
 
 def tokens_of(events):
     return [t for e in events if e.HasField("tokens") for t in e.tokens.token_ids]
+
+
+def part(stub, name):
+    parts = stub.GetServerInfo(pb.GetServerInfoRequest()).parts
+    return next(p for p in parts if p.id == name)
 
 
 def wait_until(condition, timeout=20.0):
@@ -219,8 +225,7 @@ def test_status_shows_every_part(server):
 
 def test_a_shard_killed_in_the_middle_costs_a_pause_and_no_token(stub, record_property):
     want = tokens_of(stub.Generate(generate()))
-    parts = stub.GetServerInfo(pb.GetServerInfoRequest()).parts
-    victim = next(p for p in parts if p.id == "shard-2")
+    victim = part(stub, "shard-2")
     got, last, pause_s = [], time.monotonic(), 0.0
     for event in stub.Generate(generate(), timeout=90):
         if event.HasField("tokens"):
@@ -231,8 +236,7 @@ def test_a_shard_killed_in_the_middle_costs_a_pause_and_no_token(stub, record_pr
                 os.kill(victim.pid, signal.SIGKILL)
     assert got == want
     record_property("pause_s", pause_s)
-    after = stub.GetServerInfo(pb.GetServerInfoRequest()).parts
-    again = next(p for p in after if p.id == "shard-2")
+    again = part(stub, "shard-2")
     assert again.pid != victim.pid
     assert again.restarts == 1
 
@@ -327,13 +331,19 @@ def test_an_open_host_opens_the_two_public_ports_and_no_other(second):
     assert outside == public
 
 
-def test_after_the_death_of_a_gateway_new_requests_go_to_the_other(second_stub):
-    parts = second_stub.GetServerInfo(pb.GetServerInfoRequest()).parts
-    victim = next(p for p in parts if p.id == "gateway-1")
-    os.kill(victim.pid, signal.SIGKILL)
-    for seed in range(12):
-        answer = second_stub.GenerateOnce(generate(3, seed=seed))
-        assert len(answer.choices[0].token_ids) == 3
+def test_streams_of_a_killed_gateway_go_on_at_the_other_with_the_same_tokens(second_stub):
+    def answer(seed):
+        return second_stub.GenerateOnce(generate(120, seed=seed, n=1 + seed % 2)).choices
+
+    want = [answer(seed) for seed in range(8)]
+    victim = part(second_stub, "gateway-1")
+    with ThreadPoolExecutor(8) as threads:
+        running = [threads.submit(answer, seed) for seed in range(8)]
+        wait_until(lambda: part(second_stub, "gateway-1").running)
+        os.kill(victim.pid, signal.SIGKILL)
+        assert [task.result() for task in running] == want
+    for seed in range(12):  # and new requests go to the other
+        assert len(second_stub.GenerateOnce(generate(3, seed=seed)).choices[0].token_ids) == 3
 
 
 def test_sigterm_ends_what_a_server_has_started_and_nothing_else(second, stub):

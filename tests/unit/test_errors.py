@@ -13,7 +13,7 @@ import router
 import shards
 from galerne.errors import GalerneError
 
-SAMPLES = {"str": "x", "int": 3, "float": 0.5, "object": "value", "str | None": None}
+SAMPLES = {"str": "x", "int": 3, "float": 0.5, "object": "value", "bool": True, "str | None": None}
 
 
 def every_error():

@@ -10,6 +10,7 @@ from router.engine.request import (
     FinishReason,
     GenerationRequest,
     ImageInput,
+    ResumedChoice,
     SamplingParams,
     TokenDelta,
     TokenLogprob,
@@ -54,11 +55,17 @@ def test_a_request_survives_the_wire(sampling, prompt, salt):
         content_hash=b"h" * 32,
     )
     request = GenerationRequest(
-        request_id="r", prompt_token_ids=prompt, sampling=sampling, images=(image,), cache_salt=salt
+        request_id="r",
+        prompt_token_ids=prompt,
+        sampling=sampling,
+        images=(image,),
+        cache_salt=salt,
+        resumed=(ResumedChoice((), is_ended=True), ResumedChoice(prompt)),
     )
     again = decode_request(encode_request(request))
     assert again.sampling == sampling
     assert (again.prompt_token_ids, again.cache_salt) == (prompt, salt)
+    assert again.resumed == request.resumed
     assert np.array_equal(again.images[0].pixels, image.pixels)
     assert again.images[0].content_hash == image.content_hash
 

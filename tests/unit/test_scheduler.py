@@ -1,6 +1,7 @@
 import dataclasses
 from collections import Counter
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -11,8 +12,15 @@ from hypothesis import strategies as st
 from galerne.errors import ConfigError, InvalidRequestError, OverloadedError
 from router.engine.block_hash import HashContext
 from router.engine.block_pool import NULL_BLOCK, BlockPool
-from router.engine.request import FinishReason, GenerationRequest, ImageInput, SamplingParams
-from router.engine.scheduler import Scheduler, SchedulerConfig
+from router.engine.request import (
+    FinishReason,
+    GenerationRequest,
+    ImageInput,
+    ResumedChoice,
+    SamplingParams,
+)
+from router.engine.scheduler import Scheduler
+from router.engine.scheduler_config import SchedulerConfig
 from router.engine.sequence import ALLOWED, SequenceState
 
 VOCAB = 5
@@ -398,3 +406,40 @@ def test_setting_out_of_range_is_refused_by_name(key, value):
 def test_pool_of_another_block_size_is_refused():
     with pytest.raises(ConfigError, match="block_size"):
         Scheduler(SchedulerConfig(block_size=16), BlockPool(8, 8), lambda _: CONTEXT)
+
+
+def test_a_resumed_request_goes_on_where_it_was_before_all_others_even_into_a_full_queue():
+    engine = FakeEngine(max_waiting=2, max_num_seqs=1)
+    engine.is_disturbed = True  # it runs before those that came to this gateway earlier
+    engine.add(create_request("first"))
+    engine.step()
+    engine.add(create_request("second"))
+    engine.add(create_request("third"))
+    request = create_request("moved", n=2, max_tokens=6)
+    known = tuple(expected_tokens(request, 1)[:4])
+    resumed = (ResumedChoice((9,), is_ended=True), ResumedChoice(known))
+    (sequence,) = engine.add(replace(request, resumed=resumed))
+    assert (sequence.choice, sequence.num_generated, sequence.num_prompt) == (1, 4, 10)
+    plans = engine.finish_all()
+    assert sequence.token_ids[10:] == expected_tokens(request, 1)
+    order = dict.fromkeys(entry.sequence.request_id for plan in plans for entry in plan.entries)
+    assert list(order) == ["first", "moved", "second", "third"]
+
+
+def test_lower_limits_end_nothing_that_runs_and_admit_nobody_until_it_has():
+    engine = FakeEngine(max_num_seqs=4, max_batched_tokens=8)
+    for name in "abcd":
+        engine.add(create_request(name, prompt=[1], max_tokens=3))
+    engine.step()
+    engine.add(create_request("late", prompt=[1], max_tokens=1))
+    limits = replace(engine.config, max_num_seqs=1, max_batched_tokens=1)
+    engine.scheduler.reconfigure(limits)
+    for _ in range(2):
+        plan = engine.scheduler.schedule()
+        assert "".join(entry.sequence.request_id for entry in plan.entries) == "abcd"
+        engine.scheduler.advance(plan, engine.run_model(plan))
+    for sequence in engine.sequences[:4]:
+        engine.scheduler.finish(sequence, FinishReason.LENGTH)
+    engine.finish_all()
+    with pytest.raises(ConfigError, match="block_size"):
+        engine.scheduler.reconfigure(replace(limits, block_size=2 * BLOCK))

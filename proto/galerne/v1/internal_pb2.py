@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from galerne.v1 import inference_pb2 as galerne_dot_v1_dot_inference__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19galerne/v1/internal.proto\x12\ngalerne.v1\x1a\x1agalerne/v1/inference.proto\"\n\n\x08RawFrame\"\x85\x01\n\x05Image\x12\x0e\n\x06pixels\x18\x01 \x01(\x0c\x12\x0e\n\x06height\x18\x02 \x01(\x05\x12\r\n\x05width\x18\x03 \x01(\x05\x12\x0e\n\x06offset\x18\x04 \x01(\x05\x12\x12\n\ngrid_width\x18\x05 \x01(\x05\x12\x13\n\x0bgrid_height\x18\x06 \x01(\x05\x12\x14\n\x0c\x63ontent_hash\x18\x07 \x01(\x0c\"\xa2\x01\n\rSubmitRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x02 \x03(\x05\x12!\n\x06images\x18\x03 \x03(\x0b\x32\x11.galerne.v1.Image\x12,\n\x08sampling\x18\x04 \x01(\x0b\x32\x1a.galerne.v1.SamplingParams\x12\x12\n\ncache_salt\x18\x05 \x01(\t\"K\n\x15\x41\x62ortSubmittedRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x06\x63hoice\x18\x02 \x01(\x05H\x00\x88\x01\x01\x42\t\n\x07_choice\"\xa6\x02\n\x0bSubmitEvent\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\x05\x12\x0e\n\x06offset\x18\x02 \x01(\x05\x12\x11\n\ttoken_ids\x18\x03 \x03(\x05\x12+\n\x08logprobs\x18\x04 \x03(\x0b\x32\x19.galerne.v1.TokenLogprobs\x12\x32\n\x0fprompt_logprobs\x18\x05 \x03(\x0b\x32\x19.galerne.v1.TokenLogprobs\x12\x15\n\rcached_tokens\x18\x06 \x01(\x05\x12/\n\rfinish_reason\x18\x07 \x01(\x0e\x32\x18.galerne.v1.FinishReason\x12\x1a\n\rstop_token_id\x18\x08 \x01(\x05H\x00\x88\x01\x01\x12\r\n\x05\x65rror\x18\t \x01(\tB\x10\n\x0e_stop_token_id\".\n\x16\x44\x65scribeGatewayRequest\x12\x14\n\x0cwith_metrics\x18\x01 \x01(\x08\"\xc6\x02\n\nModelFacts\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x18\n\x10numerics_profile\x18\x03 \x01(\t\x12\x15\n\rmax_model_len\x18\x04 \x01(\x05\x12\x12\n\nvocab_size\x18\x05 \x01(\x05\x12\x12\n\nnum_layers\x18\x06 \x01(\x05\x12\x13\n\x0bnum_experts\x18\x07 \x01(\x05\x12\x1b\n\x13num_experts_per_tok\x18\x08 \x01(\x05\x12\x14\n\x0c\x65os_token_id\x18\t \x01(\x05\x12\x14\n\x0ctakes_images\x18\n \x01(\x08\x12\x16\n\x0eimage_token_id\x18\x0b \x01(\x05\x12\x12\n\npatch_size\x18\x0c \x01(\x05\x12\x1a\n\x12spatial_merge_size\x18\r \x01(\x05\x12\x16\n\x0emax_image_size\x18\x0e \x01(\x05\"\xe5\x03\n\x12GatewayDescription\x12\x12\n\ngateway_id\x18\x01 \x01(\t\x12%\n\x05model\x18\x02 \x01(\x0b\x32\x16.galerne.v1.ModelFacts\x12\x1e\n\x04load\x18\x03 \x01(\x0b\x32\x10.galerne.v1.Load\x12\x11\n\tkv_tokens\x18\x04 \x01(\x03\x12\x38\n\x05links\x18\x05 \x03(\x0b\x32).galerne.v1.GatewayDescription.LinksEntry\x12\x14\n\x0cmax_num_seqs\x18\x06 \x01(\x05\x12\x1a\n\x12max_batched_tokens\x18\x07 \x01(\x05\x12\x16\n\x0eunready_reason\x18\x08 \x01(\t\x12\r\n\x05steps\x18\t \x01(\x03\x12\r\n\x05\x65poch\x18\n \x01(\x05\x12\x0f\n\x07metrics\x18\x0b \x01(\x0c\x12J\n\x0fseconds_by_part\x18\x0c \x03(\x0b\x32\x31.galerne.v1.GatewayDescription.SecondsByPartEntry\x1a,\n\nLinksEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x34\n\x12SecondsByPartEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x16\n\x14\x44\x65scribeShardRequest\"\xc4\x01\n\x10ShardDescription\x12\x10\n\x08shard_id\x18\x01 \x01(\t\x12\x13\n\x0bnum_experts\x18\x02 \x01(\x05\x12\x16\n\x0eresident_bytes\x18\x03 \x01(\x03\x12\x12\n\nbytes_read\x18\x04 \x01(\x03\x12\x0e\n\x06\x66rames\x18\x05 \x01(\x03\x12\x0c\n\x04rows\x18\x06 \x01(\x03\x12\x11\n\trss_bytes\x18\x07 \x01(\x03\x12\x0e\n\x06\x65pochs\x18\x08 \x03(\x05\x12\x0b\n\x03pid\x18\t \x01(\x05\x12\x0f\n\x07metrics\x18\n \x01(\x0c\x32\xf5\x01\n\x0eGatewayService\x12>\n\x06Submit\x12\x19.galerne.v1.SubmitRequest\x1a\x17.galerne.v1.SubmitEvent0\x01\x12L\n\x0e\x41\x62ortSubmitted\x12!.galerne.v1.AbortSubmittedRequest\x1a\x17.galerne.v1.AbortResult\x12U\n\x0f\x44\x65scribeGateway\x12\".galerne.v1.DescribeGatewayRequest\x1a\x1e.galerne.v1.GatewayDescription2\x9c\x01\n\rExpertService\x12:\n\x08\x45xchange\x12\x14.galerne.v1.RawFrame\x1a\x14.galerne.v1.RawFrame(\x01\x30\x01\x12O\n\rDescribeShard\x12 .galerne.v1.DescribeShardRequest\x1a\x1c.galerne.v1.ShardDescriptionb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19galerne/v1/internal.proto\x12\ngalerne.v1\x1a\x1agalerne/v1/inference.proto\"\n\n\x08RawFrame\"\x85\x01\n\x05Image\x12\x0e\n\x06pixels\x18\x01 \x01(\x0c\x12\x0e\n\x06height\x18\x02 \x01(\x05\x12\r\n\x05width\x18\x03 \x01(\x05\x12\x0e\n\x06offset\x18\x04 \x01(\x05\x12\x12\n\ngrid_width\x18\x05 \x01(\x05\x12\x13\n\x0bgrid_height\x18\x06 \x01(\x05\x12\x14\n\x0c\x63ontent_hash\x18\x07 \x01(\x0c\"\xce\x01\n\rSubmitRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x02 \x03(\x05\x12!\n\x06images\x18\x03 \x03(\x0b\x32\x11.galerne.v1.Image\x12,\n\x08sampling\x18\x04 \x01(\x0b\x32\x1a.galerne.v1.SamplingParams\x12\x12\n\ncache_salt\x18\x05 \x01(\t\x12*\n\x07resumed\x18\x06 \x03(\x0b\x32\x19.galerne.v1.ResumedChoice\"4\n\rResumedChoice\x12\x11\n\ttoken_ids\x18\x01 \x03(\x05\x12\x10\n\x08is_ended\x18\x02 \x01(\x08\"K\n\x15\x41\x62ortSubmittedRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x06\x63hoice\x18\x02 \x01(\x05H\x00\x88\x01\x01\x42\t\n\x07_choice\"\xa6\x02\n\x0bSubmitEvent\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\x05\x12\x0e\n\x06offset\x18\x02 \x01(\x05\x12\x11\n\ttoken_ids\x18\x03 \x03(\x05\x12+\n\x08logprobs\x18\x04 \x03(\x0b\x32\x19.galerne.v1.TokenLogprobs\x12\x32\n\x0fprompt_logprobs\x18\x05 \x03(\x0b\x32\x19.galerne.v1.TokenLogprobs\x12\x15\n\rcached_tokens\x18\x06 \x01(\x05\x12/\n\rfinish_reason\x18\x07 \x01(\x0e\x32\x18.galerne.v1.FinishReason\x12\x1a\n\rstop_token_id\x18\x08 \x01(\x05H\x00\x88\x01\x01\x12\r\n\x05\x65rror\x18\t \x01(\tB\x10\n\x0e_stop_token_id\".\n\x16\x44\x65scribeGatewayRequest\x12\x14\n\x0cwith_metrics\x18\x01 \x01(\x08\"\xc6\x02\n\nModelFacts\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x18\n\x10numerics_profile\x18\x03 \x01(\t\x12\x15\n\rmax_model_len\x18\x04 \x01(\x05\x12\x12\n\nvocab_size\x18\x05 \x01(\x05\x12\x12\n\nnum_layers\x18\x06 \x01(\x05\x12\x13\n\x0bnum_experts\x18\x07 \x01(\x05\x12\x1b\n\x13num_experts_per_tok\x18\x08 \x01(\x05\x12\x14\n\x0c\x65os_token_id\x18\t \x01(\x05\x12\x14\n\x0ctakes_images\x18\n \x01(\x08\x12\x16\n\x0eimage_token_id\x18\x0b \x01(\x05\x12\x12\n\npatch_size\x18\x0c \x01(\x05\x12\x1a\n\x12spatial_merge_size\x18\r \x01(\x05\x12\x16\n\x0emax_image_size\x18\x0e \x01(\x05\"\xe5\x03\n\x12GatewayDescription\x12\x12\n\ngateway_id\x18\x01 \x01(\t\x12%\n\x05model\x18\x02 \x01(\x0b\x32\x16.galerne.v1.ModelFacts\x12\x1e\n\x04load\x18\x03 \x01(\x0b\x32\x10.galerne.v1.Load\x12\x11\n\tkv_tokens\x18\x04 \x01(\x03\x12\x38\n\x05links\x18\x05 \x03(\x0b\x32).galerne.v1.GatewayDescription.LinksEntry\x12\x14\n\x0cmax_num_seqs\x18\x06 \x01(\x05\x12\x1a\n\x12max_batched_tokens\x18\x07 \x01(\x05\x12\x16\n\x0eunready_reason\x18\x08 \x01(\t\x12\r\n\x05steps\x18\t \x01(\x03\x12\r\n\x05\x65poch\x18\n \x01(\x05\x12\x0f\n\x07metrics\x18\x0b \x01(\x0c\x12J\n\x0fseconds_by_part\x18\x0c \x03(\x0b\x32\x31.galerne.v1.GatewayDescription.SecondsByPartEntry\x1a,\n\nLinksEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x34\n\x12SecondsByPartEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x16\n\x14\x44\x65scribeShardRequest\"\xc4\x01\n\x10ShardDescription\x12\x10\n\x08shard_id\x18\x01 \x01(\t\x12\x13\n\x0bnum_experts\x18\x02 \x01(\x05\x12\x16\n\x0eresident_bytes\x18\x03 \x01(\x03\x12\x12\n\nbytes_read\x18\x04 \x01(\x03\x12\x0e\n\x06\x66rames\x18\x05 \x01(\x03\x12\x0c\n\x04rows\x18\x06 \x01(\x03\x12\x11\n\trss_bytes\x18\x07 \x01(\x03\x12\x0e\n\x06\x65pochs\x18\x08 \x03(\x05\x12\x0b\n\x03pid\x18\t \x01(\x05\x12\x0f\n\x07metrics\x18\n \x01(\x0c\x32\xf5\x01\n\x0eGatewayService\x12>\n\x06Submit\x12\x19.galerne.v1.SubmitRequest\x1a\x17.galerne.v1.SubmitEvent0\x01\x12L\n\x0e\x41\x62ortSubmitted\x12!.galerne.v1.AbortSubmittedRequest\x1a\x17.galerne.v1.AbortResult\x12U\n\x0f\x44\x65scribeGateway\x12\".galerne.v1.DescribeGatewayRequest\x1a\x1e.galerne.v1.GatewayDescription2\x9c\x01\n\rExpertService\x12:\n\x08\x45xchange\x12\x14.galerne.v1.RawFrame\x1a\x14.galerne.v1.RawFrame(\x01\x30\x01\x12O\n\rDescribeShard\x12 .galerne.v1.DescribeShardRequest\x1a\x1c.galerne.v1.ShardDescriptionb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,27 +41,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMAGE']._serialized_start=82
   _globals['_IMAGE']._serialized_end=215
   _globals['_SUBMITREQUEST']._serialized_start=218
-  _globals['_SUBMITREQUEST']._serialized_end=380
-  _globals['_ABORTSUBMITTEDREQUEST']._serialized_start=382
-  _globals['_ABORTSUBMITTEDREQUEST']._serialized_end=457
-  _globals['_SUBMITEVENT']._serialized_start=460
-  _globals['_SUBMITEVENT']._serialized_end=754
-  _globals['_DESCRIBEGATEWAYREQUEST']._serialized_start=756
-  _globals['_DESCRIBEGATEWAYREQUEST']._serialized_end=802
-  _globals['_MODELFACTS']._serialized_start=805
-  _globals['_MODELFACTS']._serialized_end=1131
-  _globals['_GATEWAYDESCRIPTION']._serialized_start=1134
-  _globals['_GATEWAYDESCRIPTION']._serialized_end=1619
-  _globals['_GATEWAYDESCRIPTION_LINKSENTRY']._serialized_start=1521
-  _globals['_GATEWAYDESCRIPTION_LINKSENTRY']._serialized_end=1565
-  _globals['_GATEWAYDESCRIPTION_SECONDSBYPARTENTRY']._serialized_start=1567
-  _globals['_GATEWAYDESCRIPTION_SECONDSBYPARTENTRY']._serialized_end=1619
-  _globals['_DESCRIBESHARDREQUEST']._serialized_start=1621
-  _globals['_DESCRIBESHARDREQUEST']._serialized_end=1643
-  _globals['_SHARDDESCRIPTION']._serialized_start=1646
-  _globals['_SHARDDESCRIPTION']._serialized_end=1842
-  _globals['_GATEWAYSERVICE']._serialized_start=1845
-  _globals['_GATEWAYSERVICE']._serialized_end=2090
-  _globals['_EXPERTSERVICE']._serialized_start=2093
-  _globals['_EXPERTSERVICE']._serialized_end=2249
+  _globals['_SUBMITREQUEST']._serialized_end=424
+  _globals['_RESUMEDCHOICE']._serialized_start=426
+  _globals['_RESUMEDCHOICE']._serialized_end=478
+  _globals['_ABORTSUBMITTEDREQUEST']._serialized_start=480
+  _globals['_ABORTSUBMITTEDREQUEST']._serialized_end=555
+  _globals['_SUBMITEVENT']._serialized_start=558
+  _globals['_SUBMITEVENT']._serialized_end=852
+  _globals['_DESCRIBEGATEWAYREQUEST']._serialized_start=854
+  _globals['_DESCRIBEGATEWAYREQUEST']._serialized_end=900
+  _globals['_MODELFACTS']._serialized_start=903
+  _globals['_MODELFACTS']._serialized_end=1229
+  _globals['_GATEWAYDESCRIPTION']._serialized_start=1232
+  _globals['_GATEWAYDESCRIPTION']._serialized_end=1717
+  _globals['_GATEWAYDESCRIPTION_LINKSENTRY']._serialized_start=1619
+  _globals['_GATEWAYDESCRIPTION_LINKSENTRY']._serialized_end=1663
+  _globals['_GATEWAYDESCRIPTION_SECONDSBYPARTENTRY']._serialized_start=1665
+  _globals['_GATEWAYDESCRIPTION_SECONDSBYPARTENTRY']._serialized_end=1717
+  _globals['_DESCRIBESHARDREQUEST']._serialized_start=1719
+  _globals['_DESCRIBESHARDREQUEST']._serialized_end=1741
+  _globals['_SHARDDESCRIPTION']._serialized_start=1744
+  _globals['_SHARDDESCRIPTION']._serialized_end=1940
+  _globals['_GATEWAYSERVICE']._serialized_start=1943
+  _globals['_GATEWAYSERVICE']._serialized_end=2188
+  _globals['_EXPERTSERVICE']._serialized_start=2191
+  _globals['_EXPERTSERVICE']._serialized_end=2347
 # @@protoc_insertion_point(module_scope)

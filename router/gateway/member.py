@@ -1,0 +1,188 @@
+"""One gateway as a frontend sees it: its channel, its calls, and whether it still answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import grpc
+
+from galerne.errors import (
+    GalerneError,
+    InvalidRequestError,
+    NotServingError,
+    RequestAbortedError,
+)
+from galerne.hello import SERVICE_OPTIONS, TOKEN_METADATA_KEY
+from galerne.ids import GatewayId
+from galerne.v1 import inference_pb2 as pb
+from galerne.v1 import internal_pb2 as internal
+from galerne.v1 import internal_pb2_grpc
+from router.engine.request import GenerationRequest, TokenDelta
+from router.gateway.codec import decode_delta, encode_request
+
+CALL_TIMEOUT_S = 5.0
+PROBE_TIMEOUT_S = 1.5
+MAX_MISSES = 2  # probes in a row that a gateway may leave unanswered
+ACCEPTED = "galerne-accepted"  # initial metadata of a request that was taken
+
+_RECONNECT = (
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+)
+
+
+class GatewayOverloadedError(GalerneError):
+    """A gateway's queue is full; its words."""
+
+    status = "RESOURCE_EXHAUSTED"
+    is_retryable = True
+
+    def __init__(self, reason: str, retry_after_s: float) -> None:
+        super().__init__(reason, retry_after_s)
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class GatewayFailedError(GalerneError):
+    """A gateway failed at a request; its words."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"gateway: {self.reason}"
+
+
+class GatewayLostError(NotServingError):
+    """A gateway cannot be reached, or no longer; another may go on with what it ran."""
+
+    def __init__(self, reason: str, was_running: bool) -> None:
+        super().__init__(reason)
+        self.args = (reason, was_running)
+        self.was_running = was_running  # it had taken the request
+
+
+class Member:
+    """One gateway: its channel and the requests it runs for us."""
+
+    def __init__(self, gateway: str, address: str, cluster_token: str) -> None:
+        self.gateway = GatewayId(gateway)
+        self.address = address
+        self.in_flight = 0
+        self.num_misses = 0
+        self._has_left = False
+        self._metadata = ((TOKEN_METADATA_KEY, cluster_token),)
+        self._calls: set[Any] = set()
+        self._channel = grpc.aio.insecure_channel(address, options=SERVICE_OPTIONS + _RECONNECT)
+        self._stub: Any = internal_pb2_grpc.GatewayServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+    async def submit(self, request: GenerationRequest) -> AsyncGenerator[TokenDelta, None]:
+        """Run a request here; its deltas. Closing aborts it.
+
+        Raises:
+            GatewayLostError: The gateway cannot be reached, or no longer.
+            GalerneError: It refused the request.
+        """
+        self.in_flight += 1
+        call = self._stub.Submit(encode_request(request), metadata=self._metadata)
+        self._calls.add(call)
+        was_running = False
+        try:
+            was_running = ACCEPTED in dict(await call.initial_metadata() or ())
+            async for event in call:
+                yield decode_delta(request.request_id, event)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                raise GatewayLostError(error.details() or "", was_running=was_running) from error
+            raise _error_of(error, request.request_id) from error
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # grpc.aio says so when the call or its channel was closed by others.
+            raise GatewayLostError("the connection was given up", was_running=True) from None
+        finally:
+            self._calls.discard(call)
+            call.cancel()
+            self.in_flight -= 1
+            await self.close_if_idle()
+
+    async def abort(self, request_id: str, choice: int | None) -> bool:
+        """End a request, or one choice of it; whether it was running here.
+
+        Raises:
+            grpc.aio.AioRpcError: The gateway does not answer.
+        """
+        result: pb.AbortResult = await self._stub.AbortSubmitted(
+            internal.AbortSubmittedRequest(request_id=request_id, choice=choice),
+            metadata=self._metadata,
+            timeout=CALL_TIMEOUT_S,
+        )
+        return bool(result.was_running)
+
+    async def describe(self, timeout_s: float = CALL_TIMEOUT_S) -> internal.GatewayDescription:
+        """What the gateway says of itself.
+
+        Raises:
+            grpc.aio.AioRpcError: It does not answer.
+        """
+        description: internal.GatewayDescription = await self._stub.DescribeGateway(
+            internal.DescribeGatewayRequest(), metadata=self._metadata, timeout=timeout_s
+        )
+        return description
+
+    async def probe(self) -> None:
+        """Ask for a sign of life; counts those that did not come."""
+        try:
+            await self.describe(PROBE_TIMEOUT_S)
+        except grpc.aio.AioRpcError:
+            self.num_misses += 1
+        else:
+            self.num_misses = 0
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it has been silent for too long."""
+        return self.num_misses >= MAX_MISSES
+
+    def drop_calls(self) -> None:
+        """Give up what runs here: it ends with ``GatewayLostError``."""
+        for call in list(self._calls):
+            call.cancel()
+
+    async def leave(self) -> None:
+        """Close when the last request has ended: off the roster is not yet dead."""
+        self._has_left = True
+        await self.close_if_idle()
+
+    async def close_if_idle(self) -> None:
+        """Close if it has left and nothing runs here."""
+        if self._has_left and self.in_flight == 0:
+            await self.close()
+
+    async def close(self) -> None:
+        """Give up the channel; what runs here ends with ``NotServingError``."""
+        await self._channel.close()
+
+
+def _error_of(error: grpc.aio.AioRpcError, request_id: str) -> GalerneError:
+    """The error that the gateway meant by a status."""
+    details = error.details() or ""
+    retry_after = dict(error.trailing_metadata() or ()).get("retry-after")
+    match error.code():
+        case grpc.StatusCode.INVALID_ARGUMENT:
+            field, _, problem = details.partition(": ")
+            return InvalidRequestError(field, problem)
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if retry_after is not None:
+            return GatewayOverloadedError(details, float(retry_after))
+        case grpc.StatusCode.CANCELLED:
+            return RequestAbortedError(request_id, details)
+        case code:
+            return GatewayFailedError(f"{code.name}: {details}")
