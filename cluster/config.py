@@ -58,6 +58,11 @@ class ServeConfig(BaseModel):
     insecure_network: bool = Field(
         False, description="let internal plaintext ports leave the host (several nodes)"
     )
+    record: Path | None = Field(
+        None,
+        description="directory for records that galerne replay repeats; they hold prompts and "
+        "answers, so each is made for you alone (mode 0700)",
+    )
     drain_s: float = Field(30.0, ge=0, description="seconds running requests get at shutdown")
     start_timeout_s: float = Field(600.0, gt=0, description="seconds all parts get to start")
 

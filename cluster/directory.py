@@ -9,10 +9,12 @@ import asyncio
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from galerne.errors import NotServingError
+from galerne.errors import GalerneError, NotServingError
 from galerne.ids import ShardId
+from router.api.cluster_port import EventFacts, TopologyFacts, TopologyWish
 from router.gateway.roster import Roster
 
 logger = logging.getLogger(__name__)
@@ -45,7 +47,7 @@ class _Controller:
 
 
 class RayDirectory:
-    """Implements ``Directory`` by asking the controller. Belongs to one event loop."""
+    """Implements ``Directory`` and ``ClusterPort`` by asking the controller, on one event loop."""
 
     def __init__(self, controller_name: str, namespace: str) -> None:
         self._controller = _Controller(controller_name, namespace)
@@ -56,20 +58,40 @@ class RayDirectory:
         Raises:
             NotServingError: The controller did not answer in time; names it.
         """
+        roster: Roster = await self._ask("roster", with_metrics)
+        return roster
+
+    async def topology(self) -> TopologyFacts:
+        """See ``ClusterPort``."""
+        facts: TopologyFacts = await self._ask("topology")
+        return facts
+
+    async def set_topology(self, wish: TopologyWish) -> TopologyFacts:
+        """See ``ClusterPort``."""
+        facts: TopologyFacts = await self._ask("set_topology", wish)
+        return facts
+
+    async def events(self, after: int) -> Sequence[EventFacts]:
+        """See ``ClusterPort``."""
+        events: Sequence[EventFacts] = await self._ask("events", after)
+        return events
+
+    async def _ask(self, method: str, *arguments: object) -> Any:  # noqa: ANN401
         started_s = time.monotonic()
         try:
-            return await asyncio.wait_for(self._ask(with_metrics), CALL_TIMEOUT_S)
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                actor = await asyncio.to_thread(self._controller.handle)
+                return await getattr(actor, method).remote(*arguments)
         except Exception as error:
-            # Border to Ray: whatever went wrong, the controller is away.
+            # Border to Ray: an error of ours comes inside one of its own; whatever else went
+            # wrong, the controller is away.
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, GalerneError):
+                raise cause from None
             self._controller.forget()
             waited_s = time.monotonic() - started_s
             reason = f"controller {self._controller.name} gave no answer in {waited_s:.1f} s"
             raise NotServingError(reason) from error
-
-    async def _ask(self, with_metrics: bool) -> Roster:
-        actor = await asyncio.to_thread(self._controller.handle)
-        roster: Roster = await actor.roster.remote(with_metrics)
-        return roster
 
 
 class RayAddressBook:

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.actors.controller import Controller, StartReport
 from cluster.actors.gateway import Gateway
 from cluster.actors.launch_spec import NAMESPACE, LaunchSpec
 from cluster.actors.shard import ExpertShard
+from cluster.nodes import HEAD_RESOURCE, alive_nodes, node_by_part
 from galerne.errors import ConfigError
-from galerne.topology import LinkTransport
+from galerne.topology import Topology
 from shards.kernels.native.library import FAMILY_VARIABLE, SPIN_VARIABLE
 
+logger = logging.getLogger(__name__)
+
 _POLL_S = 0.1
+_FOLLOW_S = 0.2
+_FOLLOW_STOP_S = 10.0
 _REPORT_TIMEOUT_S = 60.0  # the first answer waits for the controller process to start
 _PLACE_TIMEOUT_S = 60.0
-_SPIN_US = "200"  # longer than what lies between two layers
 _CPU_PER_ACTOR = 0.1  # a claim for placement only; threads are set by the spec
 _RESTARTS_WITHOUT_END = -1
 
@@ -38,36 +43,34 @@ class Deployment:
         """
         self.spec = spec
         topology = spec.topology
-        has_shards = topology.transport is not LinkTransport.LOCAL
-        self._parts: list[str] = [*topology.gateways, *(topology.shards if has_shards else ())]
+        self._parts = list(topology.parts)
         self._actors: dict[str, Any] = {}
         self._begun: dict[Any, str] = {}  # done when the part's constructor is
-        self._group: PlacementGroup | None = None
-        self._controller = _remote(Controller, spec.controller_name, num_cpus=0).remote(spec)
-        self._group = placement_group(
-            [{"CPU": _CPU_PER_ACTOR}] * len(self._parts),
-            strategy="SPREAD",
-            name=f"{spec.app_name}-parts",
-        )
-        if not self._group.wait(_PLACE_TIMEOUT_S):
-            self.stop(0.0)
-            raise ConfigError("shards", len(self._parts), "Ray found no room for all parts in time")
-        for index, part in enumerate(self._parts):
-            self._create(part, index)
+        homes = _find_room(topology, self._parts)
+        self._controller = _remote(
+            Controller,
+            spec.controller_name,
+            num_cpus=0,
+            resources={HEAD_RESOURCE: 0.001},  # other nodes may go without all being lost
+        ).remote(spec)
+        for part in self._parts:
+            self._create(part, homes[part], topology)
+        self._is_stopping = threading.Event()
+        self._follower = threading.Thread(target=self._follow, name="deployment", daemon=True)
 
-    def _create(self, part: str, index: int) -> None:
-        is_gateway = part in self.spec.topology.gateways
+    def _create(self, part: str, node: str, topology: Topology) -> None:
+        is_gateway = part in topology.gateways
         kind = Gateway if is_gateway else ExpertShard
         threads = self.spec.gateway_threads if is_gateway else self.spec.shard_threads
-        has_cores = self.spec.topology.transport is LinkTransport.LOCAL
         actor = _remote(
             kind,
             self.spec.actor_name(part),
             num_cpus=_CPU_PER_ACTOR,
-            scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, index),
-            runtime_env={"env_vars": _environment(threads, owns_cores=has_cores)},
+            # Soft: with the node gone, Ray restarts it on another.
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True),
+            runtime_env={"env_vars": _environment(threads)},
         )
-        self._actors[part] = actor.remote(self.spec, part)
+        self._actors[part] = actor.remote(self.spec, part, topology)
         self._begun[self._actors[part].__ray_ready__.remote()] = part
 
     def wait(self, timeout_s: float, on_report: Callable[[StartReport], None]) -> None:
@@ -85,6 +88,7 @@ class Deployment:
             self._raise_if_one_died()
             missing = sorted(set(self._parts) - set(report.ready))
             if not missing:
+                self._follower.start()
                 return
             if time.monotonic() > deadline:
                 raise ConfigError("start_timeout_s", timeout_s, f"not ready: {', '.join(missing)}")
@@ -115,9 +119,42 @@ class Deployment:
         roster = ray.get(self._controller.roster.remote(with_metrics=True), timeout=10)
         return {part.id: part.pid for part in roster.parts}
 
+    def _follow(self) -> None:
+        """Start and end actors as the controller wants them. They are ours, so that they end with
+        us, and do not end with the controller.
+        """
+        while not self._is_stopping.wait(_FOLLOW_S):
+            try:
+                answer = self._controller.wanted_parts.remote()
+                self._adjust(ray.get(answer, timeout=_REPORT_TIMEOUT_S))
+            except Exception as error:  # noqa: BLE001 - border to Ray: the controller is away
+                logger.warning("follow_failed reason=%r", error)
+
+    def _adjust(self, wanted: Mapping[str, Topology]) -> None:
+        new = [part for part in wanted if part not in self._actors]
+        by_topology: dict[int, list[str]] = {}
+        for part in new:
+            by_topology.setdefault(wanted[part].epoch, []).append(part)
+        for parts in by_topology.values():
+            topology = wanted[parts[0]]
+            try:
+                homes = _find_room(topology, parts)
+            except ConfigError as error:
+                for part in parts:
+                    self._controller.failed.remote(part, str(error))
+                continue
+            for part in parts:
+                self._create(part, homes[part], topology)
+        for part in [part for part in self._actors if part not in wanted]:
+            ray.kill(self._actors.pop(part), no_restart=True)
+            ray.get(self._controller.ended.remote(part), timeout=_REPORT_TIMEOUT_S)
+
     def stop(self, drain_s: float) -> None:
         """Drain the gateways, then end every actor of this deployment and nothing else."""
-        gateways = [a for p, a in self._actors.items() if p in self.spec.topology.gateways]
+        self._is_stopping.set()
+        if self._follower.is_alive():
+            self._follower.join(_FOLLOW_STOP_S)
+        gateways = [a for p, a in self._actors.items() if p.startswith("gateway-")]
         ray.wait(
             [gateway.drain.remote(drain_s) for gateway in gateways],
             num_returns=len(gateways),
@@ -125,8 +162,26 @@ class Deployment:
         ) if gateways else None
         for actor in (*self._actors.values(), self._controller):
             ray.kill(actor, no_restart=True)
-        if self._group is not None:
-            remove_placement_group(self._group)
+
+
+def _find_room(topology: Topology, parts: Sequence[str]) -> dict[str, str]:
+    """The node of each of these parts, as soon as their claims are free."""
+    try:
+        homes = node_by_part(
+            [part for part in parts if part in topology.gateways],
+            [part for part in parts if part not in topology.gateways],
+            alive_nodes(),
+            num_replicas=max(map(len, topology.placement.by_layer[0])),
+            cpu_per_part=_CPU_PER_ACTOR,
+        )
+    except ValueError as error:
+        raise ConfigError("shards", len(topology.shards), str(error)) from error
+    deadline = time.monotonic() + _PLACE_TIMEOUT_S
+    while ray.available_resources().get("CPU", 0.0) < len(parts) * _CPU_PER_ACTOR:
+        if time.monotonic() > deadline:
+            raise ConfigError("shards", len(topology.shards), "Ray's CPUs are all claimed")
+        time.sleep(_POLL_S)
+    return homes
 
 
 def _remote(kind: type, name: str, **options: Any) -> Any:  # noqa: ANN401 - Ray's own types
@@ -139,11 +194,8 @@ def _remote(kind: type, name: str, **options: Any) -> Any:  # noqa: ANN401 - Ray
     )
 
 
-def _environment(num_threads: int, *, owns_cores: bool) -> dict[str, str]:
+def _environment(num_threads: int) -> dict[str, str]:
     """Of an actor: what it computes with, on other nodes too."""
-    # Pools of several processes on few cores must not spin against one another; gateways that
-    # have the experts themselves keep their threads awake from one layer to the next.
+    # Pools of several processes on few cores must not spin against one another.
     pools = {"OMP_NUM_THREADS": str(num_threads), "OMP_WAIT_POLICY": "PASSIVE"}
-    if owns_cores:
-        pools[SPIN_VARIABLE] = _SPIN_US
     return pools | {k: v for k, v in os.environ.items() if k in (FAMILY_VARIABLE, SPIN_VARIABLE)}

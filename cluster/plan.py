@@ -13,7 +13,7 @@ import psutil
 from cluster.actors.launch_spec import LaunchSpec
 from cluster.config import ServeConfig, kv_bytes
 from cluster.demo import MODEL_DIRECTORY, MODEL_NAME
-from cluster.presets import build_topology
+from cluster.presets import PRESETS, PresetInputs, build_topology
 from galerne.errors import ConfigError
 from galerne.topology import LinkTransport, Topology
 from galerne.units import size_text
@@ -117,7 +117,14 @@ def plan_serving(config: ServeConfig, app_name: str, num_nodes: int) -> ServePla
     checkpoint = open_checkpoint(path)
     model = checkpoint.config
     num_cores = len(os.sched_getaffinity(0))
-    topology = build_topology(config, model, num_cores, num_nodes)
+    inputs = PresetInputs(
+        config=config,
+        num_layers=model.num_layers,
+        num_experts=model.num_experts,
+        num_cores=num_cores,
+        num_nodes=num_nodes,
+    )
+    topology = build_topology(inputs)
     experts, dense = _formats(config, model)
     if num_nodes > 1 and not config.insecure_network:
         problem = f"the Ray cluster has {num_nodes} nodes and internal links are not encrypted yet"
@@ -129,7 +136,6 @@ def plan_serving(config: ServeConfig, app_name: str, num_nodes: int) -> ServePla
     if not has_tokenizer and model.vocab_size < EMBEDDED_VOCAB_SIZE:
         problem = f"has no tekken.json, and its {model.vocab_size} ids are fewer than the embedded "
         raise ConfigError("model", path, problem + f"tokenizer's {EMBEDDED_VOCAB_SIZE}")
-    is_local = topology.transport is LinkTransport.LOCAL
     resident = resident_bytes(config, model, topology, (experts, dense))
     free = psutil.virtual_memory().available - (resident if num_nodes == 1 else 0)
     if free <= 0:
@@ -138,7 +144,9 @@ def plan_serving(config: ServeConfig, app_name: str, num_nodes: int) -> ServePla
     per_gateway = kv_bytes(config.kv_memory, free) // len(topology.gateways)
     per_token = PagedLatentCache.bytes_per_block(model, BLOCK_SIZE, DTYPES[config.numerics])
     per_token //= BLOCK_SIZE
-    most = topology.max_num_seqs * (max_model_len + BLOCK_SIZE)
+    # The cache stays as it is when the mode changes: it is made for the one with most sequences.
+    num_seqs = max(topology.max_num_seqs, *(preset.max_num_seqs for preset in PRESETS.values()))
+    most = num_seqs * (max_model_len + BLOCK_SIZE)
     kv_tokens = min(per_gateway // per_token, most)
     if kv_tokens <= max_model_len:
         problem = f"holds {kv_tokens} tokens, less than one request of {max_model_len}"
@@ -155,13 +163,15 @@ def plan_serving(config: ServeConfig, app_name: str, num_nodes: int) -> ServePla
         experts=experts,
         dense=dense,
         topology=topology,
+        inputs=inputs,
         cluster_token=secrets.token_hex(32),
         max_model_len=max_model_len,
         kv_bytes=min(per_gateway, (most + BLOCK_SIZE) * per_token),
         gateway_threads=max(1, num_cores // len(topology.gateways)),
-        gateway_threads_beside=1 if num_nodes == 1 and not is_local else None,
+        gateway_threads_beside=1 if num_nodes == 1 else None,
         shard_threads=1,
         is_one_node=num_nodes == 1,
+        record=None if config.record is None else config.record.resolve(),
     )
     return ServePlan(
         spec=spec,

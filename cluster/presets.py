@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import count, islice
 
 from cluster.config import ServeConfig
 from galerne.errors import ConfigError
 from galerne.ids import Epoch, GatewayId, ShardId
 from galerne.topology import LinkTransport, Mode, Topology, contiguous_placement
-from shards.checkpoint.config import ModelConfig
 
 FIRST_EPOCH = Epoch(1)
 
@@ -30,10 +31,26 @@ PRESETS = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PresetInputs:
+    """What a topology is made from, besides the mode."""
+
+    config: ServeConfig
+    num_layers: int
+    num_experts: int
+    num_cores: int  # of this machine
+    num_nodes: int
+
+
 def build_topology(
-    config: ServeConfig, model: ModelConfig, num_cores: int, num_nodes: int
+    inputs: PresetInputs,
+    epoch: Epoch = FIRST_EPOCH,
+    gateway_ids: Iterable[str] | None = None,
+    shard_ids: Iterable[str] | None = None,
 ) -> Topology:
     """The topology that the settings and the mode ask for.
+
+    ``gateway_ids`` and ``shard_ids``: endless, taken in order; unset: numbered from 0.
 
     Latency without a number of shards: experts inside the gateway, no wire. Throughput: a shard per
     core, so that every core streams its own experts. Micro-batches are 1 on one node, where gateway
@@ -42,33 +59,40 @@ def build_topology(
     Raises:
         ConfigError: Settings that contradict one another.
     """
+    config, num_experts = inputs.config, inputs.num_experts
     mode = Mode(config.mode)
     preset = PRESETS[mode]
     transport = _transport(config, mode)
-    num_shards = config.shards or (1 if transport is LinkTransport.LOCAL else max(2, num_cores))
-    if num_shards > model.num_experts:
-        problem = f"more shards than the model's {model.num_experts} experts"
+    num_shards = config.shards or (
+        1 if transport is LinkTransport.LOCAL else max(2, inputs.num_cores)
+    )
+    if num_shards > num_experts:
+        problem = f"more shards than the model's {num_experts} experts"
         raise ConfigError("shards", num_shards, problem)
     if config.replicas > num_shards:
         raise ConfigError("replicas", config.replicas, f"more copies than the {num_shards} shards")
-    shards = tuple(ShardId(f"shard-{i}") for i in range(num_shards))
+    shards = tuple(map(ShardId, islice(shard_ids or names("shard"), num_shards)))
+    gateways = islice(gateway_ids or names("gateway"), config.gateways)
     max_num_seqs = config.max_num_seqs or preset.max_num_seqs
     return Topology(
-        epoch=FIRST_EPOCH,
+        epoch=epoch,
         mode=mode,
-        gateways=tuple(GatewayId(f"gateway-{i}") for i in range(config.gateways)),
+        gateways=tuple(map(GatewayId, gateways)),
         shards=shards,
-        placement=contiguous_placement(
-            model.num_layers, model.num_experts, shards, config.replicas
-        ),
+        placement=contiguous_placement(inputs.num_layers, num_experts, shards, config.replicas),
         transport=transport,
-        num_micro_batches=2 if mode is Mode.THROUGHPUT and num_nodes > 1 else 1,
+        num_micro_batches=2 if mode is Mode.THROUGHPUT and inputs.num_nodes > 1 else 1,
         max_num_seqs=max_num_seqs,
         max_batched_tokens=max(
             config.max_batched_tokens or preset.max_batched_tokens, max_num_seqs
         ),
         row_budget=preset.row_budget,
     )
+
+
+def names(kind: str, first: int = 0) -> Iterator[str]:
+    """``kind-0``, ``kind-1`` and so on."""
+    return (f"{kind}-{number}" for number in count(first))
 
 
 def _transport(config: ServeConfig, mode: Mode) -> LinkTransport:

@@ -41,24 +41,54 @@ class ExpertBank:
         """
         self.dtype = dtype
         self.hidden_size = checkpoint.config.hidden_size
-        num_experts = checkpoint.config.num_experts
-        threads = KernelThreads(num_threads)
-        wanted = {layer: sorted(set(ids)) for layer, ids in experts_by_layer.items()}
-        self._is_resident = {
-            layer: np.isin(np.arange(num_experts), ids) for layer, ids in wanted.items()
-        }
+        self._checkpoint = checkpoint
+        self._held = held
+        self._threads = KernelThreads(num_threads)
         self._layers: dict[int, LayerExperts] = {}
+        self._is_resident: dict[int, npt.NDArray[np.bool_]] = {}
+        self.load(experts_by_layer, on_progress)
+
+    def load(
+        self,
+        experts_by_layer: Mapping[int, Iterable[int]],
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Hold these too. One thread at a time; others may compute with what was there before."""
+        wanted = {layer: sorted(set(ids)) for layer, ids in experts_by_layer.items()}
         total, done = sum(map(len, wanted.values())), 0
         for layer, ids in wanted.items():
-            self._layers[layer] = layer_experts(dtype, self.hidden_size, num_experts, threads, held)
+            experts = self._of_layer(layer)
             for expert in ids:
-                self._layers[layer].add(
-                    expert, *_matrices(checkpoint.expert(layer, expert), held, dtype)
-                )
+                if not self._is_resident[layer][expert]:
+                    weights = self._checkpoint.expert(layer, expert)
+                    experts.add(expert, *_matrices(weights, self._held, self.dtype))
+                    self._is_resident[layer][expert] = True
                 done += 1
                 if on_progress is not None:
                     on_progress(done, total)
-            release_after_loading(checkpoint)  # after each: pages and weights would add up
+            release_after_loading(self._checkpoint)  # after each: pages and weights would add up
+
+    def drop(self, experts_by_layer: Mapping[int, Iterable[int]]) -> None:
+        """Hold these no longer. Nobody computes meanwhile."""
+        for layer, ids in experts_by_layer.items():
+            for expert in ids:
+                self._is_resident[layer][expert] = False
+                self._layers[layer].remove(expert)
+
+    def _of_layer(self, layer: int) -> LayerExperts:
+        if layer not in self._layers:
+            num_experts = self._checkpoint.config.num_experts
+            self._is_resident[layer] = np.zeros(num_experts, dtype=bool)
+            self._layers[layer] = layer_experts(
+                self.dtype, self.hidden_size, num_experts, self._threads, self._held
+            )
+        return self._layers[layer]
+
+    @property
+    def resident(self) -> frozenset[tuple[int, int]]:
+        """(layer, expert id) of all that is held."""
+        layers = self._is_resident.items()
+        return frozenset((layer, int(e)) for layer, here in layers for e in np.flatnonzero(here))
 
     def __len__(self) -> int:
         """Number of physical experts held."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from galerne.clock import MonotonicClock
-from galerne.ids import ShardId
+from galerne.ids import Epoch, ShardId
 from galerne.loop_thread import grpc_loop
 from shards.bank import ExpertBank
 from shards.checkpoint.open import open_checkpoint
@@ -80,7 +80,7 @@ class ShardHost:
                 bank,
                 self._worker,
                 self._metrics,
-                set(settings.epochs),
+                settings.epochs,
                 checkpoint.bytes_read,
             )
             return server, await server.start(settings.host)
@@ -99,6 +99,11 @@ class ShardHost:
             "compute_seconds": self._metrics.compute_seconds,
             "metrics": self._metrics.text(),
         }
+
+    @property
+    def epochs(self) -> tuple[Epoch, ...]:
+        """Those that are served."""
+        return tuple(map(Epoch, sorted(self._server.epochs)))
 
     @property
     def is_alive(self) -> bool:

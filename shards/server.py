@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import grpc
 import psutil
+from google.protobuf.message import Message
 
-from galerne.errors import GalerneError, ProtocolError, UnauthenticatedError
+from galerne.errors import GalerneError, ProtocolError
 from galerne.frame import Reassembler
 from galerne.hello import (
     CHANNEL_OPTIONS,
@@ -20,17 +23,23 @@ from galerne.hello import (
     check_hello,
     check_token,
     decode_hello,
+    encode_adopted,
     encode_welcome,
 )
 from galerne.ids import ShardId
-from galerne.v1 import internal_pb2
+from galerne.v1 import internal_pb2 as internal
 from shards.bank import ExpertBank
+from shards.control import ShardControl
+from shards.epochs import ServedEpochs
 from shards.metrics import ShardMetrics
+from shards.residency import as_message, by_layer, experts_in
 from shards.shm.link import SharedLink
 from shards.stream import ExchangeStream
 from shards.worker import ExpertWorker
 
 logger = logging.getLogger(__name__)
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 MAX_FRAME_BYTES = 256 << 20
 HELLO_TIMEOUT_S = 10.0
@@ -56,23 +65,31 @@ class ShardServer:
         bank: ExpertBank,
         worker: ExpertWorker,
         metrics: ShardMetrics,
-        epochs: set[int],
+        epochs: Collection[int],
         bytes_read: int = 0,
     ) -> None:
+        """``epochs``: those that place what the bank holds here; more may be prepared."""
         self._identity = identity
         self._bank = bank
         self._worker = worker
         self._metrics = metrics
-        self._epochs = epochs
+        self.epochs = ServedEpochs(epochs)
+        self._streams: set[ExchangeStream] = set()
+        self._control = ShardControl(bank, worker, self.epochs, bank.resident, self._tell_adopted)
         self._bytes_read = bytes_read
         self._server = grpc.aio.server(options=CHANNEL_OPTIONS)
         handlers = {
             "Exchange": grpc.stream_stream_rpc_method_handler(self._exchange),
-            "DescribeShard": grpc.unary_unary_rpc_method_handler(
-                self._describe,
-                request_deserializer=internal_pb2.DescribeShardRequest.FromString,
-                response_serializer=internal_pb2.ShardDescription.SerializeToString,
+            "DescribeShard": self._unary(
+                self._describe, internal.DescribeShardRequest, internal.ShardDescription
             ),
+            "PrepareEpoch": self._unary(
+                self._prepare, internal.PrepareEpochRequest, internal.ExpertChange
+            ),
+            "RetireEpochs": self._unary(
+                self._retire, internal.RetireEpochsRequest, internal.ExpertChange
+            ),
+            "Adopt": self._unary(self._adopt, internal.AdoptRequest, internal.ExpertChange),
         }
         generic = grpc.method_handlers_generic_handler("galerne.v1.ExpertService", handlers)
         self._server.add_generic_rpc_handlers((generic,))
@@ -108,11 +125,11 @@ class ShardServer:
         context: grpc.aio.ServicerContext[bytes, bytes],
         reassembler: Reassembler,
     ) -> None:
-        stream = ExchangeStream(hello, self._identity.max_frames, self._epochs, self._worker.submit)
+        stream = ExchangeStream(hello, self._identity.max_frames, self.epochs, self._worker.submit)
         shared, not_shared = self._share(hello, stream)
         welcome = Welcome(
             shard=self._identity.shard_id,
-            epochs=sorted(self._epochs),
+            epochs=sorted(self.epochs),
             max_frames=self._identity.max_frames,
             bell=self._worker.bell.file if shared else None,
             not_shared=not_shared,
@@ -120,12 +137,16 @@ class ShardServer:
         await context.write(encode_welcome(welcome))
         if shared is not None:
             self._worker.attach(shared)
+        self._streams.add(stream)
+        if self._control.adopted:
+            stream.tell(self._adopted_message(stream))
         try:
             await stream.serve(requests, context, reassembler)
         except ProtocolError as error:
             logger.warning("exchange_stream_broken gateway=%s reason=%s", hello.gateway, error)
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         finally:
+            self._streams.discard(stream)
             if shared is not None:
                 self._worker.detach(shared)
                 shared = None  # or the trace of what ended the stream would hold its memory
@@ -135,7 +156,7 @@ class ShardServer:
         if self._worker.bell.file is None:
             return None, "the shard has no shared memory"
         try:
-            return SharedLink(hello, self._epochs, stream, stream.fail), ""
+            return SharedLink(hello, self.epochs, stream, stream.fail), ""
         except ProtocolError as error:
             return None, str(error)
 
@@ -154,20 +175,56 @@ class ShardServer:
                 raise ProtocolError("stream closed before the hello") from None
         hello = decode_hello(frame)
         identity = self._identity
-        check_hello(hello, identity.fingerprint, identity.numerics_profile, self._epochs)
+        check_hello(hello, identity.fingerprint, identity.numerics_profile, self.epochs)
         return hello
 
-    async def _describe(
+    def _tell_adopted(self) -> None:
+        for stream in self._streams:
+            stream.tell(self._adopted_message(stream))
+
+    def _adopted_message(self, stream: ExchangeStream) -> bytes:
+        return encode_adopted(stream.hello, by_layer(self._control.adopted))
+
+    def _unary(
         self,
-        request: internal_pb2.DescribeShardRequest,
-        context: grpc.aio.ServicerContext[bytes, bytes],
-    ) -> internal_pb2.ShardDescription:
+        answer: Callable[[Any], Awaitable[Message]],
+        request: type[Message],
+        response: type[Message],
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """A method for holders of the cluster's token; errors are statuses."""
+
+        async def call(message: Message, context: Context) -> Message:
+            try:
+                check_token(context.invocation_metadata(), self._identity.cluster_token)
+                return await answer(message)
+            except GalerneError as error:
+                await context.abort(grpc.StatusCode[error.status], str(error))
+                raise
+
+        return grpc.unary_unary_rpc_method_handler(
+            call,
+            request_deserializer=request.FromString,
+            response_serializer=response.SerializeToString,
+        )
+
+    async def _prepare(self, request: internal.PrepareEpochRequest) -> internal.ExpertChange:
+        started = time.monotonic()
+        loaded = await self._control.prepare(request.epoch, experts_in(request.experts))
+        return internal.ExpertChange(num_loaded=loaded, seconds=time.monotonic() - started)
+
+    async def _retire(self, request: internal.RetireEpochsRequest) -> internal.ExpertChange:
+        started = time.monotonic()
+        released = await self._control.retire(request.keep)
+        return internal.ExpertChange(num_released=released, seconds=time.monotonic() - started)
+
+    async def _adopt(self, request: internal.AdoptRequest) -> internal.ExpertChange:
+        started = time.monotonic()
+        loaded = await self._control.adopt(experts_in(request.experts))
+        return internal.ExpertChange(num_loaded=loaded, seconds=time.monotonic() - started)
+
+    async def _describe(self, request: internal.DescribeShardRequest) -> internal.ShardDescription:
         del request
-        try:
-            check_token(context.invocation_metadata(), self._identity.cluster_token)
-        except UnauthenticatedError as error:
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
-        return internal_pb2.ShardDescription(
+        return internal.ShardDescription(
             shard_id=self._identity.shard_id,
             num_experts=len(self._bank),
             resident_bytes=self._bank.num_bytes,
@@ -175,7 +232,8 @@ class ShardServer:
             frames=self._metrics.num_frames,
             rows=self._metrics.num_rows,
             rss_bytes=psutil.Process().memory_info().rss,
-            epochs=sorted(self._epochs),
+            epochs=sorted(self.epochs),
             pid=os.getpid(),
             metrics=self._metrics.text(),
+            adopted=as_message(self._control.adopted),
         )

@@ -29,7 +29,7 @@ class ExchangeStream:
         submit: Callable[[Job], None],
     ) -> None:
         """Create on the loop that serves it; ``submit`` takes frames to compute."""
-        self._hello = hello
+        self.hello = hello
         self._max_frames = max_frames
         self._epochs = epochs
         self._submit = submit
@@ -64,6 +64,10 @@ class ExchangeStream:
         refusal = encode_refusal(request, str(error), is_retryable=error.is_retryable)
         self._send(request, [refusal])
 
+    def tell(self, message: bytes) -> None:
+        """Send what answers nothing. On the loop."""
+        self._answers.put_nowait(([message], False))
+
     def fail(self, error: ProtocolError) -> None:
         """End the stream. From any thread."""
         self._loop.call_soon_threadsafe(self._set_failure, error)
@@ -87,7 +91,7 @@ class ExchangeStream:
         header = frame.header
         if header.kind is not FrameKind.REQUEST:
             raise ProtocolError(f"{header.kind.name} where REQUEST was expected")
-        if header.incarnation != self._hello.incarnation:
+        if header.incarnation != self.hello.incarnation:
             raise ProtocolError("incarnation differs from the hello's")
         if header.flags:
             raise ProtocolError(f"flags {header.flags:#x} in a request")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import NamedTuple
 
 import torch
 
@@ -19,10 +21,21 @@ from shards.merge import merge, split
 from shards.metrics import ShardMetrics
 from shards.shm.link import SharedLink
 from shards.shm.serve import ring_server
+from shards.wire import RequestRows
 
 logger = logging.getLogger(__name__)
 
 _MAX_SLEEP_S = 1.0
+
+
+class _Pass(NamedTuple):
+    """What was computed together, not answered yet."""
+
+    layer: int
+    rows: RequestRows  # its tokens may be gone
+    jobs: Sequence[Job]
+    results: Sequence[torch.Tensor]  # of each
+    seconds: float
 
 
 class ExpertWorker:
@@ -48,6 +61,7 @@ class ExpertWorker:
         self.bell = create_bell()  # rung when there is work
         self._rings = ring_server(bank.layers, num_threads, self.bell, metrics)
         self._queued: deque[Job] = deque()
+        self._errands: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._shared: tuple[SharedLink, ...] = ()
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="expert-worker", daemon=True)
@@ -72,6 +86,13 @@ class ExpertWorker:
         self._shared = tuple(other for other in self._shared if other is not link)
         self.bell.ring(is_urgent=True)
 
+    def run_between_passes(self, what: Callable[[], None]) -> Future[None]:
+        """Call something on the compute thread, where no kernel runs."""
+        done: Future[None] = Future()
+        self._errands.append((what, done))
+        self.bell.ring(is_urgent=True)
+        return done
+
     def stop(self, timeout_s: float = 5.0) -> None:
         """Finish what is queued, then end."""
         self._is_stopping = True
@@ -85,11 +106,23 @@ class ExpertWorker:
             share_cores(self._core)
         while True:
             seen = self.bell.count
+            self._run_errands()
             if self._work():
                 continue
             if self._is_stopping:
                 return
             self._wait(seen)
+
+    def _run_errands(self) -> None:
+        while self._errands:
+            what, done = self._errands.popleft()
+            try:
+                what()
+            except Exception as error:  # goes to the caller; the thread must live on
+                logger.exception("errand_failed")
+                done.set_exception(error)
+            else:
+                done.set_result(None)
 
     def _work(self) -> bool:
         """Compute what there is; whether there was something."""
@@ -100,10 +133,13 @@ class ExpertWorker:
         by_key: dict[tuple[int, int], list[Job]] = {}
         for job in jobs:
             by_key.setdefault((job.header.layer, job.header.epoch), []).append(job)
+        passes: list[_Pass] = []
         for (layer, _), same in by_key.items():
-            self._compute(layer, same)
+            self._answer(passes)
+            passes = self._compute(layer, same)
         for link in shared:
-            link.free()
+            link.free()  # before the last answers: whoever has all of them finds an empty ring
+        self._answer(passes)
         return bool(jobs)
 
     def _wait(self, seen: int) -> None:
@@ -114,7 +150,7 @@ class ExpertWorker:
         self._rings.set_links(tuple(link for link in self._shared if not link.is_broken))
         self._rings.run(seen, _MAX_SLEEP_S)
 
-    def _compute(self, layer: int, jobs: Sequence[Job]) -> None:
+    def _compute(self, layer: int, jobs: Sequence[Job]) -> list[_Pass]:
         started = self._clock.now_s()
         try:
             merged = merge([job.rows for job in jobs])
@@ -124,18 +160,20 @@ class ExpertWorker:
             )
         except Exception as error:  # border of the thread: one bad frame must not end it
             if len(jobs) > 1:  # nor fail the frames that it was merged with
-                for job in jobs:
-                    self._compute(layer, [job])
-                return
+                return [done for job in jobs for done in self._compute(layer, [job])]
             if not isinstance(error, GalerneError):
                 logger.exception("expert_compute_failed layer=%d", layer)
                 error = GalerneError(f"{type(error).__name__}: {error}")
             jobs[0].link.refuse(jobs[0].header, error)
-            return
+            return []
         seconds = self._clock.now_s() - started
-        for job, part in zip(jobs, split(merged, results), strict=True):
-            try:
-                job.link.answer(job.header, part)
-            except Exception:  # its gateway asks again when the deadline is over
-                logger.exception("expert_answer_lost layer=%d", layer)
-        self._metrics.computed(layer, rows, len(jobs), seconds)
+        return [_Pass(layer, rows, jobs, split(merged, results), seconds)]
+
+    def _answer(self, passes: Sequence[_Pass]) -> None:
+        for done in passes:
+            for job, part in zip(done.jobs, done.results, strict=True):
+                try:
+                    job.link.answer(job.header, part)
+                except Exception:  # its gateway asks again when the deadline is over
+                    logger.exception("expert_answer_lost layer=%d", done.layer)
+            self._metrics.computed(done.layer, done.rows, len(done.jobs), done.seconds)

@@ -7,10 +7,11 @@ from typing import Any
 import psutil
 
 from cluster.actors.launch_spec import NAMESPACE, LaunchSpec
-from cluster.actors.reporting import Reporter
+from cluster.actors.reporting import PartState, Reporter
 from cluster.actors.shard import bind_host
 from cluster.directory import RayAddressBook
 from galerne.ids import GatewayId
+from galerne.topology import Topology
 from router.gateway.host import GatewayHost
 from router.gateway.settings import GatewaySettings
 
@@ -18,7 +19,8 @@ from router.gateway.settings import GatewaySettings
 class Gateway:
     """Hosts one gateway; frontends reach it by gRPC, never through Ray."""
 
-    def __init__(self, spec: LaunchSpec, gateway_id: GatewayId) -> None:
+    def __init__(self, spec: LaunchSpec, gateway_id: GatewayId, first: Topology) -> None:
+        """``first``: to start in; a restarted one starts in what serves by then."""
         reporter = Reporter(spec, gateway_id)
         with reporter.starting():
             settings = GatewaySettings(
@@ -28,18 +30,24 @@ class Gateway:
                 numerics=spec.numerics,
                 experts=spec.experts,
                 dense=spec.dense,
-                topology=spec.topology,
+                topology=reporter.start_topology(first),
                 cluster_token=spec.cluster_token,
                 max_model_len=spec.max_model_len,
                 kv_bytes=spec.kv_bytes,
                 num_threads=spec.gateway_threads,
                 num_beside=spec.gateway_threads_beside,
                 host=bind_host(spec),
+                record=spec.record,
             )
             book = RayAddressBook(spec.controller_name, NAMESPACE)
-            self._host = GatewayHost(settings, book, reporter.progress)
+            self._host = GatewayHost(settings, book, reporter.progress, reporter.wake)
             self._reporter = reporter
-            reporter.start_heartbeats(self._host.address, lambda: self._host.engine.is_alive)
+            reporter.start_heartbeats(self._state)
+
+    def _state(self) -> PartState:
+        host = self._host
+        links = {str(shard): state.value for shard, state in host.links.items()}
+        return PartState(host.address, host.engine.is_alive, (host.switch.topology.epoch,), links)
 
     def describe(self) -> dict[str, Any]:
         """Facts for status and metrics."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cluster.presets import PresetInputs
 from galerne.topology import Topology
 from shards.kernels.formats import WeightFormat
 
@@ -21,14 +22,16 @@ class LaunchSpec:
     numerics: str
     experts: WeightFormat
     dense: WeightFormat
-    topology: Topology
+    topology: Topology  # the first one
+    inputs: PresetInputs  # for the others
     cluster_token: str = field(repr=False)
     max_model_len: int
     kv_bytes: int  # per gateway
     gateway_threads: int
-    gateway_threads_beside: int | None  # while shards compute on the same cores
+    gateway_threads_beside: int | None  # while shards compute on the same cores, if they do
     shard_threads: int
     is_one_node: bool  # then internal ports are on loopback
+    record: Path | None = None  # on every gateway's host: where its runs are recorded
 
     @property
     def controller_name(self) -> str:

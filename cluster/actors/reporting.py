@@ -7,18 +7,32 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 import ray
 
-from cluster.actors.controller import HEARTBEAT_S
 from cluster.actors.launch_spec import NAMESPACE, LaunchSpec
-from galerne.errors import GalerneError
+from cluster.control.members import HEARTBEAT_S, Heartbeat
+from galerne.errors import GalerneError, NotServingError
+from galerne.ids import Epoch
+from galerne.topology import Topology
 
 logger = logging.getLogger(__name__)
 
 _PROGRESS_S = 0.2
 _REPORT_TIMEOUT_S = 5.0
+_START_TOPOLOGY_S = 120.0
+
+
+class PartState(NamedTuple):
+    """What a part says of itself."""
+
+    address: str
+    is_alive: bool
+    epochs: tuple[Epoch, ...]
+    links: Mapping[str, str] = MappingProxyType({})  # of a gateway: state by shard
 
 
 class Reporter:
@@ -28,7 +42,9 @@ class Reporter:
         self._spec = spec
         self._part = part
         self._next_progress_s = 0.0
-        self._stop = threading.Event()
+        self._handle: ray.actor.ActorHandle | None = None
+        self._woken = threading.Event()
+        self._is_stopped = False
 
     def progress(self, what: str, done: int, of: int) -> None:
         """Report loading, at most a few times a second; loading goes on if nobody hears it."""
@@ -53,33 +69,80 @@ class Reporter:
                 os._exit(1)  # Ray tries a process that dies again, a constructor that raises not
             raise
 
-    def start_heartbeats(self, address: str, is_alive: Callable[[], bool]) -> None:
-        """Say where this part listens, now and then on. A part whose threads died ends itself,
-        so that Ray restarts it.
+    def start_topology(self, first: Topology) -> Topology:
+        """The topology to start in: ``first``, or what serves by now if Ray restarts this part.
+
+        Raises:
+            NotServingError: The controller does not say, or wants this part no longer.
+        """
+        if not ray.get_runtime_context().was_current_actor_reconstructed:
+            return first
+        deadline = time.monotonic() + _START_TOPOLOGY_S
+        reason = "wanted no longer"
+        while time.monotonic() < deadline:
+            try:
+                answer = self._controller().wanted_parts.remote()
+                wanted = ray.get(answer, timeout=_REPORT_TIMEOUT_S)
+                if self._part in wanted:
+                    topology: Topology = wanted[self._part]
+                    return topology
+            except Exception as error:  # noqa: BLE001 - border to Ray: the controller is away
+                self._forget_controller()
+                reason = repr(error)
+            time.sleep(HEARTBEAT_S)
+        raise NotServingError(f"{self._part}: {reason}")
+
+    def start_heartbeats(self, state: Callable[[], PartState]) -> None:
+        """Say where this part listens and what it serves, now and then on, and after ``wake``.
+
+        A part whose threads died ends itself, so that Ray restarts it.
         """
         node = ray.get_runtime_context().get_node_id()
 
         def beat() -> None:
-            call = self._controller().heartbeat.remote(self._part, address, os.getpid(), node)
-            ray.get(call, timeout=_REPORT_TIMEOUT_S)
+            now = state()
+            if not now.is_alive:
+                logger.critical("part_died part=%s", self._part)
+                os._exit(1)
+            told = Heartbeat(
+                part=self._part,
+                address=now.address,
+                pid=os.getpid(),
+                node=node,
+                epochs=now.epochs,
+                links=now.links,
+            )
+            answer = self._controller().heartbeat.remote(told)
+            if ray.get(answer, timeout=_REPORT_TIMEOUT_S) is False:
+                logger.critical("part_was_replaced part=%s", self._part)
+                os._exit(1)
 
         def run() -> None:
-            while True:
-                if not is_alive():
-                    logger.critical("part_died part=%s", self._part)
-                    os._exit(1)
+            while not self._is_stopped:
+                self._woken.clear()
                 try:
                     beat()
                 except Exception as error:  # noqa: BLE001 - the controller may be away for long
                     logger.warning("heartbeat_failed part=%s reason=%r", self._part, error)
-                if self._stop.wait(HEARTBEAT_S):
-                    return
+                    self._forget_controller()
+                self._woken.wait(HEARTBEAT_S)
 
         threading.Thread(target=run, name="heartbeat", daemon=True).start()
 
+    def wake(self) -> None:
+        """Something has changed that the controller should know at once. From any thread."""
+        self._woken.set()
+
     def stop(self) -> None:
         """No more heartbeats."""
-        self._stop.set()
+        self._is_stopped = True
+        self._woken.set()
 
     def _controller(self) -> ray.actor.ActorHandle:
-        return ray.get_actor(self._spec.controller_name, namespace=NAMESPACE)
+        """Known once, it is reached without Ray's head."""
+        if self._handle is None:
+            self._handle = ray.get_actor(self._spec.controller_name, namespace=NAMESPACE)
+        return self._handle
+
+    def _forget_controller(self) -> None:
+        self._handle = None

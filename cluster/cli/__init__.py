@@ -12,8 +12,10 @@ from cluster.cli.demo import demo
 from cluster.cli.demo_eval import demo_eval
 from cluster.cli.inspect import inspect
 from cluster.cli.quantize import quantize
+from cluster.cli.replay import replay
 from cluster.cli.serve import serve
 from cluster.cli.status import status
+from cluster.cli.topology import events, roll, set_topology, show
 from galerne.errors import GalerneError
 
 app = typer.Typer(
@@ -22,12 +24,17 @@ app = typer.Typer(
     help="Serve Mistral Small 4 with its experts spread over a Ray cluster.",
     pretty_exceptions_enable=False,
 )
-for command in (serve, chat, status, inspect, quantize):
+for command in (serve, chat, status, inspect, quantize, replay, events):
     app.command()(command)
 demo_app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
 demo_app.callback()(demo)
 demo_app.command("eval")(demo_eval)
 app.add_typer(demo_app, name="demo")
+topology_app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
+topology_app.callback()(show)
+topology_app.command("set")(set_topology)
+topology_app.command("roll")(roll)
+app.add_typer(topology_app, name="topology")
 
 
 def main() -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Annotated, Any
 
 import grpc
 import typer
 
 from galerne.errors import ConfigError
-from galerne.v1 import inference_pb2_grpc
+from galerne.v1 import cluster_pb2_grpc, inference_pb2_grpc
 
 CONNECT_TIMEOUT_S = 5.0
 CALL_TIMEOUT_S = 20.0
@@ -19,8 +19,13 @@ ApiKey = Annotated[str, typer.Option(envvar="GALERNE_API_KEY", help="API key, if
 DEFAULT_TARGET = "127.0.0.1:9000"
 
 
+def connect_cluster(target: str) -> AbstractContextManager[Any]:
+    """``connect``, for ``ClusterService``."""
+    return connect(target, cluster_pb2_grpc.ClusterServiceStub)
+
+
 @contextmanager
-def connect(target: str) -> Iterator[Any]:
+def connect(target: str, stub: type = inference_pb2_grpc.InferenceServiceStub) -> Iterator[Any]:
     """A stub on a channel that is up.
 
     Raises:
@@ -33,7 +38,7 @@ def connect(target: str) -> Iterator[Any]:
         except grpc.FutureTimeoutError:
             raise ConfigError("target", target, "no server answers there") from None
         try:
-            yield inference_pb2_grpc.InferenceServiceStub(channel)  # type: ignore[no-untyped-call]
+            yield stub(channel)
         except grpc.RpcError as error:
             call: Any = error
             raise ConfigError("server", call.code().name, call.details()) from None

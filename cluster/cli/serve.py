@@ -50,6 +50,7 @@ def serve(
     insecure_network: Annotated[
         bool | None, _option("insecure_network", "--insecure-network")
     ] = None,
+    record: Annotated[Path | None, _option("record")] = None,
     drain_s: Annotated[float | None, _option("drain_s")] = None,
     start_timeout_s: Annotated[float | None, _option("start_timeout_s")] = None,
     config: Annotated[

@@ -25,6 +25,7 @@ from cluster.ingress.existing import (
 )
 from cluster.ingress.haproxy import end_leftovers, find_haproxy, write_wrapper
 from cluster.ingress.settings import IngressSettings
+from cluster.nodes import HEAD_RESOURCE
 from cluster.ports import LOOPBACK, check_port, is_loopback
 from cluster.run_directory import RunDirectory
 from galerne.errors import ConfigError, GalerneError
@@ -32,7 +33,6 @@ from galerne.errors import ConfigError, GalerneError
 logger = logging.getLogger(__name__)
 
 HAPROXY, SERVE_PROXY = "HAProxy", "Serve proxy"
-_HEAD_RESOURCE = "node:__internal_head__"
 _CLOSE_TIMEOUT_S = 10.0  # beyond the time to drain
 
 
@@ -68,8 +68,11 @@ class Ingress:
 
         A Serve that was running before us, or carries others by now, goes on.
         """
+        # By Ray, and not by the replica's gRPC port: that is on loopback, and Serve looks for it
+        # at the node's address.
+        close = self._handle.options(_by_reference=True).close
         try:
-            self._handle.close.remote(drain_s).result(timeout_s=drain_s + _CLOSE_TIMEOUT_S)
+            close.remote(drain_s).result(timeout_s=drain_s + _CLOSE_TIMEOUT_S)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it must go
             logger.warning("ingress_close_failed reason=%s", error)
         _take_down(self._app_name, self._run, owns_serve=self._owns_serve)
@@ -179,7 +182,7 @@ def _is_head_here() -> bool:
 
     here = ray.get_runtime_context().get_node_id()
     return any(
-        node["NodeID"] == here and _HEAD_RESOURCE in node["Resources"] for node in ray.nodes()
+        node["NodeID"] == here and HEAD_RESOURCE in node["Resources"] for node in ray.nodes()
     )
 
 
@@ -221,7 +224,7 @@ def _run_app(settings: IngressSettings, environment: Mapping[str, str]) -> Any: 
         logging_config={"log_level": "WARNING", "enable_access_log": False},
         ray_actor_options={
             "num_cpus": 0,
-            "resources": {_HEAD_RESOURCE: 0.001},  # beside the proxy, which reaches it on loopback
+            "resources": {HEAD_RESOURCE: 0.001},  # beside the proxy, which reaches it on loopback
             "runtime_env": {"env_vars": dict(environment)},
         },
     )

@@ -15,7 +15,9 @@ from cluster.directory import RayDirectory
 from cluster.ingress import loopback
 from cluster.ingress.serve_context import RayContext, ServeContext, refusing
 from cluster.ingress.settings import IngressSettings
+from galerne.v1 import cluster_pb2 as cluster_pb
 from galerne.v1 import inference_pb2 as pb
+from router.api.cluster_servicer import ClusterServicer
 from router.api.frontend import Frontend
 from router.api.grpc_servicer import InferenceServicer
 from router.api.health import HealthServicer
@@ -25,17 +27,19 @@ from router.api.metrics import FrontendMetrics
 from router.chat.tokenizer import load_tokenizer
 from router.gateway.pool import GatewayPool
 
-Event = TypeVar("Event", pb.GenerateEvent, pb.ChatEvent)
+Event = TypeVar("Event", pb.GenerateEvent, pb.ChatEvent, cluster_pb.ClusterEvent)
 
 _LAST_WORDS_S = 2.0  # for the terminal events of aborted requests
 _NOT_SERVING = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.NOT_SERVING)
 
 
-def _unary(name: str) -> Callable[[Any, Message, RayContext], Coroutine[Any, Any, Message]]:
+def _unary(
+    name: str, servicer: str = "_inference"
+) -> Callable[[Any, Message, RayContext], Coroutine[Any, Any, Message]]:
     async def call(self: GalerneIngress, request: Message, grpc_context: RayContext) -> Message:
         context = ServeContext(grpc_context)
         async with refusing(context, self._frontend.keys.check):
-            answer: Message = await getattr(self._inference, name)(request, context)
+            answer: Message = await getattr(getattr(self, servicer), name)(request, context)
             return answer
 
     return call
@@ -63,6 +67,7 @@ class GalerneIngress:
         await self._pool.start(settings.start_timeout_s)
         self._frontend = Frontend(self._pool, tokenizer, settings.limits, keys, metrics)
         self._inference = InferenceServicer(self._frontend)
+        self._cluster = ClusterServicer(directory)
         self._health = HealthServicer(self._frontend.unready_reason)
         self._watchers: set[ServeContext] = set()
 
@@ -120,6 +125,15 @@ class GalerneIngress:
     GetModelInfo = _unary("GetModelInfo")
     GetServerInfo = _unary("GetServerInfo")
     GetLoad = _unary("GetLoad")
+    GetTopology = _unary("GetTopology", "_cluster")
+    SetTopology = _unary("SetTopology", "_cluster")
+
+    async def WatchEvents(  # noqa: N802
+        self, request: cluster_pb.WatchEventsRequest, grpc_context: RayContext
+    ) -> AsyncGenerator[cluster_pb.ClusterEvent, None]:
+        """See ``ClusterService``."""
+        async for event in self._stream(self._cluster.stream_events(request), grpc_context):
+            yield event
 
     async def Check(  # noqa: N802
         self, request: health_pb2.HealthCheckRequest, grpc_context: RayContext

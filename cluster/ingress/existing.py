@@ -10,6 +10,7 @@ from galerne.errors import ConfigError
 
 SERVICERS = (
     "galerne.v1.inference_pb2_grpc.add_InferenceServiceServicer_to_server",
+    "galerne.v1.cluster_pb2_grpc.add_ClusterServiceServicer_to_server",
     "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
 )
 ROUTE = "/"

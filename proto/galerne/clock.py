@@ -20,3 +20,18 @@ class MonotonicClock:
     def now_s(self) -> float:
         """Seconds of ``time.monotonic``."""
         return time.monotonic()
+
+
+class VirtualClock:
+    """Time that stands still until it is moved: of a run that is repeated."""
+
+    def __init__(self, now_s: float = 0.0) -> None:
+        self._now_s = now_s
+
+    def now_s(self) -> float:
+        """Seconds, where the clock was moved to last."""
+        return self._now_s
+
+    def move_to(self, now_s: float) -> None:
+        """Let it be later; it never goes back."""
+        self._now_s = max(self._now_s, now_s)

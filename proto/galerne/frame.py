@@ -18,14 +18,14 @@ import google_crc32c
 from galerne.errors import ProtocolError
 
 MAGIC = 0x46524C47  # "GLRF"
-VERSION = 2
+VERSION = 3
 MAX_CHUNK_BYTES = 1 << 20  # 64 KiB to 1 MiB is the sweet spot of gRPC streams
 _HEADER = struct.Struct("<IHHBBHHHIQIQIHHHIIIII")
 HEADER_BYTES = _HEADER.size
 _CRC = struct.Struct("<I")  # last field of the header
 _SECTION = struct.Struct("<HHI")
 _MAX_SECTIONS = 16
-NO_CREDIT = 1  # flag: the request came by shared memory and has taken none of the stream's credits
+NO_CREDIT = 1  # flag: answers no request of the stream, so gives none of its credits back
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -38,6 +38,7 @@ class FrameKind(enum.IntEnum):
     REQUEST = 3
     REPLY = 4
     REFUSAL = 5
+    ADOPTED = 6  # from a shard: all the experts that it holds for others
 
 
 class DType(enum.IntEnum):

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 
 from galerne.errors import HelloRefusedError, ProtocolError, UnauthenticatedError
-from galerne.frame import VERSION, Buffer, Frame, FrameHeader, FrameKind, Section, encode
+from galerne.frame import (
+    NO_CREDIT,
+    VERSION,
+    Buffer,
+    Frame,
+    FrameHeader,
+    FrameKind,
+    Section,
+    encode,
+)
 
 EXCHANGE_METHOD = "/galerne.v1.ExpertService/Exchange"
 TOKEN_METADATA_KEY = "galerne-token"
@@ -105,6 +115,21 @@ def encode_refusal(request: FrameHeader, message: str, *, is_retryable: bool) ->
     return _one(header, {"message": message, "is_retryable": is_retryable})
 
 
+def encode_adopted(hello: Hello, experts_by_layer: Mapping[int, Sequence[int]]) -> bytes:
+    """All the experts that a shard holds for others, as one message."""
+    header = FrameHeader(kind=FrameKind.ADOPTED, incarnation=hello.incarnation, flags=NO_CREDIT)
+    return _one(header, {"experts": [[layer, list(e)] for layer, e in experts_by_layer.items()]})
+
+
+def decode_adopted(frame: Frame) -> dict[int, list[int]]:
+    """Expert ids by layer. Raises ProtocolError if it is none."""
+    pairs = read_json(frame, FrameKind.ADOPTED).get("experts")
+    try:
+        return {int(layer): [int(e) for e in experts] for layer, experts in pairs}  # type: ignore[attr-defined]
+    except (TypeError, ValueError) as error:
+        raise ProtocolError(f"adopted: experts are {pairs!r:.60}") from error
+
+
 def decode_hello(frame: Frame) -> Hello:
     """Raises ProtocolError if it is none, HelloRefusedError if the protocol version differs."""
     fields = read_json(frame, FrameKind.HELLO)
@@ -133,7 +158,9 @@ def decode_welcome(frame: Frame) -> Welcome:
         raise ProtocolError(f"welcome: {error}") from error
 
 
-def check_hello(hello: Hello, fingerprint: str, numerics_profile: str, epochs: set[int]) -> None:
+def check_hello(
+    hello: Hello, fingerprint: str, numerics_profile: str, epochs: AbstractSet[int]
+) -> None:
     """Refuse a gateway that serves another model, profile or epoch.
 
     Raises:

@@ -60,6 +60,16 @@ class Topology:
     max_batched_tokens: int
     row_budget: int  # rows of one frame at most, so that a decode frame waits for one of these
 
+    @property
+    def shard_processes(self) -> tuple[ShardId, ...]:
+        """Shards that are processes of their own."""
+        return () if self.transport is LinkTransport.LOCAL else self.shards
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """All processes."""
+        return (*self.gateways, *self.shard_processes)
+
 
 def contiguous_placement(
     num_layers: int, num_experts: int, shards: Sequence[ShardId], num_replicas: int = 1

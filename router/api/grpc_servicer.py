@@ -74,7 +74,7 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:  # noqa: N802
         """Continues a prompt."""
-        async with _Aborting(context), aclosing(self.stream_generate(request)) as messages:
+        async with Aborting(context), aclosing(self.stream_generate(request)) as messages:
             async for message in messages:
                 await context.write(message)
 
@@ -82,12 +82,12 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
         self, request: pb.GenerateRequest, context: Context
     ) -> pb.GenerateResult:
         """The same, answered at once."""
-        async with _Aborting(context):
+        async with Aborting(context):
             return await self.generate_once(request)
 
     async def Chat(self, request: pb.ChatRequest, context: Context) -> None:  # noqa: N802
         """Continues a conversation."""
-        async with _Aborting(context), aclosing(self.stream_chat(request)) as messages:
+        async with Aborting(context), aclosing(self.stream_chat(request)) as messages:
             async for message in messages:
                 await context.write(message)
 
@@ -96,7 +96,7 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
     ) -> pb.TokenizeResult:
         """Ids of text."""
         add_bos = request.add_bos if request.HasField("add_bos") else True
-        async with _Aborting(context):
+        async with Aborting(context):
             prompts = self._frontend.prompts
             ids = await prompts.encode_text(request.text, add_bos=add_bos, field="text")
             return pb.TokenizeResult(token_ids=ids)
@@ -105,7 +105,7 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
         self, request: pb.DetokenizeRequest, context: Context
     ) -> pb.DetokenizeResult:
         """Text of ids."""
-        async with _Aborting(context):
+        async with Aborting(context):
             ids, limit = request.token_ids, self._frontend.model.vocab_size
             wrong = next((i for i, token in enumerate(ids) if not 0 <= token < limit), None)
             if wrong is not None:
@@ -118,7 +118,7 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
         self, request: pb.AbortRequest, context: Context
     ) -> pb.AbortResult:
         """Ends a running request."""
-        async with _Aborting(context):
+        async with Aborting(context):
             if not request.request_id:
                 raise InvalidRequestError("request_id", "must not be empty")
             was_running = await self._frontend.gateway.abort(request.request_id)
@@ -134,16 +134,16 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
         self, request: pb.GetServerInfoRequest, context: Context
     ) -> pb.ServerInfo:
         """The shape that serves."""
-        async with _Aborting(context):
+        async with Aborting(context):
             return server_info(await self._frontend.gateway.cluster(), _package_version())
 
     async def GetLoad(self, request: pb.GetLoadRequest, context: Context) -> pb.Load:  # noqa: N802
         """How busy the gateways are."""
-        async with _Aborting(context):
+        async with Aborting(context):
             return load_message(await self._frontend.gateway.load())
 
 
-class _Aborting:
+class Aborting:
     """Ends the RPC with the status of what the block raises."""
 
     def __init__(self, context: Context) -> None:

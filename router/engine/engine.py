@@ -142,6 +142,10 @@ class Engine:
         """Other limits from the next step on: those of ``epoch``."""
         return self._call(lambda: self._reconfigure(epoch, config))
 
+    def between_steps(self, what: Callable[[], _T]) -> Future[_T]:
+        """Run something on the engine's thread while no step runs."""
+        return self._call(what)
+
     def load(self) -> GatewayLoad:
         """A snapshot; reads counters only."""
         return GatewayLoad(

@@ -57,7 +57,7 @@ class Call:
     attempt: int = 0
     orphans: list[Ints] = field(default_factory=list)  # slots that no usable shard has
     doubted: list[Ints] = field(default_factory=list)  # slots to resend as the budget allows
-    refused_by: set[ShardId] = field(default_factory=set)  # asked again only where none else is
+    refused_by: dict[ShardId, None] = field(default_factory=dict)  # who refused last comes last
     error: GalerneError | None = None
 
     def unfilled(self, parts: list[Ints]) -> Ints:
@@ -67,6 +67,13 @@ class Call:
         slots = np.unique(np.concatenate(parts))
         left: Ints = slots[~self.filled[slots]]
         return left
+
+    def note_refusal(self, shard: ShardId) -> bool:
+        """A shard refused: it is asked again after all others. Whether it is the first time."""
+        is_first = shard not in self.refused_by
+        self.refused_by.pop(shard, None)
+        self.refused_by[shard] = None
+        return is_first
 
     @property
     def is_open(self) -> bool:

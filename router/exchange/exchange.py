@@ -9,11 +9,13 @@ import numpy.typing as npt
 import torch
 
 from galerne.clock import Clock
+from galerne.errors import ShardUnavailableError
 from galerne.ids import CallId, FrameId, ShardId
 from router.exchange.calls import SendFrame, SessionCounters
 from router.exchange.links import LinkState
 from router.exchange.session import ExchangeSession
 from router.exchange.transport import (
+    Adopted,
     Answer,
     LinkDown,
     LinkUp,
@@ -36,9 +38,9 @@ class _Away:
         self._call = call
         self._rows = rows
 
-    def wait(self) -> torch.Tensor:
-        """``[T, K, H]`` once every row is in."""
-        self._exchange.complete(self._call)
+    def wait(self, patience_s: float | None = None) -> torch.Tensor:
+        """See ``PendingRows``."""
+        self._exchange.complete(self._call, patience_s)
         return self._rows
 
 
@@ -76,7 +78,7 @@ class ExpertExchange:
         self._inputs[call] = (layer, micro_batch, x)
         self._buffers[call] = x.new_empty((expert_ids.size, x.shape[1]))
         self._perform(actions)
-        return _Away(self, call, self._buffers[call].view(*expert_ids.shape, -1))
+        return _Away(self, call, self._buffers[call].view(*expert_ids.shape, x.shape[1]))
 
     def _begin_whole(
         self, layer: int, micro_batch: int, x: torch.Tensor, expert_ids: npt.NDArray[np.int64]
@@ -104,16 +106,20 @@ class ExpertExchange:
         self._whole[call] = sent, frames
         return call
 
-    def complete(self, call: CallId) -> None:
+    def complete(self, call: CallId, patience_s: float | None = None) -> None:
         """Serve events until the call's rows are in.
 
         Raises:
-            ShardUnavailableError: Not before the session's limit.
+            ShardUnavailableError: Not before the session's limit, or ``patience_s``.
             GalerneError: A shard refused for good.
         """
+        begun_s = self._clock.now_s()
         try:
             self._collect(call)
             while not self._session.is_complete(call):
+                waited_s = self._clock.now_s() - begun_s
+                if patience_s is not None and waited_s > patience_s:
+                    raise ShardUnavailableError(self._session.missing_shards(call), waited_s)
                 self._serve_one(call)
         finally:
             self._forget(call)
@@ -179,6 +185,8 @@ class ExpertExchange:
                 self._perform(self._session.on_link_up(shard, now))
             case LinkDown(shard, _):
                 self._perform(self._session.on_link_down(shard, now))
+            case Adopted(shard, experts):
+                self._perform(self._session.on_adopted(shard, experts, now))
 
     def _has_form(self, rows: torch.Tensor) -> bool:
         """Whether rows have the width and dtype of what is away; one model has one of each."""

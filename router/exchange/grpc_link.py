@@ -19,6 +19,7 @@ from galerne.hello import (
     TOKEN_METADATA_KEY,
     Hello,
     Welcome,
+    decode_adopted,
     decode_welcome,
     encode_hello,
     read_json,
@@ -32,7 +33,7 @@ from router.exchange.shm_ends import (
     SharedEnds,
     SharedUp,
 )
-from router.exchange.transport import Answer, LinkDown, LinkUp, Refusal, TransportEvent
+from router.exchange.transport import Adopted, Answer, LinkDown, LinkUp, Refusal, TransportEvent
 from shards.wire import tensor_of
 
 logger = logging.getLogger(__name__)
@@ -220,6 +221,9 @@ class GrpcLink:
         header = frame.header
         if header.incarnation != self._hello.incarnation:
             raise ProtocolError("an answer to another incarnation")
+        if header.kind is FrameKind.ADOPTED:
+            self._emit(Adopted(self._shard, decode_adopted(frame)))
+            return
         if header.kind is FrameKind.REFUSAL:
             fields = read_json(frame, FrameKind.REFUSAL)
             self._emit(Refusal(self._shard, FrameId(header.frame), _refusal_error(fields)))

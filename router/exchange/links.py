@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 from galerne.ids import ShardId
 
@@ -16,31 +17,35 @@ class LinkState(enum.Enum):
     DOWN = "down"
 
 
+OnLinkChange: TypeAlias = Callable[[ShardId, LinkState], None]
+
+
 class LinkBook:
     """Link states by shard."""
 
-    def __init__(self, shards: Iterable[ShardId]) -> None:
+    def __init__(self, shards: Iterable[ShardId], on_change: OnLinkChange | None = None) -> None:
         self.state: dict[ShardId, LinkState] = dict.fromkeys(shards, LinkState.DOWN)
+        self._on_change = on_change
 
     def up(self, shard: ShardId) -> None:
         """The link stands."""
-        self.state[shard] = LinkState.UP
+        self._move(shard, LinkState.UP)
 
     def down(self, shard: ShardId) -> None:
         """The link broke."""
-        self.state[shard] = LinkState.DOWN
+        self._move(shard, LinkState.DOWN)
 
     def suspect(self, shard: ShardId) -> bool:
         """A deadline passed; whether that changed anything."""
         if self.state[shard] is not LinkState.UP:
             return False
-        self.state[shard] = LinkState.SUSPECT
+        self._move(shard, LinkState.SUSPECT)
         return True
 
     def heard_from(self, shard: ShardId) -> None:
         """An answer clears a suspect."""
         if self.state[shard] is LinkState.SUSPECT:
-            self.state[shard] = LinkState.UP
+            self._move(shard, LinkState.UP)
 
     @property
     def are_all_up(self) -> bool:
@@ -56,3 +61,9 @@ class LinkBook:
     def reachable(self) -> frozenset[ShardId]:
         """Shards that a frame can be sent to at all."""
         return frozenset(s for s, state in self.state.items() if state is not LinkState.DOWN)
+
+    def _move(self, shard: ShardId, state: LinkState) -> None:
+        if self.state[shard] is not state:
+            self.state[shard] = state
+            if self._on_change is not None:
+                self._on_change(shard, state)

@@ -22,8 +22,9 @@ class _Waiting:
         self._bank, self._layer = bank, layer
         self._tokens, self._expert_ids = tokens, expert_ids
 
-    def wait(self) -> torch.Tensor:
+    def wait(self, patience_s: float | None = None) -> torch.Tensor:
         """See ``PendingRows``."""
+        del patience_s
         return self._bank.run_all(self._layer, self._tokens, self._expert_ids)
 
 

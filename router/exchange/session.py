@@ -14,19 +14,19 @@ import numpy as np
 
 from galerne.errors import GalerneError, ShardUnavailableError
 from galerne.ids import CallId, FrameId, ShardId
-from galerne.topology import Replicas, Topology
+from galerne.topology import Topology
 from router.exchange.calls import Accepted, Call, InFlight, SendFrame, SessionCounters
 from router.exchange.deadline import ExchangeConfig, ServiceTime
 from router.exchange.dispatch import (
     Ints,
-    choose_shards,
     cut,
     group_slots,
     owners_of,
     rows_of,
     slots_by_owner,
 )
-from router.exchange.links import LinkBook
+from router.exchange.links import LinkBook, OnLinkChange
+from router.exchange.replicas import ReplicaBook
 
 RESEND_POLL_S = 0.05  # how soon rows that found no budget or no replica are looked at again
 _MAX_ATTEMPT = 0xFFFF  # of the frame's header, as the next
@@ -36,15 +36,20 @@ _NUM_FRAMES = 1 << 32
 class ExchangeSession:
     """Every exchange of one gateway with the shards of one topology."""
 
-    def __init__(self, topology: Topology, config: ExchangeConfig) -> None:
+    def __init__(
+        self,
+        topology: Topology,
+        config: ExchangeConfig,
+        on_link_change: OnLinkChange | None = None,
+    ) -> None:
         """All links start down; the transport reports them up."""
         self._topology = topology
         self._config = config
-        self._links = LinkBook(topology.shards)
+        self._links = LinkBook(topology.shards, on_link_change)
         self._service = {shard: ServiceTime(config) for shard in topology.shards}
         self._calls: dict[CallId, Call] = {}
         self._in_flight: dict[FrameId, InFlight] = {}
-        self._replica_sets = {r for layer in topology.placement.by_layer for r in layer}
+        self._replicas = ReplicaBook(topology.placement, self._links)
         self._owners = owners_of(topology)
         self._next_call = 0
         self._next_frame = 0
@@ -91,7 +96,7 @@ class ExchangeSession:
             self.counters.late_answers += 1
             return None
         if num_rows != len(flight.slots):
-            call.refused_by.add(shard)
+            call.note_refusal(shard)
             self._doubt(call, flight)
             self.counters.refused_frames += 1
             return None
@@ -110,13 +115,12 @@ class ExchangeSession:
         if flight is None or call is None:
             return []
         self.counters.refused_frames += 1
-        if not error.is_retryable:
+        if not error.is_retryable and self._replicas.are_placed(call, flight):
             call.error = error
             return []
         self._doubt(call, flight)
-        if shard in call.refused_by:  # not in a circle at the wire's speed: ``on_time`` asks again
+        if not call.note_refusal(shard):  # not in a circle at the wire's speed: see ``on_time``
             return []
-        call.refused_by.add(shard)
         return self._resend(now_s)
 
     def on_link_up(self, shard: ShardId, now_s: float) -> list[SendFrame]:
@@ -128,6 +132,7 @@ class ExchangeSession:
     def on_link_down(self, shard: ShardId, now_s: float) -> list[SendFrame]:
         """A link broke: what it owes is asked of replicas at once, outside the resend budget."""
         self._links.down(shard)
+        self._replicas.adopted_by(shard, {})  # it tells again when it is back
         owed = [f for f, flight in self._in_flight.items() if flight.shard == shard]
         for frame in owed:
             flight = self._in_flight.pop(frame)
@@ -138,6 +143,13 @@ class ExchangeSession:
                 if flight.is_overdue:  # asked again already, but for what lacked budget
                     owed_slots = np.intersect1d(owed_slots, call.unfilled(call.doubted))
                 call.orphans.append(owed_slots)
+        return self._resend(now_s)
+
+    def on_adopted(
+        self, shard: ShardId, experts_by_layer: Mapping[int, Sequence[int]], now_s: float
+    ) -> list[SendFrame]:
+        """A shard holds these experts for others, and no more: rows that wait for it are sent."""
+        self._replicas.adopted_by(shard, experts_by_layer)
         return self._resend(now_s)
 
     def on_time(self, now_s: float) -> list[SendFrame]:
@@ -151,10 +163,10 @@ class ExchangeSession:
                 self.counters.suspicions += 1
             self._doubt(call, flight)
         actions = self._resend(now_s)
-        for call in self._calls.values():
+        for call_id, call in self._calls.items():
             if call.is_open and now_s >= call.begun_s + self._config.give_up_after_s:
                 waited = now_s - call.begun_s
-                call.error = ShardUnavailableError(self._missing_shards(call), waited)
+                call.error = ShardUnavailableError(self.missing_shards(call_id), waited)
         return actions
 
     def end(self, call_id: CallId) -> None:
@@ -208,9 +220,14 @@ class ExchangeSession:
 
     def unreachable(self) -> list[ShardId]:
         """Shards whose links are down and that leave an expert without a reachable copy."""
-        up = self._links.reachable
-        lost = (r for r in self._replica_sets if not up.intersection(r))
-        return sorted({shard for replicas in lost for shard in replicas})
+        return self._replicas.unreachable()
+
+    def missing_shards(self, call_id: CallId) -> str:
+        """Who is to answer what a call still lacks, in words."""
+        call = self._calls[call_id]
+        flat = call.expert_ids.reshape(-1)[~call.filled]
+        replicas = self._topology.placement.by_layer[call.layer]
+        return ",".join(sorted({shard for e in flat.tolist() for shard in replicas[e]}))
 
     @property
     def links(self) -> LinkBook:
@@ -278,7 +295,8 @@ class ExchangeSession:
         """Frames for the slots that some usable replica holds; the rest become orphans."""
         if not len(slots):
             return []
-        shard_of_expert = self._choose(call_id, call, slots)
+        owed = [flight for flight in self._in_flight.values() if flight.call == call_id]
+        shard_of_expert = self._replicas.choose(call, owed, slots)
         flat = call.expert_ids.reshape(-1)
         lost = [expert for expert, shard in shard_of_expert.items() if shard is None]
         if lost:
@@ -288,7 +306,7 @@ class ExchangeSession:
         found = {e: shard for e, shard in shard_of_expert.items() if shard is not None}
         actions = []
         for shard, mine in group_slots(call.expert_ids, slots, found).items():
-            new = self._not_owed(call_id, call, shard, mine)
+            new = self._not_owed(call, owed, shard, mine)
             slots = slots if len(new) == len(mine) else np.setdiff1d(slots, np.setdiff1d(mine, new))
             for part in cut(new, self._topology.row_budget):
                 actions.append(self._frame(call_id, call, shard, part, now_s))
@@ -302,16 +320,14 @@ class ExchangeSession:
         self.counters.rows_sent += len(slots) - num_again
         self._grant(len(slots) * self._config.resend_share)
 
-    def _not_owed(self, call_id: CallId, call: Call, shard: ShardId, slots: Ints) -> Ints:
+    def _not_owed(
+        self, call: Call, flights: Sequence[InFlight], shard: ShardId, slots: Ints
+    ) -> Ints:
         """The slots that a shard does not owe already; the others stay in doubt, at no cost.
 
         A link that stands answers or breaks, so asking the same shard twice could only add load.
         """
-        owed = [
-            flight.slots
-            for flight in self._in_flight.values()
-            if flight.call == call_id and flight.shard == shard
-        ]
+        owed = [flight.slots for flight in flights if flight.shard == shard]
         if not owed:
             return slots
         is_owed = np.isin(slots, np.concatenate(owed))
@@ -330,34 +346,6 @@ class ExchangeSession:
         most = max(self._budget_rows, float(self._config.resend_burst_rows))
         self._budget_rows = min(self._budget_rows + num_rows, most)
 
-    def _replicas_that_owe_nothing(
-        self, call_id: CallId, call: Call, touched: Sequence[int]
-    ) -> Mapping[int, Replicas]:
-        """Replicas of every expert, without those that were asked for it already if others are."""
-        placed = self._topology.placement.by_layer[call.layer]
-        asked: dict[int, set[ShardId]] = {}
-        for flight in self._in_flight.values():
-            if flight.call == call_id:
-                for expert in np.unique(call.expert_ids.reshape(-1)[flight.slots]).tolist():
-                    asked.setdefault(expert, set()).add(flight.shard)
-        return {
-            e: tuple(s for s in placed[e] if s not in asked.get(e, ())) or placed[e]
-            for e in touched
-        }
-
-    def _choose(self, call_id: CallId, call: Call, slots: Ints) -> dict[int, ShardId | None]:
-        experts, counts = np.unique(call.expert_ids.reshape(-1)[slots], return_counts=True)
-        touched, rows = experts.tolist(), counts.tolist()
-        replicas = self._replicas_that_owe_nothing(call_id, call, touched)
-        healthy = self._links.healthy
-        chosen: dict[int, ShardId | None] = dict.fromkeys(touched)
-        # Better one that refused than a suspect, better a suspect than nobody.
-        for usable in (healthy - call.refused_by, healthy, self._links.reachable):
-            if None in chosen.values():
-                other = choose_shards(touched, rows, replicas, usable)
-                chosen = {e: shard or other[e] for e, shard in chosen.items()}
-        return chosen
-
     def _frame(
         self, call_id: CallId, call: Call, shard: ShardId, slots: Ints, now_s: float
     ) -> SendFrame:
@@ -372,8 +360,3 @@ class ExchangeSession:
     ) -> None:
         due = now_s + self._service[shard].deadline_s(len(slots), call.attempt)
         self._in_flight[frame] = InFlight(call_id, shard, slots, call.attempt, now_s, due)
-
-    def _missing_shards(self, call: Call) -> str:
-        flat = call.expert_ids.reshape(-1)[~call.filled]
-        replicas = self._topology.placement.by_layer[call.layer]
-        return ",".join(sorted({shard for e in flat.tolist() for shard in replicas[e]}))

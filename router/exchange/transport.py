@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -66,7 +66,15 @@ class LinkDown:
     reason: str
 
 
-TransportEvent: TypeAlias = Answer | Refusal | LinkUp | LinkDown
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """Event: a shard holds these experts for others, and no more than these. By layer."""
+
+    shard: ShardId
+    experts_by_layer: Mapping[int, Sequence[int]]
+
+
+TransportEvent: TypeAlias = Answer | Refusal | LinkUp | LinkDown | Adopted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

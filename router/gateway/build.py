@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from galerne.clock import Clock, MonotonicClock
 from galerne.errors import ConfigError
-from galerne.hello import Hello
+from galerne.ids import ShardId
 from galerne.topology import LinkTransport
 from router.engine.block_hash import HashContext
 from router.engine.block_pool import BlockPool
@@ -19,35 +18,24 @@ from router.engine.gateway_port import ModelFacts
 from router.engine.recording import StepRecorder
 from router.engine.request import GenerationRequest, TokenDelta
 from router.engine.scheduler import Scheduler
-from router.engine.scheduler_config import SchedulerConfig
 from router.engine.stepper import Stepper
-from router.exchange.exchange import ExpertExchange
 from router.exchange.grpc_link import AddressBook
-from router.exchange.grpc_transport import GrpcTransport
-from router.exchange.links import OnLinkChange
-from router.exchange.local import LocalExperts
-from router.exchange.session import ExchangeSession
-from router.exchange.shm_transport import ShmTransport
-from router.exchange.transport import Transport
+from router.exchange.links import LinkState
+from router.gateway.experts import ExpertSources
 from router.gateway.recorder import create_recorder
 from router.gateway.settings import BLOCK_SIZE, GatewaySettings, numerics_profile
+from router.gateway.switch import TopologySwitch, scheduler_limits, threads_beside
 from router.model.decoder import Decoder
-from router.model.experts_port import RoutedExperts
 from router.model.kv_cache import PagedLatentCache
 from router.model.runner import PagedRunner
 from router.model.step_runner import StepRunner
 from router.model.vision import VisionTower
-from shards.bank import ExpertBank
-from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.open import open_checkpoint
 from shards.checkpoint.weights import Checkpoint
+from shards.kernels.native.library import set_spin
 from shards.kernels.threads import KernelThreads
 
 logger = logging.getLogger(__name__)
-
-# A ring takes frames of up to half its size: the largest, and the indices that go with its rows.
-_RING_SPARE_BYTES = 1 << 18
-_MAX_RING_BYTES = 32 << 20
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)
 
@@ -59,6 +47,7 @@ class BuiltGateway(NamedTuple):
     runner: PagedRunner
     facts: ModelFacts
     num_kv_tokens: int
+    switch: TopologySwitch
 
 
 def build_gateway(
@@ -68,10 +57,12 @@ def build_gateway(
     on_progress: Progress,
     recorder: StepRecorder | None = None,
     clock: Clock | None = None,
+    on_link_change: Callable[[], None] = lambda: None,
 ) -> BuiltGateway:
-    """Load and connect; ``book`` is needed for grpc links only.
+    """Load and connect; ``book`` is needed for links to shards only.
 
-    ``recorder`` unset: the one of the settings; ``clock`` unset: the process' own.
+    ``on_link_change`` is called on the engine's thread. ``recorder`` unset: that of the settings;
+    ``clock`` unset: the process' own.
 
     Raises:
         CheckpointError: The checkpoint cannot be used.
@@ -81,7 +72,7 @@ def build_gateway(
     topology = settings.topology
     num_blocks = _num_blocks(settings, checkpoint)
     facts = _facts(settings, checkpoint)
-    scheduler_config = _scheduler_config(settings)
+    scheduler_config = scheduler_limits(settings, topology)
     if recorder is None:
         recorder = create_recorder(settings, facts, num_blocks, scheduler_config)
     decoder = Decoder(
@@ -90,16 +81,17 @@ def build_gateway(
         settings.num_threads,
         settings.dense,
         lambda n, of: on_progress("layers", n, of),
-        settings.num_beside,
+        threads_beside(settings, topology),
     )
+    set_spin(owns_cores=topology.transport is LinkTransport.LOCAL)
     cache = PagedLatentCache(checkpoint.config, num_blocks, BLOCK_SIZE, settings.dtype)
-    experts = _experts(
-        settings,
-        checkpoint,
-        book,
-        on_progress,
-        lambda shard, state: recorder.fault_noticed(shard, state.value),
-    )
+
+    def link_changed(shard: ShardId, state: LinkState) -> None:
+        recorder.fault_noticed(shard, state.value)
+        on_link_change()
+
+    sources = ExpertSources(settings, checkpoint, book, link_changed)
+    experts = sources.experts_of(topology, lambda n, of: on_progress("experts", n, of))
     has_vision = checkpoint.config.vision is not None
     tower = None
     if has_vision:
@@ -118,14 +110,13 @@ def build_gateway(
         on_deltas,
         recorder,
     )
-    return BuiltGateway(engine, runner, facts, pool.num_usable * BLOCK_SIZE)
+    switch = TopologySwitch(settings, sources, engine, runner, decoder)
+    return BuiltGateway(engine, runner, facts, pool.num_usable * BLOCK_SIZE, switch)
 
 
 def _num_blocks(settings: GatewaySettings, checkpoint: Checkpoint) -> int:
     per_block = PagedLatentCache.bytes_per_block(checkpoint.config, BLOCK_SIZE, settings.dtype)
-    topology = settings.topology
-    most = topology.max_num_seqs * -(-settings.max_model_len // BLOCK_SIZE) + 1
-    num_blocks = min(settings.kv_bytes // per_block, most)
+    num_blocks = settings.kv_bytes // per_block
     if (num_blocks - 1) * BLOCK_SIZE < settings.max_model_len:  # block 0 is nobody's
         raise ConfigError(
             "kv_memory",
@@ -134,74 +125,6 @@ def _num_blocks(settings: GatewaySettings, checkpoint: Checkpoint) -> int:
             f"one request of max_model_len={settings.max_model_len}",
         )
     return num_blocks
-
-
-def _experts(
-    settings: GatewaySettings,
-    checkpoint: Checkpoint,
-    book: AddressBook | None,
-    on_progress: Progress,
-    on_link_change: OnLinkChange,
-) -> RoutedExperts:
-    topology = settings.topology
-    if topology.transport is LinkTransport.LOCAL:
-        return _local_experts(settings, checkpoint, on_progress)
-    if book is None:
-        raise ConfigError("transport", topology.transport.value, "needs an address book")
-    hello = Hello(
-        gateway=settings.gateway_id,
-        incarnation=secrets.randbits(64),
-        fingerprint=checkpoint.fingerprint,
-        numerics_profile=numerics_profile(settings.numerics, settings.experts, settings.dense),
-        epoch=topology.epoch,
-    )
-    transport = _transport(settings, checkpoint.config, hello, book)
-    session = ExchangeSession(topology, settings.exchange, on_link_change)
-    return ExpertExchange(session, transport, MonotonicClock())
-
-
-def _transport(
-    settings: GatewaySettings, config: ModelConfig, hello: Hello, book: AddressBook
-) -> Transport:
-    topology = settings.topology
-    links = (topology.shards, hello, settings.cluster_token, book)
-    if topology.transport is LinkTransport.SHM:
-        largest = topology.row_budget * config.hidden_size * settings.dtype.itemsize
-        try:
-            ring_bytes = min(2 * (largest + _RING_SPARE_BYTES), _MAX_RING_BYTES)
-            return ShmTransport(*links, ring_bytes)
-        except OSError as error:
-            logger.warning("shared_memory_not_used reason=%s: frames go by gRPC", error)
-    return GrpcTransport(*links)
-
-
-def _local_experts(
-    settings: GatewaySettings, checkpoint: Checkpoint, on_progress: Progress
-) -> LocalExperts:
-    """Every expert in this process, whatever shards the topology names."""
-    config = checkpoint.config
-    bank = ExpertBank(
-        checkpoint,
-        {layer: range(config.num_experts) for layer in range(config.num_layers)},
-        settings.dtype,
-        lambda n, of: on_progress("experts", n, of),
-        settings.num_threads,
-        settings.experts,
-    )
-    bank.prefault()
-    return LocalExperts(bank, settings.topology.shards)
-
-
-def _scheduler_config(settings: GatewaySettings) -> SchedulerConfig:
-    topology = settings.topology
-    return SchedulerConfig(
-        max_num_seqs=topology.max_num_seqs,
-        max_batched_tokens=topology.max_batched_tokens,
-        max_chunk_tokens=min(settings.max_chunk_tokens, topology.max_batched_tokens),
-        block_size=BLOCK_SIZE,
-        max_waiting=settings.max_waiting,
-        max_model_len=settings.max_model_len,
-    )
 
 
 def _hash_contexts(facts: ModelFacts) -> Callable[[GenerationRequest], HashContext]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import grpc
 
 from galerne.hello import SERVICE_OPTIONS
+from galerne.ids import ShardId
 from galerne.loop_thread import grpc_loop
+from galerne.topology_codec import encode_topology
 from galerne.v1 import internal_pb2 as internal
 from galerne.v1 import internal_pb2_grpc
 from router.exchange.grpc_link import AddressBook
+from router.exchange.links import LinkState
 from router.gateway.build import Progress, build_gateway
 from router.gateway.codec import encode_facts, encode_load
 from router.gateway.service import DeltaHub, GatewayServicer
@@ -25,8 +30,11 @@ class GatewayHost:
         settings: GatewaySettings,
         book: AddressBook | None,
         on_progress: Progress = lambda what, done, of: None,
+        on_link_change: Callable[[], None] = lambda: None,
     ) -> None:
         """Load, connect and serve; returns when the port listens (links may still come up).
+
+        ``on_link_change`` is called on the engine's thread.
 
         Raises:
             CheckpointError, ConfigError: See ``build_gateway``.
@@ -34,7 +42,10 @@ class GatewayHost:
         self._settings = settings
         self.hub = DeltaHub()
         self.hub.bind(grpc_loop().loop)
-        self._built = build_gateway(settings, book, self.hub.publish, on_progress)
+        self._built = build_gateway(
+            settings, book, self.hub.publish, on_progress, on_link_change=on_link_change
+        )
+        self.switch = self._built.switch
         self.engine = self._built.engine
         self.facts = self._built.facts
         self.num_kv_tokens = self._built.num_kv_tokens
@@ -45,22 +56,33 @@ class GatewayHost:
     async def _serve(self) -> tuple[grpc.aio.Server, int]:
         server = grpc.aio.server(options=SERVICE_OPTIONS)
         servicer = GatewayServicer(
-            self.engine, self.hub, self._settings.cluster_token, self.describe
+            self.engine, self.hub, self._settings.cluster_token, self._describe, self.switch
         )
         internal_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
         port = server.add_insecure_port(f"{self._settings.host}:0")
         await server.start()
         return server, port
 
+    @property
+    def links(self) -> Mapping[ShardId, LinkState]:
+        """State of every link that serves."""
+        return self._built.runner.exchange.links
+
+    def _describe(self, request: internal.DescribeGatewayRequest) -> internal.GatewayDescription:
+        description = self.describe(request.with_metrics)
+        if request.with_topology:
+            description.topology.CopyFrom(encode_topology(self.switch.topology))
+        return description
+
     def describe(self, with_metrics: bool = False) -> internal.GatewayDescription:
         """What the gateway says of itself."""
-        topology, runner = self._settings.topology, self._built.runner
+        topology, runner = self.switch.topology, self._built.runner
         return internal.GatewayDescription(
             gateway_id=self._settings.gateway_id,
             model=encode_facts(self.facts),
             load=encode_load(self.engine.load()),
             kv_tokens=self.num_kv_tokens,
-            links={shard: state.value for shard, state in runner.exchange.links.items()},
+            links={shard: state.value for shard, state in self.links.items()},
             max_num_seqs=topology.max_num_seqs,
             max_batched_tokens=topology.max_batched_tokens,
             unready_reason=self.engine.unready_reason() or "",

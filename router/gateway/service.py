@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
 from typing import Any
 
@@ -12,12 +13,15 @@ import grpc
 
 from galerne.errors import GalerneError, NotServingError, UnauthenticatedError
 from galerne.hello import check_token
+from galerne.ids import Epoch
+from galerne.topology_codec import decode_topology
 from galerne.v1 import inference_pb2, internal_pb2_grpc
 from galerne.v1 import internal_pb2 as internal
 from router.engine.engine import Engine
 from router.engine.request import FinishReason, GenerationRequest, TokenDelta
 from router.gateway.codec import decode_request, encode_delta
 from router.gateway.member import ACCEPTED
+from router.gateway.switch import TopologySwitch
 
 _TAKE_OVER_S = 5.0
 _TAKE_OVER_POLL_S = 0.01
@@ -125,13 +129,16 @@ class GatewayServicer(internal_pb2_grpc.GatewayServiceServicer):
         engine: Engine,
         hub: DeltaHub,
         cluster_token: str,
-        describe: Callable[[bool], internal.GatewayDescription],
+        describe: Callable[[internal.DescribeGatewayRequest], internal.GatewayDescription],
+        switch: TopologySwitch,
     ) -> None:
-        """``describe(with_metrics)`` is called on the event loop and must not block."""
+        """``describe`` is called on the event loop and must not block."""
         self._engine = engine
         self._hub = hub
         self._token = cluster_token
         self._describe = describe
+        self._switch = switch
+        self._changes = ThreadPoolExecutor(1, "topology")  # one at a time, also when a caller left
 
     async def Submit(
         self, request: internal.SubmitRequest, context: Context
@@ -164,7 +171,62 @@ class GatewayServicer(internal_pb2_grpc.GatewayServiceServicer):
     ) -> internal.GatewayDescription:
         """Facts, load, links and metrics."""
         await self._authenticate(context)
-        return self._describe(request.with_metrics)
+        return self._describe(request)
+
+    async def PrepareTopology(
+        self, request: internal.PrepareTopologyRequest, context: Context
+    ) -> internal.TopologyReport:
+        """Have a topology ready beside the one that serves."""
+
+        def prepare() -> int:
+            self._switch.prepare(decode_topology(request.topology), request.timeout_s)
+            return 0
+
+        return await self._change(context, prepare)
+
+    async def ShadowTopology(
+        self, request: internal.EpochRequest, context: Context
+    ) -> internal.TopologyReport:
+        """Compare the bits of the prepared topology with those of the one that serves."""
+        return await self._change(context, lambda: self._switch.shadow(Epoch(request.epoch)))
+
+    async def CommitTopology(
+        self, request: internal.EpochRequest, context: Context
+    ) -> internal.TopologyReport:
+        """Serve the prepared topology."""
+
+        def commit() -> int:
+            self._switch.commit(Epoch(request.epoch))
+            return 0
+
+        return await self._change(context, commit)
+
+    async def AbortTopology(
+        self, request: internal.EpochRequest, context: Context
+    ) -> internal.TopologyReport:
+        """Forget the prepared topology."""
+
+        def abort() -> int:
+            self._switch.abort(Epoch(request.epoch))
+            return 0
+
+        return await self._change(context, abort)
+
+    async def _change(self, context: Context, what: Callable[[], int]) -> internal.TopologyReport:
+        await self._authenticate(context)
+        started = time.monotonic()
+        try:
+            loop = asyncio.get_running_loop()
+            num_rows = await loop.run_in_executor(self._changes, what)
+        except GalerneError as error:
+            await _refuse(context, error)
+        except TimeoutError:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the engine is in a step")
+        return internal.TopologyReport(
+            epoch=self._switch.topology.epoch,
+            rows_compared=num_rows,
+            seconds=time.monotonic() - started,
+        )
 
     async def _authenticate(self, context: Context) -> None:
         try:

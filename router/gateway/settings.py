@@ -38,6 +38,7 @@ class GatewaySettings:
     dense: WeightFormat = WeightFormat.BF16  # projections, shared experts, head
     host: str = "127.0.0.1"
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
+    record: Path | None = None  # where the run is recorded, if it is
 
     def __post_init__(self) -> None:
         if self.numerics not in DTYPES:

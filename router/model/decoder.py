@@ -95,6 +95,10 @@ class Decoder:
             checkpoint, dtype, num_threads, num_beside or num_threads, dense, on_layer
         )
 
+    def experts_moved(self, num_beside: int) -> None:
+        """The routed experts live elsewhere from the next step on; see ``num_beside`` above."""
+        self._layers.experts_moved(num_beside)
+
     def micro_batch(self, batch: StepBatch, cache: PagedLatentCache) -> MicroBatch:
         """Embed a batch's tokens and prepare its way through the layers."""
         return MicroBatch(

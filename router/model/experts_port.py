@@ -17,8 +17,10 @@ from router.exchange.links import LinkState
 class PendingRows(Protocol):
     """Rows that are away."""
 
-    def wait(self) -> torch.Tensor:
+    def wait(self, patience_s: float | None = None) -> torch.Tensor:
         """``[T, K, H]`` unweighted expert outputs, in the order of ``expert_ids``.
+
+        Waits for as long as the exchange's limit says, or for ``patience_s`` if that is less.
 
         Raises:
             ShardUnavailableError: Some experts could not be reached before the deadline.

@@ -76,3 +76,7 @@ class Layers(Protocol):
     def begin(self, batch: StepBatch, cache: PagedLatentCache) -> StepLayers:
         """What the tokens of a step need in every layer."""
         ...
+
+    def experts_moved(self, num_beside: int) -> None:
+        """Forget where the routed experts were; shared experts have so many threads."""
+        ...

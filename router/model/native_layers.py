@@ -88,6 +88,13 @@ class NativeLayers:
         """See ``Layers``."""
         return _Step(self, batch, cache)
 
+    def experts_moved(self, num_beside: int) -> None:
+        """See ``Layers``."""
+        self._local = None
+        for experts in self.shared:
+            if isinstance(experts, NativeExperts):
+                experts.num_threads = num_beside
+
     def with_local(self, experts: LocalExperts, cache: PagedLatentCache) -> LocalLayers | None:
         """All layers with experts of this process; None where these are not of native kernels."""
         if self._local is None or self._local[0] is not cache or self._local[1] is not experts:

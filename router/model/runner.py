@@ -82,7 +82,7 @@ class PagedRunner:
         self.timer = LayerTimer()
         self._decoder = decoder
         self._features = None if tower is None else ImageFeatures(tower)
-        self._num_micro_batches = num_micro_batches
+        self.num_micro_batches = num_micro_batches
 
     @torch.inference_mode()
     def run(self, step: int, chunks: Sequence[SequenceChunk]) -> Logits:
@@ -95,7 +95,7 @@ class PagedRunner:
 
     def _run(self, step: int, chunks: Sequence[SequenceChunk]) -> Logits:
         self.exchange.start_step(step)
-        groups = split_evenly(chunks, self._num_micro_batches)
+        groups = split_evenly(chunks, self.num_micro_batches)
         with self.timer.part("embed"):
             micros = [self._micro_batch(group) for group in groups]
         states = self._decoder.forward(micros, self.exchange, self.timer)

@@ -60,6 +60,9 @@ class TorchLayers:
             self.layers.append(_Layer(checkpoint, layer, dtype, num_threads))
             on_layer(layer + 1)
 
+    def experts_moved(self, num_beside: int) -> None:
+        """See ``Layers``; torch's threads stay as they are."""
+
     def begin(self, batch: StepBatch, cache: PagedLatentCache) -> _Step:
         """See ``Layers``."""
         return _Step(self, batch, cache)

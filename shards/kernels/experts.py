@@ -28,6 +28,9 @@ class LayerExperts(Protocol):
         They may be quantised already, as they are held.
         """
 
+    def remove(self, expert: int) -> None:
+        """Forget one that is there."""
+
     def run(
         self,
         x: torch.Tensor,
@@ -89,6 +92,10 @@ class TorchExperts:
         gate, up, down = (rounded(weight, self._held) for weight in (gate, up, down))
         self._experts[expert] = _Weights(_stacked(gate, up), down)
 
+    def remove(self, expert: int) -> None:
+        """See ``LayerExperts``."""
+        del self._experts[expert]
+
     def run(
         self,
         x: torch.Tensor,
@@ -141,7 +148,7 @@ class NativeExperts:
         """``num_threads`` share the superblocks of all experts of a call."""
         self.held = held
         self._kernels = kernels
-        self._num_threads = num_threads
+        self.num_threads = num_threads
         self._experts: dict[int, tuple[Packed, Packed]] = {}
         self._gate_up_at = np.zeros(num_experts, dtype=np.int64)  # addresses by expert id
         self._down_at = np.zeros(num_experts, dtype=np.int64)
@@ -166,6 +173,11 @@ class NativeExperts:
         self._experts[expert] = packed
         self._gate_up_at[expert], self._down_at[expert] = (p.data.data_ptr() for p in packed)
 
+    def remove(self, expert: int) -> None:
+        """See ``LayerExperts``."""
+        self._gate_up_at[expert] = self._down_at[expert] = 0
+        del self._experts[expert]
+
     def run(
         self,
         x: torch.Tensor,
@@ -183,7 +195,7 @@ class NativeExperts:
             self._down_at[expert_ids],
             self.width,
             self.held,
-            self._num_threads,
+            self.num_threads,
         )
 
     def run_all(self, x: torch.Tensor, expert_ids: npt.NDArray[np.int64]) -> torch.Tensor:
@@ -196,7 +208,7 @@ class NativeExperts:
             self._down_at,
             self.width,
             self.held,
-            self._num_threads,
+            self.num_threads,
         )
 
     def _check_rows(self, x: torch.Tensor) -> None:

@@ -73,8 +73,8 @@ class _End:
         self.library = _library()
         self.memory = memory
         self.start = PAGE_BYTES + offset  # in the map
-        # As ``End`` of native/ring.h: counters, capacity, position, bytes of what was found.
-        self._end = np.array([memory.address + self.start, capacity, 0, 0], np.int64)
+        # As ``End`` of native/ring.h: counters, capacity, position, bytes found, origin.
+        self._end = np.array([memory.address + self.start, capacity, 0, 0, 0], np.int64)
         self.address: int = self._end.ctypes.data
 
 

@@ -69,8 +69,11 @@ def stream_frames(monkeypatch):
 
 def test_frames_go_by_the_rings_and_too_large_ones_by_the_stream(transport, bank, stream_frames):
     wait_up(transport, 1)
+    requests = transport._ends[SHARD].requests
+    written, freed = np.frombuffer(requests.memory.map, np.uint64, 16, requests.start)[[0, 8], None]
     for number in range(40):
         assert_answers(transport, bank, number, num_tokens=1 + 9 * number)
+        assert written == freed  # nothing of what is answered stays in the ring
     assert not stream_frames
     assert_answers(transport, bank, 40, num_tokens=RING_BYTES // 128)
     assert len(stream_frames) == 1
@@ -91,7 +94,7 @@ def test_whole_calls_use_no_frame_of_their_own(bank, stream_frames, monkeypatch)
     assert exchange.counters.rows_resent == exchange.counters.late_answers == 0
 
 
-def test_calls_of_two_micro_batches_are_away_together(bank):
+def test_calls_of_two_micro_batches_are_away_together(bank, stream_frames):
     with remote_exchange(2, create=create_shm) as (exchange, _):
         wait_for_links(exchange, LinkState.UP)
         for layer in (0, 1):
@@ -99,6 +102,7 @@ def test_calls_of_two_micro_batches_are_away_together(bank):
             away = [exchange.begin(layer, m, x, ids) for m, (x, ids) in enumerate(inputs)]
             for (x, ids), pending in reversed(list(zip(inputs, away, strict=True))):
                 assert torch.equal(pending.wait(), expected_rows(bank, layer, x, ids))
+    assert not stream_frames
 
 
 def test_a_call_over_the_row_budget_goes_in_frames(bank):

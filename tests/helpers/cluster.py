@@ -28,11 +28,13 @@ class Shards:
         path=None,
         held=WeightFormat.BF16,
         only=None,
+        profile=PROFILE,
     ):
         self.shape = shape
         self.dtype = dtype
         self.held = held
         self.path = path or FIXTURES / name
+        self.profile = profile
         self.hosts = {}
         for shard in only or shape.shards:
             self.start(shard)
@@ -44,7 +46,7 @@ class Shards:
             experts_by_layer=self.shape.placement.experts_of(shard),
             dtype=self.dtype,
             held=self.held,
-            numerics_profile=PROFILE,
+            numerics_profile=self.profile,
             cluster_token=TOKEN,
             epochs=(self.shape.epoch,),
         )

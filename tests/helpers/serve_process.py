@@ -17,10 +17,16 @@ READY = re.compile(r"ready: (\S+) on http://(\S+) and grpc://(\S+) ")
 class ServeProcess:
     """Started, and ready when the constructor returns."""
 
-    def __init__(self, *flags, timeout=150.0):
+    def __init__(self, *flags, timeout=150.0, popen=subprocess.Popen, send_signal=None, **options):
+        """``popen`` and ``send_signal``: on another host."""
         command = [str(Path(sys.executable).parent / "galerne"), "serve", *flags]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        self._send_signal = send_signal or subprocess.Popen.send_signal
+        self.process = popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            **options,
         )
         self.output = ""
         deadline = time.monotonic() + timeout
@@ -37,7 +43,7 @@ class ServeProcess:
     def stop(self, timeout=60.0):
         """SIGTERM, as a supervisor sends it; the exit code."""
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+            self._send_signal(self.process, signal.SIGTERM)
         try:
             self.process.wait(timeout)
         finally:

@@ -77,6 +77,11 @@ def test_rows_land_in_the_slots_that_were_asked(exchange, transport):
     assert torch.equal(away.wait(), x[:, None] * torch.from_numpy(routing + 1)[:, :, None])
 
 
+def test_no_tokens_give_no_rows(exchange):
+    away = exchange.begin(0, 0, torch.ones(0, HIDDEN), np.zeros((0, 2), dtype=np.int64))
+    assert away.wait().shape == (0, 2, HIDDEN)
+
+
 def test_answers_that_came_while_the_gateway_slept_accuse_nobody(exchange, transport, clock):
     away = exchange.begin(0, 0, torch.ones(1, HIDDEN), all_to(0, 1))
     sent = list(transport.sent)

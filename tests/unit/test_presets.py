@@ -3,14 +3,23 @@
 import pytest
 
 from cluster.config import load_config
-from cluster.presets import build_topology
+from cluster.presets import PresetInputs, build_topology
 from galerne.errors import ConfigError
 from galerne.topology import LinkTransport, Mode
 from helpers.fixture_models import checkpoint
 
 
 def topology(num_cores=4, num_nodes=1, **fields):
-    return build_topology(load_config(None, fields), checkpoint().config, num_cores, num_nodes)
+    config = checkpoint().config
+    return build_topology(
+        PresetInputs(
+            config=load_config(None, fields),
+            num_layers=config.num_layers,
+            num_experts=config.num_experts,
+            num_cores=num_cores,
+            num_nodes=num_nodes,
+        )
+    )
 
 
 def test_latency_keeps_the_experts_in_the_gateway_unless_shards_are_asked_for():

@@ -94,6 +94,28 @@ def test_a_frame_up_to_half_the_ring_always_finds_room_in_an_empty_one(sizes):
         assert not ring.reply(0, CAPACITY // 2 // (2 * HIDDEN))  # and its header: over half
 
 
+@settings(deadline=None)
+@given(st.lists(st.lists(st.integers(0, 120), min_size=1, max_size=2), min_size=1, max_size=100))
+def test_an_empty_ring_has_room_for_two_frames_wherever_it_stands(bursts):
+    with Ring() as ring:
+        for sizes in bursts:
+            for number, num_rows in enumerate(sizes):  # nobody reads or frees meanwhile
+                assert ring.reply(number, num_rows)
+            for number, num_rows in enumerate(sizes):
+                frame, rows, _ = ring.read()
+                assert frame == number
+                assert torch.equal(rows, rows_for(number, num_rows))
+            ring.reader.free()
+
+
+def test_few_frames_stay_at_the_rings_start():
+    with Ring() as ring:
+        for number in range(100):
+            assert ring.reply(number, 3)
+            assert ring.reader.next()[0] == ring.reader.start + ring_bytes(0)
+            ring.reader.free()
+
+
 def test_a_request_arrives_as_it_was_sent():
     routing = np.array([[0, 3], [1, 3], [0, 2]])
     frame = rows_of(routing, np.array([0, 1, 3, 4]))
@@ -154,9 +176,15 @@ def test_nonsense_is_found_and_reaches_nothing_else(word, value, said):
 
 def test_counters_that_lie_are_found():
     with Ring() as ring:
-        written = np.frombuffer(ring.memory.map, np.uint64, 1, ring.reader.start)
+        written, origin = np.frombuffer(ring.memory.map, np.uint64, 2, ring.reader.start)[:, None]
         for lie in (1 << 63, CAPACITY + 64, 17):
             written[0] = lie
+            with pytest.raises(ProtocolError, match="does not fit its ring"):
+                ring.reader.next()
+        np.frombuffer(ring.memory.map, np.uint32, offset=ring.reader.start + ring_bytes(0))[:] = 64
+        written[0] = 64  # from any word of the ring a record of 64 bytes could be read
+        for lie in (1, CAPACITY - 4, (1 << 64) - 4):
+            origin[0] = lie
             with pytest.raises(ProtocolError, match="does not fit its ring"):
                 ring.reader.next()
         freed = np.frombuffer(ring.memory.map, np.uint64, 1, ring.reader.start + 64)

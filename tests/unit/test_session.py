@@ -134,6 +134,19 @@ def test_shard_that_always_refuses_is_asked_again_at_a_bounded_rate():
     assert 2 < num_asked < 2 + 2.0 / RESEND_POLL_S
 
 
+def test_shard_that_refused_once_is_asked_again_though_another_refuses_for_ever():
+    gateway = create_gateway()
+    call, _ = gateway.begin(all_to(0, 1))
+    gateway.refuse(gateway.away[B][0], OverloadedError("shard-b", 1, 0.0))
+    for _ in range(4):
+        for frame in list(gateway.away[A]):
+            gateway.refuse(frame, OverloadedError("shard-a", 1, 0.0))
+        for frame in list(gateway.away[B]):
+            gateway.answer(frame)
+        gateway.advance(RESEND_POLL_S)
+    assert gateway.session.is_complete(call)
+
+
 def test_answer_with_too_few_rows_is_asked_of_the_replica():
     gateway = create_gateway()
     call, frames = gateway.begin(all_to(0, 1, num_tokens=3))

@@ -7,6 +7,102 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Topology(_message.Message):
+    __slots__ = ("epoch", "mode", "gateways", "shards", "transport", "num_micro_batches", "max_num_seqs", "max_batched_tokens", "row_budget", "layers", "num_layers")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    GATEWAYS_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_FIELD_NUMBER: _ClassVar[int]
+    NUM_MICRO_BATCHES_FIELD_NUMBER: _ClassVar[int]
+    MAX_NUM_SEQS_FIELD_NUMBER: _ClassVar[int]
+    MAX_BATCHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ROW_BUDGET_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    NUM_LAYERS_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    mode: str
+    gateways: _containers.RepeatedScalarFieldContainer[str]
+    shards: _containers.RepeatedScalarFieldContainer[str]
+    transport: str
+    num_micro_batches: int
+    max_num_seqs: int
+    max_batched_tokens: int
+    row_budget: int
+    layers: _containers.RepeatedCompositeFieldContainer[LayerPlacement]
+    num_layers: int
+    def __init__(self, epoch: _Optional[int] = ..., mode: _Optional[str] = ..., gateways: _Optional[_Iterable[str]] = ..., shards: _Optional[_Iterable[str]] = ..., transport: _Optional[str] = ..., num_micro_batches: _Optional[int] = ..., max_num_seqs: _Optional[int] = ..., max_batched_tokens: _Optional[int] = ..., row_budget: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[LayerPlacement, _Mapping]]] = ..., num_layers: _Optional[int] = ...) -> None: ...
+
+class LayerPlacement(_message.Message):
+    __slots__ = ("num_replicas", "shards")
+    NUM_REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    num_replicas: _containers.RepeatedScalarFieldContainer[int]
+    shards: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, num_replicas: _Optional[_Iterable[int]] = ..., shards: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class PrepareTopologyRequest(_message.Message):
+    __slots__ = ("topology", "timeout_s")
+    TOPOLOGY_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    topology: Topology
+    timeout_s: float
+    def __init__(self, topology: _Optional[_Union[Topology, _Mapping]] = ..., timeout_s: _Optional[float] = ...) -> None: ...
+
+class EpochRequest(_message.Message):
+    __slots__ = ("epoch",)
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    def __init__(self, epoch: _Optional[int] = ...) -> None: ...
+
+class TopologyReport(_message.Message):
+    __slots__ = ("epoch", "rows_compared", "seconds")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    ROWS_COMPARED_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    rows_compared: int
+    seconds: float
+    def __init__(self, epoch: _Optional[int] = ..., rows_compared: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class LayerExperts(_message.Message):
+    __slots__ = ("layer", "experts")
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    EXPERTS_FIELD_NUMBER: _ClassVar[int]
+    layer: int
+    experts: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, layer: _Optional[int] = ..., experts: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class PrepareEpochRequest(_message.Message):
+    __slots__ = ("epoch", "experts")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    EXPERTS_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    experts: _containers.RepeatedCompositeFieldContainer[LayerExperts]
+    def __init__(self, epoch: _Optional[int] = ..., experts: _Optional[_Iterable[_Union[LayerExperts, _Mapping]]] = ...) -> None: ...
+
+class RetireEpochsRequest(_message.Message):
+    __slots__ = ("keep",)
+    KEEP_FIELD_NUMBER: _ClassVar[int]
+    keep: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, keep: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class AdoptRequest(_message.Message):
+    __slots__ = ("experts",)
+    EXPERTS_FIELD_NUMBER: _ClassVar[int]
+    experts: _containers.RepeatedCompositeFieldContainer[LayerExperts]
+    def __init__(self, experts: _Optional[_Iterable[_Union[LayerExperts, _Mapping]]] = ...) -> None: ...
+
+class ExpertChange(_message.Message):
+    __slots__ = ("num_loaded", "num_released", "seconds")
+    NUM_LOADED_FIELD_NUMBER: _ClassVar[int]
+    NUM_RELEASED_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    num_loaded: int
+    num_released: int
+    seconds: float
+    def __init__(self, num_loaded: _Optional[int] = ..., num_released: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+
 class RawFrame(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
@@ -84,10 +180,12 @@ class SubmitEvent(_message.Message):
     def __init__(self, choice: _Optional[int] = ..., offset: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[_Union[_inference_pb2.TokenLogprobs, _Mapping]]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[_inference_pb2.TokenLogprobs, _Mapping]]] = ..., cached_tokens: _Optional[int] = ..., finish_reason: _Optional[_Union[_inference_pb2.FinishReason, str]] = ..., stop_token_id: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
 
 class DescribeGatewayRequest(_message.Message):
-    __slots__ = ("with_metrics",)
+    __slots__ = ("with_metrics", "with_topology")
     WITH_METRICS_FIELD_NUMBER: _ClassVar[int]
+    WITH_TOPOLOGY_FIELD_NUMBER: _ClassVar[int]
     with_metrics: bool
-    def __init__(self, with_metrics: bool = ...) -> None: ...
+    with_topology: bool
+    def __init__(self, with_metrics: bool = ..., with_topology: bool = ...) -> None: ...
 
 class ModelFacts(_message.Message):
     __slots__ = ("name", "fingerprint", "numerics_profile", "max_model_len", "vocab_size", "num_layers", "num_experts", "num_experts_per_tok", "eos_token_id", "takes_images", "image_token_id", "patch_size", "spatial_merge_size", "max_image_size")
@@ -122,7 +220,7 @@ class ModelFacts(_message.Message):
     def __init__(self, name: _Optional[str] = ..., fingerprint: _Optional[str] = ..., numerics_profile: _Optional[str] = ..., max_model_len: _Optional[int] = ..., vocab_size: _Optional[int] = ..., num_layers: _Optional[int] = ..., num_experts: _Optional[int] = ..., num_experts_per_tok: _Optional[int] = ..., eos_token_id: _Optional[int] = ..., takes_images: bool = ..., image_token_id: _Optional[int] = ..., patch_size: _Optional[int] = ..., spatial_merge_size: _Optional[int] = ..., max_image_size: _Optional[int] = ...) -> None: ...
 
 class GatewayDescription(_message.Message):
-    __slots__ = ("gateway_id", "model", "load", "kv_tokens", "links", "max_num_seqs", "max_batched_tokens", "unready_reason", "steps", "epoch", "metrics", "seconds_by_part")
+    __slots__ = ("gateway_id", "model", "load", "kv_tokens", "links", "max_num_seqs", "max_batched_tokens", "unready_reason", "steps", "epoch", "metrics", "seconds_by_part", "topology")
     class LinksEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -149,6 +247,7 @@ class GatewayDescription(_message.Message):
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
     SECONDS_BY_PART_FIELD_NUMBER: _ClassVar[int]
+    TOPOLOGY_FIELD_NUMBER: _ClassVar[int]
     gateway_id: str
     model: ModelFacts
     load: _inference_pb2.Load
@@ -161,14 +260,15 @@ class GatewayDescription(_message.Message):
     epoch: int
     metrics: bytes
     seconds_by_part: _containers.ScalarMap[str, float]
-    def __init__(self, gateway_id: _Optional[str] = ..., model: _Optional[_Union[ModelFacts, _Mapping]] = ..., load: _Optional[_Union[_inference_pb2.Load, _Mapping]] = ..., kv_tokens: _Optional[int] = ..., links: _Optional[_Mapping[str, str]] = ..., max_num_seqs: _Optional[int] = ..., max_batched_tokens: _Optional[int] = ..., unready_reason: _Optional[str] = ..., steps: _Optional[int] = ..., epoch: _Optional[int] = ..., metrics: _Optional[bytes] = ..., seconds_by_part: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    topology: Topology
+    def __init__(self, gateway_id: _Optional[str] = ..., model: _Optional[_Union[ModelFacts, _Mapping]] = ..., load: _Optional[_Union[_inference_pb2.Load, _Mapping]] = ..., kv_tokens: _Optional[int] = ..., links: _Optional[_Mapping[str, str]] = ..., max_num_seqs: _Optional[int] = ..., max_batched_tokens: _Optional[int] = ..., unready_reason: _Optional[str] = ..., steps: _Optional[int] = ..., epoch: _Optional[int] = ..., metrics: _Optional[bytes] = ..., seconds_by_part: _Optional[_Mapping[str, float]] = ..., topology: _Optional[_Union[Topology, _Mapping]] = ...) -> None: ...
 
 class DescribeShardRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class ShardDescription(_message.Message):
-    __slots__ = ("shard_id", "num_experts", "resident_bytes", "bytes_read", "frames", "rows", "rss_bytes", "epochs", "pid", "metrics")
+    __slots__ = ("shard_id", "num_experts", "resident_bytes", "bytes_read", "frames", "rows", "rss_bytes", "epochs", "pid", "metrics", "adopted")
     SHARD_ID_FIELD_NUMBER: _ClassVar[int]
     NUM_EXPERTS_FIELD_NUMBER: _ClassVar[int]
     RESIDENT_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -179,6 +279,7 @@ class ShardDescription(_message.Message):
     EPOCHS_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
+    ADOPTED_FIELD_NUMBER: _ClassVar[int]
     shard_id: str
     num_experts: int
     resident_bytes: int
@@ -189,4 +290,5 @@ class ShardDescription(_message.Message):
     epochs: _containers.RepeatedScalarFieldContainer[int]
     pid: int
     metrics: bytes
-    def __init__(self, shard_id: _Optional[str] = ..., num_experts: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., bytes_read: _Optional[int] = ..., frames: _Optional[int] = ..., rows: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., epochs: _Optional[_Iterable[int]] = ..., pid: _Optional[int] = ..., metrics: _Optional[bytes] = ...) -> None: ...
+    adopted: _containers.RepeatedCompositeFieldContainer[LayerExperts]
+    def __init__(self, shard_id: _Optional[str] = ..., num_experts: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., bytes_read: _Optional[int] = ..., frames: _Optional[int] = ..., rows: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., epochs: _Optional[_Iterable[int]] = ..., pid: _Optional[int] = ..., metrics: _Optional[bytes] = ..., adopted: _Optional[_Iterable[_Union[LayerExperts, _Mapping]]] = ...) -> None: ...

@@ -52,6 +52,26 @@ class GatewayServiceStub(object):
                 request_serializer=galerne_dot_v1_dot_internal__pb2.DescribeGatewayRequest.SerializeToString,
                 response_deserializer=galerne_dot_v1_dot_internal__pb2.GatewayDescription.FromString,
                 _registered_method=True)
+        self.PrepareTopology = channel.unary_unary(
+                '/galerne.v1.GatewayService/PrepareTopology',
+                request_serializer=galerne_dot_v1_dot_internal__pb2.PrepareTopologyRequest.SerializeToString,
+                response_deserializer=galerne_dot_v1_dot_internal__pb2.TopologyReport.FromString,
+                _registered_method=True)
+        self.ShadowTopology = channel.unary_unary(
+                '/galerne.v1.GatewayService/ShadowTopology',
+                request_serializer=galerne_dot_v1_dot_internal__pb2.EpochRequest.SerializeToString,
+                response_deserializer=galerne_dot_v1_dot_internal__pb2.TopologyReport.FromString,
+                _registered_method=True)
+        self.CommitTopology = channel.unary_unary(
+                '/galerne.v1.GatewayService/CommitTopology',
+                request_serializer=galerne_dot_v1_dot_internal__pb2.EpochRequest.SerializeToString,
+                response_deserializer=galerne_dot_v1_dot_internal__pb2.TopologyReport.FromString,
+                _registered_method=True)
+        self.AbortTopology = channel.unary_unary(
+                '/galerne.v1.GatewayService/AbortTopology',
+                request_serializer=galerne_dot_v1_dot_internal__pb2.EpochRequest.SerializeToString,
+                response_deserializer=galerne_dot_v1_dot_internal__pb2.TopologyReport.FromString,
+                _registered_method=True)
 
 
 class GatewayServiceServicer(object):
@@ -77,6 +97,31 @@ class GatewayServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PrepareTopology(self, request, context):
+        """A change of topology. Until the commit nothing that is served changes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ShadowTopology(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CommitTopology(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AbortTopology(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GatewayServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +139,26 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.DescribeGateway,
                     request_deserializer=galerne_dot_v1_dot_internal__pb2.DescribeGatewayRequest.FromString,
                     response_serializer=galerne_dot_v1_dot_internal__pb2.GatewayDescription.SerializeToString,
+            ),
+            'PrepareTopology': grpc.unary_unary_rpc_method_handler(
+                    servicer.PrepareTopology,
+                    request_deserializer=galerne_dot_v1_dot_internal__pb2.PrepareTopologyRequest.FromString,
+                    response_serializer=galerne_dot_v1_dot_internal__pb2.TopologyReport.SerializeToString,
+            ),
+            'ShadowTopology': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShadowTopology,
+                    request_deserializer=galerne_dot_v1_dot_internal__pb2.EpochRequest.FromString,
+                    response_serializer=galerne_dot_v1_dot_internal__pb2.TopologyReport.SerializeToString,
+            ),
+            'CommitTopology': grpc.unary_unary_rpc_method_handler(
+                    servicer.CommitTopology,
+                    request_deserializer=galerne_dot_v1_dot_internal__pb2.EpochRequest.FromString,
+                    response_serializer=galerne_dot_v1_dot_internal__pb2.TopologyReport.SerializeToString,
+            ),
+            'AbortTopology': grpc.unary_unary_rpc_method_handler(
+                    servicer.AbortTopology,
+                    request_deserializer=galerne_dot_v1_dot_internal__pb2.EpochRequest.FromString,
+                    response_serializer=galerne_dot_v1_dot_internal__pb2.TopologyReport.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -189,6 +254,114 @@ class GatewayService(object):
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def PrepareTopology(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/galerne.v1.GatewayService/PrepareTopology',
+            galerne_dot_v1_dot_internal__pb2.PrepareTopologyRequest.SerializeToString,
+            galerne_dot_v1_dot_internal__pb2.TopologyReport.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShadowTopology(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/galerne.v1.GatewayService/ShadowTopology',
+            galerne_dot_v1_dot_internal__pb2.EpochRequest.SerializeToString,
+            galerne_dot_v1_dot_internal__pb2.TopologyReport.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CommitTopology(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/galerne.v1.GatewayService/CommitTopology',
+            galerne_dot_v1_dot_internal__pb2.EpochRequest.SerializeToString,
+            galerne_dot_v1_dot_internal__pb2.TopologyReport.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AbortTopology(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/galerne.v1.GatewayService/AbortTopology',
+            galerne_dot_v1_dot_internal__pb2.EpochRequest.SerializeToString,
+            galerne_dot_v1_dot_internal__pb2.TopologyReport.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class ExpertServiceStub(object):
     """Exchange is a bidirectional stream of raw frames (galerne.frame), not of messages: its methods are
@@ -211,6 +384,21 @@ class ExpertServiceStub(object):
                 request_serializer=galerne_dot_v1_dot_internal__pb2.DescribeShardRequest.SerializeToString,
                 response_deserializer=galerne_dot_v1_dot_internal__pb2.ShardDescription.FromString,
                 _registered_method=True)
+        self.PrepareEpoch = channel.unary_unary(
+                '/galerne.v1.ExpertService/PrepareEpoch',
+                request_serializer=galerne_dot_v1_dot_internal__pb2.PrepareEpochRequest.SerializeToString,
+                response_deserializer=galerne_dot_v1_dot_internal__pb2.ExpertChange.FromString,
+                _registered_method=True)
+        self.RetireEpochs = channel.unary_unary(
+                '/galerne.v1.ExpertService/RetireEpochs',
+                request_serializer=galerne_dot_v1_dot_internal__pb2.RetireEpochsRequest.SerializeToString,
+                response_deserializer=galerne_dot_v1_dot_internal__pb2.ExpertChange.FromString,
+                _registered_method=True)
+        self.Adopt = channel.unary_unary(
+                '/galerne.v1.ExpertService/Adopt',
+                request_serializer=galerne_dot_v1_dot_internal__pb2.AdoptRequest.SerializeToString,
+                response_deserializer=galerne_dot_v1_dot_internal__pb2.ExpertChange.FromString,
+                _registered_method=True)
 
 
 class ExpertServiceServicer(object):
@@ -230,6 +418,25 @@ class ExpertServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PrepareEpoch(self, request, context):
+        """All three state what shall be, so that they may be repeated.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetireEpochs(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Adopt(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ExpertServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -242,6 +449,21 @@ def add_ExpertServiceServicer_to_server(servicer, server):
                     servicer.DescribeShard,
                     request_deserializer=galerne_dot_v1_dot_internal__pb2.DescribeShardRequest.FromString,
                     response_serializer=galerne_dot_v1_dot_internal__pb2.ShardDescription.SerializeToString,
+            ),
+            'PrepareEpoch': grpc.unary_unary_rpc_method_handler(
+                    servicer.PrepareEpoch,
+                    request_deserializer=galerne_dot_v1_dot_internal__pb2.PrepareEpochRequest.FromString,
+                    response_serializer=galerne_dot_v1_dot_internal__pb2.ExpertChange.SerializeToString,
+            ),
+            'RetireEpochs': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetireEpochs,
+                    request_deserializer=galerne_dot_v1_dot_internal__pb2.RetireEpochsRequest.FromString,
+                    response_serializer=galerne_dot_v1_dot_internal__pb2.ExpertChange.SerializeToString,
+            ),
+            'Adopt': grpc.unary_unary_rpc_method_handler(
+                    servicer.Adopt,
+                    request_deserializer=galerne_dot_v1_dot_internal__pb2.AdoptRequest.FromString,
+                    response_serializer=galerne_dot_v1_dot_internal__pb2.ExpertChange.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -300,6 +522,87 @@ class ExpertService(object):
             '/galerne.v1.ExpertService/DescribeShard',
             galerne_dot_v1_dot_internal__pb2.DescribeShardRequest.SerializeToString,
             galerne_dot_v1_dot_internal__pb2.ShardDescription.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PrepareEpoch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/galerne.v1.ExpertService/PrepareEpoch',
+            galerne_dot_v1_dot_internal__pb2.PrepareEpochRequest.SerializeToString,
+            galerne_dot_v1_dot_internal__pb2.ExpertChange.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetireEpochs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/galerne.v1.ExpertService/RetireEpochs',
+            galerne_dot_v1_dot_internal__pb2.RetireEpochsRequest.SerializeToString,
+            galerne_dot_v1_dot_internal__pb2.ExpertChange.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Adopt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/galerne.v1.ExpertService/Adopt',
+            galerne_dot_v1_dot_internal__pb2.AdoptRequest.SerializeToString,
+            galerne_dot_v1_dot_internal__pb2.ExpertChange.FromString,
             options,
             channel_credentials,
             insecure,

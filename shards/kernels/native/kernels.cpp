@@ -31,6 +31,8 @@ extern "C" {
 
 GALERNE_API int32_t galerne_num_families() { return NUM_FAMILIES; }
 
+GALERNE_API void galerne_set_spin_ns(int64_t ns) { galerne::set_spin_ns(ns); }
+
 GALERNE_API const char* galerne_family_name(int32_t family) {
   return family >= 0 && family < NUM_FAMILIES ? FAMILIES[family]->name : nullptr;
 }

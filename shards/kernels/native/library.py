@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 FAMILY_VARIABLE: Final = "GALERNE_KERNELS"  # a family's name, or torch; unset: the best there is
 TORCH: Final = "torch"
 SPIN_VARIABLE: Final = "GALERNE_SPIN_US"  # see ``team.h``
+_SPIN_NS: Final = 200_000  # longer than what lies between two layers
 _STATUS: Final = {
     1: "kernel family not supported here",
     2: "sizes do not fit",
@@ -36,6 +37,7 @@ _ARGUMENTS: Final[dict[str, Sequence[type]]] = {
         *(_POINTER, _SIZE, _POINTER, _POINTER, _SIZE, _INT),
     ),
     "galerne_row_bytes": (_INT, _INT, _SIZE),
+    "galerne_set_spin_ns": (_SIZE,),
     "galerne_mlp_bytes": (_INT, _INT, _SIZE, _SIZE, _SIZE, _SIZE),
     "galerne_grouped_mlp": (
         *(_INT, _INT, _INT, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE),
@@ -66,6 +68,10 @@ class NativeKernels:
         self._library = library
         self.index = index
         self.family: str = library.galerne_family_name(index).decode()
+
+    def set_spin_ns(self, ns: int) -> None:
+        """How long threads wait actively between calls, from now on."""
+        self._library.galerne_set_spin_ns(ns)
 
     def linear(self, x: torch.Tensor, weight: Packed, out: torch.Tensor, num_threads: int) -> None:
         """``out = x @ weight.T``.
@@ -288,6 +294,13 @@ def load(path: Path) -> list[NativeKernels]:
         getattr(library, name).restype = _SIZE
     count = range(library.galerne_num_families())
     return [NativeKernels(library, i) for i in count if library.galerne_is_supported(i)]
+
+
+def set_spin(*, owns_cores: bool) -> None:
+    """Whether threads stay awake from one layer to the next, unless the environment says it."""
+    kernels = native_kernels()
+    if kernels is not None and SPIN_VARIABLE not in os.environ:
+        kernels.set_spin_ns(_SPIN_NS if owns_cores else 0)
 
 
 @cache

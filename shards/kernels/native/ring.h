@@ -1,8 +1,9 @@
 // Frames through shared memory: rings of one writer and one reader, and a bell to wake a process.
 //
 // A ring holds records one after the other, each whole and aligned, behind two counters of bytes:
-// what was ever written, and what was ever freed. Each end keeps its own position and the capacity in
-// memory of its own, so that a peer that writes nonsense is found out and reaches nothing else.
+// what was ever written, and what was ever freed; and the count that lies at its start. Each end keeps
+// its own position and the capacity in memory of its own, so that a peer that writes nonsense is found
+// out and reaches nothing else.
 #pragma once
 #include <linux/futex.h>
 #include <sys/syscall.h>
@@ -22,6 +23,7 @@ constexpr uint32_t URGENT = 1u << 16;      // more than anybody waits for
 
 struct Counters {
   alignas(ALIGNMENT) std::atomic<uint64_t> written;
+  std::atomic<uint64_t> origin;  // the writer's too; changes only while the ring is empty
   alignas(ALIGNMENT) std::atomic<uint64_t> freed;
 };
 static_assert(sizeof(Counters) == HEADER && std::atomic<uint64_t>::is_always_lock_free,
@@ -44,6 +46,7 @@ struct End {
   int64_t capacity;
   uint64_t position;  // written, or read
   int64_t found;      // bytes of the last record that was read
+  uint64_t origin;    // which position lies at the ring's start
 };
 
 struct Bell {
@@ -52,22 +55,31 @@ struct Bell {
   std::atomic<uint32_t> is_waited_for;
 };
 
+inline int64_t offset_of(const End& end, uint64_t position) {
+  return (position - end.origin) % static_cast<uint64_t>(end.capacity);
+}
+
 inline char* at(const End& end, uint64_t position) {
-  return reinterpret_cast<char*>(end.counters) + HEADER + position % end.capacity;
+  return reinterpret_cast<char*>(end.counters) + HEADER + offset_of(end, position);
 }
 
 inline int64_t aligned(int64_t bytes) { return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
 
 // Room for a record of so many bytes, the rest of the ring skipped if it is too short for it; null if
-// there is none. At most half the ring: more might not find room in one piece in an empty ring.
-// An empty ring starts over, so that few frames stay within few, warm pages.
+// there is none. At most half the ring, so that an empty one has room for two.
+// An empty ring starts over, so that few frames stay within few, warm pages. Its origin moves for
+// that: what is skipped is used until the reader has freed the record behind it.
 inline char* reserve(End& end, int64_t bytes) {
   const int64_t used = end.position - end.counters->freed.load(std::memory_order_acquire);
   if (used < 0 || used > end.capacity || bytes > end.capacity / 2) return nullptr;
-  const int64_t offset = end.position % end.capacity, left = end.capacity - offset;
-  const bool starts_over = left < bytes || (used == 0 && bytes <= offset);
-  if (used + bytes + (starts_over ? left : 0) > end.capacity) return nullptr;
-  if (starts_over) {
+  if (used == 0) {
+    end.origin = end.position;
+    end.counters->origin.store(end.origin, std::memory_order_relaxed);  // seen with what is published
+  }
+  const int64_t left = end.capacity - offset_of(end, end.position);
+  const bool is_skipped = left < bytes;
+  if (used + bytes + (is_skipped ? left : 0) > end.capacity) return nullptr;
+  if (is_skipped) {
     Record skip{};
     skip.bytes = static_cast<uint32_t>(left);
     std::memcpy(at(end, end.position), &skip, sizeof skip);
@@ -102,7 +114,9 @@ inline int64_t find(End& end, const Record** found) {
   for (;;) {
     const int64_t there = end.counters->written.load(std::memory_order_acquire) - end.position;
     if (there == 0) return 0;
-    const int64_t left = end.capacity - static_cast<int64_t>(end.position % end.capacity);
+    end.origin = end.counters->origin.load(std::memory_order_relaxed);
+    if (end.origin % ALIGNMENT) return -1;
+    const int64_t left = end.capacity - offset_of(end, end.position);
     const Record* const record = reinterpret_cast<const Record*>(at(end, end.position));
     // Read once: it is checked, and the peer may change it meanwhile.
     const int64_t bytes = *const_cast<const volatile uint32_t*>(&record->bytes);

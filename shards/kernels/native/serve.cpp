@@ -106,10 +106,10 @@ bool serve(Served& s, const ServedLink& link, const Record* shared, int64_t byte
   header.num_tokens = header.num_groups = 0;
   header.written_us = clock_us();
   std::memcpy(reply, &header, sizeof header);
+  link.requests->position += bytes;
+  release(*link.requests);  // first: whoever has all answers finds an empty ring
   publish(*link.replies, reply_bytes);
   ring(*link.bell, 1);
-  link.requests->position += bytes;
-  release(*link.requests);
 
   const int64_t ns = clock_ns() - started;
   for (int64_t g = 0; g < r.num_groups; ++g)

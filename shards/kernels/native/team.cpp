@@ -26,13 +26,15 @@ void relax() {
 #endif
 }
 
-int64_t spin_ns() {
-  static const int64_t value = [] {
+std::atomic<int64_t>& spin() {
+  static std::atomic<int64_t> value = [] {
     const char* text = std::getenv("GALERNE_SPIN_US");
     return text ? std::strtoll(text, nullptr, 10) * 1000 : 0;
   }();
   return value;
 }
+
+int64_t spin_ns() { return spin().load(std::memory_order_relaxed); }
 
 void sleep_while(std::atomic<uint32_t>& word, uint32_t old) {
 #ifdef __linux__
@@ -166,5 +168,7 @@ void run_team(int num_threads, void (*work)(void*, Member&), void* context) {
   }
   t->is_taken.clear(std::memory_order_release);
 }
+
+void set_spin_ns(int64_t ns) { spin().store(ns, std::memory_order_relaxed); }
 
 }  // namespace galerne

@@ -76,6 +76,9 @@ class Member {
 // when all have ended. Only one call at a time has the team: others run alone, with the same result.
 void run_team(int num_threads, void (*work)(void*, Member&), void* context);
 
+// How long members wait actively between calls, from now on.
+void set_spin_ns(int64_t ns);
+
 template <typename Work>
 void in_team(int num_threads, Work&& work) {
   run_team(

@@ -1,0 +1,1 @@
+"""Decisions about who serves what, and the calls that carry them out. Nothing here knows Ray."""

@@ -1,0 +1,270 @@
+"""Changes the topology of the whole cluster while it serves: prepare, shadow, commit, retire.
+
+Until the first gateway is asked to commit, any failure undoes everything. After it there is no way
+back: who cannot follow is replaced, and starts in the new topology.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+from collections.abc import Awaitable, Coroutine, Iterable
+from dataclasses import dataclass
+
+from cluster.control.events import EventLog
+from cluster.control.part_client import PartFailedError
+from cluster.control.ports import PartCalls, Registry
+from galerne.errors import GalerneError
+from galerne.ids import ShardId
+from galerne.topology import Topology
+from shards.residency import as_set
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 0.1
+_RETRY_S = 0.5
+_CALL_S = 10.0
+
+
+class Stage(enum.Enum):
+    """How far a change has come."""
+
+    IDLE = "idle"
+    STARTING = "starting"  # new parts load
+    PREPARING = "preparing"  # the others load and connect
+    SHADOWING = "shadowing"  # both placements compute the same rows
+    COMMITTING = "committing"  # gateways swap, one by one
+    RETIRING = "retiring"  # what only the old topology needs is released
+
+
+class ChangeRefusedError(GalerneError):
+    """A change of topology that cannot begin."""
+
+    status = "FAILED_PRECONDITION"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"topology: {self.reason}"
+
+
+class ChangeAbortedError(GalerneError):
+    """A change that was undone before its commit; the old topology serves on."""
+
+    status = "ABORTED"
+
+    def __init__(self, stage: str, reason: str) -> None:
+        super().__init__(stage, reason)
+        self.stage, self.reason = stage, reason
+
+    def __str__(self) -> str:
+        return f"topology: undone while {self.stage}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeConfig:
+    """Seconds that the stages may take."""
+
+    start_s: float = 600.0
+    prepare_s: float = 300.0
+    link_s: float = 60.0
+    shadow_s: float = 120.0
+    commit_s: float = 45.0
+    drain_s: float = 60.0
+
+
+class TopologyConductor:
+    """One change at a time. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        current: Topology,
+        calls: PartCalls,
+        registry: Registry,
+        events: EventLog,
+        config: ChangeConfig | None = None,
+    ) -> None:
+        self.current = current
+        self.target: Topology | None = None  # of the change that goes on
+        self.stage = Stage.IDLE
+        self.last_error = ""
+        self._calls = calls
+        self._registry = registry
+        self._events = events
+        self._config = config or ChangeConfig()
+        self._leaving: tuple[str, ...] = ()  # gateways of the last topology that still have work
+
+    @property
+    def wanted(self) -> dict[str, Topology]:
+        """Parts that shall run, and the topology that they start in."""
+        parts = dict.fromkeys([*self.current.parts, *self._leaving], self.current)
+        if self.target is not None and self.stage is not Stage.IDLE:
+            parts = dict.fromkeys(self.target.parts, self.target) | parts
+        return parts
+
+    def check(self, target: Topology) -> None:
+        """Raises ChangeRefusedError if a change cannot begin now."""
+        if self.stage is not Stage.IDLE:
+            going = self.target.epoch if self.target else self.current.epoch
+            raise ChangeRefusedError(
+                f"the change to epoch {going} is {self.stage.value}; one at a time"
+            )
+        if target.epoch <= self.current.epoch:
+            raise ChangeRefusedError(f"epoch {target.epoch} is not above {self.current.epoch}")
+        gone = [part for part in self.current.parts if not self._registry.is_live(part)]
+        if gone:
+            raise ChangeRefusedError(f"{', '.join(sorted(gone))} must come back first")
+
+    async def change(self, target: Topology) -> None:
+        """Serve a topology; returns when the old one is retired.
+
+        Raises:
+            ChangeRefusedError: Another change goes on, or parts are away.
+            ChangeAbortedError: It was undone.
+        """
+        self.check(target)
+        self.target, self.last_error = target, ""
+        old = self.current
+        self._events.add("topology_change", "controller", f"epoch={target.epoch}")
+        try:
+            await self._until_ready(old, target)
+        except (GalerneError, TimeoutError) as error:
+            stage = self.stage.value
+            reason = str(error) or "it took too long"
+            await self._undo(old, target)
+            self.last_error = f"undone while {stage}: {reason}"
+            self._events.add("topology_aborted", "controller", self.last_error)
+            raise ChangeAbortedError(stage, reason) from error
+        try:
+            await self._commit(old, target)
+            await self._retire(old, target)
+        finally:
+            self._move(Stage.IDLE)
+            self.target = None
+
+    def _move(self, stage: Stage) -> None:
+        self.stage = stage
+        logger.info("topology_stage stage=%s", stage.value)
+
+    # -- before the commit -------------------------------------------------------------------
+
+    async def _until_ready(self, old: Topology, target: Topology) -> None:
+        self._move(Stage.STARTING)
+        async with asyncio.timeout(self._config.start_s):
+            await self._until_live(set(target.parts) - set(old.parts))
+        self._move(Stage.PREPARING)
+        staying = set(old.shard_processes) & set(target.shard_processes)
+        await _all(self._prepare_shard(shard, target) for shard in sorted(staying))
+        link_s = self._config.link_s if target.shard_processes else self._config.prepare_s
+        await _all(self._calls.prepare_topology(g, target, link_s) for g in old.gateways)
+        await self._until_serving(set(target.gateways) - set(old.gateways), target)
+        self._move(Stage.SHADOWING)
+        for gateway in old.gateways:
+            num_rows = await self._calls.shadow(gateway, target.epoch, self._config.shadow_s)
+            self._events.add("shadow_equal", gateway, f"rows={num_rows}")
+
+    async def _until_live(self, parts: Iterable[str]) -> None:
+        while missing := [part for part in parts if not self._registry.is_live(part)]:
+            for part in missing:
+                reason = self._registry.failure_of(part)
+                if reason is not None:
+                    raise PartFailedError(part, "start", reason)
+            await asyncio.sleep(_POLL_S)
+
+    async def _prepare_shard(self, shard: ShardId, target: Topology) -> None:
+        experts = as_set(target.placement.experts_of(shard))
+        await self._calls.prepare_epoch(shard, target.epoch, experts, self._config.prepare_s)
+
+    async def _until_serving(self, gateways: Iterable[str], target: Topology) -> None:
+        """New gateways connect when the shards serve their epoch."""
+        async with asyncio.timeout(self._config.link_s):
+            for gateway in gateways:
+                while True:
+                    state = await self._calls.state_of(gateway, _CALL_S)
+                    if state.topology.epoch == target.epoch and not state.unready_reason:
+                        break
+                    await asyncio.sleep(_POLL_S)
+
+    async def _undo(self, old: Topology, target: Topology) -> None:
+        """Best effort: what stays prepared is replaced by the next change, and serves nobody."""
+        calls: list[Awaitable[None]] = [
+            self._calls.abort(gateway, target.epoch, _CALL_S) for gateway in old.gateways
+        ]
+        calls += [
+            self._calls.retire_epochs(shard, [old.epoch], _CALL_S) for shard in old.shard_processes
+        ]
+        for result in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(result, BaseException):
+                logger.warning("undo_failed reason=%s", result)
+        self._move(Stage.IDLE)
+        self.target = None
+
+    # -- the commit, and after ---------------------------------------------------------------
+
+    async def _commit(self, old: Topology, target: Topology) -> None:
+        self._move(Stage.COMMITTING)
+        self._leaving = tuple(sorted(set(old.gateways) - set(target.gateways)))
+        self.current = target  # who starts from now on starts there
+        for gateway in old.gateways:
+            await self._commit_one(gateway, target)
+        self._events.add(
+            "topology_committed", "controller", f"epoch={target.epoch} mode={target.mode.value}"
+        )
+
+    async def _commit_one(self, gateway: str, target: Topology) -> None:
+        """Until it has swapped, or is gone. The old epoch lives as long as a gateway needs it."""
+        while self._registry.is_live(gateway):
+            try:
+                await self._calls.commit(gateway, target.epoch, self._config.commit_s)
+            except PartFailedError as error:
+                if target.epoch in self._registry.epochs_of(gateway):
+                    return  # it has started anew meanwhile
+                logger.warning("commit_waits gateway=%s reason=%s", gateway, error)
+                await asyncio.sleep(_RETRY_S)
+            else:
+                return
+        self._events.add("gateway_lost_in_commit", gateway)
+
+    async def _retire(self, old: Topology, target: Topology) -> None:
+        self._move(Stage.RETIRING)
+        staying = set(old.shard_processes) & set(target.shard_processes)
+        await _all(self._retire_one(shard, target) for shard in sorted(staying))
+        await _all(self._until_idle(gateway) for gateway in self._leaving)
+        self._leaving = ()
+        self._events.add("topology_retired", "controller", f"epoch={old.epoch}")
+
+    async def _retire_one(self, shard: ShardId, target: Topology) -> None:
+        """Until it has, or is gone: one that comes back late is told again (``straighten``)."""
+        while self._registry.is_live(shard):
+            try:
+                await self._calls.retire_epochs(shard, [target.epoch], _CALL_S)
+            except PartFailedError as error:
+                logger.warning("retire_waits shard=%s reason=%s", shard, error)
+                await asyncio.sleep(_RETRY_S)
+            else:
+                return
+
+    async def _until_idle(self, gateway: str) -> None:
+        """A gateway that leaves finishes what it runs, or its streams move when it ends."""
+        try:
+            async with asyncio.timeout(self._config.drain_s):
+                while True:
+                    state = await self._calls.state_of(gateway, _CALL_S)
+                    if not state.num_requests:
+                        return
+                    await asyncio.sleep(_POLL_S)
+        except (TimeoutError, PartFailedError) as error:
+            logger.warning("gateway_left_with_work gateway=%s reason=%s", gateway, error)
+
+
+async def _all(calls: Iterable[Coroutine[None, None, None]]) -> None:
+    """All at once; the first failure ends the others, and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for call in calls:
+                group.create_task(call)
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from failures

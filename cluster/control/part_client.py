@@ -1,0 +1,115 @@
+"""Calls of the controller to shards and gateways, on their internal ports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from cluster.control.ports import GatewayState
+from galerne.errors import GalerneError
+from galerne.hello import SERVICE_OPTIONS, TOKEN_METADATA_KEY
+from galerne.ids import Epoch
+from galerne.topology import Topology
+from galerne.topology_codec import decode_topology, encode_topology
+from galerne.v1 import internal_pb2 as internal
+from galerne.v1 import internal_pb2_grpc
+from shards.residency import as_message
+
+_ANSWER_S = 5.0  # beyond the time that a part was given
+
+
+class PartFailedError(GalerneError):
+    """A shard or gateway did not do what the controller asked."""
+
+    def __init__(self, part: str, what: str, reason: str) -> None:
+        super().__init__(part, what, reason)
+        self.part, self.what, self.reason = part, what, reason
+
+    def __str__(self) -> str:
+        return f"{self.part}: {self.what}: {self.reason}"
+
+
+class PartClients:
+    """Implements ``PartCalls`` with one channel per part and address."""
+
+    _shard = internal_pb2_grpc.ExpertServiceStub
+    _gateway = internal_pb2_grpc.GatewayServiceStub
+
+    def __init__(self, cluster_token: str, address_of: Callable[[str], str | None]) -> None:
+        self._metadata = ((TOKEN_METADATA_KEY, cluster_token),)
+        self._address_of = address_of
+        self._channels: dict[str, tuple[str, grpc.aio.Channel]] = {}
+
+    async def adopt(self, shard: str, experts: Iterable[tuple[int, int]], timeout_s: float) -> None:
+        """See ``PartCalls``."""
+        request = internal.AdoptRequest(experts=as_message(experts))
+        await self._call(self._shard, shard, "Adopt", request, timeout_s)
+
+    async def prepare_epoch(
+        self, shard: str, epoch: Epoch, experts: Iterable[tuple[int, int]], timeout_s: float
+    ) -> None:
+        """See ``PartCalls``."""
+        request = internal.PrepareEpochRequest(epoch=epoch, experts=as_message(experts))
+        await self._call(self._shard, shard, "PrepareEpoch", request, timeout_s)
+
+    async def retire_epochs(self, shard: str, keep: Collection[Epoch], timeout_s: float) -> None:
+        """See ``PartCalls``."""
+        request = internal.RetireEpochsRequest(keep=keep)
+        await self._call(self._shard, shard, "RetireEpochs", request, timeout_s)
+
+    async def prepare_topology(self, gateway: str, topology: Topology, timeout_s: float) -> None:
+        """See ``PartCalls``."""
+        message = encode_topology(topology)
+        request = internal.PrepareTopologyRequest(topology=message, timeout_s=timeout_s)
+        await self._call(self._gateway, gateway, "PrepareTopology", request, timeout_s + _ANSWER_S)
+
+    async def shadow(self, gateway: str, epoch: Epoch, timeout_s: float) -> int:
+        """See ``PartCalls``."""
+        request = internal.EpochRequest(epoch=epoch)
+        report = await self._call(self._gateway, gateway, "ShadowTopology", request, timeout_s)
+        return int(report.rows_compared)
+
+    async def commit(self, gateway: str, epoch: Epoch, timeout_s: float) -> None:
+        """See ``PartCalls``."""
+        request = internal.EpochRequest(epoch=epoch)
+        await self._call(self._gateway, gateway, "CommitTopology", request, timeout_s)
+
+    async def abort(self, gateway: str, epoch: Epoch, timeout_s: float) -> None:
+        """See ``PartCalls``."""
+        request = internal.EpochRequest(epoch=epoch)
+        await self._call(self._gateway, gateway, "AbortTopology", request, timeout_s)
+
+    async def state_of(self, gateway: str, timeout_s: float) -> GatewayState:
+        """See ``PartCalls``."""
+        request = internal.DescribeGatewayRequest(with_topology=True)
+        told = await self._call(self._gateway, gateway, "DescribeGateway", request, timeout_s)
+        num_requests = told.load.running + told.load.waiting
+        return GatewayState(decode_topology(told.topology), num_requests, told.unready_reason)
+
+    async def close(self) -> None:
+        """Close the channels."""
+        for _, channel in self._channels.values():
+            await channel.close()
+
+    async def _call(
+        self, stub: type, part: str, method: str, request: Message, timeout_s: float
+    ) -> Any:  # noqa: ANN401 - generated stubs are untyped
+        call = getattr(stub(self._channel(part, method)), method)
+        try:
+            return await call(request, metadata=self._metadata, timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            reason = f"{error.code().name}: {error.details()}"
+            raise PartFailedError(part, method, reason) from error
+
+    def _channel(self, part: str, method: str) -> grpc.aio.Channel:
+        address = self._address_of(part)
+        if address is None:
+            raise PartFailedError(part, method, "its address is not known")
+        known = self._channels.get(part)
+        if known is None or known[0] != address:
+            channel = grpc.aio.insecure_channel(address, options=SERVICE_OPTIONS)
+            self._channels[part] = known = (address, channel)
+        return known[1]

@@ -1,0 +1,73 @@
+"""What the control loops need of the world: calls to parts, and who is alive."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from galerne.ids import Epoch
+from galerne.topology import Topology
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayState:
+    """What a gateway says of itself."""
+
+    topology: Topology
+    num_requests: int
+    unready_reason: str = ""
+
+
+class PartCalls(Protocol):
+    """Calls to shards and gateways. Each may be repeated, and raises PartFailedError."""
+
+    async def adopt(self, shard: str, experts: Iterable[tuple[int, int]], timeout_s: float) -> None:
+        """Hold exactly these experts for lost shards."""
+        ...
+
+    async def prepare_epoch(
+        self, shard: str, epoch: Epoch, experts: Iterable[tuple[int, int]], timeout_s: float
+    ) -> None:
+        """Hold what an epoch places there, and serve it."""
+        ...
+
+    async def retire_epochs(self, shard: str, keep: Collection[Epoch], timeout_s: float) -> None:
+        """Serve no epochs but these."""
+        ...
+
+    async def prepare_topology(self, gateway: str, topology: Topology, timeout_s: float) -> None:
+        """Have a topology ready."""
+        ...
+
+    async def shadow(self, gateway: str, epoch: Epoch, timeout_s: float) -> int:
+        """Compare the bits of a prepared topology with those that serve; rows compared."""
+        ...
+
+    async def commit(self, gateway: str, epoch: Epoch, timeout_s: float) -> None:
+        """Serve a prepared topology."""
+        ...
+
+    async def abort(self, gateway: str, epoch: Epoch, timeout_s: float) -> None:
+        """Forget a prepared topology."""
+        ...
+
+    async def state_of(self, gateway: str, timeout_s: float) -> GatewayState:
+        """What a gateway serves, and for how many requests."""
+        ...
+
+
+class Registry(Protocol):
+    """Who lives, as far as heartbeats tell."""
+
+    def is_live(self, part: str) -> bool:
+        """Whether a part has reported lately."""
+        ...
+
+    def failure_of(self, part: str) -> str | None:
+        """Why a part cannot start, if it has said so."""
+        ...
+
+    def epochs_of(self, part: str) -> Collection[Epoch]:
+        """The epochs that a part serves, as it last said."""
+        ...

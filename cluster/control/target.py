@@ -1,0 +1,76 @@
+"""The topology that someone asks for, made from the one that serves. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from itertools import chain
+
+from cluster.config import ServeConfig, load_config
+from cluster.presets import PresetInputs, build_topology, names
+from galerne.errors import ConfigError
+from galerne.ids import Epoch, ShardId
+from galerne.topology import Placement, Topology
+from router.api.cluster_port import TopologyWish
+
+_OF_MODE = ("shards", "replicas", "transport", "max_num_seqs", "max_batched_tokens")
+
+
+def next_topology(
+    current: Topology, inputs: PresetInputs, wish: TopologyWish, used_ids: Collection[str]
+) -> tuple[PresetInputs, Topology]:
+    """The settings with the wish in them, and their topology, with an epoch of its own.
+
+    Parts that live stay where they can. A part that is new has an id that none had before
+    (``used_ids``): what an old one still says must not be taken for its words.
+
+    Raises:
+        ConfigError: The wish contradicts itself; names the field.
+    """
+    if wish.replace_shard is not None:
+        return inputs, _without_shard(current, wish, used_ids)
+    inputs = replace(inputs, config=_wanted_config(inputs.config, wish))
+    return inputs, build_topology(
+        inputs,
+        Epoch(current.epoch + 1),
+        _ids("gateway", current.gateways, used_ids),
+        _ids("shard", current.shard_processes, used_ids),
+    )
+
+
+def _wanted_config(config: ServeConfig, wish: TopologyWish) -> ServeConfig:
+    """Another mode takes its own number of shards."""
+    changes = {n: v for n in wish.__slots__ if (v := getattr(wish, n)) is not None}
+    if wish.mode is not None:
+        defaults = {name: ServeConfig.model_fields[name].default for name in _OF_MODE}
+        config = config.model_copy(update=defaults)
+    return load_config(None, config.model_dump(exclude_defaults=True) | changes)
+
+
+def _without_shard(current: Topology, wish: TopologyWish, used_ids: Collection[str]) -> Topology:
+    """The same with a new shard in the place of one."""
+    old = ShardId(wish.replace_shard or "")
+    others = [n for n in wish.__slots__ if n != "replace_shard" and getattr(wish, n) is not None]
+    if others:
+        raise ConfigError("replace_shard", old, f"goes alone, not with {', '.join(others)}")
+    if old not in current.shard_processes:
+        known = ", ".join(current.shard_processes) or "none"
+        raise ConfigError("replace_shard", old, f"is no shard; there are: {known}")
+    fresh = ShardId(next(_ids("shard", (), {*used_ids, *current.shards})))
+
+    def renamed(shards: tuple[ShardId, ...]) -> tuple[ShardId, ...]:
+        return tuple(fresh if shard == old else shard for shard in shards)
+
+    layers = current.placement.by_layer
+    placement = Placement(tuple(tuple(map(renamed, layer)) for layer in layers))
+    epoch = Epoch(current.epoch + 1)
+    return replace(current, epoch=epoch, shards=renamed(current.shards), placement=placement)
+
+
+def _ids(kind: str, living: Collection[str], used_ids: Collection[str]) -> Iterator[str]:
+    numbers = [_number(part) for part in used_ids if part.startswith(f"{kind}-")]
+    return chain(sorted(living, key=_number), names(kind, max(numbers, default=-1) + 1))
+
+
+def _number(part: str) -> int:
+    return int(part.rpartition("-")[2])

@@ -1,0 +1,99 @@
+"""Routed experts of any topology: in this process, or behind links to shards."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+
+from galerne.clock import MonotonicClock
+from galerne.errors import ConfigError
+from galerne.hello import Hello
+from galerne.topology import LinkTransport, Topology
+from router.exchange.exchange import ExpertExchange
+from router.exchange.grpc_link import AddressBook
+from router.exchange.grpc_transport import GrpcTransport
+from router.exchange.links import OnLinkChange
+from router.exchange.local import LocalExperts
+from router.exchange.session import ExchangeSession
+from router.exchange.shm_transport import ShmTransport
+from router.exchange.transport import Transport
+from router.gateway.settings import GatewaySettings, numerics_profile
+from router.model.experts_port import RoutedExperts
+from shards.bank import ExpertBank
+from shards.checkpoint.weights import Checkpoint
+
+logger = logging.getLogger(__name__)
+
+# A ring takes frames of up to half its size: the largest, and the indices that go with its rows.
+_RING_SPARE_BYTES = 1 << 18
+_MAX_RING_BYTES = 32 << 20
+
+
+class ExpertSources:
+    """Makes what a topology needs, for one gateway."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        checkpoint: Checkpoint,
+        book: AddressBook | None,
+        on_link_change: OnLinkChange,
+    ) -> None:
+        """``book`` is needed for links to shards only."""
+        self._settings = settings
+        self._checkpoint = checkpoint
+        self._book = book
+        self._on_link_change = on_link_change
+        self._incarnation = secrets.randbits(64)
+
+    def experts_of(
+        self, topology: Topology, on_progress: Callable[[int, int], None] = lambda n, of: None
+    ) -> RoutedExperts:
+        """Load them, or begin to connect.
+
+        Raises:
+            CheckpointError: The checkpoint cannot be used.
+            ConfigError: There is nobody to ask where shards listen.
+        """
+        if topology.transport is LinkTransport.LOCAL:
+            return self._local(topology, on_progress)
+        if self._book is None:
+            raise ConfigError("transport", topology.transport.value, "needs an address book")
+        transport = self._transport(topology, self._book)
+        session = ExchangeSession(topology, self._settings.exchange, self._on_link_change)
+        return ExpertExchange(session, transport, MonotonicClock())
+
+    def _local(self, topology: Topology, on_progress: Callable[[int, int], None]) -> LocalExperts:
+        """Every expert in this process, whatever shards the topology names."""
+        config, settings = self._checkpoint.config, self._settings
+        bank = ExpertBank(
+            self._checkpoint,
+            {layer: range(config.num_experts) for layer in range(config.num_layers)},
+            settings.dtype,
+            on_progress,
+            settings.num_threads,
+            settings.experts,
+        )
+        bank.prefault()
+        return LocalExperts(bank, topology.shards)
+
+    def _transport(self, topology: Topology, book: AddressBook) -> Transport:
+        settings = self._settings
+        hello = Hello(
+            gateway=settings.gateway_id,
+            incarnation=self._incarnation,
+            fingerprint=self._checkpoint.fingerprint,
+            numerics_profile=numerics_profile(settings.numerics, settings.experts, settings.dense),
+            epoch=topology.epoch,
+        )
+        links = (topology.shards, hello, settings.cluster_token, book)
+        if topology.transport is LinkTransport.SHM:
+            row_bytes = self._checkpoint.config.hidden_size * settings.dtype.itemsize
+            largest = topology.row_budget * row_bytes
+            try:
+                ring_bytes = min(2 * (largest + _RING_SPARE_BYTES), _MAX_RING_BYTES)
+                return ShmTransport(*links, ring_bytes)
+            except OSError as error:
+                logger.warning("shared_memory_not_used reason=%s: frames go by gRPC", error)
+        return GrpcTransport(*links)

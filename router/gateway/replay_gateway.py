@@ -1,0 +1,123 @@
+"""The gateway that repeats a record: the same build, all experts in the process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from galerne.clock import Clock
+from galerne.errors import ConfigError, GalerneError
+from galerne.ids import Epoch, GatewayId, ShardId
+from galerne.topology import LinkTransport, Mode, Topology, contiguous_placement
+from router.engine.engine import Engine
+from router.engine.recording import StepRecorder
+from router.exchange.local import LocalExperts
+from router.gateway.build import Progress, build_gateway
+from router.gateway.record_file import RecordHeader
+from router.gateway.settings import BLOCK_SIZE, DTYPES, GatewaySettings, numerics_profile
+from router.model.kv_cache import PagedLatentCache
+from shards.checkpoint.config import ModelConfig
+from shards.checkpoint.open import open_checkpoint
+from shards.kernels.formats import FORMATS
+
+_SHARD = ShardId("here")
+
+
+class AbsentExperts(LocalExperts):
+    """Experts of this process that stay away for a step when they are told to."""
+
+    _reason: str | None = None
+
+    def fail_next_step(self, reason: str) -> None:
+        """Let the next step fail for this reason."""
+        self._reason = reason
+
+    def start_step(self, step: int) -> None:
+        """See ``RoutedExperts``.
+
+        Raises:
+            GalerneError: It was to fail.
+        """
+        super().start_step(step)
+        reason, self._reason = self._reason, None
+        if reason is not None:
+            raise GalerneError(reason)
+
+
+class ReplayGateway(NamedTuple):
+    """An engine whose thread is not started, and its experts."""
+
+    engine: Engine
+    experts: AbsentExperts
+
+
+def build_replay(
+    header: RecordHeader,
+    checkpoint: Path,
+    num_threads: int,
+    recorder: StepRecorder,
+    clock: Clock,
+    on_progress: Progress,
+) -> ReplayGateway:
+    """Load what the header names.
+
+    Raises:
+        ConfigError: This checkpoint or machine computes otherwise than the recorded one.
+        CheckpointError: The checkpoint cannot be used.
+    """
+    opened = open_checkpoint(checkpoint)
+    settings = _settings(header, checkpoint, opened.config, num_threads)
+    profile = numerics_profile(settings.numerics, settings.experts, settings.dense)
+    _require("fingerprint", header.fingerprint, opened.fingerprint)
+    _require("numerics_profile", header.numerics_profile, profile)
+    torch.set_num_threads(num_threads)  # of this thread, which is the engine's
+    built = build_gateway(settings, None, lambda deltas: None, on_progress, recorder, clock)
+    _require("num_blocks", header.num_blocks, built.engine.load().kv_blocks + 1)
+    local = built.runner.exchange
+    assert isinstance(local, LocalExperts)
+    built.runner.exchange = experts = AbsentExperts(local.bank, [_SHARD])
+    return ReplayGateway(built.engine, experts)
+
+
+def _settings(
+    header: RecordHeader, checkpoint: Path, config: ModelConfig, num_threads: int
+) -> GatewaySettings:
+    scheduler = header.scheduler
+    _require("block_size", scheduler.block_size, BLOCK_SIZE)
+    gateway = GatewayId(header.gateway)
+    topology = Topology(
+        epoch=Epoch(header.epoch),
+        mode=Mode.LATENCY,
+        gateways=(gateway,),
+        shards=(_SHARD,),
+        placement=contiguous_placement(config.num_layers, config.num_experts, (_SHARD,)),
+        transport=LinkTransport.LOCAL,
+        num_micro_batches=1,
+        max_num_seqs=scheduler.max_num_seqs,
+        max_batched_tokens=scheduler.max_batched_tokens,
+        row_budget=1,
+    )
+    per_block = PagedLatentCache.bytes_per_block(config, BLOCK_SIZE, DTYPES[header.numerics])
+    return GatewaySettings(
+        gateway_id=gateway,
+        checkpoint=checkpoint,
+        model_name=header.gateway,
+        numerics=header.numerics,
+        topology=topology,
+        cluster_token="",
+        max_model_len=scheduler.max_model_len,
+        kv_bytes=header.num_blocks * per_block,
+        max_waiting=scheduler.max_waiting,
+        max_chunk_tokens=scheduler.max_chunk_tokens,
+        num_threads=num_threads,
+        experts=FORMATS[header.experts],
+        dense=FORMATS[header.dense],
+    )
+
+
+def _require(what: str, recorded: object, here: object) -> None:
+    if recorded != here:
+        problem = f"the record was made with {recorded}: its tokens cannot be expected here"
+        raise ConfigError(what, here, problem)

@@ -1,0 +1,224 @@
+"""Changes the topology of a running gateway: prepare, shadow, commit; until then all may be undone.
+
+Every topology has experts of its own (links of its epoch, or a bank in this process), made beside
+those that serve. The commit swaps one pointer between two steps. KV never moves.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+
+from galerne.errors import GalerneError, NotServingError
+from galerne.ids import Epoch
+from galerne.topology import LinkTransport, Topology
+from router.engine.engine import Engine
+from router.engine.scheduler_config import SchedulerConfig
+from router.exchange.dispatch import Ints
+from router.exchange.links import LinkState
+from router.gateway.experts import ExpertSources
+from router.gateway.settings import BLOCK_SIZE, GatewaySettings
+from router.model.decoder import Decoder
+from router.model.experts_port import RoutedExperts
+from router.model.runner import PagedRunner
+from shards.kernels.native.library import set_spin
+
+logger = logging.getLogger(__name__)
+
+ENGINE_TIMEOUT_S = 30.0  # for the engine to come between two steps
+PROBE_PATIENCE_S = 2.0  # for one layer of the shadow: all steps wait meanwhile
+_POLL_S = 0.01
+
+
+class ShadowMismatchError(GalerneError):
+    """The new placement computes other bits."""
+
+    status = "FAILED_PRECONDITION"
+
+    def __init__(self, epoch: int, layer: int, expert: int) -> None:
+        super().__init__(epoch, layer, expert)
+        self.epoch, self.layer, self.expert = epoch, layer, expert
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch}: expert {self.expert} of layer {self.layer} gives other bits"
+
+
+class NotPreparedError(GalerneError):
+    """A commit or shadow of a topology that was not prepared."""
+
+    status = "FAILED_PRECONDITION"
+
+    def __init__(self, epoch: int, serving: int) -> None:
+        super().__init__(epoch, serving)
+        self.epoch, self.serving = epoch, serving
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch} is not prepared; {self.serving} serves"
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    topology: Topology
+    experts: RoutedExperts
+
+
+class TopologySwitch:
+    """Called by one thread at a time, not the engine's."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        sources: ExpertSources,
+        engine: Engine,
+        runner: PagedRunner,
+        decoder: Decoder,
+    ) -> None:
+        self.topology = settings.topology
+        self._settings = settings
+        self._sources = sources
+        self._engine = engine
+        self._runner = runner
+        self._decoder = decoder
+        self._prepared: _Prepared | None = None
+
+    def prepare(self, topology: Topology, timeout_s: float) -> None:
+        """Have the experts of a topology ready beside those that serve.
+
+        Raises:
+            NotServingError: Not all links came up in time; names the shards.
+            CheckpointError: Experts cannot be read.
+        """
+        if topology == self.topology:
+            return
+        if self._prepared is not None:
+            self.abort(self._prepared.topology.epoch)
+        deadline = time.monotonic() + timeout_s
+        experts = self._sources.experts_of(topology)
+        while missing := _not_up(experts):
+            if time.monotonic() > deadline:
+                experts.close()
+                raise NotServingError(f"no link to {', '.join(missing)} in {timeout_s:g} s")
+            time.sleep(_POLL_S)
+            experts.poll()
+        self._prepared = _Prepared(topology, experts)
+
+    def shadow(self, epoch: Epoch) -> int:
+        """Let every expert compute the same rows on both placements, a layer between two steps.
+
+        Returns:
+            Rows compared.
+
+        Raises:
+            NotPreparedError: This epoch was not prepared.
+            ShadowMismatchError: A bit differs.
+            GalerneError: Experts did not answer.
+        """
+        prepared = self._take(epoch)
+        config = self._decoder.config
+        num_rows = 0
+        for layer in range(config.num_layers):
+            x, ids = probe_rows(
+                layer, config.hidden_size, config.num_experts, config.num_experts_per_tok
+            )
+            compare = partial(self._compare, prepared, layer, x.to(self._settings.dtype), ids)
+            self._engine.between_steps(compare).result(ENGINE_TIMEOUT_S)
+            num_rows += ids.size
+        return num_rows
+
+    @torch.inference_mode()
+    def _compare(self, prepared: _Prepared, layer: int, x: torch.Tensor, ids: Ints) -> None:
+        old, new = self._runner.exchange, prepared.experts
+        new.poll()
+        waiting = old.begin(layer, 0, x, ids), new.begin(layer, 0, x, ids)
+        try:
+            rows = [
+                pending.wait(PROBE_PATIENCE_S).view(ids.size, -1).clone() for pending in waiting
+            ]
+        except BaseException:
+            old.abandon()
+            new.abandon()
+            raise
+        differs = (rows[0] != rows[1]).any(dim=1)
+        if differs.any():
+            expert = int(ids.reshape(-1)[int(differs.nonzero()[0])])
+            raise ShadowMismatchError(prepared.topology.epoch, layer, expert)
+
+    def commit(self, epoch: Epoch) -> None:
+        """Serve a prepared topology from the next step on. May be repeated.
+
+        Raises:
+            NotPreparedError: This epoch was not prepared.
+            TimeoutError: The engine is stuck in a step; it may still happen.
+        """
+        if epoch == self.topology.epoch:
+            return
+        prepared = self._take(epoch)
+        future = self._engine.between_steps(lambda: self._swap(prepared))
+        old = future.result(ENGINE_TIMEOUT_S)
+        if old is not None:
+            old.close()
+        logger.info("topology_committed epoch=%d mode=%s", epoch, self.topology.mode.value)
+
+    def _swap(self, prepared: _Prepared) -> RoutedExperts | None:
+        """On the engine's thread."""
+        if self._prepared is not prepared:
+            return None  # done by an earlier call, or undone
+        topology = prepared.topology
+        old, self._runner.exchange = self._runner.exchange, prepared.experts
+        self._runner.num_micro_batches = topology.num_micro_batches
+        self._decoder.experts_moved(threads_beside(self._settings, topology))
+        set_spin(owns_cores=topology.transport is LinkTransport.LOCAL)
+        self._engine.reconfigure(topology.epoch, scheduler_limits(self._settings, topology))
+        self.topology, self._prepared = topology, None
+        return old
+
+    def abort(self, epoch: Epoch) -> None:
+        """Give up what was prepared for an epoch; nothing else changes. May be repeated."""
+        prepared = self._prepared
+        if prepared is not None and prepared.topology.epoch == epoch:
+            self._prepared = None
+            prepared.experts.close()
+
+    def _take(self, epoch: Epoch) -> _Prepared:
+        if self._prepared is None or self._prepared.topology.epoch != epoch:
+            raise NotPreparedError(epoch, self.topology.epoch)
+        return self._prepared
+
+
+def probe_rows(
+    layer: int, hidden_size: int, num_experts: int, top_k: int
+) -> tuple[torch.Tensor, Ints]:
+    """Tokens ``[T, H]`` float32 and experts ``[T, K]`` that touch every expert of a layer."""
+    num_tokens = -(-num_experts // top_k)
+    noise = np.random.default_rng(layer).standard_normal((num_tokens, hidden_size))
+    first = np.minimum(np.arange(num_tokens) * top_k, num_experts - top_k)
+    ids = first[:, None] + np.arange(top_k)
+    return torch.from_numpy(noise.astype(np.float32)), ids
+
+
+def scheduler_limits(settings: GatewaySettings, topology: Topology) -> SchedulerConfig:
+    """Limits of the scheduler in a topology."""
+    return SchedulerConfig(
+        max_num_seqs=topology.max_num_seqs,
+        max_batched_tokens=topology.max_batched_tokens,
+        max_chunk_tokens=min(settings.max_chunk_tokens, topology.max_batched_tokens),
+        block_size=BLOCK_SIZE,
+        max_waiting=settings.max_waiting,
+        max_model_len=settings.max_model_len,
+    )
+
+
+def threads_beside(settings: GatewaySettings, topology: Topology) -> int:
+    """Threads of what runs while the experts are away: fewer where these share our cores."""
+    if topology.transport is LinkTransport.LOCAL or settings.num_beside is None:
+        return settings.num_threads
+    return settings.num_beside
+
+
+def _not_up(experts: RoutedExperts) -> list[str]:
+    return [shard for shard, state in experts.links.items() if state is not LinkState.UP]

@@ -1,0 +1,143 @@
+"""A gateway changes its topology between two steps: streams go on with the same tokens."""
+
+import itertools
+import threading
+import time
+
+import pytest
+import torch
+
+from galerne.errors import NotServingError
+from galerne.ids import Epoch
+from galerne.topology import LinkTransport
+from helpers.gateways import Collector, request
+from helpers.switchable import ShardBook, shape, start_gateway
+from router.exchange.local import LocalExperts
+from router.gateway.switch import NotPreparedError, ShadowMismatchError
+from shards.bank import _matrices
+
+LOCAL, SHM, GRPC = LinkTransport
+SAMPLED = {"temperature": 0.8, "seed": 5, "n": 2, "max_tokens": 400}
+THREE = ("shard-0", "shard-1", "shard-2")
+
+
+@pytest.fixture
+def book():
+    book = ShardBook()
+    yield book
+    book.close()
+
+
+@pytest.fixture
+def gateway(book):
+    host = start_gateway(shape(1), book)
+    host.collector = Collector()
+    host.hub.publish = host.collector
+    host.engine._on_deltas = host.collector
+    yield host
+    host.stop()
+
+
+def change(gateway, book, target):
+    book.start(target)
+    gateway.switch.prepare(target, 10.0)
+    compared = gateway.switch.shadow(target.epoch)
+    gateway.switch.commit(target.epoch)
+    return compared
+
+
+def run(gateway, request_id, **sampling):
+    gateway.engine.submit(request(request_id, **SAMPLED | sampling)).result(10)
+    return [gateway.collector.tokens(request_id, choice) for choice in range(2)]
+
+
+def test_streams_do_not_notice_that_the_topology_changes_under_them(gateway, book):
+    want = run(gateway, "still")
+    targets = [
+        shape(2, SHM, THREE, max_num_seqs=2),
+        shape(3, GRPC, ("shard-3", "shard-4", "shard-5", "shard-6"), replicas=2, row_budget=64),
+        shape(4, LOCAL),
+        shape(5, SHM, ("shard-8", "shard-9"), num_micro_batches=2),
+    ]
+    done = threading.Event()
+    got = []
+
+    def load():
+        for number in itertools.count():
+            got.append(run(gateway, f"moved-{number}"))
+            if done.is_set():
+                return
+
+    loader = threading.Thread(target=load)
+    loader.start()
+    for target in targets:
+        before = len(got)
+        assert change(gateway, book, target) > 0
+        assert gateway.switch.topology == target
+        assert gateway.describe().epoch == target.epoch
+        while len(got) < before + 2:
+            time.sleep(0.01)
+    done.set()
+    loader.join(60)
+    assert all(tokens == want for tokens in got)
+
+
+def test_nothing_changes_before_the_commit_and_an_abort_leaves_nothing(gateway, book):
+    target = shape(2, SHM, THREE)
+    book.start(target)
+    serving = gateway.switch.topology
+    gateway.switch.prepare(target, 10.0)
+    assert gateway.switch.topology == serving
+    assert isinstance(gateway._built.runner.exchange, LocalExperts)
+    gateway.switch.abort(target.epoch)
+    gateway.switch.abort(target.epoch)
+    with pytest.raises(NotPreparedError, match="epoch 2 is not prepared; 1 serves"):
+        gateway.switch.commit(target.epoch)
+    with pytest.raises(NotPreparedError):
+        gateway.switch.shadow(target.epoch)
+    assert run(gateway, "after")
+
+
+def test_a_shard_that_does_not_come_ends_the_preparation_by_name(gateway, book):
+    target = shape(2, SHM, THREE)
+    book.start(target, only=THREE[:2])
+    with pytest.raises(NotServingError, match="no link to shard-2"):
+        gateway.switch.prepare(target, 0.5)
+    assert gateway.switch.topology.epoch == 1
+
+
+def test_a_placement_that_computes_other_bits_is_found_by_the_shadow(gateway, book):
+    target = shape(2, GRPC, THREE)
+    book.start(target)
+    gateway.switch.prepare(target, 10.0)
+    bank = book.hosts["shard-1"]._bank
+    layer, expert = max(bank.resident)
+    wrong = bank._checkpoint.expert(layer, expert - 1)
+    bank.layers[layer].add(expert, *_matrices(wrong, bank._held, torch.bfloat16))
+    with pytest.raises(ShadowMismatchError, match=f"expert {expert} of layer {layer} gives other"):
+        gateway.switch.shadow(target.epoch)
+    gateway.switch.abort(target.epoch)
+    assert run(gateway, "after")
+
+
+def test_a_commit_may_be_repeated_and_a_new_preparation_replaces_the_old(gateway, book):
+    first, second = shape(2, SHM, THREE), shape(3, LOCAL)
+    book.start(first)
+    gateway.switch.prepare(first, 10.0)
+    gateway.switch.prepare(second, 10.0)
+    with pytest.raises(NotPreparedError):
+        gateway.switch.commit(Epoch(2))
+    gateway.switch.commit(Epoch(3))
+    gateway.switch.commit(Epoch(3))
+    assert gateway.switch.topology == second
+
+
+def test_a_shadow_whose_shard_goes_silent_ends_and_serving_goes_on(gateway, book, monkeypatch):
+    monkeypatch.setattr("router.gateway.switch.PROBE_PATIENCE_S", 0.3)
+    target = shape(2, GRPC, THREE)
+    book.start(target)
+    gateway.switch.prepare(target, 10.0)
+    book.stop("shard-2")
+    with pytest.raises(Exception, match="shard-2"):
+        gateway.switch.shadow(target.epoch)
+    assert run(gateway, "after")

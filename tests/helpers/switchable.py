@@ -1,0 +1,52 @@
+"""A gateway of the tiny checkpoint, and shards of any topology, in threads of the test."""
+
+from dataclasses import replace
+
+from galerne.ids import Epoch, ShardId
+from galerne.topology import LinkTransport, contiguous_placement
+from helpers.cluster import Shards
+from helpers.fixture_models import FIXTURES, checkpoint, topology
+from helpers.gateway_process import NAME, gateway_settings
+from router.gateway.host import GatewayHost
+from router.gateway.settings import numerics_profile
+from shards.kernels.formats import WeightFormat
+
+PROFILE = numerics_profile("bf16", WeightFormat.BF16, WeightFormat.BF16)
+
+
+def shape(epoch, transport=LinkTransport.LOCAL, shards=("shard-0",), replicas=1, **changes):
+    """A topology of the tiny model."""
+    config = checkpoint(NAME).config
+    ids = tuple(map(ShardId, shards))
+    placement = contiguous_placement(config.num_layers, config.num_experts, ids, replicas)
+    fields = {"epoch": Epoch(epoch), "transport": transport, "placement": placement}
+    return replace(topology(config, shards, replicas=replicas), **fields | changes)
+
+
+class ShardBook:
+    """Shard processes' stand-ins by id; also the gateway's address book."""
+
+    def __init__(self):
+        self.hosts = {}
+
+    def start(self, topology, only=None):
+        """Start the shards of a topology that do not run yet."""
+        wanted = [s for s in only or topology.shard_processes if s not in self.hosts]
+        if wanted:
+            made = Shards(topology, path=FIXTURES / NAME, only=wanted, profile=PROFILE)
+            self.hosts |= made.hosts
+
+    def stop(self, shard):
+        self.hosts.pop(ShardId(shard)).stop()
+
+    def address_of(self, shard):
+        host = self.hosts.get(shard)
+        return None if host is None else host.address
+
+    def close(self):
+        for shard in list(self.hosts):
+            self.stop(shard)
+
+
+def start_gateway(topology, book, **changes):
+    return GatewayHost(gateway_settings(topology=topology, **changes), book)
