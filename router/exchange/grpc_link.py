@@ -55,7 +55,8 @@ class AddressBook(Protocol):
 class LinkConfig:
     """Limits of one link."""
 
-    connect_timeout_s: float = 5.0
+    connect_timeout_s: float = 5.0  # at most; begins with the next one and doubles
+    connect_timeout_min_s: float = 1.0  # the address may be an old one, of a host that is gone
     backoff_min_s: float = 0.05
     backoff_max_s: float = 0.25
 
@@ -102,11 +103,12 @@ class GrpcLink:
 
     async def run(self) -> None:
         """Keep the link up until cancelled."""
-        backoff = self._config.backoff_min_s
+        config = self._config
+        backoff, patience_s = config.backoff_min_s, config.connect_timeout_min_s
         while True:
             was_up = False
             try:
-                was_up = await self._connect_once()
+                was_up = await self._connect_once(min(patience_s, config.connect_timeout_s))
                 reason = "stream ended"
             except grpc.aio.AioRpcError as error:
                 reason = f"{error.code().name}: {error.details()}"
@@ -121,14 +123,15 @@ class GrpcLink:
             if was_up:
                 logger.warning("link_down shard=%s reason=%s", self._shard, reason)
                 self._emit(LinkDown(self._shard, reason))
-                backoff = self._config.backoff_min_s
+                backoff, patience_s = config.backoff_min_s, config.connect_timeout_min_s
             elif reason != self._logged_reason:
                 logger.warning("link_not_up shard=%s reason=%s", self._shard, reason)
             self._logged_reason = reason
             await asyncio.sleep(backoff)
-            backoff = min(backoff * 2, self._config.backoff_max_s)
+            backoff = min(backoff * 2, config.backoff_max_s)
+            patience_s = min(patience_s * 2, config.connect_timeout_s)
 
-    async def _connect_once(self) -> bool:
+    async def _connect_once(self, timeout_s: float) -> bool:
         """Serve one connection; whether it was up when it ended."""
         address = await asyncio.to_thread(self._book.address_of, self._shard)
         if address is None:
@@ -137,7 +140,7 @@ class GrpcLink:
             call = cast(_Call, channel.stream_stream(EXCHANGE_METHOD)(metadata=self._metadata))
             reassembler = Reassembler(MAX_FRAME_BYTES)
             try:
-                async with asyncio.timeout(self._config.connect_timeout_s):
+                async with asyncio.timeout(timeout_s):
                     if self._offer is not None:  # no memory is made for whom nobody reaches
                         await _connected(channel)
                     shared = await self._greet(call, reassembler)

@@ -50,7 +50,9 @@ def client(server):
 
 
 def generate(tokens=40, **sampling):
-    fields = {"temperature": 0.7, "seed": 5, "max_tokens": tokens, "ignore_eos": True} | sampling
+    # Hot, and without repetitions: the small model would say one token for ever.
+    fields = {"temperature": 1.0, "repetition_penalty": 1.5, "seed": 5} | sampling
+    fields |= {"max_tokens": tokens, "ignore_eos": True}
     return pb.GenerateRequest(text="The Loire ends", sampling=pb.SamplingParams(**fields))
 
 
