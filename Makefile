@@ -6,7 +6,7 @@ UV := .venv/bin/uv
 FIND_LINKS := $(shell python3 -m pip config get global.find-links 2>/dev/null || true)
 UV_INSTALL = $(UV) pip install -q -p $(PY) $(addprefix --find-links ,$(FIND_LINKS))
 
-.PHONY: install dev demo serve test check bench bench-kernels bench-claim bench-http bench-context bench-long defects identity proto
+.PHONY: install dev demo serve test check bench bench-kernels bench-claim bench-http bench-context bench-long bench-against defects identity faults switching layer-kills sim hosts proto
 
 .venv/installed: pyproject.toml deploy/build_hook.py $(wildcard shards/kernels/native/*.cpp shards/kernels/native/*.h)
 	python3 -m venv .venv
@@ -57,6 +57,28 @@ bench-http: .venv/dev
 
 bench-context: .venv/dev
 	PYTHONPATH=tests GALERNE_SPIN_US=200 OMP_WAIT_POLICY=PASSIVE $(PY) -m tests.bench.context
+
+# The commit of BASE in a checkout of its own, with its kernels.
+BASE ?= HEAD~1
+bench-against: .venv/dev
+	git worktree add --detach /tmp/galerne-base $(BASE)
+	cd /tmp/galerne-base && $(CURDIR)/$(PY) -c "import sys; sys.path.insert(0, 'shards/kernels/native'); import compile; compile.compile_library(['g++'])"
+	PYTHONPATH=tests $(PY) -m tests.bench.against /tmp/galerne-base; git worktree remove --force /tmp/galerne-base
+
+faults: .venv/dev
+	PYTHONPATH=tests $(PY) -m tests.bench.faults
+
+switching: .venv/dev
+	PYTHONPATH=tests $(PY) -m tests.bench.switching
+
+layer-kills: .venv/dev
+	$(PY) -m pytest -s -m slow tests/component/test_layer_kills.py
+
+sim: .venv/dev
+	GALERNE_SIM_SCHEDULES=2000 $(PY) -m pytest --timeout 3600 tests/sim
+
+hosts: .venv/dev
+	$(PY) -m pytest -m slow tests/ray/test_hosts.py
 
 defects: .venv/dev
 	PYTHONPATH=tests $(PY) -m tests.bench.defects

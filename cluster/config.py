@@ -44,6 +44,11 @@ class ServeConfig(BaseModel):
     http_port: int = Field(8000, ge=0, le=65535, description="OpenAI-compatible HTTP; 0: any")
     grpc_port: int = Field(9000, ge=0, le=65535, description="gRPC; 0: any")
     address: str | None = Field(None, description="Ray cluster to join; unset: start a local one")
+    ray_storage: Literal["off"] | Path | None = Field(
+        None,
+        description="directory where the local Ray keeps its state, so that its head may die and "
+        "come back; unset: in the run directory; off: memory only",
+    )
     max_model_len: int | None = Field(None, ge=16, description="prompt and output, in tokens")
     kv_memory: Annotated[str, BeforeValidator(str)] = Field(
         "0.3", description="KV pool: bytes (2GiB), or a fraction of the memory left after weights"

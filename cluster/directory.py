@@ -22,8 +22,18 @@ logger = logging.getLogger(__name__)
 CALL_TIMEOUT_S = 5.0
 
 
+def is_gone_for_good(error: BaseException) -> bool:
+    """Whether an actor that did not answer will never be back under the same handle.
+
+    Otherwise the handle is kept: by name it could not be found while Ray's head is away.
+    """
+    import ray
+
+    return isinstance(error, ray.exceptions.ActorDiedError)
+
+
 class _Controller:
-    """A named actor, looked up when first needed and again after it has failed."""
+    """A named actor, looked up when first needed and again after it has died for good."""
 
     def __init__(self, name: str, namespace: str) -> None:
         self.name = name
@@ -42,8 +52,9 @@ class _Controller:
             self._handle = ray.get_actor(self.name, namespace=self._namespace)
         return self._handle
 
-    def forget(self) -> None:
-        self._handle = None
+    def failed(self, error: BaseException) -> None:
+        if is_gone_for_good(error):
+            self._handle = None
 
 
 class RayDirectory:
@@ -88,7 +99,7 @@ class RayDirectory:
             cause = getattr(error, "cause", None)
             if isinstance(cause, GalerneError):
                 raise cause from None
-            self._controller.forget()
+            self._controller.failed(error)
             waited_s = time.monotonic() - started_s
             reason = f"controller {self._controller.name} gave no answer in {waited_s:.1f} s"
             raise NotServingError(reason) from error
@@ -108,7 +119,7 @@ class RayAddressBook:
             address = self._ask(shard)
         except Exception as error:  # noqa: BLE001 - border to Ray: the controller is away
             logger.warning("address_lookup_failed shard=%s reason=%s", shard, type(error).__name__)
-            self._controller.forget()
+            self._controller.failed(error)
             with self._lock:
                 return self._last_known.get(shard)
         with self._lock:

@@ -44,6 +44,7 @@ class Deployment:
         self.spec = spec
         topology = spec.topology
         self._parts = list(topology.parts)
+        self._known = topology  # serves: who is to come has a higher epoch
         self._actors: dict[str, Any] = {}
         self._begun: dict[Any, str] = {}  # done when the part's constructor is
         homes = _find_room(topology, self._parts)
@@ -125,8 +126,10 @@ class Deployment:
         """
         while not self._is_stopping.wait(_FOLLOW_S):
             try:
-                answer = self._controller.wanted_parts.remote()
-                self._adjust(ray.get(answer, timeout=_REPORT_TIMEOUT_S))
+                answer = self._controller.wanted_parts.remote(self._known)
+                wanted = ray.get(answer, timeout=_REPORT_TIMEOUT_S)
+                self._known = min(wanted.values(), key=lambda topology: topology.epoch)
+                self._adjust(wanted)
             except Exception as error:  # noqa: BLE001 - border to Ray: the controller is away
                 logger.warning("follow_failed reason=%r", error)
 
@@ -143,11 +146,14 @@ class Deployment:
                 for part in parts:
                     self._controller.failed.remote(part, str(error))
                 continue
+            if self._is_stopping.is_set():
+                return
             for part in parts:
                 self._create(part, homes[part], topology)
         for part in [part for part in self._actors if part not in wanted]:
-            ray.kill(self._actors.pop(part), no_restart=True)
+            ray.kill(self._actors[part], no_restart=True)
             ray.get(self._controller.ended.remote(part), timeout=_REPORT_TIMEOUT_S)
+            del self._actors[part]
 
     def stop(self, drain_s: float) -> None:
         """Drain the gateways, then end every actor of this deployment and nothing else."""

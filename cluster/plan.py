@@ -164,6 +164,7 @@ def plan_serving(config: ServeConfig, app_name: str, num_nodes: int) -> ServePla
         dense=dense,
         topology=topology,
         inputs=inputs,
+        expert_bytes=int(experts.bits_per_weight / 8 * 3 * model.expert_size * model.hidden_size),
         cluster_token=secrets.token_hex(32),
         max_model_len=max_model_len,
         kv_bytes=min(per_gateway, (most + BLOCK_SIZE) * per_token),

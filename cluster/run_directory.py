@@ -29,6 +29,7 @@ class RunDirectory:
         Raises:
             ConfigError: ``parent`` is too long for the socket paths inside.
         """
+        self._elsewhere: list[Path] = []
         self.path = Path(tempfile.mkdtemp(prefix="gl-", dir=parent))
         if len(str(self.path)) > MAX_PATH_CHARS:
             self.close()
@@ -53,9 +54,25 @@ class RunDirectory:
         """Ray's authentication token, 64 hex digits."""
         return self.path / "token"
 
+    def make_storage(self, parent: Path | None) -> Path:
+        """An empty directory for the state of Ray's head, inside ``parent`` or here.
+
+        Raises:
+            ConfigError: It cannot be made there.
+        """
+        try:
+            if parent is not None:
+                parent.mkdir(parents=True, exist_ok=True)
+            made = Path(tempfile.mkdtemp(prefix="galerne-ray-", dir=parent or self.path))
+        except OSError as error:
+            raise ConfigError("ray_storage", parent, str(error)) from error
+        self._elsewhere.append(made)
+        return made
+
     def close(self) -> None:
         """Remove it with all it holds."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        for path in (self.path, *self._elsewhere):
+            shutil.rmtree(path, ignore_errors=True)
 
     def close_unless_in_use(self) -> None:
         """Remove it, unless a proxy that outlives us has its files here; says so then."""

@@ -8,11 +8,13 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import psutil
 
-from cluster.ports import LOOPBACK, check_port, is_loopback
+from cluster.head import MEMORY_ONLY, HeadKeeper, find_head, head_environment, storage_note
+from cluster.ports import LOOPBACK, check_port, free_ports, is_loopback
 from cluster.run_directory import RunDirectory
 from galerne.errors import ConfigError, GalerneError
 
@@ -42,21 +44,28 @@ class RayRuntime:
     address: str  # of the GCS, host:port
     is_ours: bool  # started by us, and ended with us
     dashboard_url: str = ""
+    note: str = ""  # what the loss of Ray's head would cost, where its state is not kept
     _processes: list[psutil.Process] = field(default_factory=list)
+    _keeper: HeadKeeper | None = None
 
     def leave(self) -> None:
         """Disconnect; end what we have started and nothing else. Actors are their owners' duty."""
         import ray
 
         family = _with_descendants(self._processes)
+        if self._keeper is not None:
+            self._keeper.let_go()
         ray.shutdown()
+        if self._keeper is not None:
+            self._keeper.end()
         _end(family)
 
 
-def local_environment(run: RunDirectory) -> dict[str, str]:
+def local_environment(run: RunDirectory, storage: Path | None) -> dict[str, str]:
     """Variables of Ray on this machine alone: loopback only, a token of its own."""
     return {
         **_common_environment(),
+        **head_environment(free_ports(1)[0], storage),
         # With the node's address 127.0.0.1 this makes Ray's own servers listen there only.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_AUTH_MODE": "token",
@@ -69,6 +78,7 @@ def start_local_ray(
     *,
     num_cpus: int,
     namespace: str,
+    storage: Path | None = None,
     dashboard_port: int | None = None,
     deferred: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> RayRuntime:
@@ -78,6 +88,7 @@ def start_local_ray(
         run: Where its files and token go.
         num_cpus: What it may place by.
         namespace: Of this driver's named actors.
+        storage: An empty directory for the head's state: then a head that dies comes back.
         dashboard_port: None: no dashboard.
         deferred: ``Shutdown.deferred``: interrupted while it starts, Ray would leave agents behind.
 
@@ -89,7 +100,7 @@ def start_local_ray(
     before = set(psutil.Process().children())
 
     def start() -> RayRuntime:
-        ray = _import_ray(local_environment(run))
+        ray = _import_ray(local_environment(run, storage))
         try:
             context = ray.init(
                 address="local",
@@ -108,7 +119,17 @@ def start_local_ray(
             if isinstance(error, Exception):  # bare ones, as when the machine is too busy
                 raise RayStartError(str(error).strip()[:500]) from error
             raise
-        return _runtime(context, _children_since(before), is_ours=True)
+        processes = _children_since(before)
+        head = find_head(processes)
+        keeper = HeadKeeper(head) if storage is not None and head is not None else None
+        return RayRuntime(
+            context.address_info["gcs_address"],
+            is_ours=True,
+            dashboard_url=f"http://{context.dashboard_url}" if context.dashboard_url else "",
+            note="" if keeper is not None else MEMORY_ONLY,
+            _processes=processes,
+            _keeper=keeper,
+        )
 
     return _uninterrupted(start, deferred)
 
@@ -146,7 +167,9 @@ def join_ray(
                 "token authentication needs RAY_AUTH_MODE=disabled in our environment)"
             )
             raise ConfigError("address", address, reason) from error
-        return _runtime(context, [], is_ours=False)
+        info = context.address_info
+        note = storage_note(Path(info["session_dir"]).name)
+        return RayRuntime(info["gcs_address"], is_ours=False, note=note)
 
     return _uninterrupted(join, deferred)
 
@@ -187,12 +210,6 @@ def _import_ray(environment: Mapping[str, str]) -> Any:  # noqa: ANN401 - Ray ha
         # Ray reports the planned end of Serve's controller as a failure, log_to_driver or not.
         worker.print_to_stdstream = lambda *_args, **_kwargs: None
     return ray
-
-
-def _runtime(context: Any, ours: list[psutil.Process], *, is_ours: bool) -> RayRuntime:  # noqa: ANN401
-    info = context.address_info
-    url = context.dashboard_url
-    return RayRuntime(info["gcs_address"], is_ours, f"http://{url}" if url else "", ours)
 
 
 def _children_since(before: set[psutil.Process]) -> list[psutil.Process]:

@@ -97,10 +97,12 @@ class Server:
         )
 
     def _start_ray(self) -> RayRuntime:
+        wanted = self.config.ray_storage
         return start_local_ray(
             self._run,
             num_cpus=max(4, len(os.sched_getaffinity(0))),  # claims of our actors are fractions
             namespace=NAMESPACE,
+            storage=None if wanted == "off" else self._run.make_storage(wanted),
             dashboard_port=self.config.dashboard_port,
             deferred=self._shutdown.deferred,
         )
@@ -109,6 +111,11 @@ class Server:
     def dashboard_url(self) -> str:
         """Address of Ray's dashboard, or nothing."""
         return self._runtime.dashboard_url if self._runtime is not None else ""
+
+    @property
+    def head_note(self) -> str:
+        """What the loss of Ray's head would cost, or nothing."""
+        return self._runtime.note if self._runtime is not None else ""
 
     def close(self) -> None:
         """Drain, then end what was started, and nothing else. Hears no more signals."""

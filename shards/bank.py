@@ -92,7 +92,7 @@ class ExpertBank:
 
     def __len__(self) -> int:
         """Number of physical experts held."""
-        return sum(int(resident.sum()) for resident in self._is_resident.values())
+        return sum(int(resident.sum()) for resident in list(self._is_resident.values()))
 
     def holds(self, layer: int, expert: int) -> bool:
         """Whether this expert is resident."""
@@ -101,7 +101,7 @@ class ExpertBank:
     @property
     def num_bytes(self) -> int:
         """Bytes of the resident weights."""
-        return sum(experts.num_bytes for experts in self._layers.values())
+        return sum(experts.num_bytes for experts in list(self._layers.values()))
 
     def prefault(self) -> int:
         """Read every weight once, so that no first token waits for the disk. Bytes held."""

@@ -36,8 +36,11 @@ class Residency:
         self._by_epoch = {e: placed for e, placed in self._by_epoch.items() if e in keep}
 
     def adopt(self, experts: Experts) -> None:
-        """Hold exactly these beside what is placed here."""
-        self.adopted = experts - frozenset().union(*self._by_epoch.values())
+        """Hold exactly these for lost shards, also those that an epoch places here.
+
+        That epoch may be given up, and gateways of another do not know what it places.
+        """
+        self.adopted = experts
 
 
 def experts_in(layers: Iterable[internal.LayerExperts]) -> Experts:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -75,6 +75,7 @@ class ShardServer:
         self._metrics = metrics
         self.epochs = ServedEpochs(epochs)
         self._streams: set[ExchangeStream] = set()
+        self._changes: set[asyncio.Task[int]] = set()
         self._control = ShardControl(bank, worker, self.epochs, bank.resident, self._tell_adopted)
         self._bytes_read = bytes_read
         self._server = grpc.aio.server(options=CHANNEL_OPTIONS)
@@ -207,33 +208,44 @@ class ShardServer:
             response_serializer=response.SerializeToString,
         )
 
+    async def _whole(self, change: Coroutine[None, None, int]) -> int:
+        """A change goes on to its end although its caller left: the next one waits for it."""
+        task = asyncio.ensure_future(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        return await asyncio.shield(task)
+
     async def _prepare(self, request: internal.PrepareEpochRequest) -> internal.ExpertChange:
         started = time.monotonic()
-        loaded = await self._control.prepare(request.epoch, experts_in(request.experts))
+        loaded = await self._whole(
+            self._control.prepare(request.epoch, experts_in(request.experts))
+        )
         return internal.ExpertChange(num_loaded=loaded, seconds=time.monotonic() - started)
 
     async def _retire(self, request: internal.RetireEpochsRequest) -> internal.ExpertChange:
         started = time.monotonic()
-        released = await self._control.retire(request.keep)
+        released = await self._whole(self._control.retire(request.keep))
         return internal.ExpertChange(num_released=released, seconds=time.monotonic() - started)
 
     async def _adopt(self, request: internal.AdoptRequest) -> internal.ExpertChange:
         started = time.monotonic()
-        loaded = await self._control.adopt(experts_in(request.experts))
+        loaded = await self._whole(self._control.adopt(experts_in(request.experts)))
         return internal.ExpertChange(num_loaded=loaded, seconds=time.monotonic() - started)
 
     async def _describe(self, request: internal.DescribeShardRequest) -> internal.ShardDescription:
-        del request
+        metrics = self._metrics
         return internal.ShardDescription(
             shard_id=self._identity.shard_id,
             num_experts=len(self._bank),
             resident_bytes=self._bank.num_bytes,
             bytes_read=self._bytes_read,
-            frames=self._metrics.num_frames,
-            rows=self._metrics.num_rows,
+            frames=metrics.num_frames,
+            rows=metrics.num_rows,
             rss_bytes=psutil.Process().memory_info().rss,
             epochs=sorted(self.epochs),
             pid=os.getpid(),
-            metrics=self._metrics.text(),
+            metrics=metrics.text(),
             adopted=as_message(self._control.adopted),
+            expert_rows=metrics.expert_rows.reshape(-1).tolist() if request.with_load else (),
+            compute_seconds=metrics.compute_seconds,
         )

@@ -116,13 +116,16 @@ class ExpertWorker:
     def _run_errands(self) -> None:
         while self._errands:
             what, done = self._errands.popleft()
+            is_awaited = done.set_running_or_notify_cancel()
             try:
                 what()
             except Exception as error:  # goes to the caller; the thread must live on
                 logger.exception("errand_failed")
-                done.set_exception(error)
+                if is_awaited:
+                    done.set_exception(error)
             else:
-                done.set_result(None)
+                if is_awaited:
+                    done.set_result(None)
 
     def _work(self) -> bool:
         """Compute what there is; whether there was something."""

@@ -24,6 +24,7 @@ class LaunchSpec:
     dense: WeightFormat
     topology: Topology  # the first one
     inputs: PresetInputs  # for the others
+    expert_bytes: int  # of one expert of one layer, as it is held
     cluster_token: str = field(repr=False)
     max_model_len: int
     kv_bytes: int  # per gateway

@@ -15,6 +15,7 @@ import ray
 
 from cluster.actors.launch_spec import NAMESPACE, LaunchSpec
 from cluster.control.members import HEARTBEAT_S, Heartbeat
+from cluster.directory import is_gone_for_good
 from galerne.errors import GalerneError, NotServingError
 from galerne.ids import Epoch
 from galerne.topology import Topology
@@ -87,7 +88,7 @@ class Reporter:
                     topology: Topology = wanted[self._part]
                     return topology
             except Exception as error:  # noqa: BLE001 - border to Ray: the controller is away
-                self._forget_controller()
+                self._failed(error)
                 reason = repr(error)
             time.sleep(HEARTBEAT_S)
         raise NotServingError(f"{self._part}: {reason}")
@@ -97,7 +98,8 @@ class Reporter:
 
         A part whose threads died ends itself, so that Ray restarts it.
         """
-        node = ray.get_runtime_context().get_node_id()
+        context = ray.get_runtime_context()
+        node, me = context.get_node_id(), context.current_actor
 
         def beat() -> None:
             now = state()
@@ -112,7 +114,7 @@ class Reporter:
                 epochs=now.epochs,
                 links=now.links,
             )
-            answer = self._controller().heartbeat.remote(told)
+            answer = self._controller().heartbeat.remote(told, me)
             if ray.get(answer, timeout=_REPORT_TIMEOUT_S) is False:
                 logger.critical("part_was_replaced part=%s", self._part)
                 os._exit(1)
@@ -124,7 +126,7 @@ class Reporter:
                     beat()
                 except Exception as error:  # noqa: BLE001 - the controller may be away for long
                     logger.warning("heartbeat_failed part=%s reason=%r", self._part, error)
-                    self._forget_controller()
+                    self._failed(error)
                 self._woken.wait(HEARTBEAT_S)
 
         threading.Thread(target=run, name="heartbeat", daemon=True).start()
@@ -144,5 +146,6 @@ class Reporter:
             self._handle = ray.get_actor(self._spec.controller_name, namespace=NAMESPACE)
         return self._handle
 
-    def _forget_controller(self) -> None:
-        self._handle = None
+    def _failed(self, error: Exception) -> None:
+        if is_gone_for_good(error):
+            self._handle = None

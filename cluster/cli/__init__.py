@@ -15,7 +15,7 @@ from cluster.cli.quantize import quantize
 from cluster.cli.replay import replay
 from cluster.cli.serve import serve
 from cluster.cli.status import status
-from cluster.cli.topology import events, roll, set_topology, show
+from cluster.cli.topology import drain, events, rebalance, roll, set_topology, show
 from galerne.errors import GalerneError
 
 app = typer.Typer(
@@ -24,7 +24,7 @@ app = typer.Typer(
     help="Serve Mistral Small 4 with its experts spread over a Ray cluster.",
     pretty_exceptions_enable=False,
 )
-for command in (serve, chat, status, inspect, quantize, replay, events):
+for command in (serve, chat, status, inspect, quantize, replay, events, drain):
     app.command()(command)
 demo_app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
 demo_app.callback()(demo)
@@ -34,6 +34,7 @@ topology_app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable
 topology_app.callback()(show)
 topology_app.command("set")(set_topology)
 topology_app.command("roll")(roll)
+topology_app.command("rebalance")(rebalance)
 app.add_typer(topology_app, name="topology")
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from typing import Annotated, Any
+import time
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,7 +19,11 @@ from cluster.demo.showcase import KILLED, KILLED_ANSWER, SHOWN
 from cluster.server import Server
 from galerne.errors import ConfigError
 
+if TYPE_CHECKING:  # imports ray, which must see our environment first
+    from cluster.launch import Deployment
+
 KILL_AFTER_TOKENS = 12
+RESTART_S = 90.0
 DEFAULT_SHARDS = 4
 
 
@@ -60,9 +65,9 @@ def _kill_and_compare(server: Server, stub: Any, console: Console) -> bool:  # n
     first = _stream(stub, console)
     console.print(f"\n[bold]the same, and {victim} (pid {pid}) is killed meanwhile[/]")
     second = _stream(stub, console, kill=pid)
+    restarted = _wait_for_another(server.deployment, victim, pid)
     console.print(f"\n[bold]once more, with {victim} restarted by Ray[/]")
     third = _stream(stub, console)
-    restarted = server.deployment.pids[victim]
     is_same = first.token_ids == second.token_ids == third.token_ids and restarted != pid
     verdict = "[green]identical[/]" if is_same else "[red]NOT identical[/]"
     console.print(
@@ -72,6 +77,14 @@ def _kill_and_compare(server: Server, stub: Any, console: Console) -> bool:  # n
         f"lives again as pid {restarted}."
     )
     return is_same
+
+
+def _wait_for_another(deployment: Deployment, part: str, pid: int) -> int:
+    """The process that serves as this part when it is no longer ``pid``; that, if none comes."""
+    deadline = time.monotonic() + RESTART_S
+    while (found := deployment.pids.get(part, pid)) == pid and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return found
 
 
 def _stream(stub: Any, console: Console, kill: int | None = None) -> Reply:  # noqa: ANN401

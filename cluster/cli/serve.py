@@ -40,6 +40,7 @@ def serve(
     http_port: Annotated[int | None, _option("http_port")] = None,
     grpc_port: Annotated[int | None, _option("grpc_port")] = None,
     address: Annotated[str | None, _option("address")] = None,
+    ray_storage: Annotated[str | None, _option("ray_storage")] = None,
     max_model_len: Annotated[int | None, _option("max_model_len")] = None,
     kv_memory: Annotated[str | None, _option("kv_memory")] = None,
     max_num_seqs: Annotated[int | None, _option("max_num_seqs")] = None,
@@ -113,6 +114,8 @@ def announce(server: Server, console: Console) -> None:
     ingress, topology = server.ingress, server.plan.spec.topology
     if ingress.note:
         Console(stderr=True).print(ingress.note, style="yellow", highlight=False)
+    if server.head_note:
+        Console(stderr=True).print(server.head_note, style="yellow", highlight=False)
     if server.dashboard_url:
         Console(stderr=True).print(f"Ray dashboard {server.dashboard_url}", highlight=False)
     console.print(

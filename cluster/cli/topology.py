@@ -81,6 +81,27 @@ def roll(target: Target = DEFAULT_TARGET, api_key: ApiKey = "") -> None:
         _print(console, info)
 
 
+def rebalance(target: Target = DEFAULT_TARGET, api_key: ApiKey = "") -> None:
+    """Place experts by the load of the last minute; refused where that would not pay."""
+    console = Console(highlight=False)
+    with connect_cluster(target) as stub:
+        _print(console, _change(stub, pb.SetTopologyRequest(rebalance=True), api_key, console))
+
+
+def drain(
+    deadline_s: Annotated[float, typer.Option(min=0, help="seconds running requests get")] = 30.0,
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = "",
+) -> None:
+    """Take no more requests; returns when none runs. Then the server can be ended."""
+    console = Console(highlight=False)
+    with connect_cluster(target) as stub:
+        request = pb.DrainRequest(deadline_s=deadline_s)
+        for progress in stub.Drain(request, metadata=metadata(api_key)):
+            text = f"{progress.running} running, {progress.seconds_left:.0f} s left"
+            console.print(text if progress.running else f"drained, {progress.aborted} aborted")
+
+
 def events(
     target: Target = DEFAULT_TARGET,
     api_key: ApiKey = "",

@@ -10,6 +10,7 @@ import asyncio
 import enum
 import logging
 from collections.abc import Awaitable, Coroutine, Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from cluster.control.events import EventLog
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 _POLL_S = 0.1
 _RETRY_S = 0.5
 _CALL_S = 10.0
+_NOT_PREPARED = "FAILED_PRECONDITION"  # what a gateway says of an epoch that it does not know
 
 
 class Stage(enum.Enum):
@@ -95,12 +97,13 @@ class TopologyConductor:
         self._registry = registry
         self._events = events
         self._config = config or ChangeConfig()
-        self._leaving: tuple[str, ...] = ()  # gateways of the last topology that still have work
+        self.lock = asyncio.Lock()  # of whoever tells parts what to serve
+        self._leaving: dict[str, Topology] = {}  # parts of the last one that are still needed
 
     @property
     def wanted(self) -> dict[str, Topology]:
         """Parts that shall run, and the topology that they start in."""
-        parts = dict.fromkeys([*self.current.parts, *self._leaving], self.current)
+        parts = self._leaving | dict.fromkeys(self.current.parts, self.current)
         if self.target is not None and self.stage is not Stage.IDLE:
             parts = dict.fromkeys(self.target.parts, self.target) | parts
         return parts
@@ -127,7 +130,11 @@ class TopologyConductor:
         """
         self.check(target)
         self.target, self.last_error = target, ""
-        old = self.current
+        self._move(Stage.STARTING)
+        async with self.lock:
+            await self._change(self.current, target)
+
+    async def _change(self, old: Topology, target: Topology) -> None:
         self._events.add("topology_change", "controller", f"epoch={target.epoch}")
         try:
             await self._until_ready(old, target)
@@ -138,10 +145,28 @@ class TopologyConductor:
             self.last_error = f"undone while {stage}: {reason}"
             self._events.add("topology_aborted", "controller", self.last_error)
             raise ChangeAbortedError(stage, reason) from error
+        # Shards that only the old topology has are needed until no gateway steps in it.
+        await self._finish(old, target, set(old.parts))
+
+    async def resume(self, old: Topology) -> None:
+        """Go on with a change from ``old`` to ``current`` that an earlier controller had begun."""
+        self.target = self.current
+        self._move(Stage.COMMITTING)
+        async with self.lock:
+            await self._finish(
+                old, self.current, {p for p in old.parts if self._registry.is_live(p)}
+            )
+
+    async def _finish(self, old: Topology, target: Topology, parts: AbstractSet[str]) -> None:
+        """From the commit on; ``parts`` of the old topology are left, if the new one lacks them."""
+        leaving = sorted(parts - set(target.parts))
+        self._leaving = {part: target if part in old.gateways else old for part in leaving}
         try:
             await self._commit(old, target)
+            self._leaving = {part: target for part in leaving if part in old.gateways}
             await self._retire(old, target)
         finally:
+            self._leaving = {}
             self._move(Stage.IDLE)
             self.target = None
 
@@ -152,15 +177,15 @@ class TopologyConductor:
     # -- before the commit -------------------------------------------------------------------
 
     async def _until_ready(self, old: Topology, target: Topology) -> None:
-        self._move(Stage.STARTING)
         async with asyncio.timeout(self._config.start_s):
-            await self._until_live(set(target.parts) - set(old.parts))
+            await self._until_live(sorted(set(target.parts) - set(old.parts)))
         self._move(Stage.PREPARING)
         staying = set(old.shard_processes) & set(target.shard_processes)
-        await _all(self._prepare_shard(shard, target) for shard in sorted(staying))
+        for shard in sorted(staying):  # one by one: they may share the memory of a host
+            await self._prepare_shard(shard, target)
         link_s = self._config.link_s if target.shard_processes else self._config.prepare_s
         await _all(self._calls.prepare_topology(g, target, link_s) for g in old.gateways)
-        await self._until_serving(set(target.gateways) - set(old.gateways), target)
+        await self._until_serving(sorted(set(target.gateways) - set(old.gateways)), target)
         self._move(Stage.SHADOWING)
         for gateway in old.gateways:
             num_rows = await self._calls.shadow(gateway, target.epoch, self._config.shadow_s)
@@ -206,15 +231,14 @@ class TopologyConductor:
 
     async def _commit(self, old: Topology, target: Topology) -> None:
         self._move(Stage.COMMITTING)
-        self._leaving = tuple(sorted(set(old.gateways) - set(target.gateways)))
         self.current = target  # who starts from now on starts there
         for gateway in old.gateways:
-            await self._commit_one(gateway, target)
+            await self._commit_one(gateway, old, target)
         self._events.add(
             "topology_committed", "controller", f"epoch={target.epoch} mode={target.mode.value}"
         )
 
-    async def _commit_one(self, gateway: str, target: Topology) -> None:
+    async def _commit_one(self, gateway: str, old: Topology, target: Topology) -> None:
         """Until it has swapped, or is gone. The old epoch lives as long as a gateway needs it."""
         while self._registry.is_live(gateway):
             try:
@@ -224,22 +248,34 @@ class TopologyConductor:
                     return  # it has started anew meanwhile
                 logger.warning("commit_waits gateway=%s reason=%s", gateway, error)
                 await asyncio.sleep(_RETRY_S)
+                if error.reason.startswith(_NOT_PREPARED):
+                    await self._prepare_again(gateway, old, target)
             else:
                 return
         self._events.add("gateway_lost_in_commit", gateway)
+
+    async def _prepare_again(self, gateway: str, old: Topology, target: Topology) -> None:
+        """For who has started anew after it was prepared, but before the commit: in the old one."""
+        staying = set(old.shard_processes) & set(target.shard_processes)
+        try:
+            for shard in filter(self._registry.is_live, sorted(staying)):
+                await self._prepare_shard(shard, target)
+            await self._calls.prepare_topology(gateway, target, self._config.link_s)
+        except PartFailedError as error:
+            logger.warning("not_prepared gateway=%s reason=%s", gateway, error)
 
     async def _retire(self, old: Topology, target: Topology) -> None:
         self._move(Stage.RETIRING)
         staying = set(old.shard_processes) & set(target.shard_processes)
         await _all(self._retire_one(shard, target) for shard in sorted(staying))
         await _all(self._until_idle(gateway) for gateway in self._leaving)
-        self._leaving = ()
         self._events.add("topology_retired", "controller", f"epoch={old.epoch}")
 
     async def _retire_one(self, shard: ShardId, target: Topology) -> None:
         """Until it has, or is gone: one that comes back late is told again (``straighten``)."""
         while self._registry.is_live(shard):
             try:
+                await self._prepare_shard(shard, target)  # it may have started anew meanwhile
                 await self._calls.retire_epochs(shard, [target.epoch], _CALL_S)
             except PartFailedError as error:
                 logger.warning("retire_waits shard=%s reason=%s", shard, error)

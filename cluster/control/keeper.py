@@ -11,7 +11,8 @@ from collections.abc import Callable
 from cluster.control.adoption import plan_adoption
 from cluster.control.events import EventLog
 from cluster.control.health import HealthBook, HealthConfig
-from cluster.control.part_client import PartClients, PartFailedError
+from cluster.control.part_client import PartFailedError
+from cluster.control.ports import PartCalls
 from galerne.ids import ShardId
 from galerne.topology import Topology
 
@@ -28,20 +29,23 @@ class ExpertKeeper:
         self,
         topology: Callable[[], Topology],
         health: HealthBook,
-        clients: PartClients,
+        calls: PartCalls,
         events: EventLog,
         config: HealthConfig | None = None,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """``topology``: the one that serves now."""
         self._topology = topology
         self._health = health
-        self._clients = clients
+        self._calls = calls
+        self._now_s = now_s
         self._events = events
         self._config = config or HealthConfig()
         self._woken = asyncio.Event()
         self._lost: frozenset[ShardId] = frozenset()
-        self._whole_since_s = time.monotonic()
+        self._whole_since_s = now_s()
         self._adopted: dict[ShardId, frozenset[tuple[int, int]]] = {}  # as far as is known
+        self._unsure: set[ShardId] = set()  # of that: a call goes on, or has failed
         self._running: dict[ShardId, asyncio.Task[None]] = {}
         self.turns = 0  # of the loop, for those who watch it
 
@@ -57,13 +61,14 @@ class ExpertKeeper:
     def restarted(self, shard: ShardId) -> None:
         """A new process serves this shard: it has adopted nothing yet."""
         self._adopted.pop(shard, None)
+        self._unsure.discard(shard)
 
     async def run(self) -> None:
         """Until cancelled."""
         try:
             while True:
                 self.turns += 1
-                now = time.monotonic()
+                now = self._now_s()
                 self._note_lost(self._health.lost(now), now)
                 self._start_adoptions(now)
                 next_s = self._health.next_s(now)
@@ -88,28 +93,33 @@ class ExpertKeeper:
     def _start_adoptions(self, now: float) -> None:
         """Ask for what is wanted and not yet so, one call per shard at a time."""
         topology = self._topology()
-        wanted = plan_adoption(topology.placement, topology.shards, self._lost)
+        wanted = plan_adoption(topology.placement, topology.shard_processes, self._lost)
         is_settled = now - self._whole_since_s >= self._config.release_s
         for shard in self._running.keys() & self._lost:
             self._running.pop(shard).cancel()  # it would wait for one that hangs
         for shard, experts in wanted.items():
-            target = next_adoption(self._adopted.get(shard), experts, is_settled=is_settled)
+            held = self._adopted.get(shard)
+            target = next_adoption(held, experts, is_settled=is_settled)
+            if target is None and shard in self._unsure:
+                target = held  # again
             running = self._running.get(shard)
             if target is not None and (running is None or running.done()):
                 self._running[shard] = asyncio.create_task(self._adopt(shard, target))
 
     async def _adopt(self, shard: ShardId, experts: frozenset[tuple[int, int]]) -> None:
-        started = time.monotonic()
+        started = self._now_s()
         held = self._adopted.get(shard)
+        self._adopted[shard] = experts
+        self._unsure.add(shard)
         try:
-            await self._clients.adopt(shard, experts, ADOPT_TIMEOUT_S)
+            await self._calls.adopt(shard, experts, ADOPT_TIMEOUT_S)
         except PartFailedError as error:
             logger.warning("adoption_failed shard=%s reason=%s", shard, error)
             return  # the next turn tries again
-        self._adopted[shard] = experts
+        self._unsure.discard(shard)
         if experts or held:
             kind = "experts_adopted" if experts else "experts_released"
-            seconds = time.monotonic() - started
+            seconds = self._now_s() - started
             self._events.add(kind, shard, f"experts={len(experts)} s={seconds:.2f}")
         self.wake()
 

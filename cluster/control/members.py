@@ -71,7 +71,9 @@ class MemberBook:
 
     def forget(self, part: str) -> None:
         """A part has been ended for good."""
-        self.members.pop(part, None)
+        known = self.members.pop(part, None)
+        if known is not None:
+            self._replaced.add(known.told.process)  # a last heartbeat may still be on its way
         self._failures.pop(part, None)
 
     def address_of(self, part: str) -> str | None:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import grpc
+import numpy as np
 from google.protobuf.message import Message
 
-from cluster.control.ports import GatewayState
+from cluster.control.ports import GatewayState, ShardLoad
 from galerne.errors import GalerneError
 from galerne.hello import SERVICE_OPTIONS, TOKEN_METADATA_KEY
 from galerne.ids import Epoch
@@ -81,6 +82,12 @@ class PartClients:
         """See ``PartCalls``."""
         request = internal.EpochRequest(epoch=epoch)
         await self._call(self._gateway, gateway, "AbortTopology", request, timeout_s)
+
+    async def load_of(self, shard: str, timeout_s: float) -> ShardLoad:
+        """See ``PartCalls``."""
+        request = internal.DescribeShardRequest(with_load=True)
+        told = await self._call(self._shard, shard, "DescribeShard", request, timeout_s)
+        return ShardLoad(np.array(told.expert_rows, np.int64), told.compute_seconds)
 
     async def state_of(self, gateway: str, timeout_s: float) -> GatewayState:
         """See ``PartCalls``."""

@@ -6,6 +6,9 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from galerne.ids import Epoch
 from galerne.topology import Topology
 
@@ -17,6 +20,14 @@ class GatewayState:
     topology: Topology
     num_requests: int
     unready_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardLoad:
+    """What a shard has computed since its start."""
+
+    expert_rows: npt.NDArray[np.int64]  # [layers * experts]
+    compute_seconds: float
 
 
 class PartCalls(Protocol):
@@ -50,6 +61,10 @@ class PartCalls(Protocol):
 
     async def abort(self, gateway: str, epoch: Epoch, timeout_s: float) -> None:
         """Forget a prepared topology."""
+        ...
+
+    async def load_of(self, shard: str, timeout_s: float) -> ShardLoad:
+        """What a shard has computed."""
         ...
 
     async def state_of(self, gateway: str, timeout_s: float) -> GatewayState:

@@ -38,6 +38,30 @@ def next_topology(
     )
 
 
+def config_of(topology: Topology, config: ServeConfig) -> ServeConfig:
+    """Settings from which ``topology`` would be built, for a controller that has only seen it."""
+    placed = topology.placement.by_layer
+    return config.model_copy(
+        update={
+            "mode": topology.mode.value,
+            "shards": len(topology.shard_processes) or None,
+            "gateways": len(topology.gateways),
+            "replicas": min(len(replicas) for layer in placed for replicas in layer),
+            "transport": topology.transport.value,
+            "max_num_seqs": topology.max_num_seqs,
+            "max_batched_tokens": topology.max_batched_tokens,
+        }
+    )
+
+
+def check_alone(wish: TopologyWish, field: str) -> None:
+    """Raises ConfigError if more than this is wished for."""
+    others = [n for n in wish.__slots__ if n != field and getattr(wish, n) is not None]
+    if others:
+        value = getattr(wish, field)
+        raise ConfigError(field, value, f"goes alone, not with {', '.join(others)}")
+
+
 def _wanted_config(config: ServeConfig, wish: TopologyWish) -> ServeConfig:
     """Another mode takes its own number of shards."""
     changes = {n: v for n in wish.__slots__ if (v := getattr(wish, n)) is not None}
@@ -50,9 +74,7 @@ def _wanted_config(config: ServeConfig, wish: TopologyWish) -> ServeConfig:
 def _without_shard(current: Topology, wish: TopologyWish, used_ids: Collection[str]) -> Topology:
     """The same with a new shard in the place of one."""
     old = ShardId(wish.replace_shard or "")
-    others = [n for n in wish.__slots__ if n != "replace_shard" and getattr(wish, n) is not None]
-    if others:
-        raise ConfigError("replace_shard", old, f"goes alone, not with {', '.join(others)}")
+    check_alone(wish, "replace_shard")
     if old not in current.shard_processes:
         known = ", ".join(current.shard_processes) or "none"
         raise ConfigError("replace_shard", old, f"is no shard; there are: {known}")

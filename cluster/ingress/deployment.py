@@ -10,9 +10,11 @@ from typing import Any, TypeVar
 from fastapi import FastAPI
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
+from ray import get_runtime_context
 
 from cluster.directory import RayDirectory
 from cluster.ingress import loopback
+from cluster.ingress.head_watch import patience_s, watch_head
 from cluster.ingress.serve_context import RayContext, ServeContext, refusing
 from cluster.ingress.settings import IngressSettings
 from galerne.v1 import cluster_pb2 as cluster_pb
@@ -27,7 +29,7 @@ from router.api.metrics import FrontendMetrics
 from router.chat.tokenizer import load_tokenizer
 from router.gateway.pool import GatewayPool
 
-Event = TypeVar("Event", pb.GenerateEvent, pb.ChatEvent, cluster_pb.ClusterEvent)
+Event = TypeVar("Event", bound=Message)
 
 _LAST_WORDS_S = 2.0  # for the terminal events of aborted requests
 _NOT_SERVING = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.NOT_SERVING)
@@ -67,9 +69,12 @@ class GalerneIngress:
         await self._pool.start(settings.start_timeout_s)
         self._frontend = Frontend(self._pool, tokenizer, settings.limits, keys, metrics)
         self._inference = InferenceServicer(self._frontend)
-        self._cluster = ClusterServicer(directory)
+        self._cluster = ClusterServicer(directory, self._frontend)
         self._health = HealthServicer(self._frontend.unready_reason)
         self._watchers: set[ServeContext] = set()
+        head = get_runtime_context().gcs_address
+        watching = watch_head(head, self._pool.give_up, patience_s())
+        self._head_watch = asyncio.create_task(watching)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The HTTP API; Serve asks for it once."""
@@ -84,9 +89,12 @@ class GalerneIngress:
     async def close(self, drain_s: float) -> None:
         """Stop admitting; end requests that run longer than ``drain_s``, and every Watch.
 
-        Serve waits for whatever is open, so nothing must be.
+        Serve waits for whatever is open, so nothing must be. Resumable requests that still run stay
+        at their gateways, for the frontend that comes next.
         """
-        if not await self._is_drained(drain_s):
+        is_drained = await self._is_drained(drain_s)
+        await self._frontend.close()
+        if not is_drained:
             await self._pool.abort_all()
             await self._is_drained(_LAST_WORDS_S)
         for watcher in self._watchers:
@@ -108,14 +116,32 @@ class GalerneIngress:
         self, request: pb.GenerateRequest, grpc_context: RayContext
     ) -> AsyncGenerator[pb.GenerateEvent, None]:
         """See ``InferenceService``."""
-        async for event in self._stream(self._inference.stream_generate(request), grpc_context):
+        events = self._inference.stream_generate(request, self._owner(grpc_context))
+        async for event in self._stream(events, grpc_context):
             yield event
 
     async def Chat(  # noqa: N802
         self, request: pb.ChatRequest, grpc_context: RayContext
     ) -> AsyncGenerator[pb.ChatEvent, None]:
         """See ``InferenceService``."""
-        async for event in self._stream(self._inference.stream_chat(request), grpc_context):
+        events = self._inference.stream_chat(request, self._owner(grpc_context))
+        async for event in self._stream(events, grpc_context):
+            yield event
+
+    async def ResumeGenerate(  # noqa: N802
+        self, request: pb.ResumeRequest, grpc_context: RayContext
+    ) -> AsyncGenerator[pb.GenerateEvent, None]:
+        """See ``InferenceService``."""
+        events = self._inference.resume_generate(request, self._owner(grpc_context))
+        async for event in self._stream(events, grpc_context):
+            yield event
+
+    async def ResumeChat(  # noqa: N802
+        self, request: pb.ResumeRequest, grpc_context: RayContext
+    ) -> AsyncGenerator[pb.ChatEvent, None]:
+        """See ``InferenceService``."""
+        events = self._inference.resume_chat(request, self._owner(grpc_context))
+        async for event in self._stream(events, grpc_context):
             yield event
 
     GenerateOnce = _unary("GenerateOnce")
@@ -134,6 +160,13 @@ class GalerneIngress:
         """See ``ClusterService``."""
         async for event in self._stream(self._cluster.stream_events(request), grpc_context):
             yield event
+
+    async def Drain(  # noqa: N802
+        self, request: cluster_pb.DrainRequest, grpc_context: RayContext
+    ) -> AsyncGenerator[cluster_pb.DrainProgress, None]:
+        """See ``ClusterService``."""
+        async for progress in self._stream(self._cluster.stream_drain(request), grpc_context):
+            yield progress
 
     async def Check(  # noqa: N802
         self, request: health_pb2.HealthCheckRequest, grpc_context: RayContext
@@ -154,6 +187,9 @@ class GalerneIngress:
                     yield response
         finally:
             self._watchers.discard(context)
+
+    def _owner(self, grpc_context: RayContext) -> bytes:
+        return self._frontend.keys.owner(ServeContext(grpc_context).authorization)
 
     async def _stream(
         self, events: AsyncGenerator[Event, None], grpc_context: RayContext

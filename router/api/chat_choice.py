@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import groupby
 
@@ -33,9 +33,14 @@ class ChatChoice(Choice):
         *,
         has_tools: bool,
         starts_in_reasoning: bool = False,
+        call_id: Callable[[int], str] = lambda _index: new_call_id(),
     ) -> None:
-        """Without tools, a call has no meaning and its text is content."""
+        """Without tools, a call has no meaning and its text is content.
+
+        ``call_id`` gives the id of the n-th call.
+        """
         super().__init__(index, sampling)
+        self._call_id = call_id
         self._parser = OutputParser(
             tokenizer, parse_tools=has_tools, starts_in_reasoning=starts_in_reasoning
         )
@@ -72,7 +77,9 @@ class ChatChoice(Choice):
                 continue
             self._add_content(self._matcher.finish())
             if isinstance(delta, ToolCallStart):
-                self._pieces.append(ToolCallStarted(delta.index, new_call_id(), delta.name))
+                self._pieces.append(
+                    ToolCallStarted(delta.index, self._call_id(delta.index), delta.name)
+                )
             else:
                 self._pieces.append(delta)
 

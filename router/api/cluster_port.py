@@ -37,6 +37,7 @@ class TopologyWish:
     max_num_seqs: int | None = None
     max_batched_tokens: int | None = None
     replace_shard: str | None = None
+    rebalance: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

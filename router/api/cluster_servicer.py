@@ -9,6 +9,8 @@ from typing import Any
 from galerne.v1 import cluster_pb2 as pb
 from galerne.v1 import cluster_pb2_grpc
 from router.api.cluster_port import ClusterPort, TopologyFacts, TopologyWish
+from router.api.drain import drain
+from router.api.frontend import Frontend
 from router.api.grpc_servicer import Aborting, Context
 
 _POLL_S = 0.5
@@ -17,8 +19,9 @@ _POLL_S = 0.5
 class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
     """Shows and changes the topology."""
 
-    def __init__(self, cluster: ClusterPort) -> None:
+    def __init__(self, cluster: ClusterPort, frontend: Frontend) -> None:
         self._cluster = cluster
+        self._frontend = frontend
 
     async def GetTopology(  # noqa: N802
         self, request: pb.GetTopologyRequest, context: Context
@@ -61,6 +64,18 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
                 after = event.number
                 yield pb.ClusterEvent(**{name: getattr(event, name) for name in event.__slots__})
             await asyncio.sleep(_POLL_S)
+
+    async def Drain(  # noqa: N802
+        self, request: pb.DrainRequest, context: Context
+    ) -> AsyncGenerator[pb.DrainProgress, None]:
+        """Takes no requests from now on."""
+        async with Aborting(context):
+            async for progress in self.stream_drain(request):
+                yield progress
+
+    def stream_drain(self, request: pb.DrainRequest) -> AsyncGenerator[pb.DrainProgress, None]:
+        """The same, for a transport with a context of its own."""
+        return drain(self._frontend, request)
 
 
 def _message(facts: TopologyFacts) -> pb.TopologyInfo:

@@ -12,6 +12,7 @@ HTTP_STATUS_BY_STATUS: Mapping[str, int] = {
     "FAILED_PRECONDITION": 400,
     "UNAUTHENTICATED": 401,
     "NOT_FOUND": 404,
+    "ABORTED": 409,
     "RESOURCE_EXHAUSTED": 429,
     "CANCELLED": 499,
     "INTERNAL": 500,
@@ -31,6 +32,36 @@ class BodyTooLargeError(InvalidRequestError):
     def __init__(self, max_bytes: int) -> None:
         super().__init__("body", f"is larger than {max_bytes} bytes")
         self.args = (max_bytes,)
+
+
+class StreamNotFoundError(GalerneError):
+    """No resumable request has this id and belongs to this key."""
+
+    status = "NOT_FOUND"
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(request_id)
+        self.request_id = request_id
+
+    def __str__(self) -> str:
+        return f"request_id: no resumable stream {self.request_id[:200]!r} is kept for this API key"
+
+
+class StreamLostError(GalerneError):
+    """A stream was not found where it would be, and what could know better is lost."""
+
+    status = "UNAVAILABLE"
+    is_retryable = True
+
+    def __init__(self, request_id: str, reached: str, reason: str) -> None:
+        super().__init__(request_id, reached, reason)
+        self.request_id = request_id
+        self.reached = reached  # token offset of each choice, as the client says
+        self.reason = reason
+
+    def __str__(self) -> str:
+        where = f"; the client had reached {self.reached} tokens" if self.reached else ""
+        return f"stream {self.request_id[:200]!r} was not found: {self.reason}{where}"
 
 
 class EndedWithError(GalerneError):

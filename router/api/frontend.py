@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 
 from galerne.errors import InvalidRequestError, NotServingError, OverloadedError
 from router.api.admission import admit, check_model
-from router.api.chat_choice import ChatChoice
-from router.api.choices import Choice, TextChoice
+from router.api.answer import AnswerFacts
+from router.api.choices import Choice
 from router.api.events import Event
 from router.api.inputs import ApiLimits, ChatCompletionInput, GenerateInput
 from router.api.keys import ApiKeys
 from router.api.metrics import FrontendMetrics, RequestMeter
 from router.api.prompts import PromptEncoder
 from router.api.run import run_request
+from router.api.streams import ResumableStream, Streams
 from router.chat.tokenizer import Tokenizer
 from router.engine.gateway_port import GatewayPort, ModelFacts
-from router.engine.request import GenerationRequest
+from router.engine.request import GenerationRequest, Hold
 
 _RETRY_AFTER_S = 1.0
 
@@ -28,7 +31,7 @@ class Frontend:
 
     Both streams begin with ``Accepted`` and end with one ``Finished`` per choice and ``Usage``.
     An error before ``Accepted`` is raised, a later one ends the choices with ``EndReason.ERROR``.
-    Closing a stream aborts its request.
+    Closing a stream aborts its request, or leaves a resumable one to ``streams`` for its grace.
     """
 
     def __init__(
@@ -50,7 +53,8 @@ class Frontend:
         self.keys = keys if keys is not None else ApiKeys()
         self.metrics = metrics if metrics is not None else FrontendMetrics()
         self.prompts = PromptEncoder(tokenizer, gateway.model, self.limits)
-        self._running: set[str] = set()
+        self.streams = Streams(gateway, tokenizer, self.limits, self.metrics)
+        self._running: set[str] = set()  # that end with their client
         self._num_open = 0
         self._is_draining = False
         self._is_idle = asyncio.Event()
@@ -75,10 +79,8 @@ class Frontend:
         with self._opened("generate") as meter:
             check_model(call.model, self.model)
             request = admit(call, await self.prompts.encode_prompt(call), self.model)
-            choices = [
-                TextChoice(i, request.sampling, self.tokenizer) for i in range(request.sampling.n)
-            ]
-            async with aclosing(self._run(request, choices, meter)) as events:
+            facts = AnswerFacts(api="generate")
+            async with aclosing(self._answer(call, request, facts, meter)) as events:
                 async for event in events:
                     yield event
 
@@ -92,17 +94,27 @@ class Frontend:
             check_model(call.model, self.model)
             prompt = await self.prompts.encode_chat(call.chat)
             request = admit(call, prompt, self.model)
-            choices = [
-                ChatChoice(
-                    i,
-                    request.sampling,
-                    self.tokenizer,
-                    has_tools=bool(call.chat.tools),
-                    starts_in_reasoning=prompt.starts_in_reasoning,
-                )
-                for i in range(request.sampling.n)
-            ]
-            async with aclosing(self._run(request, choices, meter)) as events:
+            facts = AnswerFacts(
+                api="chat",
+                has_tools=bool(call.chat.tools),
+                starts_in_reasoning=prompt.starts_in_reasoning,
+            )
+            async with aclosing(self._answer(call, request, facts, meter)) as events:
+                async for event in events:
+                    yield event
+
+    async def resume(self, stream: ResumableStream) -> AsyncGenerator[Event, None]:
+        """A stream that ``streams.find`` has found, from its first event on; the newest has it.
+
+        Raises:
+            TakenOverError: A newer client has resumed it.
+            NotServingError: The frontend stops.
+        """
+        if self._is_draining:
+            raise NotServingError("draining")
+        self.metrics.streams_resumed.inc()
+        with self._counted():
+            async with aclosing(stream.log.read()) as events:
                 async for event in events:
                     yield event
 
@@ -110,10 +122,50 @@ class Frontend:
         """Why requests could not be served now, or None if they can."""
         return "draining" if self._is_draining else await self.gateway.unready_reason()
 
-    async def drain(self) -> None:
-        """Take no requests from now on; return when the running ones have ended."""
+    def start_draining(self) -> None:
+        """Take no requests from now on."""
         self._is_draining = True
+
+    async def drain(self) -> None:
+        """Take no requests from now on; return when no client waits for one.
+
+        Resumable requests without a client are not waited for: ``close`` leaves them to gateways.
+        """
+        self.start_draining()
         await self._is_idle.wait()
+
+    @property
+    def num_running(self) -> int:
+        """Requests that have not ended."""
+        return self._num_open
+
+    async def abort_running(self) -> int:
+        """End all requests with ``FINISH_REASON_ABORT``; how many.
+
+        Resumable ones are not ended: their clients are told, and gateways keep them.
+        """
+        await self.close()
+        running = list(self._running)
+        await asyncio.gather(*(self.gateway.abort(request_id) for request_id in running))
+        return len(running)
+
+    async def close(self) -> None:
+        """Let go of resumable streams; they may be resumed at another frontend."""
+        await self.streams.close()
+
+    def _answer(
+        self,
+        call: GenerateInput | ChatCompletionInput,
+        request: GenerationRequest,
+        facts: AnswerFacts,
+        meter: RequestMeter,
+    ) -> AsyncGenerator[Event, None]:
+        if call.resumable is None:
+            return self._run(request, facts.new_choices(request.sampling, self.tokenizer), meter)
+        facts = replace(facts, call_id_key=secrets.token_hex(16), page=call.resumable.page)
+        hold = Hold(self.limits.resume_grace_s, call.resumable.owner, facts.encode())
+        request = replace(request, hold=hold)
+        return self._run_resumable(request, hold, facts, meter, call.request_id)
 
     async def _run(
         self, request: GenerationRequest, choices: Sequence[Choice], meter: RequestMeter
@@ -124,27 +176,54 @@ class Frontend:
                     meter.see(event)
                     yield event
 
+    async def _run_resumable(
+        self,
+        request: GenerationRequest,
+        hold: Hold,
+        facts: AnswerFacts,
+        meter: RequestMeter,
+        given_id: str | None,
+    ) -> AsyncGenerator[Event, None]:
+        with self._reserved(request.request_id):
+            stream = self.streams.begin(request, hold, facts, meter)
+        is_known = given_id is not None
+        try:
+            async with aclosing(stream.log.read()) as events:
+                async for event in events:
+                    is_known = True
+                    yield event
+        finally:
+            if not is_known:  # the client never learnt by which id to come back
+                self.streams.drop(stream)
+
     @contextmanager
     def _opened(self, api: str) -> Iterator[RequestMeter]:
         """Count a request, whatever becomes of it."""
         with self.metrics.observe(api) as meter:
             if self._is_draining:
                 raise NotServingError("draining")
-            if self._num_open >= self.limits.max_running:
+            num_running = self._num_open + self.streams.num_unattended
+            if num_running >= self.limits.max_running:
                 raise OverloadedError("frontend", self.limits.max_running, _RETRY_AFTER_S)
-            self._num_open += 1
-            self._is_idle.clear()
-            try:
+            with self._counted():
                 yield meter
-            finally:
-                self._num_open -= 1
-                if self._num_open == 0:
-                    self._is_idle.set()
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count a client; draining waits for all of them."""
+        self._num_open += 1
+        self._is_idle.clear()
+        try:
+            yield
+        finally:
+            self._num_open -= 1
+            if self._num_open == 0:
+                self._is_idle.set()
 
     @contextmanager
     def _reserved(self, request_id: str) -> Iterator[None]:
         """Keep an id from being used twice at one time."""
-        if request_id in self._running:
+        if request_id in self._running or self.streams.is_running(request_id):
             raise InvalidRequestError("request_id", f"{request_id} is running already")
         self._running.add(request_id)
         try:

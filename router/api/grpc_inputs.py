@@ -11,7 +11,8 @@ import numpy as np
 
 from galerne.errors import InvalidRequestError
 from galerne.v1 import inference_pb2 as pb
-from router.api.inputs import ChatCompletionInput, GenerateInput, SamplingFields
+from router.api.inputs import ChatCompletionInput, GenerateInput, Resumable, SamplingFields
+from router.api.resume import ResumePoint
 from router.chat.encode import ChatInput
 
 _FLOATS = (
@@ -49,8 +50,8 @@ def sampling_fields(message: pb.SamplingParams) -> SamplingFields:
     return fields
 
 
-def generate_input(message: pb.GenerateRequest) -> GenerateInput:
-    """What Generate asks for.
+def generate_input(message: pb.GenerateRequest, owner: bytes = b"") -> GenerateInput:
+    """What Generate asks for; ``owner`` stands for the client's key.
 
     Raises:
         InvalidRequestError: There is no prompt.
@@ -65,11 +66,12 @@ def generate_input(message: pb.GenerateRequest) -> GenerateInput:
         request_id=message.request_id if message.HasField("request_id") else None,
         model=message.model,
         cache_salt=message.cache_salt,
+        resumable=Resumable(owner) if message.resumable else None,
     )
 
 
-def chat_input(message: pb.ChatRequest) -> ChatCompletionInput:
-    """What Chat asks for.
+def chat_input(message: pb.ChatRequest, owner: bytes = b"") -> ChatCompletionInput:
+    """What Chat asks for; ``owner`` stands for the client's key.
 
     Raises:
         InvalidRequestError: A part is empty, or a tool's schema is no JSON object.
@@ -88,7 +90,16 @@ def chat_input(message: pb.ChatRequest) -> ChatCompletionInput:
         request_id=message.request_id if message.HasField("request_id") else None,
         model=message.model,
         cache_salt=message.cache_salt,
+        resumable=Resumable(owner) if message.resumable else None,
     )
+
+
+def resume_points(message: pb.ResumeRequest) -> list[ResumePoint]:
+    """How far the client got with each choice."""
+    return [
+        ResumePoint(point.offset, point.events if point.HasField("events") else None)
+        for point in message.points
+    ]
 
 
 def _decimal(value: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn, TypeAlias
@@ -15,9 +15,11 @@ from galerne.v1 import inference_pb2 as pb
 from galerne.v1 import inference_pb2_grpc as pb_grpc
 from router.api.collect import collect
 from router.api.errors import EndedWithError, retry_after_s
+from router.api.events import Event
 from router.api.frontend import Frontend
-from router.api.grpc_inputs import chat_input, generate_input
+from router.api.grpc_inputs import chat_input, generate_input, resume_points
 from router.api.grpc_outputs import EventWriter, load_message, model_info, server_info
+from router.api.resume import ResumeFilter
 
 logger = logging.getLogger(__name__)
 
@@ -36,35 +38,63 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
         self._writer = EventWriter(frontend.tokenizer)
 
     async def stream_generate(
-        self, request: pb.GenerateRequest
+        self, request: pb.GenerateRequest, owner: bytes = b""
     ) -> AsyncGenerator[pb.GenerateEvent, None]:
         """Events of a continuation.
 
         Raises:
             GalerneError: The request is refused.
         """
-        async with aclosing(self._frontend.generate(generate_input(request))) as events:
+        async with aclosing(self._frontend.generate(generate_input(request, owner))) as events:
             async for event in events:
                 yield self._writer.generate_event(event)
 
-    async def stream_chat(self, request: pb.ChatRequest) -> AsyncGenerator[pb.ChatEvent, None]:
+    async def stream_chat(
+        self, request: pb.ChatRequest, owner: bytes = b""
+    ) -> AsyncGenerator[pb.ChatEvent, None]:
         """Events of a chat.
 
         Raises:
             GalerneError: The request is refused.
         """
         with _images_named_as_here():
-            async with aclosing(self._frontend.chat(chat_input(request))) as events:
+            async with aclosing(self._frontend.chat(chat_input(request, owner))) as events:
                 async for event in events:
                     yield self._writer.chat_event(event)
 
-    async def generate_once(self, request: pb.GenerateRequest) -> pb.GenerateResult:
+    async def resume_generate(
+        self, request: pb.ResumeRequest, owner: bytes = b""
+    ) -> AsyncGenerator[pb.GenerateEvent, None]:
+        """What a client has not had of a continuation.
+
+        Raises:
+            GalerneError: There is none for that client, or it is lost.
+        """
+        async with aclosing(self._resume(request, owner, "generate")) as events:
+            async for event in events:
+                yield self._writer.generate_event(event)
+
+    async def resume_chat(
+        self, request: pb.ResumeRequest, owner: bytes = b""
+    ) -> AsyncGenerator[pb.ChatEvent, None]:
+        """What a client has not had of a chat.
+
+        Raises:
+            GalerneError: There is none for that client, or it is lost.
+        """
+        async with aclosing(self._resume(request, owner, "chat")) as events:
+            async for event in events:
+                yield self._writer.chat_event(event)
+
+    async def generate_once(
+        self, request: pb.GenerateRequest, owner: bytes = b""
+    ) -> pb.GenerateResult:
         """A whole continuation.
 
         Raises:
             GalerneError: The request is refused, or ended with an error.
         """
-        call = generate_input(request)
+        call = generate_input(request, owner)
         async with aclosing(self._frontend.generate(call)) as events:
             collected = await collect(events, call.sampling.get("n", 1))
         failed = collected.error()
@@ -72,24 +102,46 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
             raise EndedWithError(failed.error_status, failed.error)
         return self._writer.generate_result(collected)
 
+    async def _resume(
+        self, request: pb.ResumeRequest, owner: bytes, api: str
+    ) -> AsyncGenerator[Event, None]:
+        points = resume_points(request)
+        reached = ", ".join(str(point.offset) for point in points)
+        stream = await self._frontend.streams.find(request.request_id, owner, reached)
+        if stream.facts.api != api:
+            right = "ResumeChat" if stream.facts.api == "chat" else "ResumeGenerate"
+            raise InvalidRequestError("request_id", f"{right} goes on with this stream")
+        new = ResumeFilter(points, stream.request.sampling.n)
+        async with aclosing(self._frontend.resume(stream)) as events:
+            async for event in events:
+                if new.wants(event):
+                    yield event
+
+    def _owner(self, context: Context) -> bytes:
+        return self._frontend.keys.owner(authorization_of(context.invocation_metadata()))
+
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:  # noqa: N802
         """Continues a prompt."""
-        async with Aborting(context), aclosing(self.stream_generate(request)) as messages:
-            async for message in messages:
-                await context.write(message)
+        await _write_all(context, self.stream_generate(request, self._owner(context)))
 
     async def GenerateOnce(  # noqa: N802
         self, request: pb.GenerateRequest, context: Context
     ) -> pb.GenerateResult:
         """The same, answered at once."""
         async with Aborting(context):
-            return await self.generate_once(request)
+            return await self.generate_once(request, self._owner(context))
 
     async def Chat(self, request: pb.ChatRequest, context: Context) -> None:  # noqa: N802
         """Continues a conversation."""
-        async with Aborting(context), aclosing(self.stream_chat(request)) as messages:
-            async for message in messages:
-                await context.write(message)
+        await _write_all(context, self.stream_chat(request, self._owner(context)))
+
+    async def ResumeGenerate(self, request: pb.ResumeRequest, context: Context) -> None:  # noqa: N802
+        """Goes on with a resumable continuation."""
+        await _write_all(context, self.resume_generate(request, self._owner(context)))
+
+    async def ResumeChat(self, request: pb.ResumeRequest, context: Context) -> None:  # noqa: N802
+        """Goes on with a resumable chat."""
+        await _write_all(context, self.resume_chat(request, self._owner(context)))
 
     async def Tokenize(  # noqa: N802
         self, request: pb.TokenizeRequest, context: Context
@@ -141,6 +193,18 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
         """How busy the gateways are."""
         async with Aborting(context):
             return load_message(await self._frontend.gateway.load())
+
+
+async def _write_all(context: Context, messages: AsyncGenerator[Any, None]) -> None:
+    async with Aborting(context), aclosing(messages):
+        async for message in messages:
+            await context.write(message)
+
+
+def authorization_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> str | None:
+    """The metadata ``authorization`` of a call."""
+    value = dict(metadata or ()).get("authorization")
+    return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
 class Aborting:

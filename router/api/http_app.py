@@ -35,6 +35,7 @@ def build_http_app(frontend: Frontend, wall_clock_s: Callable[[], float] = unix_
     for path, endpoint, method in (
         ("/v1/chat/completions", generation.chat_completions, "POST"),
         ("/v1/completions", generation.completions, "POST"),
+        ("/v1/streams/{request_id:path}", generation.resumable.resume, "GET"),
         ("/v1/models", api.models, "GET"),
         ("/v1/models/{name:path}", api.model, "GET"),
     ):

@@ -14,6 +14,7 @@ from router.api.completion_json import CompletionChunks, completion
 from router.api.errors import BodyTooLargeError
 from router.api.events import Accepted
 from router.api.frontend import Frontend
+from router.api.http_resume import ResumableRoutes, wants_resumable
 from router.api.http_streams import (
     chat_stream,
     collect_all,
@@ -32,10 +33,13 @@ class GenerationRoutes:
     def __init__(self, frontend: Frontend, wall_clock_s: Callable[[], float]) -> None:
         self._frontend = frontend
         self._wall_clock_s = wall_clock_s
+        self.resumable = ResumableRoutes(frontend, self._head, wall_clock_s)
 
     async def chat_completions(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
         body = parse_body(ChatCompletionBody, await self._read(request))
+        if wants_resumable(request, is_stream=bool(body.stream)):
+            return await self.resumable.chat(request, body)
         events = self._frontend.chat(body.to_input())
         num_choices = body.n or 1
         has_logprobs = bool(body.logprobs)
@@ -59,6 +63,8 @@ class GenerationRoutes:
     async def completions(self, request: Request) -> Response:
         """POST /v1/completions."""
         body = parse_body(CompletionBody, await self._read(request))
+        if wants_resumable(request, is_stream=bool(body.stream)):
+            return await self.resumable.completion(request, body)
         calls = body.to_inputs(self._frontend.limits.max_prompts)
         merged = merge([self._frontend.generate(call) for call in calls])
         head = self._head(f"cmpl-{secrets.token_hex(16)}")
@@ -88,12 +94,12 @@ class GenerationRoutes:
             chunks.append(chunk)
         return b"".join(chunks)
 
-    def _head(self, answer_id: str) -> dict[str, Any]:
-        """What all answers begin with."""
+    def _head(self, answer_id: str, created: int | None = None) -> dict[str, Any]:
+        """What all answers begin with; ``created`` unset: now."""
         model = self._frontend.model
         return {
             "id": answer_id,
-            "created": int(self._wall_clock_s()),
+            "created": int(self._wall_clock_s()) if created is None else created,
             "model": model.name,
             "system_fingerprint": model.fingerprint,
         }

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from galerne.errors import ConfigError
 from router.chat.encode import ChatInput
 from router.chat.image_files import ImageLimits
 
 MIB = 1024 * 1024
+
+_AT_LEAST_1 = (
+    "max_running",
+    "max_body_bytes",
+    "max_prompts",
+    "max_prompt_chars_per_token",
+    "max_parked",
+    "max_parked_tokens",
+)
 
 
 class SamplingFields(TypedDict, total=False):
@@ -35,6 +45,13 @@ class SamplingFields(TypedDict, total=False):
     prompt_logprobs: int
 
 
+class Resumable(NamedTuple):
+    """The wish that a request outlives its client, who may come back for it."""
+
+    owner: bytes  # ``ApiKeys.owner`` of the client; nobody else may come back
+    page: Mapping[str, Any] = {}  # how HTTP shows the answer: plain JSON values
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateInput:
     """A prompt to continue: text, which is encoded with <s> in front, or ids."""
@@ -46,6 +63,7 @@ class GenerateInput:
     request_id: str | None = None  # drawn if None
     model: str = ""  # empty: the served one
     cache_salt: str = ""
+    resumable: Resumable | None = None  # None: it ends with its client
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +75,7 @@ class ChatCompletionInput:
     request_id: str | None = None
     model: str = ""
     cache_salt: str = ""
+    resumable: Resumable | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +86,17 @@ class ApiLimits:
     max_body_bytes: int = 64 * MIB  # of an HTTP body or a gRPC message
     max_prompts: int = 128  # of one /v1/completions request
     max_prompt_chars_per_token: int = 64  # times the model's length: refused without tokenizing
+    resume_grace_s: float = 30.0  # a resumable request is kept so long without its client
+    max_parked: int = 64  # resumable requests of one key without a client; the oldest give way
+    max_parked_tokens: int = (
+        1 << 18
+    )  # of their prompts and answers; a log probability counts as one
     images: ImageLimits = field(default_factory=ImageLimits)
 
     def __post_init__(self) -> None:
-        for key in ("max_running", "max_body_bytes", "max_prompts", "max_prompt_chars_per_token"):
+        for key in _AT_LEAST_1:
             if getattr(self, key) < 1:
                 raise ConfigError(f"limits.{key}", getattr(self, key), "must be at least 1")
+        if not 0 < self.resume_grace_s < math.inf:
+            problem = "must be a number of seconds above 0"
+            raise ConfigError("limits.resume_grace_s", self.resume_grace_s, problem)

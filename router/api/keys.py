@@ -41,6 +41,12 @@ class ApiKeys:
         if not is_bearer or not any(matches):
             raise UnauthenticatedError("API key (Authorization: Bearer ...)")
 
+    def owner(self, authorization: str | None) -> bytes:
+        """Stands for the key of a client that was let pass: its hash; empty without any keys."""
+        if not self._digests:
+            return b""
+        return _hash((authorization or "")[len(_SCHEME) :].strip())
+
 
 def _digest_of(key: str) -> bytes:
     if not key.startswith(_HASHED):

@@ -37,6 +37,16 @@ class FrontendMetrics:
             "Streams that went on at another gateway, or at a restarted one.",
             registry=self.registry,
         )
+        self.streams_parked = Gauge(
+            "galerne_streams_parked",
+            "Resumable streams without a client, running or ended, kept for their grace.",
+            registry=self.registry,
+        )
+        self.streams_resumed = Counter(
+            "galerne_streams_resumed",
+            "Resumable streams that a client came back for.",
+            registry=self.registry,
+        )
         self.ttft_s = Histogram(
             "galerne_time_to_first_token_seconds",
             "From the request's arrival to its first token.",
@@ -76,34 +86,42 @@ class FrontendMetrics:
     def observe(self, api: str) -> Iterator[RequestMeter]:
         """Follow one request of ``api`` (generate or chat) until the block is left."""
         meter = RequestMeter(self, api)
-        self.running.inc()
         try:
             yield meter
         except BaseException as error:
-            if meter.outcome != EndReason.ERROR.value:  # closing the stream is then no news
-                meter.outcome = _outcome_of(error)
+            if not meter.is_detached:
+                meter.fail(error)
             raise
         finally:
-            self.running.dec()
-            meter.close()
+            if not meter.is_detached:
+                meter.close()
 
 
 class RequestMeter:
     """Times one request from its arrival."""
 
-    def __init__(self, metrics: FrontendMetrics, api: str) -> None:
+    def __init__(self, metrics: FrontendMetrics, api: str, *, is_replay: bool = False) -> None:
+        """``is_replay``: its tokens come faster than they were made."""
+        self._is_replay = is_replay
         self.outcome = "INTERNAL"
+        self.is_detached = False  # the request outlives its client; its task closes this
         self._metrics = metrics
         self._api = api
         self._inter_token_s = metrics.inter_token_s.labels(api)
         self._arrived_s = metrics.clock.now_s()
         self._last_s_by_choice: dict[int, float] = {}
+        metrics.running.inc()
+
+    def fail(self, error: BaseException) -> None:
+        """The request ends with what was raised."""
+        if self.outcome != EndReason.ERROR.value:  # closing the stream is then no news
+            self.outcome = _outcome_of(error)
 
     def see(self, event: Event) -> None:
         """Count what an event says."""
         match event:
-            case TokensDelta(choice=choice, token_ids=token_ids) if token_ids:
-                self._see_tokens(choice, len(token_ids))
+            case TokensDelta(choice=choice, token_ids=ids) if ids and not self._is_replay:
+                self._see_tokens(choice, len(ids))
             case Finished(reason=reason):
                 self.outcome = reason.value
             case Usage():
@@ -116,6 +134,7 @@ class RequestMeter:
     def close(self) -> None:
         """The request has ended."""
         metrics = self._metrics
+        metrics.running.dec()
         metrics.requests.labels(self._api, self.outcome).inc()
         metrics.duration_s.labels(self._api).observe(metrics.clock.now_s() - self._arrived_s)
 

@@ -11,14 +11,20 @@ from router.api.choices import Choice
 from router.api.events import Accepted, EndReason, Event, PromptLogprobs, Usage
 from router.engine.gateway_port import GatewayPort
 from router.engine.request import GenerationRequest, TokenDelta
+from router.engine.stream_log import TakenOverError
 
 logger = logging.getLogger(__name__)
 
 
 async def run_request(
-    gateway: GatewayPort, request: GenerationRequest, choices: Sequence[Choice]
+    gateway: GatewayPort,
+    request: GenerationRequest,
+    choices: Sequence[Choice],
+    deltas: AsyncGenerator[TokenDelta, None] | None = None,
 ) -> AsyncGenerator[Event, None]:
     """Events of an admitted request; ``choices`` are its n answers, by index.
+
+    ``deltas``: of the gateway that runs it already; unset: it is submitted.
 
     ``Accepted`` comes with the first delta, since only then it is certain that the gateway took
     the request. When every choice has ended, or the generator is closed, the gateway's stream is
@@ -26,10 +32,11 @@ async def run_request(
 
     Raises:
         GalerneError: Before ``Accepted`` only; later, choices end with ``EndReason.ERROR``.
+        TakenOverError: The request goes on at another frontend.
     """
     tally = _Tally(request, choices)
     failure: BaseException | None = None
-    async with _closing(gateway, request) as stream:
+    async with _closing(gateway, request, deltas or gateway.submit(request)) as stream:
         delta = await anext(stream, None)
         if delta is None:
             raise NotServingError("the gateway ended the stream before its first token")
@@ -42,12 +49,16 @@ async def run_request(
             for event in tally.take(delta):
                 yield event
             if tally.is_done:
+                if request.hold is not None and tally.is_running:
+                    await gateway.abort(request.request_id)  # closing would only park it
                 break
-            if delta.finish_reason is None and choices[delta.choice].is_ended:
+            if tally.is_to_abort(delta.choice):
                 # A stop string ended it; the others go on. What still comes of it is dropped.
                 await gateway.abort(request.request_id, delta.choice)
             try:
                 delta = await anext(stream, None)
+            except TakenOverError:
+                raise
             except Exception as error:  # noqa: BLE001 - a border: the client gets one end per choice
                 failure, delta = error, None
     for event in tally.end(failure):
@@ -57,9 +68,8 @@ async def run_request(
 
 @asynccontextmanager
 async def _closing(
-    gateway: GatewayPort, request: GenerationRequest
+    gateway: GatewayPort, request: GenerationRequest, stream: AsyncIterator[TokenDelta]
 ) -> AsyncGenerator[AsyncIterator[TokenDelta], None]:
-    stream = gateway.submit(request)
     try:
         yield stream
     finally:
@@ -77,13 +87,29 @@ class _Tally:
         self._request = request
         self._choices = choices
         self._num_cached = 0
+        self._running = {choice.index for choice in choices}  # at the gateway
+        self._aborted: set[int] = set()
         self._wants_prompt_logprobs = request.sampling.prompt_logprobs is not None
 
     @property
     def is_done(self) -> bool:
         return all(choice.is_ended for choice in self._choices)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the gateway has not ended every choice."""
+        return bool(self._running)
+
+    def is_to_abort(self, choice: int) -> bool:
+        """Whether a choice has ended here but not at the gateway; says so once."""
+        if choice not in self._running - self._aborted or not self._choices[choice].is_ended:
+            return False
+        self._aborted.add(choice)
+        return True
+
     def take(self, delta: TokenDelta) -> list[Event]:
+        if delta.finish_reason is not None:
+            self._running.discard(delta.choice)
         self._num_cached = max(self._num_cached, delta.num_cached_tokens)
         events: list[Event] = []
         if self._wants_prompt_logprobs and delta.prompt_logprobs:

@@ -17,10 +17,11 @@ T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"
 
 
-def encode_event(body: Mapping[str, Any]) -> bytes:
-    """One ``data:`` event of JSON in UTF-8."""
+def encode_event(body: Mapping[str, Any], event_id: str = "") -> bytes:
+    """One ``data:`` event of JSON in UTF-8, with an ``id:`` if there is one."""
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return f"data: {text}\n\n".encode("utf-8", errors="replace")
+    first = f"id: {event_id}\n" if event_id else ""
+    return f"{first}data: {text}\n\n".encode("utf-8", errors="replace")
 
 
 class EventStreamResponse(Response):

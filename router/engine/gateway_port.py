@@ -86,6 +86,14 @@ class ClusterFacts:
     process_metrics: dict[str, bytes] = field(default_factory=dict)  # process -> Prometheus text
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldStream:
+    """A resumable request that a gateway has kept for whoever comes back for it."""
+
+    request: GenerationRequest  # as first submitted, with its hold
+    deltas: AsyncGenerator[TokenDelta, None]  # from the first token on, then as of ``submit``
+
+
 class GatewayPort(Protocol):
     """One gateway, or a pool of them behind a policy."""
 
@@ -97,7 +105,7 @@ class GatewayPort(Protocol):
     def submit(self, request: GenerationRequest) -> AsyncGenerator[TokenDelta, None]:
         """Run a validated request: deltas of all choices, each choice's last with its reason.
 
-        Closing the iterator aborts the request.
+        Closing the iterator aborts the request; one with a hold runs on until its grace is over.
 
         Raises:
             OverloadedError: The queue is full; raised by the first ``anext``.
@@ -111,6 +119,18 @@ class GatewayPort(Protocol):
 
         What it ends gets a last delta with ``FinishReason.ABORT``.
         """
+        ...
+
+    async def resume(self, request_id: str, owner: bytes) -> HeldStream | None:
+        """Follow a request with a hold again; None if no gateway keeps one for that owner.
+
+        Raises:
+            NotServingError: Not all gateways answer, and none of the others keeps it.
+        """
+        ...
+
+    async def forget(self, request_id: str) -> None:
+        """End a request with a hold, and keep nothing of it."""
         ...
 
     async def load(self) -> GatewayLoad:

@@ -70,6 +70,15 @@ class ResumedChoice(NamedTuple):
     is_ended: bool = False
 
 
+class Hold(NamedTuple):
+    """Lets a request outlive the call that made it, for a frontend that comes back for it."""
+
+    grace_s: float  # it is kept so long without a call, running or ended
+    owner: bytes  # who may come back: hash of an API key
+    context: bytes  # what a frontend needs to shape the answer
+    history: tuple[TokenDelta, ...] = ()  # given out by earlier gateways
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """One prompt with its parameters, as admitted."""
@@ -80,6 +89,7 @@ class GenerationRequest:
     images: tuple[ImageInput, ...] = ()
     cache_salt: str = ""  # the request's, else the tenant's
     resumed: tuple[ResumedChoice, ...] = ()  # of every choice, if another gateway ran it before
+    hold: Hold | None = None  # None: it ends with its call
 
     @property
     def open_choices(self) -> list[int]:
@@ -117,3 +127,9 @@ class TokenDelta:
     finish_reason: FinishReason | None = None
     stop_token_id: int | None = None  # the stop token that ended the choice, if one did
     error: str = ""  # set with FinishReason.ERROR
+
+    @property
+    def num_kept(self) -> int:
+        """What it costs to keep: its tokens, and every log probability as one more."""
+        positions = (*self.logprobs, *(p for p in self.prompt_logprobs if p is not None))
+        return len(self.token_ids) + sum(1 + len(position.top) for position in positions)

@@ -12,6 +12,7 @@ from router.engine.gateway_port import GatewayLoad, ModelFacts
 from router.engine.request import (
     FinishReason,
     GenerationRequest,
+    Hold,
     ImageInput,
     ResumedChoice,
     SamplingParams,
@@ -43,6 +44,7 @@ def encode_request(request: GenerationRequest) -> internal.SubmitRequest:
         sampling=_encode_sampling(request.sampling),
         cache_salt=request.cache_salt,
         resumed=[internal.ResumedChoice(**choice._asdict()) for choice in request.resumed],
+        hold=None if request.hold is None else _encode_hold(request.hold),
     )
 
 
@@ -55,7 +57,21 @@ def decode_request(message: internal.SubmitRequest) -> GenerationRequest:
         images=tuple(_decode_image(image) for image in message.images),
         cache_salt=message.cache_salt,
         resumed=tuple(ResumedChoice(tuple(c.token_ids), c.is_ended) for c in message.resumed),
+        hold=_decode_hold(message) if message.HasField("hold") else None,
     )
+
+
+def _encode_hold(hold: Hold) -> internal.Hold:
+    history = map(encode_delta, hold.history)
+    return internal.Hold(
+        grace_s=hold.grace_s, owner=hold.owner, context=hold.context, history=history
+    )
+
+
+def _decode_hold(message: internal.SubmitRequest) -> Hold:
+    hold = message.hold
+    history = tuple(decode_delta(message.request_id, event) for event in hold.history)
+    return Hold(hold.grace_s, hold.owner, hold.context, history)
 
 
 def _encode_sampling(params: SamplingParams) -> pb.SamplingParams:

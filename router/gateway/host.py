@@ -97,3 +97,4 @@ class GatewayHost:
         self.engine.drain(drain_s)
         self.engine.stop()
         grpc_loop().run(self._server.stop(0.2), _TIMEOUT_S)
+        grpc_loop().loop.call_soon_threadsafe(self.hub.held.close)

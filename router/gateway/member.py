@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import Any
+from contextlib import aclosing
+from typing import Any, NamedTuple
 
 import grpc
 
@@ -20,7 +21,8 @@ from galerne.v1 import inference_pb2 as pb
 from galerne.v1 import internal_pb2 as internal
 from galerne.v1 import internal_pb2_grpc
 from router.engine.request import GenerationRequest, TokenDelta
-from router.gateway.codec import decode_delta, encode_request
+from router.engine.stream_log import TakenOverError
+from router.gateway.codec import decode_delta, decode_request, encode_request
 
 CALL_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 1.5
@@ -69,6 +71,33 @@ class GatewayLostError(NotServingError):
         self.was_running = was_running  # it had taken the request
 
 
+class NotHeldError(GalerneError):
+    """A gateway keeps no such request for that owner."""
+
+    status = "NOT_FOUND"
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(request_id)
+        self.request_id = request_id
+
+    def __str__(self) -> str:
+        return f"request {self.request_id} is not kept"
+
+
+class HeldCall(NamedTuple):
+    """A call that follows a request which a gateway has kept."""
+
+    member: Member
+    request: GenerationRequest
+    events: AsyncGenerator[internal.ResumedEvent, None]
+
+    async def deltas(self) -> AsyncGenerator[TokenDelta, None]:
+        """From the first token on."""
+        async with aclosing(self.events) as events:
+            async for event in events:
+                yield decode_delta(self.request.request_id, event.delta)
+
+
 class Member:
     """One gateway: its channel and the requests it runs for us."""
 
@@ -90,18 +119,50 @@ class Member:
             GatewayLostError: The gateway cannot be reached, or no longer.
             GalerneError: It refused the request.
         """
-        self.in_flight += 1
         call = self._stub.Submit(encode_request(request), metadata=self._metadata)
-        self._calls.add(call)
-        was_running = False
-        try:
-            was_running = ACCEPTED in dict(await call.initial_metadata() or ())
-            async for event in call:
+        async with aclosing(self._follow(call, request.request_id)) as events:
+            async for event in events:
                 yield decode_delta(request.request_id, event)
+
+    async def resume(self, request_id: str, owner: bytes) -> HeldCall:
+        """Follow a request that this gateway keeps.
+
+        Raises:
+            NotHeldError: It keeps none for that owner.
+            GatewayLostError: It cannot be reached.
+            TimeoutError: It does not answer.
+        """
+        asked = internal.ResumeSubmittedRequest(request_id=request_id, owner=owner)
+        call = self._stub.ResumeSubmitted(asked, metadata=self._metadata)
+        events = self._follow(call, request_id, was_running=True)
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                first = await anext(events)
+        except StopAsyncIteration:
+            raise GatewayLostError("the stream ended early", was_running=True) from None
+        except BaseException:
+            await events.aclose()
+            raise
+        return HeldCall(self, decode_request(first.submitted), events)
+
+    async def _follow(
+        self,
+        call: Any,  # noqa: ANN401 - grpc's
+        request_id: str,
+        *,
+        was_running: bool = False,
+    ) -> AsyncGenerator[Any, None]:
+        """Events of a call; ``was_running``: the gateway is known to have taken the request."""
+        self.in_flight += 1
+        self._calls.add(call)
+        try:
+            was_running = was_running or ACCEPTED in dict(await call.initial_metadata() or ())
+            async for event in call:
+                yield event
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE:
                 raise GatewayLostError(error.details() or "", was_running=was_running) from error
-            raise _error_of(error, request.request_id) from error
+            raise _error_of(error, request_id) from error
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -127,6 +188,18 @@ class Member:
         )
         return bool(result.was_running)
 
+    async def forget(self, request_id: str) -> None:
+        """End a request with a hold, and keep nothing of it.
+
+        Raises:
+            grpc.aio.AioRpcError: The gateway does not answer.
+        """
+        await self._stub.AbortSubmitted(
+            internal.AbortSubmittedRequest(request_id=request_id, forget=True),
+            metadata=self._metadata,
+            timeout=CALL_TIMEOUT_S,
+        )
+
     async def describe(self, timeout_s: float = CALL_TIMEOUT_S) -> internal.GatewayDescription:
         """What the gateway says of itself.
 
@@ -142,7 +215,12 @@ class Member:
         """Ask for a sign of life; counts those that did not come."""
         try:
             await self.describe(PROBE_TIMEOUT_S)
-        except grpc.aio.AioRpcError:
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            self.num_misses += 1  # the channel was closed under it
+        except (grpc.aio.AioRpcError, grpc.aio.UsageError):
             self.num_misses += 1
         else:
             self.num_misses = 0
@@ -182,6 +260,10 @@ def _error_of(error: grpc.aio.AioRpcError, request_id: str) -> GalerneError:
             return InvalidRequestError(field, problem)
         case grpc.StatusCode.RESOURCE_EXHAUSTED if retry_after is not None:
             return GatewayOverloadedError(details, float(retry_after))
+        case grpc.StatusCode.NOT_FOUND:
+            return NotHeldError(request_id)
+        case grpc.StatusCode.ABORTED:
+            return TakenOverError(request_id)
         case grpc.StatusCode.CANCELLED:
             return RequestAbortedError(request_id, details)
         case code:

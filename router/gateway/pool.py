@@ -14,11 +14,18 @@ import grpc
 from galerne.errors import GalerneError, NotServingError
 from galerne.ids import GatewayId
 from galerne.v1 import internal_pb2 as internal
-from router.engine.gateway_port import ClusterFacts, GatewayLoad, ModelFacts
+from router.engine.gateway_port import ClusterFacts, GatewayLoad, HeldStream, ModelFacts
 from router.engine.request import GenerationRequest, TokenDelta
 from router.gateway.choose import choose_gateway
 from router.gateway.codec import decode_facts, decode_load
-from router.gateway.member import CALL_TIMEOUT_S, GatewayFailedError, GatewayLostError, Member
+from router.gateway.member import (
+    CALL_TIMEOUT_S,
+    GatewayFailedError,
+    GatewayLostError,
+    HeldCall,
+    Member,
+    NotHeldError,
+)
 from router.gateway.roster import Directory, Roster
 from router.gateway.stream_record import StreamGapError, StreamRecord
 
@@ -39,8 +46,12 @@ class GatewayPool:
         cluster_token: str,
         failover_wait_s: float = FAILOVER_WAIT_S,
         on_stream_moved: Callable[[], None] = lambda: None,
+        create_member: Callable[[GatewayId, str, str], Member] = Member,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """``failover_wait_s``: how long a stream waits for a gateway when the last one is lost."""
+        self._create_member = create_member
+        self._now_s = now_s
         self._directory = directory
         self._token = cluster_token
         self._failover_wait_s = failover_wait_s
@@ -52,8 +63,9 @@ class GatewayPool:
         self._refresh_lock = asyncio.Lock()
         self._model: ModelFacts | None = None
         self._loops: list[asyncio.Task[None]] = []
-        self._started_s = time.monotonic()
+        self._started_s = now_s()
         self._is_closed = False
+        self._given_up = ""  # why nothing is served any more
         self._on_stream_moved = on_stream_moved
 
     async def start(self, timeout_s: float) -> None:
@@ -62,7 +74,7 @@ class GatewayPool:
         Raises:
             NotServingError: No gateway answered in time.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline = self._now_s() + timeout_s
         while self._model is None:
             with contextlib.suppress(GalerneError, grpc.aio.AioRpcError, OSError):
                 await self.refresh()
@@ -70,7 +82,7 @@ class GatewayPool:
                     first = next(iter(self._members.values()))
                     self._model = decode_facts((await first.describe()).model)
                     break
-            if time.monotonic() > deadline:
+            if self._now_s() > deadline:
                 raise NotServingError(f"no gateway answered in {timeout_s:g} s")
             await asyncio.sleep(0.1)
         self._loops = [
@@ -96,36 +108,93 @@ class GatewayPool:
         """See ``GatewayPort.submit``. A gateway that is lost costs a pause, no token."""
         if not self._members:
             raise NotServingError("no gateway lives")
-        record = StreamRecord(request)
-        self._records[request.request_id] = record
+        async with aclosing(self._follow_all(StreamRecord(request))) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    async def resume(self, request_id: str, owner: bytes) -> HeldStream | None:
+        """See ``GatewayPort.resume``; asks every gateway, those that are silent too."""
+        members = [*self._members.values(), *self._aside.values()]
+        if not members:
+            raise NotServingError("no gateway lives")
+        calls = [member.resume(request_id, owner) for member in members]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        held = [result for result in results if isinstance(result, HeldCall)]
+        if not held:
+            silent = [r for r in results if not isinstance(r, NotHeldError)]
+            if silent:
+                raise NotServingError(f"{len(silent)} of {len(members)} gateways do not answer")
+            return None
+        first, *others = held  # more than one after a move: their tokens are the same
+        for other in others:
+            await other.events.aclose()
+            with contextlib.suppress(grpc.aio.AioRpcError):  # it ends there with its grace
+                await other.member.forget(request_id)
+        record = StreamRecord(first.request)
+        return HeldStream(request=first.request, deltas=self._follow_all(record, first))
+
+    async def forget(self, request_id: str) -> None:
+        """See ``GatewayPort.forget``."""
+        members = list(self._members.values())
+        calls = [member.forget(request_id) for member in members]
+        await asyncio.gather(*calls, return_exceptions=True)  # where it fails the grace ends it
+
+    async def _follow_all(
+        self, record: StreamRecord, held: HeldCall | None = None
+    ) -> AsyncGenerator[TokenDelta, None]:
+        """Follow a request to its end, from ``held`` on if a gateway has it already."""
+        request_id = record.request.request_id
+        self._records[request_id] = record
         try:
             while not record.is_done:
-                async with aclosing(self._follow_once(record)) as deltas:
+                async with aclosing(self._follow_once(record, held)) as deltas:
                     async for delta in deltas:
                         yield delta
+                held = None
         finally:
-            del self._records[request.request_id]
+            if self._records.get(request_id) is record:
+                del self._records[request_id]
 
-    async def _follow_once(self, record: StreamRecord) -> AsyncGenerator[TokenDelta, None]:
+    async def _follow_once(
+        self, record: StreamRecord, held: HeldCall | None
+    ) -> AsyncGenerator[TokenDelta, None]:
         """Follow a request at one gateway; returns early if that is lost and another may go on."""
-        request = record.resumption()
-        member = await self._member_for(record)
-        self._owner[request.request_id] = member
-        reason: GalerneError = GatewayLostError("the stream ended early", was_running=True)
+        member = held.member if held is not None else await self._member_for(record)
+        for delta in record.end_aborted():  # while there was nobody to tell
+            yield delta
+        if record.is_done or member is None:
+            return
+        reason: GalerneError = GatewayLostError("the stream ended early", True)
         try:
-            async with aclosing(member.submit(request)) as deltas:
+            async with aclosing(self._deltas_of(record, member, held)) as deltas:
+                async for delta in deltas:
+                    yield delta
+        except (GatewayLostError, GatewayFailedError, StreamGapError) as error:
+            reason = error
+        for delta in record.end_aborted():
+            yield delta
+        if not record.is_done:
+            await self._leave(record, member, reason)
+
+    async def _deltas_of(
+        self, record: StreamRecord, member: Member, held: HeldCall | None
+    ) -> AsyncGenerator[TokenDelta, None]:
+        """What is new of a request at a gateway."""
+        request = record.resumption()
+        stream = held.deltas() if held is not None else member.submit(request)
+        self._owner[request.request_id] = member
+        try:
+            async with aclosing(stream) as deltas:
                 async for delta in deltas:
                     new = record.take(delta)
                     if new is not None:
                         yield new
-        except (GatewayLostError, GatewayFailedError, StreamGapError) as error:
-            reason = error
         finally:
             self._owner.pop(request.request_id, None)
-        for delta in record.end_aborted():
-            yield delta
-        if record.is_done:
-            return
+
+    async def _leave(self, record: StreamRecord, member: Member, reason: GalerneError) -> None:
+        """A gateway is lost to a stream. Raises ``reason`` if no other may be tried."""
+        self._check_goes_on(record)
         was_running = not isinstance(reason, GatewayLostError) or reason.was_running
         if self._is_closed or not record.move(was_running=was_running):
             raise reason
@@ -133,29 +202,50 @@ class GatewayPool:
             self._on_stream_moved()
         logger.warning(
             "stream_moves request=%s gateway=%s address=%s reached=%s reason=%s",
-            *(request.request_id, member.gateway, member.address, record.reached, reason),
+            *(record.request.request_id, member.gateway, member.address, record.reached, reason),
         )
-        self._set_aside(member)
+        if isinstance(reason, GatewayLostError):
+            self._set_aside(member)
+        else:
+            await asyncio.sleep(_FAILOVER_POLL_S)
 
-    async def _member_for(self, record: StreamRecord) -> Member:
+    async def _member_for(self, record: StreamRecord) -> Member | None:
         """A gateway to run a request; waits for one if the last has just been lost.
+
+        None if the client has given up everything meanwhile.
 
         Raises:
             NotServingError: None came in time; says how far the request has come.
         """
-        deadline = time.monotonic() + self._failover_wait_s
-        while not self._members:
-            if time.monotonic() > deadline or self._is_closed:
+        deadline = self._now_s() + self._failover_wait_s
+        self._check_goes_on(record)
+        while not self._members and not record.is_unwanted:
+            if self._now_s() > deadline or self._is_closed:
                 waited = f"no gateway came back in {self._failover_wait_s:g} s"
                 raise NotServingError(f"{waited}; reached {record.reached} tokens")
             await asyncio.sleep(_FAILOVER_POLL_S)
             with contextlib.suppress(Exception):  # the controller may be away as well
                 await asyncio.wait_for(self.refresh(), CALL_TIMEOUT_S)
             await self._probe_aside()
+            self._check_goes_on(record)
+        if not self._members:
+            return None
         in_flight = {gateway: member.in_flight for gateway, member in self._members.items()}
         request = record.request
         chosen = choose_gateway(in_flight, request.prompt_token_ids, request.cache_salt)
         return self._members[chosen]
+
+    def give_up(self, reason: str | None) -> None:
+        """End what runs and refuse what comes, for a reason; None: serve again."""
+        self._given_up = reason or ""
+        if self._given_up:
+            for member in {*self._owner.values()}:
+                member.drop_calls()
+
+    def _check_goes_on(self, record: StreamRecord) -> None:
+        """Raises NotServingError, with how far the request has come, when all was given up."""
+        if self._given_up:
+            raise NotServingError(f"{self._given_up}; reached {record.reached} tokens")
 
     def _set_aside(self, member: Member) -> None:
         """Leave out a gateway that is lost until it answers again."""
@@ -197,7 +287,7 @@ class GatewayPool:
             max_batched_tokens=roster.max_batched_tokens,
             gateways=sorted(roster.gateways),
             shards=sorted(roster.shards),
-            uptime_s=time.monotonic() - self._started_s,
+            uptime_s=self._now_s() - self._started_s,
             parts=roster.parts,
             process_metrics=roster.process_metrics,
         )
@@ -206,6 +296,8 @@ class GatewayPool:
         """Ready while one gateway is, and while the background loops move."""
         if not self._loops or any(loop.done() for loop in self._loops):
             return "the roster loop is not running"
+        if self._given_up:
+            return self._given_up
         descriptions = await self.describe_all()
         if not descriptions:
             return "no gateway answers"
@@ -237,7 +329,7 @@ class GatewayPool:
         for gateway, address in wanted.items():
             if gateway not in self._members and gateway not in self._aside:
                 logger.info("gateway_joined gateway=%s address=%s", gateway, address)
-                self._members[gateway] = Member(gateway, address, self._token)
+                self._members[gateway] = self._create_member(gateway, address, self._token)
 
     async def _keep_fresh(self) -> None:
         while True:

@@ -19,8 +19,9 @@ from galerne.v1 import inference_pb2, internal_pb2_grpc
 from galerne.v1 import internal_pb2 as internal
 from router.engine.engine import Engine
 from router.engine.request import FinishReason, GenerationRequest, TokenDelta
-from router.gateway.codec import decode_request, encode_delta
+from router.gateway.codec import decode_request, encode_delta, encode_request
 from router.gateway.member import ACCEPTED
+from router.gateway.parked import HeldRequests
 from router.gateway.switch import TopologySwitch
 
 _TAKE_OVER_S = 5.0
@@ -31,6 +32,7 @@ class DeltaHub:
     """Carries deltas from the engine's thread to the streams of one event loop."""
 
     def __init__(self) -> None:
+        self.held = HeldRequests()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._queues: dict[str, asyncio.Queue[TokenDelta]] = {}
 
@@ -48,6 +50,8 @@ class DeltaHub:
             waiting = self._queues.get(delta.request_id)
             if waiting is not None:
                 waiting.put_nowait(delta)
+            else:
+                self.held.put(delta)
 
     async def stream(
         self,
@@ -57,15 +61,34 @@ class DeltaHub:
     ) -> AsyncGenerator[TokenDelta, None]:
         """Submit and follow a request until its last choice ends; closing aborts it.
 
+        One with a hold is parked instead, see ``HeldRequests``.
+
         Raises:
             OverloadedError, InvalidRequestError: It was not admitted.
             NotServingError: The gateway stops before its end.
         """
-        deltas: asyncio.Queue[TokenDelta] = asyncio.Queue()
         if request.resumed:
             await self._take_over(engine, request.request_id)
-        if request.request_id in self._queues:
+        if self._is_used(request.request_id):
+            if request.resumed:
+                raise NotServingError("its earlier run here has not ended yet")
             raise UnusableRequestIdError(request.request_id)
+        if request.hold is None:
+            stream = self._stream(engine, request, on_accepted)
+        else:
+            stream = self.held.stream(engine, request, request.hold, on_accepted)
+        async with aclosing(stream) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    async def _stream(
+        self,
+        engine: Engine,
+        request: GenerationRequest,
+        on_accepted: Callable[[], Awaitable[None]],
+    ) -> AsyncGenerator[TokenDelta, None]:
+        self.held.forget(request.request_id)  # it has ended
+        deltas: asyncio.Queue[TokenDelta] = asyncio.Queue()
         self._queues[request.request_id] = deltas
         open_choices = len(request.open_choices)
         try:
@@ -85,12 +108,16 @@ class DeltaHub:
 
     async def _take_over(self, engine: Engine, request_id: str) -> None:
         """Wait for the end of an earlier stream of this request, which its frontend gave up."""
+        self.held.forget(request_id)
         if request_id in self._queues:
             await asyncio.wrap_future(engine.abort(request_id))
         for _ in range(int(_TAKE_OVER_S / _TAKE_OVER_POLL_S)):
-            if request_id not in self._queues:
+            if not self._is_used(request_id):
                 return
             await asyncio.sleep(_TAKE_OVER_POLL_S)
+
+    def _is_used(self, request_id: str) -> bool:
+        return request_id in self._queues or request_id in self.held
 
     def _release_after(self, aborted: Future[bool], request_id: str) -> None:
         """Keep the id until the engine has ended it, so that no successor hears its last words.
@@ -164,7 +191,25 @@ class GatewayServicer(internal_pb2_grpc.GatewayServiceServicer):
         await self._authenticate(context)
         choice = request.choice if request.HasField("choice") else None
         was_running = await asyncio.wrap_future(self._engine.abort(request.request_id, choice))
+        if request.forget:
+            self._hub.held.forget(request.request_id)
         return inference_pb2.AbortResult(was_running=was_running)
+
+    async def ResumeSubmitted(
+        self, request: internal.ResumeSubmittedRequest, context: Context
+    ) -> AsyncIterator[internal.ResumedEvent]:
+        """All that a request with a hold has given out, then what it still gives."""
+        await self._authenticate(context)
+        held = self._hub.held.find(request.request_id, request.owner)
+        if held is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "not kept here")
+        try:
+            yield internal.ResumedEvent(submitted=encode_request(held.request))
+            async with aclosing(held.log.read()) as deltas:
+                async for delta in deltas:
+                    yield internal.ResumedEvent(delta=encode_delta(delta))
+        except GalerneError as error:
+            await _refuse(context, error)
 
     async def DescribeGateway(
         self, request: internal.DescribeGatewayRequest, context: Context
@@ -205,6 +250,8 @@ class GatewayServicer(internal_pb2_grpc.GatewayServiceServicer):
         self, request: internal.EpochRequest, context: Context
     ) -> internal.TopologyReport:
         """Forget the prepared topology."""
+        await self._authenticate(context)
+        self._switch.unwant(Epoch(request.epoch))  # at once: a preparation may be going on
 
         def abort() -> int:
             self._switch.abort(Epoch(request.epoch))

@@ -8,6 +8,7 @@ from galerne.errors import GalerneError
 from router.engine.request import FinishReason, GenerationRequest, ResumedChoice, TokenDelta
 
 MAX_BARREN_MOVES = 4  # in a row without a token: what ends every gateway must not end them all
+MAX_UNACCEPTED = 20  # the same for gateways that end before they have taken it, or are not there
 
 
 class StreamGapError(GalerneError):
@@ -33,9 +34,11 @@ class StreamRecord:
         self._token_ids: list[list[int]] = [[] for _ in range(request.sampling.n)]
         self._is_ended = [False] * request.sampling.n
         self._is_aborted = [False] * request.sampling.n
+        self._history: list[TokenDelta] = []  # what went out of a request with a hold
         self._has_progress = False
         self.num_moves = 0
         self._num_barren = 0
+        self._num_unaccepted = 0  # since a gateway last took it
 
     @property
     def is_done(self) -> bool:
@@ -48,6 +51,12 @@ class StreamRecord:
         Raises:
             StreamGapError: Tokens before it are missing.
         """
+        new = self._new_of(delta)
+        if new is not None and self.request.hold is not None:
+            self._history.append(new)
+        return new
+
+    def _new_of(self, delta: TokenDelta) -> TokenDelta | None:
         known = self._token_ids[delta.choice]
         if self._is_ended[delta.choice]:
             return None
@@ -58,6 +67,7 @@ class StreamRecord:
         new = delta.token_ids[num_known:]
         known.extend(new)
         self._has_progress = self._has_progress or bool(new)
+        self._num_unaccepted = 0
         if not num_known or not delta.token_ids:
             return delta
         if not new and delta.finish_reason is None:
@@ -73,11 +83,17 @@ class StreamRecord:
     def move(self, *, was_running: bool) -> bool:
         """Note that a gateway is lost (it had taken the request, or not); whether to go on."""
         if not was_running:
-            return True
+            self._num_unaccepted += 1
+            return self._num_unaccepted <= MAX_UNACCEPTED
         self._num_barren = 0 if self._has_progress else self._num_barren + 1
         self._has_progress = False
         self.num_moves += 1
         return self._num_barren <= MAX_BARREN_MOVES
+
+    @property
+    def is_unwanted(self) -> bool:
+        """Whether the client has given up every choice that has not ended."""
+        return all(self._is_aborted[choice] for choice in self._open())
 
     def end_aborted(self) -> list[TokenDelta]:
         """Last deltas of choices whose abort the lost gateway can no longer confirm."""
@@ -85,11 +101,14 @@ class StreamRecord:
 
     def resumption(self) -> GenerationRequest:
         """The request as the next gateway needs it."""
-        if not self.num_moves:
+        if not self.num_moves and not any(self._is_ended):
             return self.request
         resumed = zip(self._token_ids, self._is_ended, strict=True)
         choices = tuple(ResumedChoice(tuple(tokens), ended) for tokens, ended in resumed)
-        return replace(self.request, resumed=choices)
+        hold = self.request.hold
+        if hold is not None:
+            hold = hold._replace(history=tuple(self._history))
+        return replace(self.request, resumed=choices, hold=hold)
 
     @property
     def reached(self) -> str:

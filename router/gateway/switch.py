@@ -7,6 +7,7 @@ those that serve. The commit swaps one pointer between two steps. KV never moves
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -85,6 +86,9 @@ class TopologySwitch:
         self._runner = runner
         self._decoder = decoder
         self._prepared: _Prepared | None = None
+        self._lock = threading.Lock()  # of the one above, and its experts' end
+        self._unwanted: Epoch | None = None  # the last one that was given up
+        self._replaced: list[RoutedExperts] = []
 
     def prepare(self, topology: Topology, timeout_s: float) -> None:
         """Have the experts of a topology ready beside those that serve.
@@ -95,17 +99,27 @@ class TopologySwitch:
         """
         if topology == self.topology:
             return
+        if topology.epoch < self.topology.epoch:
+            raise NotPreparedError(topology.epoch, self.topology.epoch)
+        self._unwanted = None
         if self._prepared is not None:
             self.abort(self._prepared.topology.epoch)
         deadline = time.monotonic() + timeout_s
         experts = self._sources.experts_of(topology)
         while missing := _not_up(experts):
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or self._unwanted == topology.epoch:
                 experts.close()
                 raise NotServingError(f"no link to {', '.join(missing)} in {timeout_s:g} s")
             time.sleep(_POLL_S)
             experts.poll()
-        self._prepared = _Prepared(topology, experts)
+        with self._lock:
+            self._prepared = _Prepared(topology, experts)
+        if self._unwanted == topology.epoch:
+            self.abort(topology.epoch)
+
+    def unwant(self, epoch: Epoch) -> None:
+        """End a preparation that may be going on. From any thread; ``abort`` follows."""
+        self._unwanted = epoch
 
     def shadow(self, epoch: Epoch) -> int:
         """Let every expert compute the same rows on both placements, a layer between two steps.
@@ -132,6 +146,8 @@ class TopologySwitch:
 
     @torch.inference_mode()
     def _compare(self, prepared: _Prepared, layer: int, x: torch.Tensor, ids: Ints) -> None:
+        if self._prepared is not prepared:  # given up while we waited for our turn
+            raise NotPreparedError(prepared.topology.epoch, self.topology.epoch)
         old, new = self._runner.exchange, prepared.experts
         new.poll()
         waiting = old.begin(layer, 0, x, ids), new.begin(layer, 0, x, ids)
@@ -155,34 +171,36 @@ class TopologySwitch:
             NotPreparedError: This epoch was not prepared.
             TimeoutError: The engine is stuck in a step; it may still happen.
         """
-        if epoch == self.topology.epoch:
-            return
-        prepared = self._take(epoch)
-        future = self._engine.between_steps(lambda: self._swap(prepared))
-        old = future.result(ENGINE_TIMEOUT_S)
-        if old is not None:
-            old.close()
+        if epoch != self.topology.epoch:
+            prepared = self._take(epoch)
+            self._engine.between_steps(lambda: self._swap(prepared)).result(ENGINE_TIMEOUT_S)
+        while self._replaced:  # by this call, or by an earlier one that did not wait for it
+            self._replaced.pop().close()
         logger.info("topology_committed epoch=%d mode=%s", epoch, self.topology.mode.value)
 
-    def _swap(self, prepared: _Prepared) -> RoutedExperts | None:
+    def _swap(self, prepared: _Prepared) -> None:
         """On the engine's thread."""
-        if self._prepared is not prepared:
-            return None  # done by an earlier call, or undone
+        with self._lock:
+            if self._prepared is not prepared:
+                return  # done by an earlier call, or undone
+            self._prepared = None
         topology = prepared.topology
-        old, self._runner.exchange = self._runner.exchange, prepared.experts
+        self._replaced.append(self._runner.exchange)
+        self._runner.exchange = prepared.experts
         self._runner.num_micro_batches = topology.num_micro_batches
         self._decoder.experts_moved(threads_beside(self._settings, topology))
         set_spin(owns_cores=topology.transport is LinkTransport.LOCAL)
         self._engine.reconfigure(topology.epoch, scheduler_limits(self._settings, topology))
-        self.topology, self._prepared = topology, None
-        return old
+        self.topology = topology
 
     def abort(self, epoch: Epoch) -> None:
         """Give up what was prepared for an epoch; nothing else changes. May be repeated."""
-        prepared = self._prepared
-        if prepared is not None and prepared.topology.epoch == epoch:
+        with self._lock:
+            prepared = self._prepared
+            if prepared is None or prepared.topology.epoch != epoch:
+                return
             self._prepared = None
-            prepared.experts.close()
+        prepared.experts.close()
 
     def _take(self, epoch: Epoch) -> _Prepared:
         if self._prepared is None or self._prepared.topology.epoch != epoch:

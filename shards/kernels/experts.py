@@ -126,7 +126,7 @@ class TorchExperts:
     @property
     def num_bytes(self) -> int:
         """See ``LayerExperts``."""
-        return sum(w.numel() * w.element_size() for e in self._experts.values() for w in e)
+        return sum(w.numel() * w.element_size() for e in list(self._experts.values()) for w in e)
 
     def touch(self) -> None:
         """See ``LayerExperts``."""
@@ -246,7 +246,7 @@ class NativeExperts:
     @property
     def num_bytes(self) -> int:
         """See ``LayerExperts``."""
-        return sum(p.data.nbytes for packed in self._experts.values() for p in packed)
+        return sum(p.data.nbytes for packed in list(self._experts.values()) for p in packed)
 
     def touch(self) -> None:
         """Packing has written all of it."""

@@ -18,12 +18,14 @@ OURS = {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
 class Process:
     """A worker or shard: one JSON line out for one line in."""
 
-    def __init__(self, module, *args, threads, **env):
-        path = os.pathsep.join(str(ROOT / p) for p in (".", "proto", "tests"))
+    def __init__(self, module, *args, threads, root=ROOT, **env):
+        """``module``: a name, or a file; run in the checkout ``root``."""
+        path = os.pathsep.join(str(root / p) for p in (".", "proto", "tests"))
+        what = ["-P", str(module)] if isinstance(module, Path) else ["-m", module]
         env = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": path} | env
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", module, *map(str, args)],
-            cwd=ROOT,
+            [sys.executable, "-W", "ignore", *what, *map(str, args)],
+            cwd=root,
             env=env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -212,10 +212,9 @@ def test_residency_is_what_epochs_place_and_what_is_adopted_beside():
     residency = Residency([1], one)
     residency.prepare(2, two)
     residency.adopt(three | one)
-    assert residency.adopted == three
-    assert residency.wanted == one | two | three
+    assert residency.adopted == three | one  # gateways of epoch 2 do not know that it is here
     residency.retire([2])
-    assert residency.wanted == two | three
+    assert residency.wanted == one | two | three
     residency.adopt(frozenset())
     assert residency.wanted == two
 

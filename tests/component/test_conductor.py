@@ -84,7 +84,7 @@ class SmallCluster:
         for part, host in [*self.book.hosts.items(), *self.gateways.items()]:
             is_gateway = part in self.gateways
             epochs = (host.switch.topology.epoch,) if is_gateway else host.epochs
-            told = Heartbeat(part=part, address=host.address, pid=1, node="n", epochs=epochs)
+            told = Heartbeat(part=part, address=host.address, pid=id(host), node="n", epochs=epochs)
             self.members.hear(told)
             if is_gateway and self.health.observe(part, host.links, time.monotonic()):
                 self.keeper.wake()
@@ -237,5 +237,6 @@ async def test_a_part_that_missed_a_change_is_brought_into_the_topology_that_ser
         want = await answer(cluster.pool, "first")
         cluster.conductor.current = shape(2, GRPC, THREE)  # as after a controller's restart
         await until(lambda: cluster.gateways["gateway-0"].switch.topology.epoch == 2, "the gateway")
-        assert all(set(host.epochs) == {2} for host in cluster.book.hosts.values())
+        hosts = cluster.book.hosts.values()
+        await until(lambda: all(set(host.epochs) == {2} for host in hosts), "the shards")
         assert await answer(cluster.pool, "again") == want

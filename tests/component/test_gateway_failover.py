@@ -12,7 +12,7 @@ from router.engine.request import FinishReason
 from router.gateway.host import GatewayHost
 from router.gateway.pool import GatewayPool
 from router.gateway.roster import Roster
-from router.gateway.stream_record import MAX_BARREN_MOVES
+from router.gateway.stream_record import MAX_BARREN_MOVES, MAX_UNACCEPTED
 
 PROMPTS = [(5, 6, 7 + i) for i in range(12)]
 SAMPLED = {"temperature": 0.9, "seed": 11, "top_p": 0.9, "presence_penalty": 0.7, "logprobs": 2}
@@ -164,6 +164,24 @@ async def test_stream_without_any_gateway_ends_with_the_offset_that_it_reached()
             )
 
 
+async def test_streams_that_are_given_up_end_with_their_offset_and_others_are_refused(standing):
+    async with pool_over(**{"gateway-0": standing.address}) as pool:
+
+        def give_up(count):
+            if count == 20:
+                pool.give_up("the end is near")
+
+        with pytest.raises(NotServingError, match=r"the end is near; reached \d\d tokens"):
+            await follow(pool, request("given-up", max_tokens=500), give_up)
+        with pytest.raises(NotServingError, match="the end is near; reached 0 tokens"):
+            await follow(pool, request("refused", max_tokens=5))
+        assert await pool.unready_reason() == "the end is near"
+        pool.give_up(None)
+        seen, _ = await follow(pool, request("served-again", max_tokens=5))
+        assert len(seen[0]) == 5
+        assert pool.moves == []
+
+
 async def test_what_was_aborted_is_not_run_again(standing):
     victim = await asyncio.to_thread(GatewayProcess, 1)
     async with pool_over(**{"gateway-0": standing.address, "gateway-1": victim.address}) as pool:
@@ -194,4 +212,5 @@ async def test_a_request_that_ends_every_gateway_does_not_end_them_all(standing,
     async with pool_over(**{"gateway-0": standing.address}) as pool:
         with pytest.raises(NotServingError, match="died of this request"):
             await follow(pool, request("deadly"))
-    assert len(starts) == MAX_BARREN_MOVES + 1
+    # Whether it had been accepted may go under with the stream.
+    assert MAX_BARREN_MOVES < len(starts) <= MAX_BARREN_MOVES + 1 + MAX_UNACCEPTED

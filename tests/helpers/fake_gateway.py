@@ -180,6 +180,12 @@ class FakeGateway:
                 return True
         return False
 
+    async def resume(self, request_id: str, owner: bytes) -> None:
+        """It keeps nothing."""
+
+    async def forget(self, request_id: str) -> None:
+        await self.abort(request_id)
+
     async def load(self) -> GatewayLoad:
         return self.load_now
 

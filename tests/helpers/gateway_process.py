@@ -1,18 +1,29 @@
-"""A gateway with its own experts, of the tiny checkpoint, in a process of its own."""
+"""A gateway with its own experts, of a small checkpoint, in a process of its own."""
 
 import sys
+from pathlib import Path
 
 from helpers.part_process import PartProcess, serve_until_input_ends
 
 TOKEN = "test-token"
 NAME = "tiny-native-bf16"
+DEMO_MODEL = Path(__file__).parents[2] / "cluster/demo/model"
 
 
 class GatewayProcess(PartProcess):
-    """Serves as ``gateway-INDEX``."""
+    """Serves as ``gateway-INDEX``; with ``speaks`` the demo's model, which has a tokenizer."""
 
-    def __init__(self, index=0):
-        super().__init__(__file__, index)
+    def __init__(self, index=0, *, speaks=False):
+        super().__init__(__file__, index, int(speaks))
+
+
+def speaking_settings(index=0, **changes):
+    """Of the demo's model."""
+    from helpers.fixture_models import topology
+    from shards.checkpoint.open import open_checkpoint
+
+    shape = topology(open_checkpoint(DEMO_MODEL).config)
+    return gateway_settings(index, checkpoint=DEMO_MODEL, topology=shape, **changes)
 
 
 def gateway_settings(index=0, **changes):
@@ -35,7 +46,9 @@ def gateway_settings(index=0, **changes):
 def main():
     from router.gateway.host import GatewayHost
 
-    serve_until_input_ends(GatewayHost(gateway_settings(int(sys.argv[1])), None).address)
+    index, speaks = map(int, sys.argv[1:])
+    settings = speaking_settings(index) if speaks else gateway_settings(index)
+    serve_until_input_ends(GatewayHost(settings, None).address)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from cluster.control.keeper import next_adoption
 from cluster.control.members import GONE_AFTER_S, Heartbeat, MemberBook
 from cluster.control.ports import GatewayState
 from cluster.control.straighten import is_behind, newest
-from cluster.control.target import next_topology
+from cluster.control.target import config_of, next_topology
 from cluster.presets import PresetInputs, build_topology
 from galerne.errors import ConfigError
 from galerne.ids import Epoch
@@ -159,6 +159,18 @@ def test_a_shard_is_replaced_by_one_with_the_same_experts_and_another_name():
     assert not any(after.placement.experts_of("shard-1").values())
 
 
+def test_a_new_controller_learns_the_settings_from_the_topology():
+    first = inputs(shards=2)
+    asked, wide = next_topology(
+        build_topology(first), first, TopologyWish(mode="throughput", replicas=2), SHARDS
+    )
+    learnt = replace(first, config=config_of(wide, first.config))
+    _, again = next_topology(wide, learnt, TopologyWish(max_num_seqs=48), wide.parts)
+    _, want = next_topology(wide, asked, TopologyWish(max_num_seqs=48), wide.parts)
+    assert again == want
+    assert again.max_num_seqs == 48
+
+
 @pytest.mark.parametrize(
     ("wish", "said"),
     [
@@ -187,11 +199,28 @@ def test_a_topology_survives_the_wire(num_shards, replicas, is_uneven):
     assert decode_topology(encode_topology(made)) == made
 
 
-def test_a_new_controller_takes_the_newest_topology_that_a_gateway_serves():
+def serving(known=None, **epochs):
+    """What a new controller makes of gateways that serve these; each lists those before it."""
     first = build_topology(inputs())
-    later = [replace(first, epoch=Epoch(e)) for e in (3, 7, 5)]
-    assert newest([GatewayState(t, 0) for t in later], first).epoch == 7
-    assert newest([], first) == first
+    states = {}
+    for number, (gateway, epoch) in enumerate(epochs.items()):
+        names = tuple(list(epochs)[: number + 1])
+        states[gateway] = GatewayState(replace(first, epoch=Epoch(epoch), gateways=names), 0)
+    if known is not None:
+        known = replace(first, epoch=Epoch(known), gateways=("a",))
+    current, old = newest(states, known, first)
+    return current.epoch, None if old is None else old.epoch
+
+
+def test_a_new_controller_takes_the_newest_topology_that_a_gateway_has_committed_to():
+    assert serving() == (1, None)
+    assert serving(known=4) == (4, None)
+    assert serving(a=3) == (3, None)
+    assert serving(a=7, b=3) == (7, 3)  # b has yet to commit
+    assert serving(a=3, b=7) == (3, None)  # b is new in 7, to which nobody may have committed
+    assert serving(b=7) == (7, None)
+    assert serving(known=7, b=7, a=3) == (7, 3)
+    assert serving(known=3, a=4) == (4, None)
 
 
 @pytest.mark.parametrize(

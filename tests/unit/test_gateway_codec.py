@@ -9,6 +9,7 @@ from router.engine.gateway_port import ModelFacts
 from router.engine.request import (
     FinishReason,
     GenerationRequest,
+    Hold,
     ImageInput,
     ResumedChoice,
     SamplingParams,
@@ -45,6 +46,12 @@ params = st.builds(
 )
 
 
+def delta_of(token_ids):
+    return TokenDelta(
+        request_id="r", choice=1, offset=0, token_ids=token_ids, logprobs=[], prompt_logprobs=[]
+    )
+
+
 @given(params, st.lists(ids, min_size=1, max_size=20).map(tuple), st.text(max_size=4))
 def test_a_request_survives_the_wire(sampling, prompt, salt):
     image = ImageInput(
@@ -61,11 +68,12 @@ def test_a_request_survives_the_wire(sampling, prompt, salt):
         images=(image,),
         cache_salt=salt,
         resumed=(ResumedChoice((), is_ended=True), ResumedChoice(prompt)),
+        hold=Hold(1.5, b"owner", b"context", (delta_of(prompt),)),
     )
     again = decode_request(encode_request(request))
     assert again.sampling == sampling
     assert (again.prompt_token_ids, again.cache_salt) == (prompt, salt)
-    assert again.resumed == request.resumed
+    assert (again.resumed, again.hold) == (request.resumed, request.hold)
     assert np.array_equal(again.images[0].pixels, image.pixels)
     assert again.images[0].content_hash == image.content_hash
 

@@ -6,7 +6,12 @@ from hypothesis import strategies as st
 
 from helpers.gateways import request
 from router.engine.request import FinishReason, TokenDelta
-from router.gateway.stream_record import MAX_BARREN_MOVES, StreamGapError, StreamRecord
+from router.gateway.stream_record import (
+    MAX_BARREN_MOVES,
+    MAX_UNACCEPTED,
+    StreamGapError,
+    StreamRecord,
+)
 
 
 def delta(offset, tokens, reason=None, choice=0, **fields):
@@ -88,7 +93,8 @@ def test_moves_without_a_token_are_limited_and_those_with_one_are_not():
     for offset in range(3 * MAX_BARREN_MOVES):
         made.take(delta(offset, (7,)))
         assert made.move(was_running=True)
-    assert all(made.move(was_running=False) for _ in range(50))
+    assert all(made.move(was_running=False) for _ in range(MAX_UNACCEPTED))
+    assert not made.move(was_running=False)
     assert [made.move(was_running=True) for _ in range(MAX_BARREN_MOVES + 1)] == [
         *[True] * MAX_BARREN_MOVES,
         False,
@@ -99,3 +105,13 @@ def test_a_request_that_never_ran_is_sent_as_it_came():
     made = record()
     made.move(was_running=False)
     assert made.resumption().resumed == ()
+
+
+def test_what_was_given_up_before_any_gateway_had_it_is_not_sent():
+    made = record(n=2)
+    made.abort(1)
+    assert not made.is_unwanted
+    made.end_aborted()
+    assert made.resumption().open_choices == [0]
+    made.abort(0)
+    assert made.is_unwanted

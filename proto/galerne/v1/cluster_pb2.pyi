@@ -11,7 +11,7 @@ class GetTopologyRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class SetTopologyRequest(_message.Message):
-    __slots__ = ("mode", "shards", "gateways", "replicas", "transport", "max_num_seqs", "max_batched_tokens", "replace_shard")
+    __slots__ = ("mode", "shards", "gateways", "replicas", "transport", "max_num_seqs", "max_batched_tokens", "replace_shard", "rebalance")
     MODE_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     GATEWAYS_FIELD_NUMBER: _ClassVar[int]
@@ -20,6 +20,7 @@ class SetTopologyRequest(_message.Message):
     MAX_NUM_SEQS_FIELD_NUMBER: _ClassVar[int]
     MAX_BATCHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     REPLACE_SHARD_FIELD_NUMBER: _ClassVar[int]
+    REBALANCE_FIELD_NUMBER: _ClassVar[int]
     mode: str
     shards: int
     gateways: int
@@ -28,7 +29,8 @@ class SetTopologyRequest(_message.Message):
     max_num_seqs: int
     max_batched_tokens: int
     replace_shard: str
-    def __init__(self, mode: _Optional[str] = ..., shards: _Optional[int] = ..., gateways: _Optional[int] = ..., replicas: _Optional[int] = ..., transport: _Optional[str] = ..., max_num_seqs: _Optional[int] = ..., max_batched_tokens: _Optional[int] = ..., replace_shard: _Optional[str] = ...) -> None: ...
+    rebalance: bool
+    def __init__(self, mode: _Optional[str] = ..., shards: _Optional[int] = ..., gateways: _Optional[int] = ..., replicas: _Optional[int] = ..., transport: _Optional[str] = ..., max_num_seqs: _Optional[int] = ..., max_batched_tokens: _Optional[int] = ..., replace_shard: _Optional[str] = ..., rebalance: bool = ...) -> None: ...
 
 class TopologyInfo(_message.Message):
     __slots__ = ("epoch", "mode", "gateways", "shards", "transport", "replicas", "max_num_seqs", "max_batched_tokens", "target_epoch", "stage", "last_error", "availability")
@@ -77,3 +79,19 @@ class ClusterEvent(_message.Message):
     part: str
     text: str
     def __init__(self, number: _Optional[int] = ..., time_s: _Optional[float] = ..., kind: _Optional[str] = ..., part: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
+
+class DrainRequest(_message.Message):
+    __slots__ = ("deadline_s",)
+    DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
+    deadline_s: float
+    def __init__(self, deadline_s: _Optional[float] = ...) -> None: ...
+
+class DrainProgress(_message.Message):
+    __slots__ = ("running", "seconds_left", "aborted")
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_LEFT_FIELD_NUMBER: _ClassVar[int]
+    ABORTED_FIELD_NUMBER: _ClassVar[int]
+    running: int
+    seconds_left: float
+    aborted: int
+    def __init__(self, running: _Optional[int] = ..., seconds_left: _Optional[float] = ..., aborted: _Optional[int] = ...) -> None: ...

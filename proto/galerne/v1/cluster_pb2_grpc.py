@@ -50,6 +50,11 @@ class ClusterServiceStub(object):
                 request_serializer=galerne_dot_v1_dot_cluster__pb2.WatchEventsRequest.SerializeToString,
                 response_deserializer=galerne_dot_v1_dot_cluster__pb2.ClusterEvent.FromString,
                 _registered_method=True)
+        self.Drain = channel.unary_stream(
+                '/galerne.v1.ClusterService/Drain',
+                request_serializer=galerne_dot_v1_dot_cluster__pb2.DrainRequest.SerializeToString,
+                response_deserializer=galerne_dot_v1_dot_cluster__pb2.DrainProgress.FromString,
+                _registered_method=True)
 
 
 class ClusterServiceServicer(object):
@@ -77,6 +82,14 @@ class ClusterServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Drain(self, request, context):
+        """Takes no requests from now on: health says NOT_SERVING. Tells how many still run, until none
+        does; at the deadline the rest are aborted. There is no way back but to start anew.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +107,11 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.WatchEvents,
                     request_deserializer=galerne_dot_v1_dot_cluster__pb2.WatchEventsRequest.FromString,
                     response_serializer=galerne_dot_v1_dot_cluster__pb2.ClusterEvent.SerializeToString,
+            ),
+            'Drain': grpc.unary_stream_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=galerne_dot_v1_dot_cluster__pb2.DrainRequest.FromString,
+                    response_serializer=galerne_dot_v1_dot_cluster__pb2.DrainProgress.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +196,33 @@ class ClusterService(object):
             '/galerne.v1.ClusterService/WatchEvents',
             galerne_dot_v1_dot_cluster__pb2.WatchEventsRequest.SerializeToString,
             galerne_dot_v1_dot_cluster__pb2.ClusterEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/galerne.v1.ClusterService/Drain',
+            galerne_dot_v1_dot_cluster__pb2.DrainRequest.SerializeToString,
+            galerne_dot_v1_dot_cluster__pb2.DrainProgress.FromString,
             options,
             channel_credentials,
             insecure,

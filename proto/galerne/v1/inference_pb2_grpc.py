@@ -51,6 +51,16 @@ class InferenceServiceStub(object):
                 request_serializer=galerne_dot_v1_dot_inference__pb2.ChatRequest.SerializeToString,
                 response_deserializer=galerne_dot_v1_dot_inference__pb2.ChatEvent.FromString,
                 _registered_method=True)
+        self.ResumeGenerate = channel.unary_stream(
+                '/galerne.v1.InferenceService/ResumeGenerate',
+                request_serializer=galerne_dot_v1_dot_inference__pb2.ResumeRequest.SerializeToString,
+                response_deserializer=galerne_dot_v1_dot_inference__pb2.GenerateEvent.FromString,
+                _registered_method=True)
+        self.ResumeChat = channel.unary_stream(
+                '/galerne.v1.InferenceService/ResumeChat',
+                request_serializer=galerne_dot_v1_dot_inference__pb2.ResumeRequest.SerializeToString,
+                response_deserializer=galerne_dot_v1_dot_inference__pb2.ChatEvent.FromString,
+                _registered_method=True)
         self.Tokenize = channel.unary_unary(
                 '/galerne.v1.InferenceService/Tokenize',
                 request_serializer=galerne_dot_v1_dot_inference__pb2.TokenizeRequest.SerializeToString,
@@ -109,6 +119,19 @@ class InferenceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ResumeGenerate(self, request, context):
+        """Go on with a resumable stream from where its client got to; the newest client has it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeChat(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Tokenize(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -162,6 +185,16 @@ def add_InferenceServiceServicer_to_server(servicer, server):
             'Chat': grpc.unary_stream_rpc_method_handler(
                     servicer.Chat,
                     request_deserializer=galerne_dot_v1_dot_inference__pb2.ChatRequest.FromString,
+                    response_serializer=galerne_dot_v1_dot_inference__pb2.ChatEvent.SerializeToString,
+            ),
+            'ResumeGenerate': grpc.unary_stream_rpc_method_handler(
+                    servicer.ResumeGenerate,
+                    request_deserializer=galerne_dot_v1_dot_inference__pb2.ResumeRequest.FromString,
+                    response_serializer=galerne_dot_v1_dot_inference__pb2.GenerateEvent.SerializeToString,
+            ),
+            'ResumeChat': grpc.unary_stream_rpc_method_handler(
+                    servicer.ResumeChat,
+                    request_deserializer=galerne_dot_v1_dot_inference__pb2.ResumeRequest.FromString,
                     response_serializer=galerne_dot_v1_dot_inference__pb2.ChatEvent.SerializeToString,
             ),
             'Tokenize': grpc.unary_unary_rpc_method_handler(
@@ -277,6 +310,60 @@ class InferenceService(object):
             target,
             '/galerne.v1.InferenceService/Chat',
             galerne_dot_v1_dot_inference__pb2.ChatRequest.SerializeToString,
+            galerne_dot_v1_dot_inference__pb2.ChatEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeGenerate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/galerne.v1.InferenceService/ResumeGenerate',
+            galerne_dot_v1_dot_inference__pb2.ResumeRequest.SerializeToString,
+            galerne_dot_v1_dot_inference__pb2.GenerateEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeChat(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/galerne.v1.InferenceService/ResumeChat',
+            galerne_dot_v1_dot_inference__pb2.ResumeRequest.SerializeToString,
             galerne_dot_v1_dot_inference__pb2.ChatEvent.FromString,
             options,
             channel_credentials,

@@ -126,20 +126,50 @@ class Image(_message.Message):
     def __init__(self, pixels: _Optional[bytes] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., offset: _Optional[int] = ..., grid_width: _Optional[int] = ..., grid_height: _Optional[int] = ..., content_hash: _Optional[bytes] = ...) -> None: ...
 
 class SubmitRequest(_message.Message):
-    __slots__ = ("request_id", "prompt_token_ids", "images", "sampling", "cache_salt", "resumed")
+    __slots__ = ("request_id", "prompt_token_ids", "images", "sampling", "cache_salt", "resumed", "hold")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
     RESUMED_FIELD_NUMBER: _ClassVar[int]
+    HOLD_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     prompt_token_ids: _containers.RepeatedScalarFieldContainer[int]
     images: _containers.RepeatedCompositeFieldContainer[Image]
     sampling: _inference_pb2.SamplingParams
     cache_salt: str
     resumed: _containers.RepeatedCompositeFieldContainer[ResumedChoice]
-    def __init__(self, request_id: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., images: _Optional[_Iterable[_Union[Image, _Mapping]]] = ..., sampling: _Optional[_Union[_inference_pb2.SamplingParams, _Mapping]] = ..., cache_salt: _Optional[str] = ..., resumed: _Optional[_Iterable[_Union[ResumedChoice, _Mapping]]] = ...) -> None: ...
+    hold: Hold
+    def __init__(self, request_id: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., images: _Optional[_Iterable[_Union[Image, _Mapping]]] = ..., sampling: _Optional[_Union[_inference_pb2.SamplingParams, _Mapping]] = ..., cache_salt: _Optional[str] = ..., resumed: _Optional[_Iterable[_Union[ResumedChoice, _Mapping]]] = ..., hold: _Optional[_Union[Hold, _Mapping]] = ...) -> None: ...
+
+class Hold(_message.Message):
+    __slots__ = ("grace_s", "owner", "context", "history")
+    GRACE_S_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
+    grace_s: float
+    owner: bytes
+    context: bytes
+    history: _containers.RepeatedCompositeFieldContainer[SubmitEvent]
+    def __init__(self, grace_s: _Optional[float] = ..., owner: _Optional[bytes] = ..., context: _Optional[bytes] = ..., history: _Optional[_Iterable[_Union[SubmitEvent, _Mapping]]] = ...) -> None: ...
+
+class ResumeSubmittedRequest(_message.Message):
+    __slots__ = ("request_id", "owner")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    owner: bytes
+    def __init__(self, request_id: _Optional[str] = ..., owner: _Optional[bytes] = ...) -> None: ...
+
+class ResumedEvent(_message.Message):
+    __slots__ = ("submitted", "delta")
+    SUBMITTED_FIELD_NUMBER: _ClassVar[int]
+    DELTA_FIELD_NUMBER: _ClassVar[int]
+    submitted: SubmitRequest
+    delta: SubmitEvent
+    def __init__(self, submitted: _Optional[_Union[SubmitRequest, _Mapping]] = ..., delta: _Optional[_Union[SubmitEvent, _Mapping]] = ...) -> None: ...
 
 class ResumedChoice(_message.Message):
     __slots__ = ("token_ids", "is_ended")
@@ -150,12 +180,14 @@ class ResumedChoice(_message.Message):
     def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., is_ended: bool = ...) -> None: ...
 
 class AbortSubmittedRequest(_message.Message):
-    __slots__ = ("request_id", "choice")
+    __slots__ = ("request_id", "choice", "forget")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     CHOICE_FIELD_NUMBER: _ClassVar[int]
+    FORGET_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     choice: int
-    def __init__(self, request_id: _Optional[str] = ..., choice: _Optional[int] = ...) -> None: ...
+    forget: bool
+    def __init__(self, request_id: _Optional[str] = ..., choice: _Optional[int] = ..., forget: bool = ...) -> None: ...
 
 class SubmitEvent(_message.Message):
     __slots__ = ("choice", "offset", "token_ids", "logprobs", "prompt_logprobs", "cached_tokens", "finish_reason", "stop_token_id", "error")
@@ -264,11 +296,13 @@ class GatewayDescription(_message.Message):
     def __init__(self, gateway_id: _Optional[str] = ..., model: _Optional[_Union[ModelFacts, _Mapping]] = ..., load: _Optional[_Union[_inference_pb2.Load, _Mapping]] = ..., kv_tokens: _Optional[int] = ..., links: _Optional[_Mapping[str, str]] = ..., max_num_seqs: _Optional[int] = ..., max_batched_tokens: _Optional[int] = ..., unready_reason: _Optional[str] = ..., steps: _Optional[int] = ..., epoch: _Optional[int] = ..., metrics: _Optional[bytes] = ..., seconds_by_part: _Optional[_Mapping[str, float]] = ..., topology: _Optional[_Union[Topology, _Mapping]] = ...) -> None: ...
 
 class DescribeShardRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("with_load",)
+    WITH_LOAD_FIELD_NUMBER: _ClassVar[int]
+    with_load: bool
+    def __init__(self, with_load: bool = ...) -> None: ...
 
 class ShardDescription(_message.Message):
-    __slots__ = ("shard_id", "num_experts", "resident_bytes", "bytes_read", "frames", "rows", "rss_bytes", "epochs", "pid", "metrics", "adopted")
+    __slots__ = ("shard_id", "num_experts", "resident_bytes", "bytes_read", "frames", "rows", "rss_bytes", "epochs", "pid", "metrics", "adopted", "expert_rows", "compute_seconds")
     SHARD_ID_FIELD_NUMBER: _ClassVar[int]
     NUM_EXPERTS_FIELD_NUMBER: _ClassVar[int]
     RESIDENT_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -280,6 +314,8 @@ class ShardDescription(_message.Message):
     PID_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
     ADOPTED_FIELD_NUMBER: _ClassVar[int]
+    EXPERT_ROWS_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     shard_id: str
     num_experts: int
     resident_bytes: int
@@ -291,4 +327,6 @@ class ShardDescription(_message.Message):
     pid: int
     metrics: bytes
     adopted: _containers.RepeatedCompositeFieldContainer[LayerExperts]
-    def __init__(self, shard_id: _Optional[str] = ..., num_experts: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., bytes_read: _Optional[int] = ..., frames: _Optional[int] = ..., rows: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., epochs: _Optional[_Iterable[int]] = ..., pid: _Optional[int] = ..., metrics: _Optional[bytes] = ..., adopted: _Optional[_Iterable[_Union[LayerExperts, _Mapping]]] = ...) -> None: ...
+    expert_rows: _containers.RepeatedScalarFieldContainer[int]
+    compute_seconds: float
+    def __init__(self, shard_id: _Optional[str] = ..., num_experts: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., bytes_read: _Optional[int] = ..., frames: _Optional[int] = ..., rows: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., epochs: _Optional[_Iterable[int]] = ..., pid: _Optional[int] = ..., metrics: _Optional[bytes] = ..., adopted: _Optional[_Iterable[_Union[LayerExperts, _Mapping]]] = ..., expert_rows: _Optional[_Iterable[int]] = ..., compute_seconds: _Optional[float] = ...) -> None: ...

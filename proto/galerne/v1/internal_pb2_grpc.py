@@ -42,6 +42,11 @@ class GatewayServiceStub(object):
                 request_serializer=galerne_dot_v1_dot_internal__pb2.SubmitRequest.SerializeToString,
                 response_deserializer=galerne_dot_v1_dot_internal__pb2.SubmitEvent.FromString,
                 _registered_method=True)
+        self.ResumeSubmitted = channel.unary_stream(
+                '/galerne.v1.GatewayService/ResumeSubmitted',
+                request_serializer=galerne_dot_v1_dot_internal__pb2.ResumeSubmittedRequest.SerializeToString,
+                response_deserializer=galerne_dot_v1_dot_internal__pb2.ResumedEvent.FromString,
+                _registered_method=True)
         self.AbortSubmitted = channel.unary_unary(
                 '/galerne.v1.GatewayService/AbortSubmitted',
                 request_serializer=galerne_dot_v1_dot_internal__pb2.AbortSubmittedRequest.SerializeToString,
@@ -81,6 +86,14 @@ class GatewayServiceServicer(object):
 
     def Submit(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeSubmitted(self, request, context):
+        """All that a resumable request has given out, then what it still gives. The newest caller has it:
+        an older Submit or ResumeSubmitted of the request ends with ABORTED.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -129,6 +142,11 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.Submit,
                     request_deserializer=galerne_dot_v1_dot_internal__pb2.SubmitRequest.FromString,
                     response_serializer=galerne_dot_v1_dot_internal__pb2.SubmitEvent.SerializeToString,
+            ),
+            'ResumeSubmitted': grpc.unary_stream_rpc_method_handler(
+                    servicer.ResumeSubmitted,
+                    request_deserializer=galerne_dot_v1_dot_internal__pb2.ResumeSubmittedRequest.FromString,
+                    response_serializer=galerne_dot_v1_dot_internal__pb2.ResumedEvent.SerializeToString,
             ),
             'AbortSubmitted': grpc.unary_unary_rpc_method_handler(
                     servicer.AbortSubmitted,
@@ -190,6 +208,33 @@ class GatewayService(object):
             '/galerne.v1.GatewayService/Submit',
             galerne_dot_v1_dot_internal__pb2.SubmitRequest.SerializeToString,
             galerne_dot_v1_dot_internal__pb2.SubmitEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeSubmitted(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/galerne.v1.GatewayService/ResumeSubmitted',
+            galerne_dot_v1_dot_internal__pb2.ResumeSubmittedRequest.SerializeToString,
+            galerne_dot_v1_dot_internal__pb2.ResumedEvent.FromString,
             options,
             channel_credentials,
             insecure,

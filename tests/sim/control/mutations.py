@@ -1,0 +1,230 @@
+"""Bugs to plant in the control plane. Each says what it breaks, and which law must tell."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cluster.actors import controller as controller_module
+from cluster.control import keeper as keeper_module
+from cluster.control.conductor import Stage, TopologyConductor
+from cluster.control.keeper import ExpertKeeper
+from cluster.control.part_client import PartFailedError
+from cluster.control.straighten import Serving, Straightener
+from router.gateway.stream_record import StreamRecord
+from shards.residency import Residency
+from sim.control.laws import Law
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One bug."""
+
+    plant: Callable  # takes pytest's monkeypatch
+    laws: tuple[Law, ...]  # one of these
+    first_seed: int = 0
+
+
+MUTATIONS: dict[str, Mutation] = {}
+
+
+def mutation(*laws, **options):
+    def register(plant):
+        MUTATIONS[plant.__name__] = Mutation(plant, laws, **options)
+        return plant
+
+    return register
+
+
+# -- changes ---------------------------------------------------------------------------------
+
+
+@mutation(Law.RETIRED)
+def shards_retire_before_the_gateways_have_committed(patch):
+    commit = TopologyConductor._commit
+
+    async def eager(self, old, target):
+        staying = set(old.shard_processes) & set(target.shard_processes)
+        for shard in sorted(staying):
+            await self._retire_one(shard, target)
+        await commit(self, old, target)
+
+    patch.setattr(TopologyConductor, "_commit", eager)
+
+
+@mutation(Law.COMMITTED)
+def gateways_commit_before_all_is_prepared(patch):
+    async def ready(self, old, target):
+        await self._until_live(sorted(set(target.parts) - set(old.parts)))
+        for gateway in old.gateways:
+            await self._calls.prepare_topology(gateway, target, self._config.link_s)
+
+    async def lazy(self, gateway, topology, timeout_s):
+        await asyncio.sleep(0)
+
+    async def hasty(self, old, target):
+        self._move(Stage.STARTING)
+        await self._until_live(sorted(set(target.parts) - set(old.parts)))
+
+    patch.setattr(TopologyConductor, "_until_ready", hasty)
+
+
+@mutation(Law.COMMITTED)
+def the_target_is_current_only_when_all_have_committed(patch):
+    async def late(self, old, target):
+        self._move(Stage.COMMITTING)
+        for gateway in old.gateways:
+            await self._commit_one(gateway, old, target)
+        self.current = target
+
+    patch.setattr(TopologyConductor, "_commit", late)
+
+
+@mutation(Law.ABORTED)
+def an_undo_forgets_the_gateways(patch):
+    undo = TopologyConductor._undo
+
+    class Nobody:
+        def __init__(self, calls):
+            self._calls = calls
+
+        def __getattr__(self, name):
+            return getattr(self._calls, name)
+
+        async def abort(self, gateway, epoch, timeout_s):
+            pass
+
+    async def forgetful(self, old, target):
+        calls, self._calls = self._calls, Nobody(self._calls)
+        try:
+            await undo(self, old, target)
+        finally:
+            self._calls = calls
+
+    patch.setattr(TopologyConductor, "_undo", forgetful)
+
+
+@mutation(Law.STREAMS, Law.SETTLED)
+def shards_that_leave_end_before_the_commit(patch):
+    finish = TopologyConductor._finish
+
+    async def hard(self, old, target, parts):
+        await finish(self, old, target, parts & set(old.gateways))
+
+    patch.setattr(TopologyConductor, "_finish", hard)
+
+
+@mutation(Law.STREAMS, Law.SETTLED)
+def gateways_that_leave_are_ended_at_once_and_on_the_roster_for_ever(patch):
+    patch.setattr(
+        TopologyConductor,
+        "wanted",
+        property(lambda self: dict.fromkeys(self.current.parts, self.current)),
+    )
+
+
+@mutation(Law.SETTLED)
+def who_has_forgotten_what_was_prepared_is_told_to_commit_for_ever(patch):
+    async def nothing(self, gateway, old, target):
+        pass
+
+    patch.setattr(TopologyConductor, "_prepare_again", nothing)
+
+
+@mutation(Law.ONE_CHANGE)
+def a_second_change_is_not_refused(patch):
+    patch.setattr(TopologyConductor, "check", lambda self, target: None)
+
+
+# -- lost shards -----------------------------------------------------------------------------
+
+
+@mutation(Law.SETTLED)
+def adopted_experts_are_never_released(patch):
+    def keep(held, wanted, *, is_settled):
+        return None if wanted <= (held or frozenset()) else wanted | (held or frozenset())
+
+    patch.setattr(keeper_module, "next_adoption", keep)
+
+
+@mutation(Law.KEPT)
+def adopted_experts_are_released_at_once(patch):
+    def drop(held, wanted, *, is_settled):
+        return wanted if held != wanted else None
+
+    patch.setattr(keeper_module, "next_adoption", drop)
+
+
+@mutation(Law.ADOPTED)
+def a_second_loss_is_ignored(patch):
+    note_lost = ExpertKeeper._note_lost
+
+    def first_only(self, lost, now):
+        note_lost(self, self._lost if self._lost and lost > self._lost else lost, now)
+
+    patch.setattr(ExpertKeeper, "_note_lost", first_only)
+
+
+@mutation(Law.SETTLED)
+def a_failed_adoption_counts_for_nothing(patch):
+    async def adopt(self, shard, experts):
+        try:
+            await self._calls.adopt(shard, experts, 120.0)
+        except PartFailedError:
+            return
+        self._adopted[shard] = experts
+        self.wake()
+
+    patch.setattr(ExpertKeeper, "_adopt", adopt)
+
+
+@mutation(Law.SETTLED)
+def a_retired_epoch_still_places_experts(patch):
+    patch.setattr(Residency, "retire", lambda self, keep: None)
+
+
+# -- restarts --------------------------------------------------------------------------------
+
+
+@mutation(Law.SETTLED)
+def nobody_is_straightened(patch):
+    async def nothing(self):
+        pass
+
+    patch.setattr(Straightener, "straighten", nothing)
+
+
+@mutation(Law.FORWARD, Law.RETIRED)
+def a_new_controller_takes_the_lowest_epoch(patch):
+    def oldest(states, known, first):
+        topologies = [state.topology for state in states.values()]
+        return Serving(min([*topologies, known or first], key=lambda t: t.epoch))
+
+    patch.setattr(controller_module, "newest", oldest)
+
+
+@mutation(Law.FORWARD)
+def a_new_controller_that_hears_no_gateway_starts_anew(patch):
+    newest = controller_module.newest
+    patch.setattr(
+        controller_module, "newest", lambda states, known, first: newest(states, None, first)
+    )
+
+
+# -- streams ---------------------------------------------------------------------------------
+
+
+@mutation(Law.TOKENS)
+def tokens_that_come_again_are_not_dropped(patch):
+    take = StreamRecord.take
+
+    def trusting(self, delta):
+        take(self, delta)
+        return delta
+
+    patch.setattr(StreamRecord, "take", trusting)
+    patch.setattr(StreamRecord, "resumption", lambda self: self.request)
+
+
+@mutation(Law.TOKENS, Law.STREAMS)
+def a_moved_stream_begins_anew(patch):
+    patch.setattr(StreamRecord, "_new_of", lambda self, delta: delta)
