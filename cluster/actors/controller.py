@@ -126,10 +126,12 @@ class Controller:
     # -- what parts say ----------------------------------------------------------------------
 
     async def heartbeat(self, told: Heartbeat, actor: Any = None) -> bool:  # noqa: ANN401 - Ray's
-        """A part lives. Whether it may go on: one that was replaced may not.
+        """A part lives. Whether it may go on: one that was replaced, or has had to end, may not.
 
         ``actor``: its handle; by name it could not be found while Ray's head is away.
         """
+        if self._recovered.is_set() and told.part not in self._conductor.wanted:
+            return False
         known = self._members.members.get(told.part)
         is_new = known is None or known.told.process != told.process
         if not self._members.hear(told):

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 from fastapi import FastAPI
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
-from ray import get_runtime_context
 
 from cluster.directory import RayDirectory
 from cluster.ingress import loopback
@@ -72,7 +71,9 @@ class GalerneIngress:
         self._cluster = ClusterServicer(directory, self._frontend)
         self._health = HealthServicer(self._frontend.unready_reason)
         self._watchers: set[ServeContext] = set()
-        head = get_runtime_context().gcs_address
+        import ray  # late: it reads its environment when imported
+
+        head = ray.get_runtime_context().gcs_address
         watching = watch_head(head, self._pool.give_up, patience_s())
         self._head_watch = asyncio.create_task(watching)
 

@@ -52,9 +52,13 @@ class StreamRecord:
             StreamGapError: Tokens before it are missing.
         """
         new = self._new_of(delta)
-        if new is not None and self.request.hold is not None:
-            self._history.append(new)
+        if new is not None:
+            self._keep(new)
         return new
+
+    def _keep(self, delta: TokenDelta) -> None:
+        if self.request.hold is not None:
+            self._history.append(delta)
 
     def _new_of(self, delta: TokenDelta) -> TokenDelta | None:
         known = self._token_ids[delta.choice]
@@ -120,10 +124,12 @@ class StreamRecord:
 
     def _end(self, choice: int) -> TokenDelta:
         self._is_ended[choice] = True
-        return TokenDelta(
+        end = TokenDelta(
             request_id=self.request.request_id,
             choice=choice,
             offset=len(self._token_ids[choice]),
             token_ids=(),
             finish_reason=FinishReason.ABORT,
         )
+        self._keep(end)
+        return end

@@ -131,7 +131,7 @@ async def test_gateway_keeps_a_request_for_its_grace_only(standing):
         await begun(channel, asked("generate", "short", 1000), 5)
     assert standing.engine.load().running == 1
     await until(lambda: standing.engine.load().running == 0)
-    assert "short" not in standing.hub.held._held
+    await until(lambda: "short" not in standing.hub.held._held)
     async with served(gateway=standing.address, grace_s=0.3) as channel:
         await asyncio.sleep(0.4)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -232,9 +232,12 @@ async def test_gateway_lost_while_the_client_is_away_costs_no_token(standing, is
 
 async def test_both_lost_is_unavailable_and_names_where_the_client_was(standing):
     victim = await asyncio.to_thread(GatewayProcess, 1, speaks=True)
-    async with served(victim=victim.address) as channel:
-        _, points = await begun(channel, asked("generate", "both", 900), 20)
-        victim.kill()
+    try:
+        async with served(victim=victim.address) as channel:
+            _, points = await begun(channel, asked("generate", "both", 900), 20)
+            victim.kill()
+    finally:
+        victim.close()
     async with served(standing=standing.address) as channel:
         with pytest.raises(grpc.aio.AioRpcError, match="had reached 19 tokens") as caught:
             await resume(channel, "generate", "both", points)

@@ -1,8 +1,10 @@
 """Ray's head dies or hangs under a running server: streams go on, and so does all else with it."""
 
 import os
+import shutil
 import signal
 import time
+from pathlib import Path
 
 import grpc
 import psutil
@@ -154,9 +156,12 @@ def test_without_storage_a_stream_ends_with_the_offset_that_it_reached():
     environment = os.environ | {"RAY_gcs_rpc_server_reconnect_timeout_s": str(RAYS_PATIENCE_S)}
     server = ServeProcess(*FLAGS, "--ray-storage", "off", env=environment)
     family = psutil.Process(server.process.pid).children(recursive=True)
+    head = head_of(server)
+    [session] = [a for a in head.cmdline() if a.startswith("--session-dir=")]
+    run = Path(session.partition("=")[2]).parents[1]
     try:
         assert "in memory only" in server.output
-        head, tokens, ends = head_of(server), [], []
+        tokens, ends = [], []
         with grpc.insecure_channel(server.grpc) as channel:
             stub = inference_pb2_grpc.InferenceServiceStub(channel)
             head.kill()
@@ -171,6 +176,7 @@ def test_without_storage_a_stream_ends_with_the_offset_that_it_reached():
         assert server.process.wait(60) == 1, "Ray ends us"
     finally:
         server.stop()
-        for process in family:  # Ray leaves some
+        for process in family:  # Ray leaves some, and our files
             if process.is_running():
                 process.kill()
+        shutil.rmtree(run, ignore_errors=True)

@@ -86,6 +86,7 @@ async def stub(channel):
         return lambda request: getattr(plain, name)(request, metadata=WITH_KEY)
 
     names = ("Generate", "GenerateOnce", "Chat", "Tokenize", "GetModelInfo", "GetServerInfo")
+    names += ("ResumeGenerate", "ResumeChat")
     return SimpleNamespace(**{name: with_key(name) for name in names})
 
 
@@ -201,6 +202,23 @@ async def test_client_that_leaves_an_sse_stream_aborts_at_the_gateway(server, op
     assert not is_idle(server.gateway)
     await stream.close()
     assert await until(lambda: is_idle(server.gateway)) < 2.0
+
+
+async def test_client_that_leaves_a_resumable_stream_comes_back_over_grpc_and_http(server, stub):
+    call = stub.Generate(prompt(400, request_id="resumable", resumable=True))
+    had = [await call.read() for _ in range(5)]
+    call.cancel()
+    point = pb.ResumePoint(offset=4, events=0)
+    back = stub.ResumeGenerate(pb.ResumeRequest(request_id="resumable", points=[point]))
+    had += [event async for event in back][1:]
+    offsets = [event.tokens.offset for event in had if event.HasField("tokens")]
+    assert offsets == list(range(400))
+    assert had[-1].usage.completion_tokens == 400
+    url = f"http://{server.started['http']}/v1/streams/resumable?offset=398"
+    async with httpx.AsyncClient(headers=dict(WITH_KEY), timeout=20) as client:
+        rest = (await client.get(url)).text
+    assert "id: 400.1\n" in rest
+    assert rest.endswith("data: [DONE]\n\n")
 
 
 async def test_more_than_a_hundred_streams_are_open_on_one_connection(server, stub):

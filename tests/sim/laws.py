@@ -6,7 +6,7 @@ import numpy as np
 
 from galerne.errors import GalerneError, ProtocolError, ShardUnavailableError
 
-LATE_S = 1.5  # that a gateway may stand still itself
+LATE_S = 0.1  # beyond the limit
 
 
 class Law(enum.Enum):
@@ -57,9 +57,9 @@ class CallLaw:
 
     def check_open(self, now_s):
         """It is still away."""
-        waited_s = now_s - self._begun_s
-        if waited_s > self._config.give_up_after_s + LATE_S:
-            raise Violation(Law.ENDS, f"still open after {waited_s:.3f} s")
+        end_s = max(self._begun_s + self._config.give_up_after_s, self._looks_since_s)
+        if now_s > end_s + LATE_S:
+            raise Violation(Law.ENDS, f"still open after {now_s - self._begun_s:.3f} s")
 
     def check_end(self, now_s, joined_s, holders):
         """It ended now, one way or the other; its gateway has waited since ``joined_s``."""

@@ -1,11 +1,13 @@
 """Laws of a stream's record: whatever gateways repeat or lose, tokens go out once and in order."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.gateways import request
-from router.engine.request import FinishReason, TokenDelta
+from router.engine.request import FinishReason, Hold, TokenDelta
 from router.gateway.stream_record import (
     MAX_BARREN_MOVES,
     MAX_UNACCEPTED,
@@ -115,3 +117,21 @@ def test_what_was_given_up_before_any_gateway_had_it_is_not_sent():
     assert made.resumption().open_choices == [0]
     made.abort(0)
     assert made.is_unwanted
+
+
+def test_next_gateway_of_a_request_with_a_hold_gets_all_that_went_out():
+    asked = replace(request("r", n=2), hold=Hold(1.0, b"owner", b"context"))
+    made = StreamRecord(asked)
+    out = [
+        made.take(delta(0, (5, 6), logprobs=("a", "b"))),
+        made.take(delta(1, (6, 7), logprobs=("b", "c"))),
+        made.take(delta(0, (8,), choice=1)),
+    ]
+    assert made.take(delta(0, (5,))) is None
+    made.abort(1)
+    out += made.end_aborted()
+    assert made.move(was_running=True)
+    resumption = made.resumption()
+    assert list(resumption.hold.history) == out
+    assert [choice.is_ended for choice in resumption.resumed] == [False, True]
+    assert StreamRecord(request("r")).resumption().hold is None

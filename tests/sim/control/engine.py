@@ -9,7 +9,7 @@ from galerne.errors import GalerneError
 from router.engine.request import FinishReason, TokenDelta
 
 NUM_LAYERS, NUM_EXPERTS, TOP_K = 2, 8, 2
-_STEP_S = (0.05, 0.25)
+_STEP_S = (0.1, 0.4)
 _MAX_ROWS = 4
 
 
