@@ -16,6 +16,7 @@ import statistics
 import time
 from pathlib import Path
 
+from tests.bench.run import update_readme
 from tests.bench.served import Served
 
 SEEDS = (1, 2, 3, 4)
@@ -154,6 +155,7 @@ def main():
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--model", help="a checkpoint; unset: the embedded model")
     parser.add_argument("--only", nargs="*", default=[], help="words of the rows to measure")
+    parser.add_argument("--readme", action="store_true", help="put the table into the README")
     arguments = parser.parse_args()
     model = ("--model", arguments.model) if arguments.model else ()
     chosen = {
@@ -177,6 +179,8 @@ def main():
     out = OUT if not arguments.model else OUT.with_stem(f"faults-{Path(arguments.model).name}")
     out.write_text(json.dumps(rows, indent=1))
     print(table(rows))
+    if arguments.readme:
+        update_readme(table(rows), "faults")
 
 
 if __name__ == "__main__":

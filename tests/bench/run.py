@@ -54,12 +54,12 @@ def read_bandwidth():
     return memory.nbytes / best / 1e9
 
 
-def update_readme(report):
-    """Put the tables between the README's marks."""
+def update_readme(text, mark="bench"):
+    """Put tables between the README's marks."""
     readme = ROOT / "README.md"
-    before, start_mark, rest = readme.read_text().partition("<!-- bench -->")
-    _, end_mark, after = rest.partition("<!-- /bench -->")
-    readme.write_text(f"{before}{start_mark}\n{markdown(report)}\n{end_mark}{after}")
+    before, start_mark, rest = readme.read_text().partition(f"<!-- {mark} -->")
+    _, end_mark, after = rest.partition(f"<!-- /{mark} -->")
+    readme.write_text(f"{before}{start_mark}\n{text}\n{end_mark}{after}")
 
 
 def roofline(path):
@@ -127,7 +127,7 @@ def main():
     report["roofline"] = roofline(path)
     print_report(report)
     if args.readme:
-        update_readme(report)
+        update_readme(markdown(report))
 
 
 if __name__ == "__main__":

@@ -113,7 +113,11 @@ class SimController:
     def __init__(self, world, process, *, is_restart):
         self.process = process
         spec = SimpleNamespace(
-            topology=world.first, inputs=world.inputs, cluster_token="", actor_name=str, expert_bytes=1
+            topology=world.first,
+            inputs=world.inputs,
+            cluster_token="",
+            actor_name=str,
+            expert_bytes=1,
         )
         calls = SimPartCalls(world)
         self.it = process.call(

@@ -1,4 +1,4 @@
-"""Routed experts as a gateway's engine sees them: the real exchange session over simulated links."""
+"""Routed experts of a gateway: the real exchange session, over links that are simulated."""
 
 import asyncio
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 
-from sim.control.schedule import FaultKind, Victim
+from sim.control.schedule import Victim
 
 
 class Faults:
@@ -42,11 +42,8 @@ class Faults:
         if is_before:
             self._num_calls[what] += 1
         for trap in self._traps:
-            if (trap.what, trap.number, trap.is_before) == (
-                what,
-                self._num_calls[what],
-                is_before,
-            ):
+            place = (trap.what, trap.number, trap.is_before)
+            if place == (what, self._num_calls[what], is_before):
                 self._traps.remove(trap)
                 self._spring(trap, target)
                 return

@@ -64,7 +64,7 @@ class _Stub:
     def Submit(self, request, metadata):
         return _Stream(self._world, self._address, self._channel, request)
 
-    async def DescribeGateway(self, request, metadata, timeout):
+    async def DescribeGateway(self, request, metadata, timeout):  # noqa: ASYNC109 - as grpc has it
         def serve(server):
             return server.describe()
 

@@ -67,7 +67,11 @@ class Laws:
             if topology.epoch != epoch or shard.name not in topology.shard_processes:
                 continue
             is_known = controller.it._members.is_live(gateway.name)
-            if is_known and self._was_current(topology) and gateway.name in controller.conductor.wanted:
+            if (
+                is_known
+                and self._was_current(topology)
+                and gateway.name in controller.conductor.wanted
+            ):
                 self.broken(Law.RETIRED, f"{shard.process} retires {epoch}, {gateway.process} not")
 
     # -- changes -----------------------------------------------------------------------------
@@ -77,6 +81,7 @@ class Laws:
         current = controller._conductor.current
         process = self._world.controller.process
         self._note_current(current)
+        self._world.seen["changes resumed"] += controller._conductor.target is not None
         if current.epoch < self._finished:
             problem = f"a controller starts at {current.epoch}, {self._finished} was served by all"
             self.broken(Law.FORWARD, problem)
@@ -101,7 +106,10 @@ class Laws:
         _, old, _, newest = self._change or (None, None, None, 0)
         self._change = None
         conductor = controller._conductor
-        if self._world.controller.it is not controller or not self._world.controller.process.is_alive:
+        if (
+            self._world.controller.it is not controller
+            or not self._world.controller.process.is_alive
+        ):
             return  # it dies just now
         if not conductor.last_error:
             self._world.seen["committed"] += 1
@@ -137,9 +145,14 @@ class Laws:
         if self._change is None or self._change[2].epoch != epoch:
             return
         for shard in self._world.live_parts("shard-"):
-            if shard.process.number <= self._change[3] or shard.name not in self._change[1].parts:
-                if shard.name in conductor.current.shard_processes and epoch not in shard.served:
-                    self.broken(Law.COMMITTED, f"{gateway} commits {epoch}, {shard.process} not")
+            was_there = shard.process.number <= self._change[3]
+            is_needed = shard.name in conductor.current.shard_processes
+            if is_needed and epoch not in shard.served and (was_there or self._is_new(shard)):
+                self.broken(Law.COMMITTED, f"{gateway} commits {epoch}, {shard.process} not")
+
+    def _is_new(self, shard):
+        """In the change that goes on."""
+        return shard.name not in self._change[1].parts
 
     def swaps(self, gateway, topology):
         old = gateway.switch.topology

@@ -82,7 +82,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 return
             try:
                 done.set_result(func(*args))
-            except Exception as error:  # goes to who waits
+            except Exception as error:  # noqa: BLE001 - goes to who waits
                 done.set_exception(error)
 
         self.call_later(self._rng.uniform(*LOAD_S), run)

@@ -1,6 +1,5 @@
 """Bugs to plant in the control plane. Each says what it breaks, and which law must tell."""
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -53,14 +52,6 @@ def shards_retire_before_the_gateways_have_committed(patch):
 
 @mutation(Law.COMMITTED)
 def gateways_commit_before_all_is_prepared(patch):
-    async def ready(self, old, target):
-        await self._until_live(sorted(set(target.parts) - set(old.parts)))
-        for gateway in old.gateways:
-            await self._calls.prepare_topology(gateway, target, self._config.link_s)
-
-    async def lazy(self, gateway, topology, timeout_s):
-        await asyncio.sleep(0)
-
     async def hasty(self, old, target):
         self._move(Stage.STARTING)
         await self._until_live(sorted(set(target.parts) - set(old.parts)))
@@ -113,8 +104,8 @@ def shards_that_leave_end_before_the_commit(patch):
     patch.setattr(TopologyConductor, "_finish", hard)
 
 
-@mutation(Law.STREAMS, Law.SETTLED)
-def gateways_that_leave_are_ended_at_once_and_on_the_roster_for_ever(patch):
+@mutation(Law.SETTLED)
+def parts_of_the_target_do_not_start(patch):
     patch.setattr(
         TopologyConductor,
         "wanted",

@@ -1,18 +1,17 @@
-"""The network: delays, lost and repeated calls, partitions, and connections that break."""
+"""The network: delays, lost and repeated calls, and partitions."""
 
 import asyncio
+import contextlib
 import enum
 from contextvars import copy_context
-from functools import partial
 
 from galerne.errors import GalerneError
+from sim.control.connection import KEEPALIVE_S, Connection
 from sim.control.loop import this_process
 
-KEEPALIVE_S = 15.0  # silence after which a connection counts as broken: see CHANNEL_OPTIONS
 _LOOK_S = 1.0
 _RAY_LOOK_S = 0.1
 _AGAIN_S = 0.01
-_IN_TURN_S = 1e-6  # timers of the same time go off in any order
 
 
 class CallError(Exception):
@@ -36,8 +35,8 @@ class Network:
     """Between all processes of a run. Cuts are between names, so they outlive a process."""
 
     def __init__(self, loop, rng, note):
-        self._loop, self._rng, self.note = loop, rng, note
-        self._context = copy_context()  # of nobody, so that it works while others are stopped
+        self.loop, self._rng, self.note = loop, rng, note
+        self.context = copy_context()  # of nobody, so that it works while others are stopped
         self._cuts = set()
         self._connections = []
         self.listening = {}  # what serves, by address
@@ -54,7 +53,7 @@ class Network:
 
     def later(self, delay_s, func, *args):
         """Nobody's business in particular."""
-        self._loop.call_later(delay_s, func, *args, context=self._context)
+        self.loop.call_later(delay_s, func, *args, context=self.context)
 
     # -- partitions --------------------------------------------------------------------------
 
@@ -174,7 +173,7 @@ class Network:
 
     async def _is_reachable(self, source, server):
         """Wait for it; whether its process still lives then."""
-        while self.is_cut(source, server.process):
+        while self.is_cut(source, server.process):  # noqa: ASYNC110 - cuts tell nobody
             await asyncio.sleep(_RAY_LOOK_S)
         return server.process.is_alive
 
@@ -199,86 +198,9 @@ class Network:
             self._connections.remove(connection)
 
 
-class Connection:
-    """Messages in order, both ways. The client is end 0, the server end 1."""
-
-    def __init__(self, network, client, server):
-        self._network, self.ends = network, (client, server)
-        self._due_s = [0.0, 0.0]
-        self._held = []  # arrived while cut
-        self._gone = set()  # ends that have closed
-        self._told = set()  # ends that know that it is over
-        self._silent_s = 0.0
-        self.on_message = [None, None]
-        self.on_break = [None, None]
-        for number, process in enumerate(self.ends):
-            process.on_death.append(partial(self._died, number))
-
-    def _died(self, number, process):
-        self.close(number)
-
-    def send(self, number, message):
-        """From an end to the other."""
-        if self._told or self._gone:
-            return
-        loop, other = self._network._loop, 1 - number
-        due_s = loop.time() + self._network.delay_s()
-        self._due_s[other] = max(self._due_s[other] + _IN_TURN_S, due_s)
-        arrive = partial(self._arrive, other, partial(self._deliver, other, message))
-        loop.call_at(self._due_s[other], arrive, context=self._network._context)
-
-    def close(self, number):
-        """An end wants no more of it."""
-        if number in self._told:
-            return
-        self._told.add(number)
-        self._gone.add(number)
-        other = 1 - number
-        tell = partial(self._arrive, other, partial(self._break, other))
-        self._network.later(self._network.delay_s(), tell)
-
-    def flush(self):
-        if not self._network.is_cut(*self.ends):
-            held, self._held = self._held, []
-            for act in held:
-                act()
-
-    def look(self, passed_s):
-        """Silence for too long breaks it."""
-        is_silent = self._network.is_cut(*self.ends) or any(end.is_stopped for end in self.ends)
-        self._silent_s = self._silent_s + passed_s if is_silent else 0.0
-        if self._silent_s > KEEPALIVE_S:
-            self._break(0)
-            self._break(1)
-
-    def _arrive(self, number, act):
-        if self._network.is_cut(*self.ends):
-            self._held.append(act)
-        else:
-            act()
-
-    def _deliver(self, number, message):
-        if number not in self._told and self.on_message[number] is not None:
-            self.ends[number].call_soon(self._hand_over, number, message)
-
-    def _hand_over(self, number, message):
-        if number not in self._told:
-            self.on_message[number](message)
-
-    def _break(self, number):
-        if number not in self._told:
-            self._told.add(number)
-            if self.on_break[number] is not None:
-                self.ends[number].call_soon(self.on_break[number])
-        if len(self._told) == 2:
-            self._network.forget(self)
-
-
 async def _twice(serve, server):
     result = await serve(server)
     await asyncio.sleep(_AGAIN_S)
-    try:
+    with contextlib.suppress(GalerneError, TimeoutError):  # nobody hears the second answer
         await serve(server)
-    except (GalerneError, TimeoutError):
-        pass  # nobody hears the second answer
     return result

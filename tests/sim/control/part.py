@@ -1,6 +1,7 @@
 """What every shard and gateway does: start, report, live until it is killed. See ``Reporter``."""
 
 import asyncio
+import contextlib
 
 from cluster.actors import reporting
 from cluster.control.members import HEARTBEAT_S, Heartbeat
@@ -60,10 +61,8 @@ class Part:
 
     async def _report_failure(self, reason):
         timeout_s = reporting._REPORT_TIMEOUT_S
-        try:
+        with contextlib.suppress(TimeoutError):
             await self.ask(lambda server: server.it.failed(self.name, reason), timeout_s)
-        except TimeoutError:
-            pass
         if not self._is_restart:
             self.actor.is_over = True  # Ray does not repeat a constructor that raises
         self.exit()
@@ -90,11 +89,9 @@ class Part:
                 await self._beat()
             except TimeoutError:
                 self.world.note("unheard", self.process)
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(HEARTBEAT_S):
                     await self._woken.wait()
-            except TimeoutError:
-                pass
 
     async def _beat(self):
         told = Heartbeat(

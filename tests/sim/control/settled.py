@@ -29,7 +29,9 @@ def problems(world):
         else:
             found += _of_shard(part, current)
     extra = [p for p in world.processes if p.is_alive and p.name.partition("-")[0] in _KINDS]
-    found += [f"{p} has not ended" for p in extra if p.name not in live or live[p.name].process != p]
+    found += [
+        f"{p} has not ended" for p in extra if p.name not in live or live[p.name].process != p
+    ]
     return found
 
 
@@ -61,5 +63,7 @@ def orphans(world):
     for shard in world.live_parts("shard-"):
         if shard.name in current.shards:
             held |= shard.bank.resident
-    wanted = {(n, e) for n, layer in enumerate(current.placement.by_layer) for e in range(len(layer))}
+    wanted = {
+        (n, e) for n, layer in enumerate(current.placement.by_layer) for e in range(len(layer))
+    }
     return wanted - held
