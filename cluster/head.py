@@ -34,8 +34,10 @@ _ENDS_WITH_US = (
 
 MEMORY_ONLY = (
     "Ray's head keeps its state in memory only: when its process dies, this server and all its "
-    "streams end within a minute. RAY_gcs_storage=rocksdb with RAY_gcs_storage_path, or Redis, "
-    "in the environment of the head lets it come back"
+    "streams end within a minute"
+)
+_HOW_TO_KEEP = (
+    "; started with RAY_gcs_storage=rocksdb and RAY_gcs_storage_path, or with Redis, it keeps it"
 )
 UNKNOWN = (
     "the process of Ray's head cannot be seen from here, so it is not known whether its state "
@@ -79,7 +81,7 @@ def storage_note(session: str) -> str:
         storage = None
     if storage is None:
         return UNKNOWN
-    return MEMORY_ONLY if storage == "memory" else ""
+    return MEMORY_ONLY + _HOW_TO_KEEP if storage == "memory" else ""
 
 
 def storage_of(command: Sequence[str], environment: Mapping[str, str]) -> str:

@@ -61,10 +61,11 @@ class Call:
     error: GalerneError | None = None
 
     def unfilled(self, parts: list[Ints]) -> Ints:
-        """The slots of ``parts`` that still lack a row, each once."""
+        """The slots of ``parts`` that still lack a row, each once, in their order."""
         if not parts:
             return np.zeros(0, dtype=np.int64)
-        slots = np.unique(np.concatenate(parts))
+        slots, first = np.unique(np.concatenate(parts), return_index=True)
+        slots = slots[np.argsort(first)]
         left: Ints = slots[~self.filled[slots]]
         return left
 

@@ -261,20 +261,26 @@ class ExchangeSession:
         call.doubted.append(flight.slots)
 
     def _resend(self, now_s: float) -> list[SendFrame]:
-        """Orphans wherever a shard has come, doubted rows as far as the budget goes."""
+        """Orphans wherever a shard has come, doubted rows as far as the budget goes.
+
+        Rows and calls that were paid for come last the next time, so that what is refused again
+        and again does not take the budget from the others.
+        """
         actions: list[SendFrame] = []
         self._top_up(now_s)
-        for call_id, call in self._calls.items():
+        for call_id, call in list(self._calls.items()):
             if call.error is not None:
                 continue
             orphans = call.unfilled(call.orphans)
-            doubted = np.setdiff1d(call.unfilled(call.doubted), orphans)
+            doubted = call.unfilled(call.doubted)
+            doubted = doubted[~np.isin(doubted, orphans)]
             affordable = int(self._budget_rows)
-            left = doubted[affordable:]
+            paid, left = doubted[:affordable], doubted[affordable:]
             call.orphans, call.doubted = [], [left] if len(left) else []
-            self._budget_rows -= len(doubted[:affordable])
-            slots = np.union1d(orphans, doubted[:affordable])
-            actions += self._send(call_id, call, slots, now_s)
+            if len(paid):
+                self._budget_rows -= len(paid)
+                self._calls[call_id] = self._calls.pop(call_id)
+            actions += self._send(call_id, call, np.union1d(orphans, paid), now_s)
         return actions
 
     def _send_to_owners(

@@ -79,7 +79,7 @@ def any_shard_may_answer_a_frame(patch):
     patch.setattr(ExchangeSession, "_take", take)
 
 
-@mutation(Law.BITS)
+@mutation(Law.BITS, first_seed=100)
 def slots_of_a_partly_new_answer_are_swapped(patch):
     on_answer = ExchangeSession.on_answer
 

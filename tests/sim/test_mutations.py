@@ -6,7 +6,7 @@ from sim.laws import Violation
 from sim.mutations import MUTATIONS
 from sim.simulation import Simulation
 
-MOST_SEEDS = 150
+MOST_SEEDS = 300
 
 
 def first_violation(first_seed):

@@ -147,6 +147,24 @@ def test_shard_that_refused_once_is_asked_again_though_another_refuses_for_ever(
     assert gateway.session.is_complete(call)
 
 
+@pytest.mark.parametrize("calls", [[(0, 3)], [(0, 1), (3, 4)]], ids=["a call's", "calls'"])
+def test_rows_that_are_refused_for_ever_do_not_keep_the_budget_from_others(calls):
+    config = create_config(resend_burst_rows=1, resend_rows_per_s=20.0, resend_share=0.0)
+    gateway = create_gateway(num_replicas=1, config=config)  # A has experts 0 to 2
+    for experts in calls:
+        gateway.begin(all_to(*experts))
+    for frame in [*gateway.away[A], *gateway.away[B]]:
+        gateway.refuse(frame, OverloadedError(frame.shard, 1, 0.0))
+    for _ in range(12):  # in which the budget grows by a row each
+        for frame in list(gateway.away[A]):
+            gateway.refuse(frame, OverloadedError("shard-a", 1, 0.0))
+        for frame in list(gateway.away[B]):
+            gateway.answer(frame)
+        gateway.advance(RESEND_POLL_S)
+    for call, expert_ids in gateway.routing.items():
+        assert gateway.times_filled[call].tolist() == (expert_ids.reshape(-1) >= 3).tolist()
+
+
 def test_answer_with_too_few_rows_is_asked_of_the_replica():
     gateway = create_gateway()
     call, frames = gateway.begin(all_to(0, 1, num_tokens=3))

@@ -39,11 +39,10 @@ class Faults:
     def _called(self, target, what, *, is_before):
         if self._is_over:
             return
-        if is_before:
-            self._num_calls[what] += 1
+        self._num_calls[what, is_before] += 1
+        place = (what, self._num_calls[what, is_before], is_before)
         for trap in self._traps:
-            place = (trap.what, trap.number, trap.is_before)
-            if place == (what, self._num_calls[what], is_before):
+            if (trap.what, trap.number, trap.is_before) == place:
                 self._traps.remove(trap)
                 self._spring(trap, target)
                 return

@@ -9,9 +9,11 @@ from cluster.control.conductor import Stage, TopologyConductor
 from cluster.control.keeper import ExpertKeeper
 from cluster.control.part_client import PartFailedError
 from cluster.control.straighten import Serving, Straightener
+from router.api.cluster_port import TopologyWish
 from router.gateway.stream_record import StreamRecord
 from shards.residency import Residency
 from sim.control.laws import Law
+from sim.control.schedule import Fault, FaultKind, Finale, Trap, Victim
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Mutation:
 
     plant: Callable  # takes pytest's monkeypatch
     laws: tuple[Law, ...]  # one of these
-    first_seed: int = 0
+    focus: Callable | None = None  # makes schedules in which it matters
 
 
 MUTATIONS: dict[str, Mutation] = {}
@@ -32,6 +34,46 @@ def mutation(*laws, **options):
         return plant
 
     return register
+
+
+def trapped(what, number, victim, *, is_before=False, **settings):
+    """Schedules with three gateways and one fault, at a place in every first change."""
+
+    def focus(schedule):
+        schedule.start_with(**{"gateways": 3} | settings)
+        schedule.faults, schedule.share_of_faults, schedule.failing_starts = [], 0.0, {}
+        schedule.wishes = [(3.0, TopologyWish(shards=3 if settings.get("shards") != 3 else 2))]
+        schedule.traps = [Trap(what, number, is_before, victim, seconds=8.0, pick=0.5)]
+        schedule.finale = Finale.NONE
+
+    return focus
+
+
+def unreliable(schedule):
+    """Many calls go wrong, and shards stay away for a while."""
+    schedule.start_with(shards=3, replicas=1)
+    schedule.share_of_faults, schedule.traps, schedule.wishes = 0.4, [], []
+    schedule.chaos_s = 40.0
+    times = (8.0, 16.0, 24.0, 32.0)
+    schedule.faults = [Fault(FaultKind.AWAY, at_s, 2.0, 0.99, 0.0) for at_s in times]
+
+
+def alone_with_the_controller(schedule):
+    """The only gateway crashes together with the controller, after a change."""
+    trapped("nothing", 0, Victim.TARGET, gateways=1)(schedule)
+    schedule.faults = [Fault(FaultKind.CRASH_WITH_CONTROLLER, 10.0, 0.0, 0.0, 0.0)]
+    schedule.chaos_s = 15.0
+
+
+def finale(kind):
+    """Nothing else happens."""
+
+    def focus(schedule):
+        schedule.start_with(shards=4, replicas=1)
+        schedule.faults, schedule.traps, schedule.wishes = [], [], []
+        schedule.share_of_faults, schedule.chaos_s, schedule.finale = 0.0, 5.0, kind
+
+    return focus
 
 
 # -- changes ---------------------------------------------------------------------------------
@@ -70,7 +112,7 @@ def the_target_is_current_only_when_all_have_committed(patch):
     patch.setattr(TopologyConductor, "_commit", late)
 
 
-@mutation(Law.ABORTED)
+@mutation(Law.ABORTED, focus=trapped("shadow", 2, Victim.TARGET, is_before=True))
 def an_undo_forgets_the_gateways(patch):
     undo = TopologyConductor._undo
 
@@ -94,7 +136,9 @@ def an_undo_forgets_the_gateways(patch):
     patch.setattr(TopologyConductor, "_undo", forgetful)
 
 
-@mutation(Law.STREAMS, Law.SETTLED)
+@mutation(
+    Law.STREAMS, Law.SETTLED, focus=trapped("commit", 2, Victim.HANG, is_before=True, shards=3)
+)
 def shards_that_leave_end_before_the_commit(patch):
     finish = TopologyConductor._finish
 
@@ -113,7 +157,7 @@ def parts_of_the_target_do_not_start(patch):
     )
 
 
-@mutation(Law.SETTLED)
+@mutation(Law.SETTLED, focus=trapped("shadow", 1, Victim.TARGET))
 def who_has_forgotten_what_was_prepared_is_told_to_commit_for_ever(patch):
     async def nothing(self, gateway, old, target):
         pass
@@ -129,7 +173,7 @@ def a_second_change_is_not_refused(patch):
 # -- lost shards -----------------------------------------------------------------------------
 
 
-@mutation(Law.SETTLED)
+@mutation(Law.SETTLED, focus=finale(Finale.ONE_AWAY))
 def adopted_experts_are_never_released(patch):
     def keep(held, wanted, *, is_settled):
         return None if wanted <= (held or frozenset()) else wanted | (held or frozenset())
@@ -137,7 +181,7 @@ def adopted_experts_are_never_released(patch):
     patch.setattr(keeper_module, "next_adoption", keep)
 
 
-@mutation(Law.KEPT)
+@mutation(Law.KEPT, focus=finale(Finale.FLAP))
 def adopted_experts_are_released_at_once(patch):
     def drop(held, wanted, *, is_settled):
         return wanted if held != wanted else None
@@ -145,7 +189,7 @@ def adopted_experts_are_released_at_once(patch):
     patch.setattr(keeper_module, "next_adoption", drop)
 
 
-@mutation(Law.ADOPTED)
+@mutation(Law.ADOPTED, focus=finale(Finale.TWO_AWAY))
 def a_second_loss_is_ignored(patch):
     note_lost = ExpertKeeper._note_lost
 
@@ -155,7 +199,7 @@ def a_second_loss_is_ignored(patch):
     patch.setattr(ExpertKeeper, "_note_lost", first_only)
 
 
-@mutation(Law.SETTLED)
+@mutation(Law.SETTLED, focus=unreliable)
 def a_failed_adoption_counts_for_nothing(patch):
     async def adopt(self, shard, experts):
         try:
@@ -168,7 +212,7 @@ def a_failed_adoption_counts_for_nothing(patch):
     patch.setattr(ExpertKeeper, "_adopt", adopt)
 
 
-@mutation(Law.SETTLED)
+@mutation(Law.SETTLED, Law.ABORTED)
 def a_retired_epoch_still_places_experts(patch):
     patch.setattr(Residency, "retire", lambda self, keep: None)
 
@@ -176,7 +220,7 @@ def a_retired_epoch_still_places_experts(patch):
 # -- restarts --------------------------------------------------------------------------------
 
 
-@mutation(Law.SETTLED)
+@mutation(Law.SETTLED, focus=trapped("prepare_topology", 1, Victim.CONTROLLER, shards=2))
 def nobody_is_straightened(patch):
     async def nothing(self):
         pass
@@ -184,7 +228,7 @@ def nobody_is_straightened(patch):
     patch.setattr(Straightener, "straighten", nothing)
 
 
-@mutation(Law.FORWARD, Law.RETIRED)
+@mutation(Law.FORWARD, Law.RETIRED, focus=trapped("commit", 2, Victim.CONTROLLER, is_before=True))
 def a_new_controller_takes_the_lowest_epoch(patch):
     def oldest(states, known, first):
         topologies = [state.topology for state in states.values()]
@@ -193,7 +237,7 @@ def a_new_controller_takes_the_lowest_epoch(patch):
     patch.setattr(controller_module, "newest", oldest)
 
 
-@mutation(Law.FORWARD)
+@mutation(Law.FORWARD, focus=alone_with_the_controller)
 def a_new_controller_that_hears_no_gateway_starts_anew(patch):
     newest = controller_module.newest
     patch.setattr(

@@ -82,14 +82,8 @@ class Schedule:
     def __init__(self, seed):
         rng = random.Random(f"{seed} schedule")
         self.seed = seed
-        self.inputs = PresetInputs(
-            config=load_config(None, _settings(rng)),
-            num_layers=NUM_LAYERS,
-            num_experts=NUM_EXPERTS,
-            num_cores=3,
-            num_nodes=1,
-        )
-        self.first = build_topology(self.inputs)
+        self._settings = _settings(rng)
+        self.start_with()
         self.chaos_s = rng.uniform(12.0, 35.0)
         self.wishes = _wishes(rng, self.chaos_s)
         num_faults = rng.choice((0, 1, 2, 4, 7))
@@ -103,6 +97,18 @@ class Schedule:
         self.num_frontends = rng.choice((1, 1, 2))
         self.wait_s = rng.choice((60.0, 60.0, 12.0))
         self.submit_every_s = rng.uniform(1.0, 4.0)
+
+    def start_with(self, **settings):
+        """Other settings than the seed's."""
+        self._settings |= settings
+        self.inputs = PresetInputs(
+            config=load_config(None, self._settings),
+            num_layers=NUM_LAYERS,
+            num_experts=NUM_EXPERTS,
+            num_cores=3,
+            num_nodes=1,
+        )
+        self.first = build_topology(self.inputs)
 
 
 def _settings(rng):

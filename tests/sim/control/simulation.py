@@ -40,8 +40,11 @@ class Outcome(NamedTuple):
 class Simulation:
     """Raises Violation."""
 
-    def __init__(self, seed):
+    def __init__(self, seed, focus=None):
+        """``focus`` changes the seed's schedule, for a look at something in particular."""
         self.schedule = Schedule(seed)
+        if focus is not None:
+            focus(self.schedule)
         self.world = World(seed, self.schedule)
         self._rng = random.Random(f"{seed} load")
         self._frontends = []
