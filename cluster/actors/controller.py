@@ -130,10 +130,10 @@ class Controller:
 
         ``actor``: its handle; by name it could not be found while Ray's head is away.
         """
-        if self._recovered.is_set() and told.part not in self._conductor.wanted:
-            return False
         known = self._members.members.get(told.part)
         is_new = known is None or known.told.process != told.process
+        if self._recovered.is_set() and not self._may_go_on(told, is_new=is_new):
+            return False
         if not self._members.hear(told):
             return False
         self._actors[told.part] = actor
@@ -150,6 +150,14 @@ class Controller:
             if changes:
                 self._keeper.wake()
         return True
+
+    def _may_go_on(self, told: Heartbeat, *, is_new: bool) -> bool:
+        """A gateway that loaded while its epoch was retired would wait for its shards for ever."""
+        first = self._conductor.wanted.get(told.part)
+        if first is None:
+            return False
+        is_gateway = told.part in first.gateways
+        return not (is_new and is_gateway and max(told.epochs, default=first.epoch) < first.epoch)
 
     async def progress(self, part: str, what: str, done: int, of: int) -> None:
         """A part loads."""

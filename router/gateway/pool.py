@@ -326,6 +326,8 @@ class GatewayPool:
                     logger.info("gateway_left gateway=%s address=%s", gateway, member.address)
                     del known[gateway]
                     await member.leave()
+                    if gateway in wanted:
+                        member.drop_calls()  # it was replaced, and will end when it learns of it
         for gateway, address in wanted.items():
             if gateway not in self._members and gateway not in self._aside:
                 logger.info("gateway_joined gateway=%s address=%s", gateway, address)

@@ -98,7 +98,7 @@ def test_the_openai_client_gets_a_completion_with_logprobs(client, server):
 
 
 def test_http_and_grpc_draw_the_same_tokens(stub, client, server):
-    over_grpc = stub.GenerateOnce(generate(8, temperature=0))
+    over_grpc = stub.GenerateOnce(generate(8, temperature=0, repetition_penalty=1.0))
     over_http = client.completions.create(
         model=server.model,
         prompt="The Loire ends",

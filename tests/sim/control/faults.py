@@ -165,7 +165,7 @@ class Faults:
         """Any that runs, also one that still loads."""
         actors = self._world.driver.actors.items()
         parts = [a.now for name, a in sorted(actors) if name.startswith(prefix)]
-        parts = [p for p in parts if p.process.is_alive and not p.process.is_cut_off]
+        parts = [p for p in parts if p.process.is_alive and p.process not in self._world.cut_off]
         return parts[int(pick * len(parts))] if parts else None
 
 

@@ -44,7 +44,7 @@ class Laws:
         self._finished = 0  # the last epoch to which a change came, to its end
         self._committed = set()  # gateways that have swapped
         self._failed_calls = set()
-        self._change = None  # (controller, old, target, number of the newest process)
+        self._change = None  # (controller, old, target, since)
 
     def broken(self, law, problem):
         if self.violation is None and not self._world.is_over:
@@ -98,12 +98,12 @@ class Laws:
         if self._change is not None and self._change[0] is controller:
             self.broken(Law.ONE_CHANGE, f"{target.epoch} begins while another change goes on")
         old = controller._conductor.current
-        self._change = controller, old, target, self._world.num_processes
+        self._change = controller, old, target, self._world.loop.time()
         self._failed_calls.clear()
         self._world.seen["changes"] += 1
 
     def change_ends(self, controller, target):
-        _, old, _, newest = self._change or (None, None, None, 0)
+        _, old, _, begun_s = self._change or (None, None, None, 0.0)
         self._change = None
         conductor = controller._conductor
         if (
@@ -120,7 +120,7 @@ class Laws:
         if conductor.current is not old:
             self.broken(Law.ABORTED, f"{conductor.current.epoch} is current")
         for part in self._world.live_parts():
-            if part.process.number <= newest and part.name in old.parts:
+            if part.serves_since_s <= begun_s and part.name in old.parts:
                 self._check_undone(part, target.epoch)
 
     def _check_undone(self, part, epoch):
@@ -145,7 +145,7 @@ class Laws:
         if self._change is None or self._change[2].epoch != epoch:
             return
         for shard in self._world.live_parts("shard-"):
-            was_there = shard.process.number <= self._change[3]
+            was_there = shard.serves_since_s <= self._change[3]
             is_needed = shard.name in conductor.current.shard_processes
             if is_needed and epoch not in shard.served and (was_there or self._is_new(shard)):
                 self.broken(Law.COMMITTED, f"{gateway} commits {epoch}, {shard.process} not")

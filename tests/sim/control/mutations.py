@@ -7,13 +7,12 @@ from cluster.actors import controller as controller_module
 from cluster.control import keeper as keeper_module
 from cluster.control.conductor import Stage, TopologyConductor
 from cluster.control.keeper import ExpertKeeper
-from cluster.control.part_client import PartFailedError
 from cluster.control.straighten import Serving, Straightener
-from router.api.cluster_port import TopologyWish
 from router.gateway.stream_record import StreamRecord
 from shards.residency import Residency
+from sim.control.focus import alone_with_the_controller, finale, trapped
 from sim.control.laws import Law
-from sim.control.schedule import Fault, FaultKind, Finale, Trap, Victim
+from sim.control.schedule import Finale, Victim
 
 
 @dataclass(frozen=True)
@@ -34,46 +33,6 @@ def mutation(*laws, **options):
         return plant
 
     return register
-
-
-def trapped(what, number, victim, *, is_before=False, **settings):
-    """Schedules with three gateways and one fault, at a place in every first change."""
-
-    def focus(schedule):
-        schedule.start_with(**{"gateways": 3} | settings)
-        schedule.faults, schedule.share_of_faults, schedule.failing_starts = [], 0.0, {}
-        schedule.wishes = [(3.0, TopologyWish(shards=3 if settings.get("shards") != 3 else 2))]
-        schedule.traps = [Trap(what, number, is_before, victim, seconds=8.0, pick=0.5)]
-        schedule.finale = Finale.NONE
-
-    return focus
-
-
-def unreliable(schedule):
-    """Many calls go wrong, and shards stay away for a while."""
-    schedule.start_with(shards=3, replicas=1)
-    schedule.share_of_faults, schedule.traps, schedule.wishes = 0.4, [], []
-    schedule.chaos_s = 40.0
-    times = (8.0, 16.0, 24.0, 32.0)
-    schedule.faults = [Fault(FaultKind.AWAY, at_s, 2.0, 0.99, 0.0) for at_s in times]
-
-
-def alone_with_the_controller(schedule):
-    """The only gateway crashes together with the controller, after a change."""
-    trapped("nothing", 0, Victim.TARGET, gateways=1)(schedule)
-    schedule.faults = [Fault(FaultKind.CRASH_WITH_CONTROLLER, 10.0, 0.0, 0.0, 0.0)]
-    schedule.chaos_s = 15.0
-
-
-def finale(kind):
-    """Nothing else happens."""
-
-    def focus(schedule):
-        schedule.start_with(shards=4, replicas=1)
-        schedule.faults, schedule.traps, schedule.wishes = [], [], []
-        schedule.share_of_faults, schedule.chaos_s, schedule.finale = 0.0, 5.0, kind
-
-    return focus
 
 
 # -- changes ---------------------------------------------------------------------------------
@@ -197,19 +156,6 @@ def a_second_loss_is_ignored(patch):
         note_lost(self, self._lost if self._lost and lost > self._lost else lost, now)
 
     patch.setattr(ExpertKeeper, "_note_lost", first_only)
-
-
-@mutation(Law.SETTLED, focus=unreliable)
-def a_failed_adoption_counts_for_nothing(patch):
-    async def adopt(self, shard, experts):
-        try:
-            await self._calls.adopt(shard, experts, 120.0)
-        except PartFailedError:
-            return
-        self._adopted[shard] = experts
-        self.wake()
-
-    patch.setattr(ExpertKeeper, "_adopt", adopt)
 
 
 @mutation(Law.SETTLED, Law.ABORTED)

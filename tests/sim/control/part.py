@@ -22,7 +22,8 @@ class Part:
         self.world, self.process, self.actor = world, process, actor
         self.name = process.name
         self.address = f"{self.name}:{process.number}"
-        self.is_serving = False
+        self.is_serving = self.may_go_on = False
+        self.serves_since_s = 0.0
         self._is_restart = is_restart
         self._woken = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -55,7 +56,7 @@ class Part:
             return
         self.world.note("serves", self.process, topology.epoch)
         self.serve(topology)
-        self.is_serving = True
+        self.is_serving, self.serves_since_s = True, self._loop.time()
         self.world.network.listening[self.address] = self
         await self._beat_for_ever()
 
@@ -103,7 +104,8 @@ class Part:
             links=self.links,
         )
         timeout_s = reporting._REPORT_TIMEOUT_S
-        if await self.ask(lambda server: server.it.heartbeat(told), timeout_s) is False:
+        self.may_go_on = await self.ask(lambda server: server.it.heartbeat(told), timeout_s)
+        if not self.may_go_on:
             self.world.note("was_replaced", self.process)
             self.exit()
 
