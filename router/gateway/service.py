@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -240,11 +241,17 @@ class GatewayServicer(internal_pb2_grpc.GatewayServiceServicer):
     ) -> internal.TopologyReport:
         """Serve the prepared topology."""
 
+        has_left = threading.Event()
+
         def commit() -> int:
-            self._switch.commit(Epoch(request.epoch))
+            self._switch.commit(Epoch(request.epoch), has_left)
             return 0
 
-        return await self._change(context, commit)
+        try:
+            return await self._change(context, commit)
+        except asyncio.CancelledError:
+            has_left.set()
+            raise
 
     async def AbortTopology(
         self, request: internal.EpochRequest, context: Context

@@ -164,16 +164,26 @@ class TopologySwitch:
             expert = int(ids.reshape(-1)[int(differs.nonzero()[0])])
             raise ShadowMismatchError(prepared.topology.epoch, layer, expert)
 
-    def commit(self, epoch: Epoch) -> None:
+    def commit(self, epoch: Epoch, has_left: threading.Event | None = None) -> None:
         """Serve a prepared topology from the next step on. May be repeated.
+
+        ``has_left`` is set when the caller no longer waits: from then on nothing happens, for the
+        caller's successor may have decided otherwise.
 
         Raises:
             NotPreparedError: This epoch was not prepared.
-            TimeoutError: The engine is stuck in a step; it may still happen.
+            TimeoutError: The engine is stuck in a step.
         """
+        has_left = has_left or threading.Event()
         if epoch != self.topology.epoch:
             prepared = self._take(epoch)
-            self._engine.between_steps(lambda: self._swap(prepared)).result(ENGINE_TIMEOUT_S)
+            try:
+                self._engine.between_steps(
+                    lambda: None if has_left.is_set() else self._swap(prepared)
+                ).result(ENGINE_TIMEOUT_S)
+            except TimeoutError:
+                has_left.set()
+                raise
         while self._replaced:  # by this call, or by an earlier one that did not wait for it
             self._replaced.pop().close()
         logger.info("topology_committed epoch=%d mode=%s", epoch, self.topology.mode.value)

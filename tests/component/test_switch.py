@@ -141,3 +141,19 @@ def test_a_shadow_whose_shard_goes_silent_ends_and_serving_goes_on(gateway, book
     with pytest.raises(Exception, match="shard-2"):
         gateway.switch.shadow(target.epoch)
     assert run(gateway, "after")
+
+
+def test_a_commit_whose_caller_has_left_does_not_happen_later(gateway, book):
+    target = shape(2, SHM, THREE)
+    book.start(target)
+    gateway.switch.prepare(target, 10.0)
+    is_free, has_left = threading.Event(), threading.Event()
+    gateway.engine.between_steps(is_free.wait)  # as a step that takes long
+    commit = threading.Thread(target=gateway.switch.commit, args=(target.epoch, has_left))
+    commit.start()
+    has_left.set()
+    is_free.set()
+    commit.join(10)
+    assert gateway.switch.topology.epoch == 1
+    gateway.switch.commit(target.epoch)
+    assert gateway.switch.topology == target

@@ -226,11 +226,11 @@ async def test_more_than_a_hundred_streams_are_open_on_one_connection(server, st
     await until(lambda: is_idle(server.gateway))
     calls = [stub.Generate(prompt(2000)) for _ in range(120)]
 
-    def are_all_open():
+    def are_open():  # on a busy machine the first may end before the last has come
         load = server.gateway.engine.load()
-        return load.running + load.waiting == len(calls)
+        return load.running + load.waiting > 100
 
-    await until(are_all_open, 20.0)
+    await until(are_open, 60.0)
     for call in calls:
         call.cancel()
     await until(lambda: is_idle(server.gateway))

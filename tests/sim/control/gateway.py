@@ -67,9 +67,15 @@ class SimGateway(Part):
         return await self._change(lambda: self.switch.shadow(epoch))
 
     async def commit(self, epoch):
-        await self._change(lambda: self.switch.commit(epoch))
+        has_left = asyncio.Event()
+        try:
+            await self._change(lambda: self.switch.commit(epoch, has_left))
+        except asyncio.CancelledError:
+            has_left.set()
+            raise
 
     async def abort(self, epoch):
+        self.switch.unwanted = epoch  # at once: a preparation may be going on
         await self._change(lambda: self.switch.abort(epoch))
 
     async def state_of(self):
@@ -138,24 +144,30 @@ class SimSwitch:
     def __init__(self, gateway, topology):
         self.topology = topology
         self.prepared = None  # experts
+        self.unwanted = None  # the last epoch that was given up
         self._gateway, self._world, self._engine = gateway, gateway.world, gateway.engine
         self._now_s = asyncio.get_running_loop().time
 
     async def prepare(self, topology, timeout_s):
         if topology == self.topology:
             return
+        if topology.epoch < self.topology.epoch:
+            raise NotPreparedError(topology.epoch, self.topology.epoch)
+        self.unwanted = None
         if self.prepared is not None:
             await self.abort(self.prepared.topology.epoch)
         deadline_s = self._now_s() + timeout_s
         await asyncio.sleep(self._world.rng.uniform(0.01, 0.2))
         experts = experts_of(self._gateway, topology)
         while missing := _not_up(experts):
-            if self._now_s() > deadline_s:
+            if self._now_s() > deadline_s or self.unwanted == topology.epoch:
                 experts.close()
                 raise NotServingError(f"no link to {', '.join(missing)} in {timeout_s:g} s")
             await asyncio.sleep(_PREPARE_LOOK_S)
         self.prepared = experts
         self._world.note("prepared", self._gateway.process, topology.epoch)
+        if self.unwanted == topology.epoch:
+            await self.abort(topology.epoch)
 
     async def shadow(self, epoch):
         prepared = self._take(epoch)
@@ -168,11 +180,17 @@ class SimSwitch:
         for experts in (self._engine.experts, prepared):
             await experts.run(-1, layer, ids, switch_module.PROBE_PATIENCE_S)
 
-    async def commit(self, epoch):
+    async def commit(self, epoch, has_left):
         if epoch == self.topology.epoch:
             return
         prepared = self._take(epoch)
-        old = await self._between_steps(lambda: self._swap(prepared))
+        try:
+            old = await self._between_steps(
+                lambda: None if has_left.is_set() else self._swap(prepared)
+            )
+        except TimeoutError:
+            has_left.set()
+            raise
         if old is not None:
             old.close()
 
