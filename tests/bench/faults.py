@@ -141,11 +141,11 @@ def measure(served, name, victims, how, trials, rng):
 
 def table(rows):
     lines = [
-        "| fault | pause p50 | p99 | tokens lost | streams identical |",
-        "|---|---:|---:|---:|---:|",
+        "| fault | trials | pause p50 | p99 | tokens lost | streams identical |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
-        cells = (row["fault"], f"{row['p50_s']:.2f} s", f"{row['p99_s']:.2f} s")
+        cells = (row["fault"], str(row["trials"]), f"{row['p50_s']:.2f} s", f"{row['p99_s']:.2f} s")
         lines.append("| " + " | ".join([*cells, str(row["tokens_lost"]), row["identical"]]) + " |")
     return "\n".join(lines)
 
