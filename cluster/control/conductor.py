@@ -7,6 +7,7 @@ back: who cannot follow is replaced, and starts in the new topology.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import logging
 from collections.abc import Awaitable, Coroutine, Iterable
@@ -232,11 +233,25 @@ class TopologyConductor:
     async def _commit(self, old: Topology, target: Topology) -> None:
         self._move(Stage.COMMITTING)
         self.current = target  # who starts from now on starts there
-        for gateway in old.gateways:
-            await self._commit_one(gateway, old, target)
+        serving = asyncio.create_task(self._keep_served(old, target))
+        try:
+            for gateway in old.gateways:
+                await self._commit_one(gateway, old, target)
+        finally:
+            serving.cancel()
         self._events.add(
             "topology_committed", "controller", f"epoch={target.epoch} mode={target.mode.value}"
         )
+
+    async def _keep_served(self, old: Topology, target: Topology) -> None:
+        """A shard that starts anew starts in the target, but steps in the old epoch need it too."""
+        staying = sorted(set(old.shard_processes) & set(target.shard_processes))
+        while True:
+            for shard in filter(self._registry.is_live, staying):
+                if old.epoch not in self._registry.epochs_of(shard):
+                    with contextlib.suppress(PartFailedError):
+                        await self._prepare_shard(shard, old)
+            await asyncio.sleep(_RETRY_S)
 
     async def _commit_one(self, gateway: str, old: Topology, target: Topology) -> None:
         """Until it has swapped, or is gone. The old epoch lives as long as a gateway needs it."""

@@ -4,14 +4,14 @@ from router.api.cluster_port import TopologyWish
 from sim.control.schedule import Fault, FaultKind, Finale, Trap, Victim
 
 
-def trapped(what, number, victim, *, is_before=False, **settings):
+def trapped(what, number, victim, *, is_before=False, pick=0.5, **settings):
     """Schedules with three gateways and one fault, at a place in every first change."""
 
     def focus(schedule):
         schedule.start_with(**{"gateways": 3} | settings)
         schedule.faults, schedule.share_of_faults, schedule.failing_starts = [], 0.0, {}
         schedule.wishes = [(3.0, TopologyWish(shards=3 if settings.get("shards") != 3 else 2))]
-        schedule.traps = [Trap(what, number, is_before, victim, seconds=8.0, pick=0.5)]
+        schedule.traps = [Trap(what, number, is_before, victim, seconds=8.0, pick=pick)]
         schedule.finale = Finale.NONE
 
     return focus
@@ -51,6 +51,9 @@ FOCUSES = {
     ),
     "a gateway hangs in a commit, and old shards leave": trapped(
         "commit", 2, Victim.HANG, is_before=True, shards=3
+    ),
+    "a shard dies while gateways commit": trapped(
+        "commit", 1, Victim.OTHER, is_before=True, gateways=1, shards=2, pick=0.3
     ),
     "the controller dies before a commit": trapped("shadow", 3, Victim.CONTROLLER),
     "the controller dies while shards retire": trapped("retire_epochs", 1, Victim.CONTROLLER),

@@ -10,7 +10,7 @@ from cluster.control.keeper import ExpertKeeper
 from cluster.control.straighten import Serving, Straightener
 from router.gateway.stream_record import StreamRecord
 from shards.residency import Residency
-from sim.control.focus import alone_with_the_controller, finale, trapped
+from sim.control.focus import FOCUSES, alone_with_the_controller, finale, trapped
 from sim.control.laws import Law
 from sim.control.schedule import Finale, Victim
 
@@ -114,6 +114,14 @@ def parts_of_the_target_do_not_start(patch):
         "wanted",
         property(lambda self: dict.fromkeys(self.current.parts, self.current)),
     )
+
+
+@mutation(Law.STREAMS, focus=FOCUSES["a shard dies while gateways commit"])
+def a_shard_that_restarts_in_a_commit_serves_the_new_epoch_only(patch):
+    async def nothing(self, old, target):
+        pass
+
+    patch.setattr(TopologyConductor, "_keep_served", nothing)
 
 
 @mutation(Law.SETTLED, focus=trapped("shadow", 1, Victim.TARGET))
