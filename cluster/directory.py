@@ -22,17 +22,7 @@ logger = logging.getLogger(__name__)
 CALL_TIMEOUT_S = 5.0
 
 
-def is_gone_for_good(error: BaseException) -> bool:
-    """Whether an actor that did not answer will never be back under the same handle.
-
-    Otherwise the handle is kept: by name it could not be found while Ray's head is away.
-    """
-    import ray
-
-    return isinstance(error, ray.exceptions.ActorDiedError)
-
-
-class _Controller:
+class ControllerHandle:
     """A named actor, looked up when first needed and again after it has died for good."""
 
     def __init__(self, name: str, namespace: str) -> None:
@@ -53,7 +43,13 @@ class _Controller:
         return self._handle
 
     def failed(self, error: BaseException) -> None:
-        if is_gone_for_good(error):
+        """It did not answer. The handle is kept while the actor may come back under it.
+
+        By name it could not be found while Ray's head is away.
+        """
+        import ray
+
+        if isinstance(error, ray.exceptions.ActorDiedError):
             self._handle = None
 
 
@@ -61,7 +57,7 @@ class RayDirectory:
     """Implements ``Directory`` and ``ClusterPort`` by asking the controller, on one event loop."""
 
     def __init__(self, controller_name: str, namespace: str) -> None:
-        self._controller = _Controller(controller_name, namespace)
+        self._controller = ControllerHandle(controller_name, namespace)
 
     async def roster(self, *, with_metrics: bool = False) -> Roster:
         """The roster now.
@@ -109,7 +105,7 @@ class RayAddressBook:
     """Implements ``AddressBook``: shards' addresses, kept while the controller is away."""
 
     def __init__(self, controller_name: str, namespace: str) -> None:
-        self._controller = _Controller(controller_name, namespace)
+        self._controller = ControllerHandle(controller_name, namespace)
         self._last_known: dict[ShardId, str | None] = {}
         self._lock = threading.Lock()
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from cluster.actors.launch_spec import NAMESPACE
 from cluster.config import ServeConfig
+from cluster.nodes import alive_nodes
 from cluster.ports import check_port
 from cluster.run_directory import RunDirectory
 from cluster.runtime import RayRuntime, join_ray, start_local_ray
@@ -66,7 +67,7 @@ class Server:
             self._runtime = join_ray(
                 config.address, namespace=NAMESPACE, deferred=self._shutdown.deferred
             )
-            plan = plan_serving(config, app_name, _num_nodes())
+            plan = plan_serving(config, app_name, len(alive_nodes()))
         self.plan = plan
         from cluster.ingress.app import check_ingress, start_ingress
         from cluster.ingress.settings import IngressSettings
@@ -144,12 +145,6 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _num_nodes() -> int:
-    import ray
-
-    return sum(node["Alive"] for node in ray.nodes())
 
 
 def _read_keys(config: ServeConfig) -> tuple[str, ...]:

@@ -208,29 +208,30 @@ class ShardServer:
             response_serializer=response.SerializeToString,
         )
 
-    async def _whole(self, change: Coroutine[None, None, int]) -> int:
-        """A change goes on to its end although its caller left: the next one waits for it."""
+    async def _whole(self, change: Coroutine[None, None, int]) -> tuple[int, float]:
+        """Number of experts changed, and seconds.
+
+        A change goes on to its end although its caller left: the next one waits for it.
+        """
+        started = time.monotonic()
         task = asyncio.ensure_future(change)
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
-        return await asyncio.shield(task)
+        num_experts = await asyncio.shield(task)
+        return num_experts, time.monotonic() - started
 
     async def _prepare(self, request: internal.PrepareEpochRequest) -> internal.ExpertChange:
-        started = time.monotonic()
-        loaded = await self._whole(
-            self._control.prepare(request.epoch, experts_in(request.experts))
-        )
-        return internal.ExpertChange(num_loaded=loaded, seconds=time.monotonic() - started)
+        loading = self._control.prepare(request.epoch, experts_in(request.experts))
+        loaded, seconds = await self._whole(loading)
+        return internal.ExpertChange(num_loaded=loaded, seconds=seconds)
 
     async def _retire(self, request: internal.RetireEpochsRequest) -> internal.ExpertChange:
-        started = time.monotonic()
-        released = await self._whole(self._control.retire(request.keep))
-        return internal.ExpertChange(num_released=released, seconds=time.monotonic() - started)
+        released, seconds = await self._whole(self._control.retire(request.keep))
+        return internal.ExpertChange(num_released=released, seconds=seconds)
 
     async def _adopt(self, request: internal.AdoptRequest) -> internal.ExpertChange:
-        started = time.monotonic()
-        loaded = await self._whole(self._control.adopt(experts_in(request.experts)))
-        return internal.ExpertChange(num_loaded=loaded, seconds=time.monotonic() - started)
+        loaded, seconds = await self._whole(self._control.adopt(experts_in(request.experts)))
+        return internal.ExpertChange(num_loaded=loaded, seconds=seconds)
 
     async def _describe(self, request: internal.DescribeShardRequest) -> internal.ShardDescription:
         metrics = self._metrics

@@ -64,7 +64,6 @@ class Controller:
         self._now_s = now_s
         self._born_s = now_s()
         self._progress: dict[str, tuple[str, int, int]] = {}
-        self._failures: dict[str, str] = {}
         self._actors: dict[str, Any] = {}  # handles of parts
         self._inputs = spec.inputs
         self._members = MemberBook(now_s)
@@ -79,7 +78,7 @@ class Controller:
         )
         self._straightener = Straightener(self._conductor, calls, self._members, self._events)
         self._balancer = Balancer(
-            lambda: self._conductor.current, calls, self._members, spec.expert_bytes
+            lambda: self._conductor.current, calls, self._members, spec.expert_bytes, now_s=now_s
         )
         self._used_ids = set(spec.topology.parts)
         self._recovered = asyncio.Event()
@@ -165,14 +164,13 @@ class Controller:
 
     async def failed(self, part: str, reason: str) -> None:
         """A part cannot start."""
-        self._failures[part] = reason
         self._members.failed(part, reason)
 
     # -- what others ask ---------------------------------------------------------------------
 
     async def start_report(self) -> StartReport:
         """How far the parts have come."""
-        return StartReport(self._progress, self._failures, sorted(self._members.members))
+        return StartReport(self._progress, self._members.failures, sorted(self._members.members))
 
     async def wanted_parts(self, known: Topology | None = None) -> Mapping[str, Topology]:
         """Parts that shall run, and the topology that each starts in.
@@ -209,7 +207,7 @@ class Controller:
             gateways=shown.gateways,
             shards=shown.shard_processes,
             transport=shown.transport.value,
-            replicas=min(len(r) for layer in shown.placement.by_layer for r in layer),
+            replicas=shown.placement.num_replicas,
             max_num_seqs=shown.max_num_seqs,
             max_batched_tokens=shown.max_batched_tokens,
             target_epoch=shown.epoch if target is None else target.epoch,

@@ -15,7 +15,7 @@ import ray
 
 from cluster.actors.launch_spec import NAMESPACE, LaunchSpec
 from cluster.control.members import HEARTBEAT_S, Heartbeat
-from cluster.directory import is_gone_for_good
+from cluster.directory import ControllerHandle
 from galerne.errors import GalerneError, NotServingError
 from galerne.ids import Epoch
 from galerne.topology import Topology
@@ -40,10 +40,9 @@ class Reporter:
     """Sends progress, failures and heartbeats of one part; survives a controller restart."""
 
     def __init__(self, spec: LaunchSpec, part: str) -> None:
-        self._spec = spec
         self._part = part
+        self._controller = ControllerHandle(spec.controller_name, NAMESPACE)
         self._next_progress_s = 0.0
-        self._handle: ray.actor.ActorHandle | None = None
         self._woken = threading.Event()
         self._is_stopped = False
 
@@ -53,7 +52,7 @@ class Reporter:
         if done == of or now >= self._next_progress_s:
             self._next_progress_s = now + _PROGRESS_S
             with contextlib.suppress(ray.exceptions.RayError, ValueError):
-                self._controller().progress.remote(self._part, what, done, of)
+                self._controller.handle().progress.remote(self._part, what, done, of)
 
     @contextlib.contextmanager
     def starting(self) -> Iterator[None]:
@@ -64,7 +63,7 @@ class Reporter:
             logger.exception("start_failed part=%s", self._part)
             reason = str(error) if isinstance(error, GalerneError) else repr(error)
             with contextlib.suppress(Exception):  # what the caller raises says the same
-                report = self._controller().failed.remote(self._part, reason)
+                report = self._controller.handle().failed.remote(self._part, reason)
                 ray.get(report, timeout=_REPORT_TIMEOUT_S)
             if ray.get_runtime_context().was_current_actor_reconstructed:
                 os._exit(1)  # Ray tries a process that dies again, a constructor that raises not
@@ -82,13 +81,13 @@ class Reporter:
         reason = "wanted no longer"
         while time.monotonic() < deadline:
             try:
-                answer = self._controller().wanted_parts.remote()
+                answer = self._controller.handle().wanted_parts.remote()
                 wanted = ray.get(answer, timeout=_REPORT_TIMEOUT_S)
                 if self._part in wanted:
                     topology: Topology = wanted[self._part]
                     return topology
             except Exception as error:  # noqa: BLE001 - border to Ray: the controller is away
-                self._failed(error)
+                self._controller.failed(error)
                 reason = repr(error)
             time.sleep(HEARTBEAT_S)
         raise NotServingError(f"{self._part}: {reason}")
@@ -114,7 +113,7 @@ class Reporter:
                 epochs=now.epochs,
                 links=now.links,
             )
-            answer = self._controller().heartbeat.remote(told, me)
+            answer = self._controller.handle().heartbeat.remote(told, me)
             if ray.get(answer, timeout=_REPORT_TIMEOUT_S) is False:
                 logger.critical("part_was_replaced part=%s", self._part)
                 os._exit(1)
@@ -126,7 +125,7 @@ class Reporter:
                     beat()
                 except Exception as error:  # noqa: BLE001 - the controller may be away for long
                     logger.warning("heartbeat_failed part=%s reason=%r", self._part, error)
-                    self._failed(error)
+                    self._controller.failed(error)
                 self._woken.wait(HEARTBEAT_S)
 
         threading.Thread(target=run, name="heartbeat", daemon=True).start()
@@ -139,13 +138,3 @@ class Reporter:
         """No more heartbeats."""
         self._is_stopped = True
         self._woken.set()
-
-    def _controller(self) -> ray.actor.ActorHandle:
-        """Known once, it is reached without Ray's head."""
-        if self._handle is None:
-            self._handle = ray.get_actor(self._spec.controller_name, namespace=NAMESPACE)
-        return self._handle
-
-    def _failed(self, error: Exception) -> None:
-        if is_gone_for_good(error):
-            self._handle = None

@@ -145,10 +145,10 @@ def propose(
     expert_bytes: int,
 ) -> Rebalance:
     """Place the same number of copies by ``load`` ``[L, E]``, and weigh the move. Pure."""
-    layers = current.placement.by_layer
-    num_physical = sum(map(len, layers[0]))
-    least = min(len(replicas) for layer in layers for replicas in layer)
-    placement = balanced_placement(load, shards_by_node, num_physical, least)
+    num_physical = sum(map(len, current.placement.by_layer[0]))
+    placement = balanced_placement(
+        load, shards_by_node, num_physical, current.placement.num_replicas
+    )
     moved = moved_experts(current.placement, placement, current.shards)
     verdict = is_worth_moving(
         balancedness(load, current.placement, current.shards),

@@ -171,6 +171,15 @@ class TopologyConductor:
             self._move(Stage.IDLE)
             self.target = None
 
+    async def prepare_shard(self, shard: ShardId, topology: Topology) -> None:
+        """Have a shard load what a topology places there, and serve its epoch beside the others.
+
+        Raises:
+            PartFailedError: It cannot, or does not answer in time.
+        """
+        experts = as_set(topology.placement.experts_of(shard))
+        await self._calls.prepare_epoch(shard, topology.epoch, experts, self._config.prepare_s)
+
     def _move(self, stage: Stage) -> None:
         self.stage = stage
         logger.info("topology_stage stage=%s", stage.value)
@@ -181,9 +190,8 @@ class TopologyConductor:
         async with asyncio.timeout(self._config.start_s):
             await self._until_live(sorted(set(target.parts) - set(old.parts)))
         self._move(Stage.PREPARING)
-        staying = set(old.shard_processes) & set(target.shard_processes)
-        for shard in sorted(staying):  # one by one: they may share the memory of a host
-            await self._prepare_shard(shard, target)
+        for shard in _staying(old, target):  # one by one: they may share the memory of a host
+            await self.prepare_shard(shard, target)
         link_s = self._config.link_s if target.shard_processes else self._config.prepare_s
         await _all(self._calls.prepare_topology(g, target, link_s) for g in old.gateways)
         await self._until_serving(sorted(set(target.gateways) - set(old.gateways)), target)
@@ -199,10 +207,6 @@ class TopologyConductor:
                 if reason is not None:
                     raise PartFailedError(part, "start", reason)
             await asyncio.sleep(_POLL_S)
-
-    async def _prepare_shard(self, shard: ShardId, target: Topology) -> None:
-        experts = as_set(target.placement.experts_of(shard))
-        await self._calls.prepare_epoch(shard, target.epoch, experts, self._config.prepare_s)
 
     async def _until_serving(self, gateways: Iterable[str], target: Topology) -> None:
         """New gateways connect when the shards serve their epoch."""
@@ -245,12 +249,11 @@ class TopologyConductor:
 
     async def _keep_served(self, old: Topology, target: Topology) -> None:
         """A shard that starts anew starts in the target, but steps in the old epoch need it too."""
-        staying = sorted(set(old.shard_processes) & set(target.shard_processes))
         while True:
-            for shard in filter(self._registry.is_live, staying):
+            for shard in filter(self._registry.is_live, _staying(old, target)):
                 if old.epoch not in self._registry.epochs_of(shard):
                     with contextlib.suppress(PartFailedError):
-                        await self._prepare_shard(shard, old)
+                        await self.prepare_shard(shard, old)
             await asyncio.sleep(_RETRY_S)
 
     async def _commit_one(self, gateway: str, old: Topology, target: Topology) -> None:
@@ -271,18 +274,16 @@ class TopologyConductor:
 
     async def _prepare_again(self, gateway: str, old: Topology, target: Topology) -> None:
         """For who has started anew after it was prepared, but before the commit: in the old one."""
-        staying = set(old.shard_processes) & set(target.shard_processes)
         try:
-            for shard in filter(self._registry.is_live, sorted(staying)):
-                await self._prepare_shard(shard, target)
+            for shard in filter(self._registry.is_live, _staying(old, target)):
+                await self.prepare_shard(shard, target)
             await self._calls.prepare_topology(gateway, target, self._config.link_s)
         except PartFailedError as error:
             logger.warning("not_prepared gateway=%s reason=%s", gateway, error)
 
     async def _retire(self, old: Topology, target: Topology) -> None:
         self._move(Stage.RETIRING)
-        staying = set(old.shard_processes) & set(target.shard_processes)
-        await _all(self._retire_one(shard, target) for shard in sorted(staying))
+        await _all(self._retire_one(shard, target) for shard in _staying(old, target))
         await _all(self._until_idle(gateway) for gateway in self._leaving)
         self._events.add("topology_retired", "controller", f"epoch={old.epoch}")
 
@@ -290,7 +291,7 @@ class TopologyConductor:
         """Until it has, or is gone: one that comes back late is told again (``straighten``)."""
         while self._registry.is_live(shard):
             try:
-                await self._prepare_shard(shard, target)  # it may have started anew meanwhile
+                await self.prepare_shard(shard, target)  # it may have started anew meanwhile
                 await self._calls.retire_epochs(shard, [target.epoch], _CALL_S)
             except PartFailedError as error:
                 logger.warning("retire_waits shard=%s reason=%s", shard, error)
@@ -309,6 +310,11 @@ class TopologyConductor:
                     await asyncio.sleep(_POLL_S)
         except (TimeoutError, PartFailedError) as error:
             logger.warning("gateway_left_with_work gateway=%s reason=%s", gateway, error)
+
+
+def _staying(old: Topology, target: Topology) -> list[ShardId]:
+    """Shards that serve both."""
+    return sorted(set(old.shard_processes) & set(target.shard_processes))
 
 
 async def _all(calls: Iterable[Coroutine[None, None, None]]) -> None:

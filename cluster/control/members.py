@@ -44,7 +44,7 @@ class MemberBook:
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
         self._now_s = now_s
         self._replaced: set[tuple[str, int, str]] = set()
-        self._failures: dict[str, str] = {}
+        self.failures: dict[str, str] = {}  # why a part cannot start
         self.members: dict[str, Member] = {}
 
     def hear(self, told: Heartbeat) -> bool:
@@ -55,7 +55,7 @@ class MemberBook:
         if told.process in self._replaced:
             return False
         known = self.members.get(told.part)
-        self._failures.pop(told.part, None)
+        self.failures.pop(told.part, None)
         if known is None:
             self.members[told.part] = Member(told, self._now_s())
             return True
@@ -67,14 +67,14 @@ class MemberBook:
 
     def failed(self, part: str, reason: str) -> None:
         """A part cannot start."""
-        self._failures[part] = reason
+        self.failures[part] = reason
 
     def forget(self, part: str) -> None:
         """A part has been ended for good."""
         known = self.members.pop(part, None)
         if known is not None:
             self._replaced.add(known.told.process)  # a last heartbeat may still be on its way
-        self._failures.pop(part, None)
+        self.failures.pop(part, None)
 
     def address_of(self, part: str) -> str | None:
         """Where a part listens, if it has said so lately."""
@@ -87,7 +87,7 @@ class MemberBook:
 
     def failure_of(self, part: str) -> str | None:
         """See ``Registry``."""
-        return self._failures.get(part)
+        return self.failures.get(part)
 
     def epochs_of(self, part: str) -> Collection[Epoch]:
         """See ``Registry``."""

@@ -13,12 +13,10 @@ from cluster.control.part_client import PartFailedError
 from cluster.control.ports import GatewayState, PartCalls, Registry
 from galerne.ids import Epoch, ShardId
 from galerne.topology import Topology
-from shards.residency import as_set
 
 logger = logging.getLogger(__name__)
 
 _TURN_S = 1.0
-_PREPARE_S = 300.0
 _LINK_S = 30.0
 _CALL_S = 10.0
 _COMMIT_S = 45.0
@@ -107,8 +105,7 @@ class Straightener:
 
     async def _prepare(self, shard: ShardId, topology: Topology) -> None:
         if topology.epoch not in self._registry.epochs_of(shard):
-            experts = as_set(topology.placement.experts_of(shard))
-            await self._calls.prepare_epoch(shard, topology.epoch, experts, _PREPARE_S)
+            await self._conductor.prepare_shard(shard, topology)
 
     async def _retire(self, shard: ShardId, topology: Topology) -> None:
         await self._calls.retire_epochs(shard, [topology.epoch], _CALL_S)

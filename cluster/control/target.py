@@ -40,13 +40,12 @@ def next_topology(
 
 def config_of(topology: Topology, config: ServeConfig) -> ServeConfig:
     """Settings from which ``topology`` would be built, for a controller that has only seen it."""
-    placed = topology.placement.by_layer
     return config.model_copy(
         update={
             "mode": topology.mode.value,
             "shards": len(topology.shard_processes) or None,
             "gateways": len(topology.gateways),
-            "replicas": min(len(replicas) for layer in placed for replicas in layer),
+            "replicas": topology.placement.num_replicas,
             "transport": topology.transport.value,
             "max_num_seqs": topology.max_num_seqs,
             "max_batched_tokens": topology.max_batched_tokens,

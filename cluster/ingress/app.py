@@ -25,7 +25,7 @@ from cluster.ingress.existing import (
 )
 from cluster.ingress.haproxy import end_leftovers, find_haproxy, write_wrapper
 from cluster.ingress.settings import IngressSettings
-from cluster.nodes import HEAD_RESOURCE
+from cluster.nodes import HEAD_RESOURCE, alive_nodes
 from cluster.ports import LOOPBACK, check_port, is_loopback
 from cluster.run_directory import RunDirectory
 from galerne.errors import ConfigError, GalerneError
@@ -181,9 +181,7 @@ def _is_head_here() -> bool:
     import ray
 
     here = ray.get_runtime_context().get_node_id()
-    return any(
-        node["NodeID"] == here and HEAD_RESOURCE in node["Resources"] for node in ray.nodes()
-    )
+    return any(node.is_head and node.id == here for node in alive_nodes())
 
 
 def _accept_open_ports(settings: IngressSettings) -> None:

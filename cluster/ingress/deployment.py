@@ -17,7 +17,6 @@ from cluster.ingress.head_watch import patience_s, watch_head
 from cluster.ingress.serve_context import RayContext, ServeContext, refusing
 from cluster.ingress.settings import IngressSettings
 from galerne.v1 import cluster_pb2 as cluster_pb
-from galerne.v1 import inference_pb2 as pb
 from router.api.cluster_servicer import ClusterServicer
 from router.api.frontend import Frontend
 from router.api.grpc_servicer import InferenceServicer
@@ -42,6 +41,21 @@ def _unary(
         async with refusing(context, self._frontend.keys.check):
             answer: Message = await getattr(getattr(self, servicer), name)(request, context)
             return answer
+
+    return call
+
+
+def _stream_of(
+    name: str,
+) -> Callable[[Any, Message, RayContext], AsyncGenerator[Message, None]]:
+    """A streaming method of ``InferenceService``, by the name of its messages."""
+
+    async def call(
+        self: GalerneIngress, request: Message, grpc_context: RayContext
+    ) -> AsyncGenerator[Message, None]:
+        messages = getattr(self._inference, name)(request, self._owner(grpc_context))
+        async for message in self._stream(messages, grpc_context):
+            yield message
 
     return call
 
@@ -113,38 +127,10 @@ class GalerneIngress:
     async def __del__(self) -> None:
         await self._pool.close()
 
-    async def Generate(  # noqa: N802
-        self, request: pb.GenerateRequest, grpc_context: RayContext
-    ) -> AsyncGenerator[pb.GenerateEvent, None]:
-        """See ``InferenceService``."""
-        events = self._inference.stream_generate(request, self._owner(grpc_context))
-        async for event in self._stream(events, grpc_context):
-            yield event
-
-    async def Chat(  # noqa: N802
-        self, request: pb.ChatRequest, grpc_context: RayContext
-    ) -> AsyncGenerator[pb.ChatEvent, None]:
-        """See ``InferenceService``."""
-        events = self._inference.stream_chat(request, self._owner(grpc_context))
-        async for event in self._stream(events, grpc_context):
-            yield event
-
-    async def ResumeGenerate(  # noqa: N802
-        self, request: pb.ResumeRequest, grpc_context: RayContext
-    ) -> AsyncGenerator[pb.GenerateEvent, None]:
-        """See ``InferenceService``."""
-        events = self._inference.resume_generate(request, self._owner(grpc_context))
-        async for event in self._stream(events, grpc_context):
-            yield event
-
-    async def ResumeChat(  # noqa: N802
-        self, request: pb.ResumeRequest, grpc_context: RayContext
-    ) -> AsyncGenerator[pb.ChatEvent, None]:
-        """See ``InferenceService``."""
-        events = self._inference.resume_chat(request, self._owner(grpc_context))
-        async for event in self._stream(events, grpc_context):
-            yield event
-
+    Generate = _stream_of("stream_generate")
+    Chat = _stream_of("stream_chat")
+    ResumeGenerate = _stream_of("resume_generate")
+    ResumeChat = _stream_of("resume_chat")
     GenerateOnce = _unary("GenerateOnce")
     Tokenize = _unary("Tokenize")
     Detokenize = _unary("Detokenize")

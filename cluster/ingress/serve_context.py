@@ -12,7 +12,7 @@ import grpc
 from google.protobuf.message import Message
 
 from galerne.errors import GalerneError
-from router.api.grpc_servicer import Context, abort_with
+from router.api.grpc_servicer import Context, abort_with, authorization_of
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +59,7 @@ class ServeContext:
     @property
     def authorization(self) -> str | None:
         """The metadata ``authorization``."""
-        value = dict(self.invocation_metadata()).get("authorization")
-        return value.decode("latin-1") if isinstance(value, bytes) else value
+        return authorization_of(self.invocation_metadata())
 
     async def abort(
         self, code: grpc.StatusCode, details: str = "", trailing_metadata: Metadata = ()

@@ -40,6 +40,11 @@ class Placement:
             for layer, experts in enumerate(self.by_layer)
         }
 
+    @property
+    def num_replicas(self) -> int:
+        """Copies that every expert has at least."""
+        return min(len(replicas) for experts in self.by_layer for replicas in experts)
+
     def experts_lost_with(self, shard: ShardId) -> int:
         """Number of (layer, expert) without a live copy when this shard is down."""
         return sum(replicas == (shard,) for experts in self.by_layer for replicas in experts)

@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha import reflection
 from galerne.errors import ConfigError, UnauthenticatedError
 from galerne.v1 import inference_pb2_grpc as pb_grpc
 from router.api.frontend import Frontend
-from router.api.grpc_servicer import Context, InferenceServicer, abort_with
+from router.api.grpc_servicer import Context, InferenceServicer, abort_with, authorization_of
 from router.api.health import INFERENCE_SERVICE, HealthServicer
 from router.api.keys import ApiKeys
 
@@ -85,16 +85,11 @@ class KeyInterceptor(grpc.aio.ServerInterceptor):
     ) -> Any:  # noqa: ANN401 - grpc's handlers have no common type
         """Pass the call on, or end it UNAUTHENTICATED."""
         if not handler_call_details.method.startswith(_HEALTH_PREFIX):
-            metadata = dict(handler_call_details.invocation_metadata or ())
             try:
-                self._keys.check(_text(metadata.get("authorization")))
+                self._keys.check(authorization_of(handler_call_details.invocation_metadata))
             except UnauthenticatedError as error:
                 return _refusal(error)
         return await continuation(handler_call_details)
-
-
-def _text(value: str | bytes | None) -> str | None:
-    return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
 def _refusal(error: UnauthenticatedError) -> grpc.RpcMethodHandler[Any, Any]:

@@ -19,7 +19,7 @@ from router.api.events import Event
 from router.api.frontend import Frontend
 from router.api.grpc_inputs import chat_input, generate_input, resume_points
 from router.api.grpc_outputs import EventWriter, load_message, model_info, server_info
-from router.api.resume import ResumeFilter
+from router.api.resume import ResumeFilter, offsets_text
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
         self, request: pb.ResumeRequest, owner: bytes, api: str
     ) -> AsyncGenerator[Event, None]:
         points = resume_points(request)
-        reached = ", ".join(str(point.offset) for point in points)
+        reached = offsets_text(points)
         stream = await self._frontend.streams.find(request.request_id, owner, reached)
         if stream.facts.api != api:
             right = "ResumeChat" if stream.facts.api == "chat" else "ResumeGenerate"

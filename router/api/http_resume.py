@@ -21,7 +21,7 @@ from router.api.pages import (
     completion_page,
     numbered_stream,
 )
-from router.api.resume import ResumeFilter, ResumePoint, parse_event_id, parse_offsets
+from router.api.resume import ResumeFilter, ResumePoint, offsets_text, parse_event_id, parse_offsets
 from router.api.schemas import ChatCompletionBody, CompletionBody
 from router.api.sse import EventStreamResponse, while_connected
 from router.api.streams import ResumableStream
@@ -92,8 +92,9 @@ class ResumableRoutes:
         points = _points(request)
         for prefix in _PREFIX_BY_API.values():
             request_id = request_id.removeprefix(prefix)
-        reached = ", ".join(str(point.offset) for point in points)
-        finding = self._frontend.streams.find(request_id, self._owner(request), reached)
+        finding = self._frontend.streams.find(
+            request_id, self._owner(request), offsets_text(points)
+        )
         stream = await while_connected(request, finding)
         sampling = stream.request.sampling
         new = ResumeFilter(points, sampling.n)

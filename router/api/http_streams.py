@@ -70,7 +70,7 @@ async def chat_stream(
     for chunk in chunks.start(num_choices):
         yield encode_event(chunk)
     async for event in events:
-        failure = _failure_of(event)
+        failure = failure_of(event)
         if failure is not None:
             yield encode_event(failure)
             break
@@ -86,7 +86,7 @@ async def completion_stream(
     for chunk in chunks.start():
         yield encode_event(chunk)
     async for numbered in _chained(begun, merged):
-        failure = _failure_of(numbered.event)
+        failure = failure_of(numbered.event)
         if failure is not None:
             yield encode_event(failure)
             break
@@ -107,8 +107,8 @@ async def _chained(
         yield numbered
 
 
-def _failure_of(event: Event) -> Mapping[str, Any] | None:
-    """The error event for an end with an error."""
+def failure_of(event: Event) -> Mapping[str, Any] | None:
+    """The error event for an end with an error; None for every other event."""
     if not isinstance(event, Finished) or event.reason is not EndReason.ERROR:
         return None
     return error_body(EndedWithError(event.error_status, event.error))

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 from galerne.errors import GalerneError
 from router.api.chat_json import ChatChunks
 from router.api.completion_json import CompletionChunks
-from router.api.errors import EndedWithError
-from router.api.events import EndReason, Event, Finished, TokensDelta
+from router.api.events import Event, TokensDelta
 from router.api.http_errors import error_body
+from router.api.http_streams import failure_of
 from router.api.merge import Numbered
 from router.api.resume import ResumeFilter
 from router.api.schemas import ChatCompletionBody, CompletionBody
@@ -119,8 +119,9 @@ async def numbered_stream(
             yield encode_event(chunk, new.event_id)
     try:
         async for event in events:
-            if isinstance(event, Finished) and event.reason is EndReason.ERROR:
-                yield encode_event(error_body(EndedWithError(event.error_status, event.error)))
+            failure = failure_of(event)
+            if failure is not None:
+                yield encode_event(failure)
                 break
             if isinstance(event, TokensDelta):
                 new.see_tokens(event)

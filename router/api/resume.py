@@ -83,6 +83,11 @@ class ResumeFilter:
         return is_end if events is None else self._counts[choice] > events
 
 
+def offsets_text(points: Iterable[ResumePoint]) -> str:
+    """Token offsets that a client has got to, to be told."""
+    return ", ".join(str(point.offset) for point in points)
+
+
 def parse_event_id(text: str) -> list[ResumePoint]:
     """The place that an SSE ``id:`` names.
 

@@ -102,7 +102,9 @@ class _Tally:
 
     def is_to_abort(self, choice: int) -> bool:
         """Whether a choice has ended here but not at the gateway; says so once."""
-        if choice not in self._running - self._aborted or not self._choices[choice].is_ended:
+        if not self._choices[choice].is_ended:
+            return False
+        if choice not in self._running or choice in self._aborted:
             return False
         self._aborted.add(choice)
         return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from weakref import WeakValueDictionary
 
@@ -19,7 +19,7 @@ from router.api.run import run_request
 from router.api.split import one_by_one
 from router.chat.tokenizer import Tokenizer
 from router.engine.gateway_port import GatewayPort
-from router.engine.request import GenerationRequest, Hold, TokenDelta, TokenLogprobs
+from router.engine.request import GenerationRequest, Hold, TokenDelta, num_kept_of
 from router.engine.stream_log import Parking, StreamLog
 
 logger = logging.getLogger(__name__)
@@ -49,9 +49,9 @@ class ResumableStream:
         """Keep one event more."""
         match event:
             case TokensDelta(token_ids=token_ids, logprobs=logprobs):
-                self.num_tokens += len(token_ids) + _num_kept(logprobs)
+                self.num_tokens += len(token_ids) + num_kept_of(logprobs)
             case PromptLogprobs(positions=positions):
-                self.num_tokens += _num_kept(positions)
+                self.num_tokens += num_kept_of(positions)
         self.log.append(event)
 
 
@@ -231,7 +231,3 @@ class Streams:
 
     def _count_parked(self) -> None:
         self._metrics.streams_parked.set(sum(map(len, self._parking.values())))
-
-
-def _num_kept(positions: Iterable[TokenLogprobs | None]) -> int:
-    return sum(1 + len(position.top) for position in positions if position is not None)

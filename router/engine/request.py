@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -113,6 +113,11 @@ class TokenLogprobs(NamedTuple):
     top: tuple[TokenLogprob, ...]
 
 
+def num_kept_of(positions: Iterable[TokenLogprobs | None]) -> int:
+    """What log probabilities cost to keep, each as one token."""
+    return sum(1 + len(position.top) for position in positions if position is not None)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenDelta:
     """New tokens of one choice. The last delta of a choice carries ``finish_reason``."""
@@ -131,5 +136,5 @@ class TokenDelta:
     @property
     def num_kept(self) -> int:
         """What it costs to keep: its tokens, and every log probability as one more."""
-        positions = (*self.logprobs, *(p for p in self.prompt_logprobs if p is not None))
-        return len(self.token_ids) + sum(1 + len(position.top) for position in positions)
+        num_logprobs = num_kept_of(self.logprobs) + num_kept_of(self.prompt_logprobs)
+        return len(self.token_ids) + num_logprobs

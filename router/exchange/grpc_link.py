@@ -85,7 +85,7 @@ class GrpcLink:
         self._wake = asyncio.Event()
         self._is_up = False
         self._credits = 0
-        self._logged_reason = ""
+        self._logged_reasons: set[str] = set()  # since the link was last up
         self._offer = offer
         self._not_shared = ""
         self._failure: asyncio.Future[None] | None = None
@@ -124,9 +124,10 @@ class GrpcLink:
                 logger.warning("link_down shard=%s reason=%s", self._shard, reason)
                 self._emit(LinkDown(self._shard, reason))
                 backoff, patience_s = config.backoff_min_s, config.connect_timeout_min_s
-            elif reason != self._logged_reason:
+                self._logged_reasons = {reason}
+            elif reason not in self._logged_reasons:
                 logger.warning("link_not_up shard=%s reason=%s", self._shard, reason)
-            self._logged_reason = reason
+                self._logged_reasons.add(reason)
             await asyncio.sleep(backoff)
             backoff = min(backoff * 2, config.backoff_max_s)
             patience_s = min(patience_s * 2, config.connect_timeout_s)

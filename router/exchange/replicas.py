@@ -11,6 +11,7 @@ from galerne.topology import Placement, Replicas
 from router.exchange.calls import Call, InFlight
 from router.exchange.dispatch import Ints, choose_shards
 from router.exchange.links import LinkBook
+from shards.residency import as_set
 
 
 class ReplicaBook:
@@ -25,7 +26,7 @@ class ReplicaBook:
 
     def adopted_by(self, shard: ShardId, experts_by_layer: Mapping[int, Iterable[int]]) -> None:
         """A shard holds exactly these for others."""
-        held = frozenset((layer, e) for layer, ids in experts_by_layer.items() for e in ids)
+        held = as_set(experts_by_layer)
         if held == self._adopted.get(shard, frozenset()):
             return
         self._adopted[shard] = held

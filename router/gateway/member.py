@@ -164,10 +164,8 @@ class Member:
                 raise GatewayLostError(error.details() or "", was_running=was_running) from error
             raise _error_of(error, request_id) from error
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if _is_to_end():
                 raise
-            # grpc.aio says so when the call or its channel was closed by others.
             raise GatewayLostError("the connection was given up", was_running=True) from None
         finally:
             self._calls.discard(call)
@@ -181,12 +179,9 @@ class Member:
         Raises:
             grpc.aio.AioRpcError: The gateway does not answer.
         """
-        result: pb.AbortResult = await self._stub.AbortSubmitted(
-            internal.AbortSubmittedRequest(request_id=request_id, choice=choice),
-            metadata=self._metadata,
-            timeout=CALL_TIMEOUT_S,
+        return await self._abort(
+            internal.AbortSubmittedRequest(request_id=request_id, choice=choice)
         )
-        return bool(result.was_running)
 
     async def forget(self, request_id: str) -> None:
         """End a request with a hold, and keep nothing of it.
@@ -194,11 +189,13 @@ class Member:
         Raises:
             grpc.aio.AioRpcError: The gateway does not answer.
         """
-        await self._stub.AbortSubmitted(
-            internal.AbortSubmittedRequest(request_id=request_id, forget=True),
-            metadata=self._metadata,
-            timeout=CALL_TIMEOUT_S,
+        await self._abort(internal.AbortSubmittedRequest(request_id=request_id, forget=True))
+
+    async def _abort(self, request: internal.AbortSubmittedRequest) -> bool:
+        result: pb.AbortResult = await self._stub.AbortSubmitted(
+            request, metadata=self._metadata, timeout=CALL_TIMEOUT_S
         )
+        return bool(result.was_running)
 
     async def describe(self, timeout_s: float = CALL_TIMEOUT_S) -> internal.GatewayDescription:
         """What the gateway says of itself.
@@ -216,8 +213,7 @@ class Member:
         try:
             await self.describe(PROBE_TIMEOUT_S)
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if _is_to_end():
                 raise
             self.num_misses += 1  # the channel was closed under it
         except (grpc.aio.AioRpcError, grpc.aio.UsageError):
@@ -248,6 +244,15 @@ class Member:
     async def close(self) -> None:
         """Give up the channel; what runs here ends with ``NotServingError``."""
         await self._channel.close()
+
+
+def _is_to_end() -> bool:
+    """Whether a CancelledError is for this task.
+
+    grpc.aio raises it too, when the call or its channel was closed by others.
+    """
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def _error_of(error: grpc.aio.AioRpcError, request_id: str) -> GalerneError:

@@ -9,25 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import BinaryIO, TypeAlias
 
 from galerne.clock import Clock
-from galerne.ids import Epoch
 from router.engine.plan import StepPlan
-from router.engine.request import GenerationRequest, TokenDelta
-from router.engine.scheduler_config import SchedulerConfig
-from router.gateway.record_events import (
-    Aborted,
-    Added,
-    Closed,
-    Event,
-    Failed,
-    FaultNoticed,
-    Incomplete,
-    Preempted,
-    Sampled,
-    epoch_committed,
-    outcomes,
-    planned,
-    to_line,
-)
+from router.engine.request import TokenDelta
+from router.gateway.event_recorder import EventRecorder
+from router.gateway.record_events import Closed, Event, Incomplete, to_line
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +23,7 @@ _CLOSE_TIMEOUT_S = 10.0
 _Pending: TypeAlias = tuple[int, float, Callable[[], Event]]
 
 
-class RecordWriter:
+class RecordWriter(EventRecorder):
     """Implements ``StepRecorder``. A disk that cannot keep up costs the record, never a token.
 
     When more than ``max_pending`` events wait to be written, the record ends there and says so:
@@ -57,39 +42,15 @@ class RecordWriter:
         self._thread = threading.Thread(target=self._write_all, name="recorder", daemon=True)
         self._thread.start()
 
-    def added(self, request: GenerationRequest) -> None:
-        """See ``StepRecorder``."""
-        self._put(lambda: Added(request))
-
-    def aborted(self, request_id: str, choice: int | None, ended: Sequence[int]) -> None:
-        """See ``StepRecorder``."""
-        self._put(lambda: Aborted(request_id, choice, tuple(ended)))
-
-    def preempted(self, request_id: str, choices: Sequence[int]) -> None:
-        """See ``StepRecorder``."""
-        self._put(lambda: Preempted(request_id, tuple(choices)))
-
-    def epoch_committed(self, epoch: Epoch, config: SchedulerConfig) -> None:
-        """See ``StepRecorder``."""
-        self._put(lambda: epoch_committed(epoch, config))
-
-    def fault_noticed(self, part: str, kind: str) -> None:
-        """See ``StepRecorder``."""
-        self._put(lambda: FaultNoticed(part, kind))
-
     def planned(self, step: int, plan: StepPlan) -> None:
         """See ``StepRecorder``."""
         self._step = step
-        self._put(lambda: planned(plan))
+        super().planned(step, plan)
 
     def sampled(self, deltas: Sequence[TokenDelta]) -> None:
         """See ``StepRecorder``."""
-        self._put(lambda: Sampled(outcomes(deltas)))
+        super().sampled(deltas)
         self._step += 1
-
-    def failed(self, reason: str, deltas: Sequence[TokenDelta], *, has_logits: bool) -> None:
-        """See ``StepRecorder``."""
-        self._put(lambda: Failed(reason, has_logits, outcomes(deltas)))
 
     def close(self) -> None:
         """Write what is left and end the file."""

@@ -20,12 +20,11 @@ from typing import Any
 from galerne.clock import VirtualClock
 from galerne.ids import Epoch
 from router.engine.engine import Engine
-from router.engine.plan import StepPlan
-from router.engine.recording import NullRecorder
-from router.engine.request import GenerationRequest, TokenDelta
+from router.engine.request import GenerationRequest
 from router.engine.scheduler_config import SchedulerConfig
 from router.gateway import record_events as events
 from router.gateway.build import Progress
+from router.gateway.event_recorder import EventRecorder
 from router.gateway.record_events import Event, RecordLine
 from router.gateway.record_file import Record
 from router.gateway.replay_compare import Difference, difference_at, first_difference
@@ -122,8 +121,8 @@ def steps_of(lines: Iterable[RecordLine]) -> Iterator[tuple[RecordLine, RecordLi
         yield plan, None
 
 
-class _Heard(NullRecorder):
-    """Hears what the engine does, as events."""
+class _Heard(EventRecorder):
+    """Hears what the engine does. What came from outside was fed to it, and is no answer."""
 
     def __init__(self) -> None:
         self._events: list[Event] = []
@@ -133,23 +132,17 @@ class _Heard(NullRecorder):
         heard, self._events = self._events, []
         return heard
 
-    def aborted(self, request_id: str, choice: int | None, ended: Sequence[int]) -> None:
-        self._events.append(events.Aborted(request_id, choice, tuple(ended)))
+    def added(self, request: GenerationRequest) -> None:
+        pass
 
-    def preempted(self, request_id: str, choices: Sequence[int]) -> None:
-        self._events.append(events.Preempted(request_id, tuple(choices)))
+    def fault_noticed(self, part: str, kind: str) -> None:
+        pass
 
-    def epoch_committed(self, epoch: Epoch, config: SchedulerConfig) -> None:
-        self._events.append(events.epoch_committed(epoch, config))
+    def close(self) -> None:
+        pass
 
-    def planned(self, step: int, plan: StepPlan) -> None:
-        self._events.append(events.planned(plan))
-
-    def sampled(self, deltas: Sequence[TokenDelta]) -> None:
-        self._events.append(events.Sampled(events.outcomes(deltas)))
-
-    def failed(self, reason: str, deltas: Sequence[TokenDelta], *, has_logits: bool) -> None:
-        self._events.append(events.Failed(reason, has_logits, events.outcomes(deltas)))
+    def _put(self, make: Callable[[], Event]) -> None:
+        self._events.append(make())
 
 
 class _Replay:

@@ -223,12 +223,10 @@ class GatewayServicer(internal_pb2_grpc.GatewayServiceServicer):
         self, request: internal.PrepareTopologyRequest, context: Context
     ) -> internal.TopologyReport:
         """Have a topology ready beside the one that serves."""
-
-        def prepare() -> int:
-            self._switch.prepare(decode_topology(request.topology), request.timeout_s)
-            return 0
-
-        return await self._change(context, prepare)
+        switch = self._switch
+        return await self._change(
+            context, lambda: switch.prepare(decode_topology(request.topology), request.timeout_s)
+        )
 
     async def ShadowTopology(
         self, request: internal.EpochRequest, context: Context
@@ -240,15 +238,11 @@ class GatewayServicer(internal_pb2_grpc.GatewayServiceServicer):
         self, request: internal.EpochRequest, context: Context
     ) -> internal.TopologyReport:
         """Serve the prepared topology."""
-
         has_left = threading.Event()
-
-        def commit() -> int:
-            self._switch.commit(Epoch(request.epoch), has_left)
-            return 0
-
         try:
-            return await self._change(context, commit)
+            return await self._change(
+                context, lambda: self._switch.commit(Epoch(request.epoch), has_left)
+            )
         except asyncio.CancelledError:
             has_left.set()
             raise
@@ -259,14 +253,12 @@ class GatewayServicer(internal_pb2_grpc.GatewayServiceServicer):
         """Forget the prepared topology."""
         await self._authenticate(context)
         self._switch.unwant(Epoch(request.epoch))  # at once: a preparation may be going on
+        return await self._change(context, lambda: self._switch.abort(Epoch(request.epoch)))
 
-        def abort() -> int:
-            self._switch.abort(Epoch(request.epoch))
-            return 0
-
-        return await self._change(context, abort)
-
-    async def _change(self, context: Context, what: Callable[[], int]) -> internal.TopologyReport:
+    async def _change(
+        self, context: Context, what: Callable[[], int | None]
+    ) -> internal.TopologyReport:
+        """``what`` may give the number of rows that it has compared."""
         await self._authenticate(context)
         started = time.monotonic()
         try:
@@ -278,7 +270,7 @@ class GatewayServicer(internal_pb2_grpc.GatewayServiceServicer):
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the engine is in a step")
         return internal.TopologyReport(
             epoch=self._switch.topology.epoch,
-            rows_compared=num_rows,
+            rows_compared=num_rows or 0,
             seconds=time.monotonic() - started,
         )
 

@@ -12,6 +12,7 @@ from galerne.v1 import inference_pb2_grpc as pb_grpc
 from helpers.api_servers import grpc_channel, ids_of, make_frontend
 from helpers.fake_gateway import Answer, FakeGateway
 from helpers.resuming import open_call, points_of, read, read_rest, request_of, resume, resume_call
+from helpers.waiting import until
 from router.api.inputs import ApiLimits, GenerateInput, Resumable
 from router.api.keys import ApiKeys
 from router.engine.request import FinishReason, TokenLogprob, TokenLogprobs
@@ -33,12 +34,6 @@ def answer_of(ids, per_delta=1):
 
 def value_of(metrics, name):
     return metrics.registry.get_sample_value(name)
-
-
-async def until(condition):
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - counters have no event
-            await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize("per_delta", [1, 3])

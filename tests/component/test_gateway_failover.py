@@ -6,26 +6,15 @@ from contextlib import asynccontextmanager
 import pytest
 
 from galerne.errors import NotServingError
-from helpers.gateway_process import TOKEN, GatewayProcess, gateway_settings
+from helpers.gateway_process import TOKEN, Directory, GatewayProcess, gateway_settings
 from helpers.gateways import request
 from router.engine.request import FinishReason
 from router.gateway.host import GatewayHost
 from router.gateway.pool import GatewayPool
-from router.gateway.roster import Roster
 from router.gateway.stream_record import MAX_BARREN_MOVES, MAX_UNACCEPTED
 
 PROMPTS = [(5, 6, 7 + i) for i in range(12)]
 SAMPLED = {"temperature": 0.9, "seed": 11, "top_p": 0.9, "presence_penalty": 0.7, "logprobs": 2}
-
-
-class Directory:
-    """A roster that the test changes."""
-
-    def __init__(self, **gateways):
-        self.gateways = gateways
-
-    async def roster(self, *, with_metrics=False):
-        return Roster(gateways=dict(self.gateways))
 
 
 @pytest.fixture(scope="module")

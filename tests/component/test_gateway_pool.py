@@ -5,24 +5,11 @@ import asyncio
 import pytest
 
 from galerne.errors import NotServingError
-from helpers.gateway_process import TOKEN, gateway_settings
+from helpers.gateway_process import TOKEN, Directory, gateway_settings
 from helpers.gateways import request
 from router.engine.request import FinishReason
 from router.gateway.host import GatewayHost
 from router.gateway.pool import GatewayPool
-from router.gateway.roster import Roster
-
-
-class FakeDirectory:
-    """A roster that the test changes."""
-
-    def __init__(self, **gateways):
-        self.gateways = gateways
-
-        self.is_settled = True
-
-    async def roster(self, *, with_metrics=False):
-        return Roster(gateways=dict(self.gateways), is_settled=self.is_settled)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +21,7 @@ def gateway():
 
 @pytest.fixture
 async def pool(gateway):
-    made = GatewayPool(FakeDirectory(gateway=gateway.address), TOKEN)
+    made = GatewayPool(Directory(gateway=gateway.address), TOKEN)
     await made.start(5.0)
     yield made
     await made.close()

@@ -9,7 +9,7 @@ import pytest
 from galerne.v1 import inference_pb2 as pb
 from galerne.v1 import inference_pb2_grpc as pb_grpc
 from helpers.api_servers import embedded, grpc_channel
-from helpers.gateway_process import TOKEN, GatewayProcess, speaking_settings
+from helpers.gateway_process import TOKEN, Directory, GatewayProcess, speaking_settings
 from helpers.resuming import (
     open_call,
     points_of,
@@ -19,24 +19,14 @@ from helpers.resuming import (
     resume,
     resume_call,
 )
+from helpers.waiting import until
 from router.api.frontend import Frontend
 from router.api.inputs import ApiLimits
 from router.api.keys import ApiKeys
 from router.gateway.host import GatewayHost
 from router.gateway.pool import GatewayPool
-from router.gateway.roster import Roster
 
 SAMPLED = {"temperature": 1.0, "seed": 11, "logprobs": 1, "ignore_eos": True}
-
-
-class Directory:
-    """A roster that the test changes."""
-
-    def __init__(self, **gateways):
-        self.gateways = gateways
-
-    async def roster(self, *, with_metrics=False):
-        return Roster(gateways=dict(self.gateways))
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +51,6 @@ async def served(keys=(), grace_s=30.0, **gateways):
     finally:
         await frontend.close()
         await pool.close()
-
-
-async def until(condition):
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - other threads and processes have no event
-            await asyncio.sleep(0.01)
 
 
 def asked(api, name, num_tokens=60, **sampling):
@@ -113,13 +97,13 @@ async def test_new_frontend_goes_on_with_what_the_lost_one_ran(standing, api, n)
     for choice, events in by_choice(again).items():
         assert [t for e in events for t in e.tokens.token_ids] == same_tokens[choice]
     assert rest[-1].usage.completion_tokens == 300 * n
-    await until(lambda: standing.engine.load().running == 0)
+    await until(lambda: standing.engine.load().running == 0, 10)
 
 
 async def test_frontend_finds_at_the_gateway_what_ended_without_any_frontend(standing):
     async with served(gateway=standing.address) as channel:
         had, points = await begun(channel, asked("generate", "ended", 40), 5)
-    await until(lambda: standing.engine.load().running == 0)
+    await until(lambda: standing.engine.load().running == 0, 10)
     async with served(gateway=standing.address) as channel:
         rest = await resume(channel, "generate", "ended", points)
     tokens = [t for e in [*had, *rest] for t in e.tokens.token_ids]
@@ -130,8 +114,8 @@ async def test_gateway_keeps_a_request_for_its_grace_only(standing):
     async with served(gateway=standing.address, grace_s=0.3) as channel:
         await begun(channel, asked("generate", "short", 1000), 5)
     assert standing.engine.load().running == 1
-    await until(lambda: standing.engine.load().running == 0)
-    await until(lambda: "short" not in standing.hub.held._held)
+    await until(lambda: standing.engine.load().running == 0, 10)
+    await until(lambda: "short" not in standing.hub.held._held, 10)
     async with served(gateway=standing.address, grace_s=0.3) as channel:
         await asyncio.sleep(0.4)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -142,8 +126,8 @@ async def test_gateway_keeps_a_request_for_its_grace_only(standing):
 async def test_frontend_that_lives_ends_a_request_after_its_grace(standing):
     async with served(gateway=standing.address, grace_s=0.3) as channel:
         await begun(channel, asked("generate", "left", 1000), 5)
-        await until(lambda: standing.engine.load().running == 0)
-        await until(lambda: "left" not in standing.hub.held._held)
+        await until(lambda: standing.engine.load().running == 0, 10)
+        await until(lambda: "left" not in standing.hub.held._held, 10)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await resume(channel, "generate", "left")
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
@@ -186,7 +170,7 @@ async def test_stop_string_is_found_again_and_ends_the_request_at_the_gateway(st
         had, points = await begun(channel, request, 3)
     async with served(gateway=standing.address) as channel:
         rest = await resume(channel, "generate", "stops", points)
-        await until(lambda: standing.engine.load().running == 0)
+        await until(lambda: standing.engine.load().running == 0, 10)
     assert "".join(e.tokens.text for e in [*had, *rest]) == cut
     [end] = [e.finished for e in rest if e.HasField("finished")]
     assert end.stop == stop
@@ -198,7 +182,7 @@ async def test_explicit_abort_ends_a_request_that_no_frontend_follows(standing):
     async with served(gateway=standing.address) as channel:
         stub = pb_grpc.InferenceServiceStub(channel)
         assert (await stub.Abort(pb.AbortRequest(request_id="aborted"))).was_running
-        await until(lambda: standing.engine.load().running == 0)
+        await until(lambda: standing.engine.load().running == 0, 10)
         events = await resume(channel, "generate", "aborted")
     assert [e.finished.reason for e in events if e.HasField("finished")] == [pb.FINISH_REASON_ABORT]
 
@@ -213,7 +197,7 @@ async def test_gateway_lost_while_the_client_is_away_costs_no_token(standing, is
             channel.pool._directory.gateways["standing"] = standing.address
             await channel.pool.refresh()
             victim.kill()
-            await until(lambda: standing.engine.load().running == 2)
+            await until(lambda: standing.engine.load().running == 2, 10)
             if not is_replaced:
                 rest = await resume(channel, "chat", name, points)
         if is_replaced:  # the gateway that took over has what the first one gave out
@@ -249,5 +233,5 @@ async def test_request_that_does_not_ask_for_it_still_ends_with_its_client(stand
         request = asked("generate", "plain", 1000)
         request.resumable = False
         await begun(channel, request, 5)
-        await until(lambda: standing.engine.load().running == 0)
+        await until(lambda: standing.engine.load().running == 0, 10)
         assert "plain" not in standing.hub.held._held

@@ -17,6 +17,19 @@ class GatewayProcess(PartProcess):
         super().__init__(__file__, index, int(speaks))
 
 
+class Directory:
+    """A roster that the test changes."""
+
+    def __init__(self, **gateways):
+        self.gateways = gateways
+        self.is_settled = True
+
+    async def roster(self, *, with_metrics=False):
+        from router.gateway.roster import Roster
+
+        return Roster(gateways=dict(self.gateways), is_settled=self.is_settled)
+
+
 def speaking_settings(index=0, **changes):
     """Of the demo's model."""
     from helpers.fixture_models import topology

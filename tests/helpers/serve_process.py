@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from galerne.v1 import inference_pb2 as pb
+
 READY = re.compile(r"ready: (\S+) on http://(\S+) and grpc://(\S+) ")
 
 
@@ -58,3 +60,9 @@ def run_cli(*arguments, timeout=60):
     """A ``galerne`` command; its completed process."""
     command = [str(Path(sys.executable).parent / "galerne"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def part(stub, name):
+    """What a server says of one of its parts."""
+    parts = stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=20).parts
+    return next(p for p in parts if p.id == name)

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +17,7 @@ from galerne.v1 import inference_pb2 as pb
 from galerne.v1 import inference_pb2_grpc as pb_grpc
 from helpers.fixture_models import topology
 from helpers.ingress_server import TOKEN, IngressServer
+from helpers.waiting import until
 from router.gateway.host import GatewayHost
 from router.gateway.settings import GatewaySettings
 from shards.checkpoint.presets import preset
@@ -100,15 +100,6 @@ async def openai(server):
 def prompt(max_tokens=4, **fields):
     sampling = pb.SamplingParams(max_tokens=max_tokens, temperature=0, ignore_eos=True)
     return pb.GenerateRequest(text="Once upon a time", sampling=sampling, **fields)
-
-
-async def until(condition, timeout_s=5.0):
-    """Seconds until a condition holds."""
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() - start < timeout_s, "never came true"
-        await asyncio.sleep(0.01)
-    return time.monotonic() - start
 
 
 def is_idle(gateway):

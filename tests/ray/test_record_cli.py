@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -11,25 +10,14 @@ import pytest
 
 from galerne.v1 import inference_pb2 as pb
 from galerne.v1 import inference_pb2_grpc
-from helpers.serve_process import ServeProcess, run_cli
+from helpers.serve_process import ServeProcess, part, run_cli
+from helpers.waiting import wait_until
 from router.gateway.record_file import find_records
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
 MAX_TOKENS = 500
 FLAGS = ("--shards", "2", "--gateways", "2", "--http-port", "0", "--grpc-port", "0")
-
-
-def part(stub, name):
-    parts = stub.GetServerInfo(pb.GetServerInfoRequest()).parts
-    return next(p for p in parts if p.id == name)
-
-
-def wait_until(condition, timeout=60.0):
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "did not come true in time"
-        time.sleep(0.02)
 
 
 def run_with_kills(stub):
@@ -57,7 +45,7 @@ def run_with_kills(stub):
                 assert has_begun.acquire(timeout=60)
             os.kill(pid, signal.SIGKILL)
             assert [task.result() for task in running] == [MAX_TOKENS] * 6
-    wait_until(lambda: part(stub, "gateway-1").restarts == 1)
+    wait_until(lambda: part(stub, "gateway-1").restarts == 1, 60)
 
 
 def test_every_recorded_gateway_is_the_same_again_whatever_was_killed(tmp_path):

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import SimpleNamespace
 
 import grpc
@@ -23,7 +24,8 @@ from cluster.demo.lessons import scene
 from cluster.demo.lessons.scene import Item
 from galerne.v1 import inference_pb2 as pb
 from galerne.v1 import inference_pb2_grpc
-from helpers.serve_process import ServeProcess, run_cli
+from helpers.serve_process import ServeProcess, part, run_cli
+from helpers.waiting import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
@@ -58,18 +60,6 @@ def generate(tokens=40, **sampling):
 
 def tokens_of(events):
     return [t for e in events if e.HasField("tokens") for t in e.tokens.token_ids]
-
-
-def part(stub, name):
-    parts = stub.GetServerInfo(pb.GetServerInfoRequest()).parts
-    return next(p for p in parts if p.id == name)
-
-
-def wait_until(condition, timeout=20.0):
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "did not come true in time"
-        time.sleep(0.05)
 
 
 def test_the_openai_client_streams_a_chat(client, server):
@@ -198,9 +188,9 @@ def test_bad_input_is_refused_by_field_on_both(stub, client, server):
 def test_closing_a_stream_aborts_its_request(stub):
     call = stub.Generate(generate(1900))
     assert next(call).HasField("accepted")
-    wait_until(lambda: stub.GetLoad(pb.GetLoadRequest()).running == 1)
+    wait_until(lambda: stub.GetLoad(pb.GetLoadRequest()).running == 1, 20)
     call.cancel()
-    wait_until(lambda: stub.GetLoad(pb.GetLoadRequest()).running == 0)
+    wait_until(lambda: stub.GetLoad(pb.GetLoadRequest()).running == 0, 20)
 
 
 def test_health_watch_says_serving(server):
@@ -300,8 +290,8 @@ def second_stub(second):
     with grpc.insecure_channel(second.target) as channel:
         made = inference_pb2_grpc.InferenceServiceStub(channel)
         yield SimpleNamespace(
-            GenerateOnce=lambda r: made.GenerateOnce(r, metadata=key, timeout=60),
-            GetServerInfo=lambda r: made.GetServerInfo(r, metadata=key, timeout=20),
+            GenerateOnce=partial(made.GenerateOnce, metadata=key, timeout=60),
+            GetServerInfo=partial(made.GetServerInfo, metadata=key),
             without_key=made,
         )
 
@@ -340,7 +330,7 @@ def test_streams_of_a_killed_gateway_go_on_at_the_other_with_the_same_tokens(sec
     victim = part(second_stub, "gateway-1")
     with ThreadPoolExecutor(8) as threads:
         running = [threads.submit(answer, seed) for seed in range(8)]
-        wait_until(lambda: part(second_stub, "gateway-1").running)
+        wait_until(lambda: part(second_stub, "gateway-1").running, 20)
         os.kill(victim.pid, signal.SIGKILL)
         assert [task.result() for task in running] == want
     for seed in range(12):  # and new requests go to the other

@@ -94,8 +94,10 @@ def test_a_head_that_dies_is_started_again_until_it_is_let_go():
     known = {*psutil.Process().children()}
 
     def new():
-        found = [p for p in psutil.Process().children() if p not in known and p.name() == "sleep"]
-        return found[0] if found else None
+        for process in psutil.Process().children():
+            if process not in known and process.name() == "sleep" and process.cmdline():
+                return process  # one that is about to run its program has no arguments yet
+        return None
 
     try:
         first.kill()

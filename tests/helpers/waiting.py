@@ -1,0 +1,22 @@
+"""Waits for what gives no event when it comes true. Each has a deadline."""
+
+import asyncio
+import time
+
+
+def wait_until(condition, timeout_s):
+    """Seconds until a condition holds."""
+    started_s = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started_s < timeout_s, "did not come true in time"
+        time.sleep(0.05)
+    return time.monotonic() - started_s
+
+
+async def until(condition, timeout_s=5.0):
+    """The same, on an event loop."""
+    started_s = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started_s < timeout_s, "did not come true in time"
+        await asyncio.sleep(0.005)
+    return time.monotonic() - started_s
