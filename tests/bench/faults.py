@@ -9,115 +9,108 @@ four. Before the next trial the cluster must be whole again.
 
 import argparse
 import json
-import os
 import random
-import signal
 import statistics
 import time
 from pathlib import Path
 
+from tests.bench import strikes
 from tests.bench.run import update_readme
 from tests.bench.served import Served
 
 SEEDS = (1, 2, 3, 4)
 NUM_TOKENS = 120
-HUNG_S = 3.0
+CHANGE_TOKENS = 1900  # a change that starts a shard takes 6 to 9 s on two cores
+CHANGES = (strikes.kill_within_a_change, strikes.kill_after_a_scale_up)
 OUT = Path("bench-out/faults.json")
 
 DEMO_TWICE = ("--shards", "4", "--replicas", "2", "--gateways", "2", "--max-model-len", "2048")
 DEMO_ONCE = ("--shards", "4", "--max-model-len", "2048")
 
 
-def kill(served, *parts):
-    for pid in [served.pid(part) for part in parts]:
-        os.kill(pid, signal.SIGKILL)
-
-
-def hang(served, part):
-    """SIGSTOP; it is continued later, by ``recover``."""
-    pid = served.pid(part)
-    os.kill(pid, signal.SIGSTOP)
-    return pid
-
-
 # name, flags, what is struck (several: in turn, or together), how
 ROWS = {
-    "shard killed, a replica lives": (DEMO_TWICE, [["shard-0"], ["shard-2"]], "kill"),
-    "shard hangs (SIGSTOP), a replica lives": (DEMO_TWICE, [["shard-1"], ["shard-3"]], "hang"),
+    "shard killed, a replica lives": (DEMO_TWICE, [["shard-0"], ["shard-2"]], strikes.kill),
+    "shard hangs (SIGSTOP), a replica lives": (
+        DEMO_TWICE,
+        [["shard-1"], ["shard-3"]],
+        strikes.hang,
+    ),
     "two shards killed together, r = 2, copies elsewhere": (
         DEMO_TWICE,
         [["shard-0", "shard-2"], ["shard-1", "shard-3"]],
-        "kill",
+        strikes.kill,
     ),
     "two neighbours killed together, r = 2: a quarter of the experts without a copy": (
         DEMO_TWICE,
         [["shard-0", "shard-1"], ["shard-2", "shard-3"]],
-        "kill",
+        strikes.kill,
     ),
-    "gateway killed, another lives": (DEMO_TWICE, [["gateway-0"], ["gateway-1"]], "kill"),
-    "gateway hangs (SIGSTOP), another lives": (DEMO_TWICE, [["gateway-0"], ["gateway-1"]], "hang"),
-    "controller killed": (DEMO_TWICE, [["controller"]], "kill"),
-    "shard killed, no replica": (DEMO_ONCE, [["shard-1"], ["shard-2"]], "kill"),
-    "shard hangs (SIGSTOP), no replica": (DEMO_ONCE, [["shard-0"], ["shard-3"]], "hang"),
-    "the only gateway killed": (DEMO_ONCE, [["gateway-0"]], "kill"),
+    "gateway killed, another lives": (DEMO_TWICE, [["gateway-0"], ["gateway-1"]], strikes.kill),
+    "gateway hangs (SIGSTOP), another lives": (
+        DEMO_TWICE,
+        [["gateway-0"], ["gateway-1"]],
+        strikes.hang,
+    ),
+    "controller killed": (DEMO_TWICE, [["controller"]], strikes.kill),
+    "shard killed during a topology change, r = 2": (
+        DEMO_TWICE,
+        [["a shard that stays"]],
+        strikes.kill_within_a_change,
+    ),
+    "new shard killed right after the scale-up that brought it, r = 2": (
+        DEMO_TWICE,
+        [["the new shard"]],
+        strikes.kill_after_a_scale_up,
+    ),
+    "shard killed, no replica": (DEMO_ONCE, [["shard-1"], ["shard-2"]], strikes.kill),
+    "shard hangs (SIGSTOP), no replica": (DEMO_ONCE, [["shard-0"], ["shard-3"]], strikes.hang),
+    "the only gateway killed": (DEMO_ONCE, [["gateway-0"]], strikes.kill),
 }
 
 
-def controller_pid(served):
-    """Of our controller, not of Serve's."""
-    for process in served.family():
-        if process.name().startswith("ray::Controller"):
-            return process.pid
-    raise SystemExit("no controller")
+def num_tokens_of(strike):
+    return CHANGE_TOKENS if strike in CHANGES else NUM_TOKENS
 
 
-def strike(served, parts, how):
-    """Returns what ends the fault."""
-    if parts == ["controller"]:
-        os.kill(controller_pid(served), signal.SIGKILL)
-        return lambda: None
-    if how == "kill":
-        kill(served, *parts)
-        return lambda: None
-    pid = hang(served, parts[0])
-    struck = time.monotonic()
-
-    def end():
-        time.sleep(max(0.0, struck + HUNG_S - time.monotonic()))
-        os.kill(pid, signal.SIGCONT)
-
-    return end
+def prepare(served, strike):
+    """The cluster is well, and can do what the fault needs."""
+    served.wait_well()
+    if strike is strikes.kill_after_a_scale_up and len(served.topology().shards) == 4:
+        served.change(shards=3)
+        served.wait_well()
 
 
-def trial(served, want, parts, how, after):
+def trial(served, want, parts, strike, after):
     """The longest wait, whether all streams were the same, and tokens lost."""
-    ends = []
+    ends, num_tokens = [], num_tokens_of(strike)
 
     def on_token(count):
         if count == after:
-            ends.append(strike(served, parts, how))
+            ends.append(strike(served, parts))
 
-    got = served.streams(SEEDS, NUM_TOKENS, on_token)
+    got = served.streams(SEEDS, num_tokens, on_token)
+    over_s = time.monotonic()
     for end in ends:
-        end()
+        assert end() < over_s, "it struck when the streams were over"
     for stream in got:
         if stream.error:
             print("   ", stream.error)
-    lost = sum(NUM_TOKENS - len(stream.token_ids) for stream in got)
+    lost = sum(num_tokens - len(stream.token_ids) for stream in got)
     same = [stream.digest for stream in got] == want
     return max(stream.pause_s for stream in got), same, lost
 
 
-def measure(served, name, victims, how, trials, rng):
-    want = [stream.digest for stream in served.streams(SEEDS, NUM_TOKENS)]
-    assert [stream.digest for stream in served.streams(SEEDS, NUM_TOKENS)] == want
+def measure(served, name, victims, strike, trials):
+    num_tokens = num_tokens_of(strike)
+    want = [stream.digest for stream in served.streams(SEEDS, num_tokens)]
+    assert [stream.digest for stream in served.streams(SEEDS, num_tokens)] == want
     pauses, same, lost = [], 0, 0
     for number in range(trials):
-        served.wait_well()
+        prepare(served, strike)
         parts = victims[number % len(victims)]
-        pause, is_same, num_lost = trial(
-            served, want, parts, how, rng.randrange(10, NUM_TOKENS - 30)
-        )
+        after = random.randrange(10, NUM_TOKENS - 30)
+        pause, is_same, num_lost = trial(served, want, parts, strike, after)
         pauses.append(pause)
         same, lost = same + is_same, lost + num_lost
         print(
@@ -163,16 +156,17 @@ def main():
         for name, row in ROWS.items()
         if not arguments.only or any(word in name for word in arguments.only)
     }
-    rows, rng = [], random.Random(0)
+    rows = []
+    random.seed(0)
     for flags in (DEMO_TWICE, DEMO_ONCE):
         todo = {name: row for name, row in chosen.items() if row[0] == flags}
         if not todo:
             continue
         served = Served(*flags, *model)
         try:
-            for name, (_, victims, how) in todo.items():
+            for name, (_, victims, strike) in todo.items():
                 print(name, flush=True)
-                rows.append(measure(served, name, victims, how, arguments.trials, rng))
+                rows.append(measure(served, name, victims, strike, arguments.trials))
         finally:
             served.close()
     OUT.parent.mkdir(exist_ok=True)
