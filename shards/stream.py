@@ -61,8 +61,7 @@ class ExchangeStream:
 
     def refuse(self, request: FrameHeader, error: GalerneError) -> None:
         """See ``AnswerLink``."""
-        refusal = encode_refusal(request, str(error), is_retryable=error.is_retryable)
-        self._send(request, [refusal])
+        self._send(request, [encode_refusal(request, error)])
 
     def tell(self, message: bytes) -> None:
         """Send what answers nothing. On the loop."""

@@ -7,7 +7,8 @@
     ├── ConfigError              a setting is wrong: names key, value and what would be right
     ├── CheckpointError          a checkpoint is damaged: names file, tensor, expected and found
     ├── ProtocolError            a peer sent something that the exchange protocol does not allow
-    │   └── HelloRefusedError    protocol, model, numerics profile or epoch of the peer differ
+    │   ├── HelloRefusedError    protocol, model, numerics profile or epoch of the peer differ
+    │   └── EpochRetiredError    the caller missed a change of topology: its epoch serves no more
     ├── UnauthenticatedError     wrong or missing credentials
     ├── ShardUnavailableError    experts could not be reached before the request's deadline
     └── NotServingError          nobody here takes requests now
@@ -128,6 +129,17 @@ class HelloRefusedError(ProtocolError):
 
     def __str__(self) -> str:
         return f"hello refused: {self.field} is {self.ours} here and {self.theirs} at the peer"
+
+
+class EpochRetiredError(ProtocolError):
+    """A step in a topology that the cluster has left behind; it can be done again in the next."""
+
+    def __init__(self, epoch: int) -> None:
+        GalerneError.__init__(self, epoch)
+        self.epoch = epoch
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch} is retired"
 
 
 class UnauthenticatedError(GalerneError):

@@ -8,7 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 
-from galerne.errors import HelloRefusedError, ProtocolError, UnauthenticatedError
+from galerne.errors import (
+    EpochRetiredError,
+    GalerneError,
+    HelloRefusedError,
+    OverloadedError,
+    ProtocolError,
+    UnauthenticatedError,
+)
 from galerne.frame import (
     NO_CREDIT,
     VERSION,
@@ -102,7 +109,7 @@ def encode_welcome(welcome: Welcome) -> bytes:
     return _one(FrameHeader(kind=FrameKind.WELCOME), asdict(welcome))
 
 
-def encode_refusal(request: FrameHeader, message: str, *, is_retryable: bool) -> bytes:
+def encode_refusal(request: FrameHeader, error: GalerneError) -> bytes:
     """A frame's refusal as one message."""
     header = FrameHeader(
         kind=FrameKind.REFUSAL,
@@ -112,7 +119,23 @@ def encode_refusal(request: FrameHeader, message: str, *, is_retryable: bool) ->
         attempt=request.attempt,
         flags=request.flags,
     )
-    return _one(header, {"message": message, "is_retryable": is_retryable})
+    fields = {
+        "message": str(error),
+        "is_retryable": error.is_retryable,
+        "is_epoch_retired": isinstance(error, EpochRetiredError),
+    }
+    return _one(header, fields)
+
+
+def decode_refusal(frame: Frame) -> GalerneError:
+    """Why a frame was refused. Raises ProtocolError if it is no refusal."""
+    fields = read_json(frame, FrameKind.REFUSAL)
+    if fields.get("is_epoch_retired"):
+        return EpochRetiredError(frame.header.epoch)
+    message = str(fields.get("message"))
+    if fields.get("is_retryable"):
+        return OverloadedError(message, 0, 0.0)
+    return ProtocolError(f"refused by the shard: {message}")
 
 
 def encode_adopted(hello: Hello, experts_by_layer: Mapping[int, Sequence[int]]) -> bytes:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from galerne.clock import Clock
-from galerne.errors import GalerneError, NotServingError, OverloadedError
+from galerne.errors import EpochRetiredError, GalerneError, NotServingError, OverloadedError
 from galerne.ids import Epoch
 from router.engine.block_pool import BlockPool
 from router.engine.gateway_port import GatewayLoad
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 0.1
 RETRY_AFTER_S = 1.0
+RETIRED_WAIT_S = 0.05  # between two attempts at a step whose topology is retired
+RETIRED_PATIENCE_S = 30.0  # for the next topology; then streams go on at another gateway
 STALL_S = 90.0  # a step may wait for experts up to the exchange's limit; beyond it the loop hangs
 
 Command: TypeAlias = Callable[[], None]
@@ -104,6 +106,7 @@ class Engine:
         self._is_stopping = False
         self._last_turn_s = clock.now_s()
         self.num_steps = 0
+        self._retired_since_s: float | None = None  # its topology is of no more use
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     # -- called from other threads -----------------------------------------------------------
@@ -165,6 +168,8 @@ class Engine:
             return "the engine loop is not running"
         if self._clock.now_s() - self._last_turn_s > STALL_S:
             return f"the engine loop has not moved for {STALL_S:g} s"
+        if self._retired_since_s is not None:
+            return "its topology is retired, and the next one has not come yet"
         return self._runner.unready_reason()
 
     @property
@@ -240,12 +245,18 @@ class Engine:
         self._recorder.close()
 
     def _turn(self) -> None:
-        self.take_commands(IDLE_WAIT_S)
+        self.take_commands(self._idle_s())
         self._runner.poll()
         self._last_turn_s = self._clock.now_s()
         self.metrics.loops.inc()
         if self._scheduler.has_work:
             self.step()
+
+    def _idle_s(self) -> float:
+        """How long to wait for a command before the next step."""
+        if self._retired_since_s is not None:
+            return RETIRED_WAIT_S
+        return 0.0 if self._scheduler.has_work else IDLE_WAIT_S
 
     def step(self) -> None:
         """Plan, run and publish one step. For the loop, and for who runs an engine without it."""
@@ -260,6 +271,8 @@ class Engine:
                 logits = self._runner.run_plan(self.num_steps, plan)
             with self.timer.part("sample"):
                 self._stepper.finish_step(plan, logits, deltas)
+        except EpochRetiredError as error:
+            self._drop_step(error)
         except GalerneError as error:
             logger.warning("engine_step_failed step=%d reason=%s", self.num_steps, error)
             self._fail_step(plan, str(error), deltas, has_logits=logits is not None)
@@ -268,20 +281,36 @@ class Engine:
             self._fail_step(plan, "internal error", deltas, has_logits=logits is not None)
         else:
             self.num_steps += 1
+            self._retired_since_s = None
             self._recorder.sampled(deltas)
         with self.timer.part("emit"):
             self._on_deltas(deltas)
             self._count(plan, deltas, self._clock.now_s() - started)
 
     def take_commands(self, wait_s: float = 0.0) -> None:
-        """Run queued commands; wait for one if there is nothing else to do. As ``step``."""
+        """Run queued commands; first wait for one. As ``step``."""
         try:
-            if wait_s and not self._scheduler.has_work:
+            if wait_s:
                 self._commands.get(timeout=wait_s)()
             while True:
                 self._commands.get_nowait()()
         except queue.Empty:
             return
+
+    def _drop_step(self, error: EpochRetiredError) -> None:
+        """Nothing of a step is kept: it is planned anew, in the topology that comes.
+
+        Raises:
+            EpochRetiredError: None has come in time: this engine has to end.
+        """
+        self.metrics.dropped_steps.inc()
+        self._recorder.failed(str(error), (), has_logits=False)
+        now = self._clock.now_s()
+        if self._retired_since_s is None:
+            logger.warning("engine_step_dropped step=%d reason=%s", self.num_steps, error)
+            self._retired_since_s = now
+        if now > self._retired_since_s + RETIRED_PATIENCE_S:
+            raise error
 
     def _fail_step(
         self, plan: StepPlan, error: str, deltas: list[TokenDelta], *, has_logits: bool
@@ -315,6 +344,7 @@ class Engine:
         return len(choices)
 
     def _reconfigure(self, epoch: Epoch, config: SchedulerConfig) -> None:
+        self._retired_since_s = None
         self._scheduler.reconfigure(config)
         self._recorder.epoch_committed(epoch, config)
 

@@ -25,6 +25,11 @@ class EngineMetrics:
         self.failed_steps = Counter(
             "galerne_engine_failed_steps", "Steps that raised", registry=registry
         )
+        self.dropped_steps = Counter(
+            "galerne_engine_dropped_steps",
+            "Steps that were begun anew, for their topology was retired",
+            registry=registry,
+        )
         self.finished = Counter(
             "galerne_engine_finished", "Choices ended", ("reason",), registry=registry
         )

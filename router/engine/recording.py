@@ -48,7 +48,10 @@ class StepRecorder(Protocol):
         ...
 
     def failed(self, reason: str, deltas: Sequence[TokenDelta], *, has_logits: bool) -> None:
-        """The planned step failed, in the model or (``has_logits``) in sampling; its deltas."""
+        """The planned step failed, in the model or (``has_logits``) in sampling; its deltas.
+
+        Without any, it was dropped: what it planned is planned anew.
+        """
         ...
 
     def close(self) -> None:

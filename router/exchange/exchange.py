@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from galerne.clock import Clock
-from galerne.errors import ShardUnavailableError
+from galerne.errors import EpochRetiredError, ShardUnavailableError
 from galerne.ids import CallId, FrameId, ShardId
 from router.exchange.calls import SendFrame, SessionCounters
 from router.exchange.links import LinkState
@@ -55,10 +55,16 @@ class ExpertExchange:
         self._inputs: dict[CallId, tuple[int, int, torch.Tensor]] = {}
         self._buffers: dict[CallId, torch.Tensor] = {}
         self._whole: dict[CallId, tuple[SentCall, dict[ShardId, FrameId]]] = {}
+        self._is_interrupted = False
+
+    def interrupt(self) -> None:
+        """See ``RoutedExperts``."""
+        self._is_interrupted = True
 
     def start_step(self, step: int) -> None:
         """Number the frames that follow; a step that failed leaves nothing behind."""
         self._step = step
+        self._is_interrupted = False
         self.abandon()
         self.poll()
 
@@ -111,12 +117,15 @@ class ExpertExchange:
 
         Raises:
             ShardUnavailableError: Not before the session's limit, or ``patience_s``.
+            EpochRetiredError: The cluster serves another epoch by now.
             GalerneError: A shard refused for good.
         """
         begun_s = self._clock.now_s()
         try:
             self._collect(call)
             while not self._session.is_complete(call):
+                if self._is_interrupted:
+                    raise EpochRetiredError(self._session.epoch)
                 waited_s = self._clock.now_s() - begun_s
                 if patience_s is not None and waited_s > patience_s:
                     raise ShardUnavailableError(self._session.missing_shards(call), waited_s)

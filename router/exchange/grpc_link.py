@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias, cast
 
 import grpc
 
-from galerne.errors import GalerneError, OverloadedError, ProtocolError
+from galerne.errors import GalerneError, ProtocolError
 from galerne.frame import NO_CREDIT, Frame, FrameKind, Reassembler, Section
 from galerne.hello import (
     CHANNEL_OPTIONS,
@@ -20,9 +20,9 @@ from galerne.hello import (
     Hello,
     Welcome,
     decode_adopted,
+    decode_refusal,
     decode_welcome,
     encode_hello,
-    read_json,
 )
 from galerne.ids import FrameId, ShardId
 from galerne.loop_thread import until_one_ends
@@ -229,8 +229,7 @@ class GrpcLink:
             self._emit(Adopted(self._shard, decode_adopted(frame)))
             return
         if header.kind is FrameKind.REFUSAL:
-            fields = read_json(frame, FrameKind.REFUSAL)
-            self._emit(Refusal(self._shard, FrameId(header.frame), _refusal_error(fields)))
+            self._emit(Refusal(self._shard, FrameId(header.frame), decode_refusal(frame)))
             return
         if header.kind is not FrameKind.REPLY or Section.ROWS not in frame.sections:
             raise ProtocolError(f"{header.kind.name} where REPLY was expected")
@@ -265,10 +264,3 @@ async def _read(call: _Call) -> bytes:
         raise ProtocolError("the shard closed the stream")
     assert isinstance(message, bytes)
     return message
-
-
-def _refusal_error(fields: dict[str, object]) -> GalerneError:
-    message = str(fields.get("message"))
-    if fields.get("is_retryable"):
-        return OverloadedError(message, 0, 0.0)
-    return ProtocolError(f"refused by the shard: {message}")

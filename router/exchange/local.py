@@ -37,6 +37,9 @@ class LocalExperts:
         self.links: Mapping[ShardId, LinkState] = dict.fromkeys(shards, LinkState.UP)
         self.counters = SessionCounters()
 
+    def interrupt(self) -> None:
+        """See ``RoutedExperts``: nothing is waited for here."""
+
     def start_step(self, step: int) -> None:
         """See ``RoutedExperts``."""
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from galerne.errors import GalerneError, ShardUnavailableError
-from galerne.ids import CallId, FrameId, ShardId
+from galerne.errors import EpochRetiredError, GalerneError, ShardUnavailableError
+from galerne.ids import CallId, Epoch, FrameId, ShardId
 from galerne.topology import Topology
 from router.exchange.calls import Accepted, Call, InFlight, SendFrame, SessionCounters
 from router.exchange.deadline import ExchangeConfig, ServiceTime
@@ -115,7 +115,8 @@ class ExchangeSession:
         if flight is None or call is None:
             return []
         self.counters.refused_frames += 1
-        if not error.is_retryable and self._replicas.are_placed(call, flight):
+        is_retired = isinstance(error, EpochRetiredError)  # says any shard, also an adopter
+        if is_retired or (not error.is_retryable and self._replicas.are_placed(call, flight)):
             call.error = error
             return []
         self._doubt(call, flight)
@@ -182,6 +183,11 @@ class ExchangeSession:
         if self._owners is None or not self._links.are_all_up:
             return None
         return self._owners[layer]
+
+    @property
+    def epoch(self) -> Epoch:
+        """Of the topology."""
+        return self._topology.epoch
 
     @property
     def next_frame(self) -> FrameId:

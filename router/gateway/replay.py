@@ -9,6 +9,7 @@ the first time; that is compared.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -18,15 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from galerne.clock import VirtualClock
+from galerne.errors import EpochRetiredError, GalerneError
 from galerne.ids import Epoch
 from router.engine.engine import Engine
 from router.engine.request import GenerationRequest
-from router.engine.scheduler_config import SchedulerConfig
 from router.gateway import record_events as events
 from router.gateway.build import Progress
 from router.gateway.event_recorder import EventRecorder
 from router.gateway.record_events import Event, RecordLine
-from router.gateway.record_file import Record
+from router.gateway.record_file import Record, RecordHeader
 from router.gateway.replay_compare import Difference, difference_at, first_difference
 from router.gateway.replay_gateway import AbsentExperts, build_replay
 
@@ -90,7 +91,7 @@ def replay(
     engine, experts = build_replay(
         header, checkpoint or header.checkpoint, num_threads, heard, clock, on_progress
     )
-    run = _Replay(engine, experts, heard, header.scheduler)
+    run = _Replay(engine, experts, heard, header)
     try:
         for line, outcome in steps_of(chain([first], lines)):
             clock.move_to(line.at_s)
@@ -149,13 +150,14 @@ class _Replay:
     """One run, event by event."""
 
     def __init__(
-        self, engine: Engine, experts: AbsentExperts, heard: _Heard, config: SchedulerConfig
+        self, engine: Engine, experts: AbsentExperts, heard: _Heard, header: RecordHeader
     ) -> None:
         self.result = ReplayResult()
         self._engine = engine
         self._experts = experts
         self._heard = heard
-        self._config = config
+        self._config = header.scheduler
+        self._epoch = Epoch(header.epoch)
 
     def repeat(self, line: RecordLine, outcome: RecordLine | None) -> None:
         """Let happen what the line says; ``outcome`` is how its step ended."""
@@ -169,13 +171,14 @@ class _Replay:
                 self._do(line, engine.preempt(request_id))
             case events.EpochCommitted(epoch, max_num_seqs, max_batched_tokens, max_chunk_tokens):
                 result.num_epochs += 1
+                self._epoch = Epoch(epoch)
                 config = replace(
                     self._config,
                     max_num_seqs=max_num_seqs,
                     max_batched_tokens=max_batched_tokens,
                     max_chunk_tokens=max_chunk_tokens,
                 )
-                self._do(line, engine.reconfigure(Epoch(epoch), config))
+                self._do(line, engine.reconfigure(self._epoch, config))
             case events.FaultNoticed(_, kind):
                 result.num_faults += kind != "up"
             case events.Planned():
@@ -204,15 +207,20 @@ class _Replay:
         if outcome is not None and isinstance(outcome.event, events.Failed):
             self.result.num_failed_steps += 1
             if not outcome.event.has_logits:
-                self._experts.fail_next_step(outcome.event.reason)
+                self._experts.fail_next_step(self._error_of(outcome.event))
         load = self._engine.load()
         if not load.running + load.waiting:
             self.result.difference = first_difference(line, None)
             return
-        self._engine.step()
+        with contextlib.suppress(EpochRetiredError):  # the engine gave up, as it did then
+            self._engine.step()
         self._compare([line] if outcome is None else [line, outcome])
         if outcome is not None and isinstance(outcome.event, events.Sampled):
             self.result.num_tokens += sum(len(o.token_ids) for o in outcome.event.outcomes)
+
+    def _error_of(self, failed: events.Failed) -> GalerneError:
+        """What the model raised. Without outcomes, the step was dropped."""
+        return GalerneError(failed.reason) if failed.outcomes else EpochRetiredError(self._epoch)
 
     def _compare(self, lines: Sequence[RecordLine]) -> None:
         heard = [*self._heard.take(), None, None]

@@ -28,11 +28,11 @@ _SHARD = ShardId("here")
 class AbsentExperts(LocalExperts):
     """Experts of this process that stay away for a step when they are told to."""
 
-    _reason: str | None = None
+    _error: GalerneError | None = None
 
-    def fail_next_step(self, reason: str) -> None:
-        """Let the next step fail for this reason."""
-        self._reason = reason
+    def fail_next_step(self, error: GalerneError) -> None:
+        """Let the next step fail with this error."""
+        self._error = error
 
     def start_step(self, step: int) -> None:
         """See ``RoutedExperts``.
@@ -41,9 +41,9 @@ class AbsentExperts(LocalExperts):
             GalerneError: It was to fail.
         """
         super().start_step(step)
-        reason, self._reason = self._reason, None
-        if reason is not None:
-            raise GalerneError(reason)
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
 
 class ReplayGateway(NamedTuple):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from concurrent.futures import wait
 from dataclasses import dataclass
 from functools import partial
 
@@ -32,6 +33,7 @@ from shards.kernels.native.library import set_spin
 logger = logging.getLogger(__name__)
 
 ENGINE_TIMEOUT_S = 30.0  # for the engine to come between two steps
+STEP_PATIENCE_S = 2.0  # of a commit, with a step that may wait for shards that have left
 PROBE_PATIENCE_S = 2.0  # for one layer of the shadow: all steps wait meanwhile
 _POLL_S = 0.01
 
@@ -176,17 +178,23 @@ class TopologySwitch:
         """
         has_left = has_left or threading.Event()
         if epoch != self.topology.epoch:
-            prepared = self._take(epoch)
-            try:
-                self._engine.between_steps(
-                    lambda: None if has_left.is_set() else self._swap(prepared)
-                ).result(ENGINE_TIMEOUT_S)
-            except TimeoutError:
-                has_left.set()
-                raise
+            self._commit(self._take(epoch), has_left)
         while self._replaced:  # by this call, or by an earlier one that did not wait for it
             self._replaced.pop().close()
         logger.info("topology_committed epoch=%d mode=%s", epoch, self.topology.mode.value)
+
+    def _commit(self, prepared: _Prepared, has_left: threading.Event) -> None:
+        serving = self._runner.exchange
+        swapped = self._engine.between_steps(
+            lambda: None if has_left.is_set() else self._swap(prepared)
+        )
+        try:
+            if not wait([swapped], STEP_PATIENCE_S).done:
+                serving.interrupt()  # the step is done again in the new topology
+            swapped.result(ENGINE_TIMEOUT_S)
+        except TimeoutError:
+            has_left.set()
+            raise
 
     def _swap(self, prepared: _Prepared) -> None:
         """On the engine's thread."""

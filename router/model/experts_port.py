@@ -24,12 +24,17 @@ class PendingRows(Protocol):
 
         Raises:
             ShardUnavailableError: Some experts could not be reached before the deadline.
+            EpochRetiredError: The cluster serves another topology by now.
         """
         ...
 
 
 class RoutedExperts(Protocol):
     """Sends tokens to their experts. Used by the engine's thread only."""
+
+    def interrupt(self) -> None:
+        """End the step that waits, if one does, with EpochRetiredError. From any thread."""
+        ...
 
     def start_step(self, step: int) -> None:
         """Number what follows; a step that failed leaves nothing behind."""

@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 
 import torch
 
-from galerne.errors import GalerneError, HelloRefusedError, ProtocolError
+from galerne.errors import EpochRetiredError, GalerneError, HelloRefusedError, ProtocolError
 from galerne.frame import FrameHeader
 from galerne.hello import Hello
 from shards.jobs import AnswerLink, Job
@@ -88,6 +88,8 @@ class SharedLink:
         self._stream.refuse(request, error)
 
 
-def wrong_epoch(served: AbstractSet[int], asked: int) -> HelloRefusedError:
+def wrong_epoch(served: AbstractSet[int], asked: int) -> ProtocolError:
     """Why a frame of an epoch that is not served is refused."""
+    if asked < min(served, default=0):
+        return EpochRetiredError(asked)
     return HelloRefusedError("epoch", ",".join(map(str, sorted(served))), str(asked))

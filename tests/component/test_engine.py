@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from galerne.errors import (
+    EpochRetiredError,
     GalerneError,
     InvalidRequestError,
     NotServingError,
@@ -14,6 +15,7 @@ from galerne.errors import (
 )
 from helpers.fixture_models import checkpoint, expected, fixture_image, prompt
 from helpers.gateways import engine, request
+from helpers.waiting import wait_until
 from router.engine.request import FinishReason
 
 LONG = tuple(range(20, 150))
@@ -170,6 +172,45 @@ def test_a_failing_step_ends_its_requests_with_an_error_and_the_engine_lives_on(
         assert "planted" in deltas[-1].error
         assert len(tokens(generate(running, request("lives"))[0])) == 8
         assert running[0].unready_reason() is None
+
+
+class Retired:
+    """Its epoch serves no more, for a while."""
+
+    def __init__(self, inner):
+        self.inner, self.is_retired = inner, threading.Event()
+
+    def run_plan(self, step, plan):
+        if self.is_retired.is_set():
+            raise EpochRetiredError(1)
+        return self.inner.run_plan(step, plan)
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+def test_no_token_is_lost_while_the_epoch_is_retired(running):
+    sampled = {"max_tokens": 200, "temperature": 1.0, "seed": 4}
+    (want,) = generate(running, request("served", **sampled))
+    with engine(checkpoint(), wrap=Retired) as (made, collector):
+        made.submit(request("waits", **sampled)).result(10)
+        collector.wait("waits", tokens=5)
+        made._runner.is_retired.set()
+        made.submit(request("comes", **sampled)).result(10)
+        wait_until(lambda: made.metrics.dropped_steps._value.get() >= 3, 10)
+        assert "its topology is retired" in made.unready_reason()
+        made._runner.is_retired.clear()
+        assert collector.tokens("waits") == collector.tokens("comes") == tokens(want)
+        assert made.unready_reason() is None
+
+
+def test_an_engine_whose_epoch_stays_retired_ends_and_its_streams_go_on_elsewhere(monkeypatch):
+    monkeypatch.setattr("router.engine.engine.RETIRED_PATIENCE_S", 0.3)
+    with engine(checkpoint(), wrap=Retired) as (made, collector):
+        made._runner.is_retired.set()
+        made.submit(request("moves")).result(10)
+        assert collector.wait("moves")[-1].finish_reason is FinishReason.ABORT
+        assert made.is_closed
 
 
 def test_logits_that_are_not_numbers_end_one_request_only():

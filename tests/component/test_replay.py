@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster.cli import app
-from galerne.errors import ConfigError
+from galerne.errors import ConfigError, EpochRetiredError
 from galerne.topology import LinkTransport
 from helpers.cluster import Shards
 from helpers.fixture_models import checkpoint, fixture_image, prompt, topology
@@ -194,6 +194,24 @@ def test_a_step_that_failed_for_want_of_experts_fails_again(tmp_path):
     assert not failed["has_logits"]
     faults = [line["part"] for line in lines_of(record) if line.get("kind") == "down"]
     assert faults == ["shard-1"]
+
+
+def test_steps_that_were_dropped_are_dropped_again(tmp_path):
+    with recorded(tmp_path) as (engine, collector):
+        submit(engine, request("waits", LONG[:30], max_tokens=90, **SEEDED))
+        collector.wait("waits", tokens=5)
+        run_plan, left = engine._runner.run_plan, [EpochRetiredError(1)] * 3
+
+        def retired(step, plan):
+            if left:
+                raise left.pop()
+            return run_plan(step, plan)
+
+        engine._runner.run_plan = retired
+        assert len(collector.tokens("waits")) == 90
+    result = replay(only_record(tmp_path))
+    assert result.is_good
+    assert (result.num_failed_steps, result.num_tokens) == (3, 90)
 
 
 def test_a_step_that_failed_in_sampling_fails_there_again(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from galerne.ids import Epoch
 from galerne.topology import LinkTransport
 from helpers.gateways import Collector, request
 from helpers.switchable import ShardBook, shape, start_gateway
+from helpers.waiting import wait_until
 from router.exchange.local import LocalExperts
 from router.gateway.switch import NotPreparedError, ShadowMismatchError
 from shards.bank import _matrices
@@ -157,3 +158,43 @@ def test_a_commit_whose_caller_has_left_does_not_happen_later(gateway, book):
     assert gateway.switch.topology.epoch == 1
     gateway.switch.commit(target.epoch)
     assert gateway.switch.topology == target
+
+
+def begin(gateway, request_id):
+    """A stream that runs."""
+    gateway.engine.submit(request(request_id, **SAMPLED)).result(10)
+    gateway.collector.wait(request_id, tokens=10)
+
+
+def end(gateway, request_id):
+    return [gateway.collector.tokens(request_id, choice) for choice in range(2)]
+
+
+def test_a_step_that_waits_for_shards_that_have_left_is_done_again_after_the_commit(gateway, book):
+    want = run(gateway, "still")
+    change(gateway, book, shape(2, SHM, THREE))
+    target = shape(3, LOCAL)
+    gateway.switch.prepare(target, 10.0)
+    begin(gateway, "moved")
+    for shard in THREE:
+        book.stop(shard)
+    wait_until(lambda: gateway.engine.unready_reason() is not None, 10)
+    gateway.switch.commit(target.epoch)
+    assert end(gateway, "moved") == want
+    assert gateway.engine.metrics.dropped_steps._value.get() == 1
+    assert gateway.engine.unready_reason() is None
+
+
+@pytest.mark.parametrize("transport", [SHM, GRPC])
+def test_steps_of_a_retired_epoch_are_done_again_in_the_next_one(gateway, book, transport):
+    want = run(gateway, "still")
+    change(gateway, book, shape(2, transport, THREE))
+    begin(gateway, "moved")
+    target = shape(3, transport, THREE)
+    book.replace_epochs(target)
+    wait_until(lambda: gateway.engine.unready_reason() is not None, 10)
+    assert "topology is retired" in gateway.engine.unready_reason()
+    gateway.switch.prepare(target, 10.0)
+    gateway.switch.commit(target.epoch)
+    assert end(gateway, "moved") == want
+    assert gateway.engine.unready_reason() is None

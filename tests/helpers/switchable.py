@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from galerne.ids import Epoch, ShardId
+from galerne.loop_thread import grpc_loop
 from galerne.topology import LinkTransport, contiguous_placement
 from helpers.cluster import Shards
 from helpers.fixture_models import FIXTURES, checkpoint, topology
@@ -10,6 +11,7 @@ from helpers.gateway_process import NAME, gateway_settings
 from router.gateway.host import GatewayHost
 from router.gateway.settings import numerics_profile
 from shards.kernels.formats import WeightFormat
+from shards.residency import as_set
 
 PROFILE = numerics_profile("bf16", WeightFormat.BF16, WeightFormat.BF16)
 
@@ -38,6 +40,14 @@ class ShardBook:
 
     def stop(self, shard):
         self.hosts.pop(ShardId(shard)).stop()
+
+    def replace_epochs(self, topology):
+        """The shards of a topology serve it, and nothing else from now on."""
+        for shard in topology.shards:
+            control = self.hosts[shard]._server._control
+            experts = as_set(topology.placement.experts_of(shard))
+            grpc_loop().run(control.prepare(topology.epoch, experts), 10)
+            grpc_loop().run(control.retire([topology.epoch]), 10)
 
     def address_of(self, shard):
         host = self.hosts.get(shard)

@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from galerne.errors import HelloRefusedError, ProtocolError
+from galerne.errors import (
+    EpochRetiredError,
+    HelloRefusedError,
+    NotServingError,
+    ProtocolError,
+)
 from galerne.frame import (
     HEADER_BYTES,
     VERSION,
@@ -25,12 +30,13 @@ from galerne.hello import (
     Welcome,
     check_hello,
     decode_hello,
+    decode_refusal,
     decode_welcome,
     encode_hello,
     encode_refusal,
     encode_welcome,
-    read_json,
 )
+from shards.shm.link import wrong_epoch
 
 LIMIT = 1 << 20
 relaxed = settings(deadline=None)
@@ -226,13 +232,27 @@ def test_a_welcome_survives_the_wire(shard, epochs, max_frames):
 
 
 @relaxed
-@given(HEADERS, st.text(), st.booleans())
-def test_a_refusal_names_its_frame_and_says_whether_to_try_again(request, message, is_retryable):
-    frame = reassemble([encode_refusal(request, message, is_retryable=is_retryable)])
-    fields = read_json(frame, FrameKind.REFUSAL)
-    assert fields == {"message": message, "is_retryable": is_retryable}
+@given(HEADERS, st.text(), st.sampled_from([ProtocolError, NotServingError]))
+def test_a_refusal_names_its_frame_and_says_whether_to_try_again(request, message, kind):
+    frame = reassemble([encode_refusal(request, kind(message))])
+    error = decode_refusal(frame)
+    assert message in str(error)
+    assert error.is_retryable == kind.is_retryable
+    assert not isinstance(error, EpochRetiredError)
     assert frame.header.frame == request.frame
     assert frame.header.incarnation == request.incarnation
+
+
+@given(HEADERS)
+def test_a_refusal_says_that_the_epoch_is_retired(request):
+    frame = reassemble([encode_refusal(request, wrong_epoch({request.epoch + 1}, request.epoch))])
+    error = decode_refusal(frame)
+    assert isinstance(error, EpochRetiredError)
+    assert error.epoch == request.epoch
+
+
+def test_an_epoch_that_has_not_come_yet_is_not_retired():
+    assert isinstance(wrong_epoch({1, 2}, 3), HelloRefusedError)
 
 
 def test_an_equal_hello_is_accepted():

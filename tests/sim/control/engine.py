@@ -5,7 +5,8 @@ import inspect
 from concurrent.futures import Future
 from itertools import count
 
-from galerne.errors import GalerneError
+from galerne.errors import EpochRetiredError, GalerneError
+from router.engine.engine import RETIRED_PATIENCE_S, RETIRED_WAIT_S
 from router.engine.request import FinishReason, TokenDelta
 
 NUM_LAYERS, NUM_EXPERTS, TOP_K = 2, 8, 2
@@ -56,6 +57,7 @@ class SimEngine:
         self._commands = []
         self._woken = asyncio.Event()
         self._steps = count()
+        self._retired_since_s = None
         gateway.process.spawn(self._turn_for_ever())
 
     @property
@@ -74,6 +76,9 @@ class SimEngine:
         self._commands.append((what, future))
         self._woken.set()
         return future
+
+    def topology_changed(self):
+        self._retired_since_s = None
 
     def _abort(self, request_id):
         run = self._runs.pop(request_id, None)
@@ -110,6 +115,9 @@ class SimEngine:
         try:
             for layer in range(NUM_LAYERS):
                 await experts.run(step, layer, _routing(step, layer, min(len(runs), _MAX_ROWS)))
+        except EpochRetiredError as error:
+            await self._drop(step, error)
+            return
         except GalerneError as error:
             self._world.note("step_failed", self._gateway.process, step, str(error))
             self._end(runs, str(error))
@@ -120,7 +128,17 @@ class SimEngine:
             deltas.append(delta)
             if is_last:
                 del self._runs[run.request.request_id]
+        self._retired_since_s = None
         self._on_deltas(deltas)
+
+    async def _drop(self, step, error):
+        """Its engine ends when no topology comes, and with it the process."""
+        self._world.note("step_dropped", self._gateway.process, step, str(error))
+        now_s = asyncio.get_running_loop().time()
+        self._retired_since_s = self._retired_since_s or now_s
+        if now_s > self._retired_since_s + RETIRED_PATIENCE_S:
+            self._gateway.exit()
+        await asyncio.sleep(RETIRED_WAIT_S)
 
     def _end(self, runs, error):
         for run in runs:

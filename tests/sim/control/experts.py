@@ -4,7 +4,7 @@ import asyncio
 
 import numpy as np
 
-from galerne.errors import GalerneError, ShardUnavailableError
+from galerne.errors import EpochRetiredError, GalerneError, ShardUnavailableError
 from galerne.ids import ShardId
 from galerne.topology import LinkTransport
 from router.exchange.deadline import ExchangeConfig
@@ -35,6 +35,9 @@ class LocalExperts:
     async def run(self, step, layer, expert_ids, patience_s=None):
         await asyncio.sleep(_LOCAL_S)
 
+    def interrupt(self):
+        pass
+
     def unreachable(self):
         return []
 
@@ -53,6 +56,7 @@ class RemoteExperts:
         self._changed = asyncio.Event()
         self._connections = {}  # that stand, by shard
         self._calls = {}  # (step, layer) of those that are away
+        self._is_interrupted = False
         self._tasks = [gateway.process.spawn(self._keep_up(shard)) for shard in topology.shards]
 
     @property
@@ -66,17 +70,25 @@ class RemoteExperts:
         for task in self._tasks:
             task.cancel()
 
+    def interrupt(self):
+        """See ``RoutedExperts``."""
+        self._is_interrupted = True
+        self._changed.set()
+
     async def run(self, step, layer, expert_ids, patience_s=None):
         """Have the rows of ``[T, K]`` experts computed. See ``ExpertExchange.complete``.
 
         Raises GalerneError.
         """
         begun_s = self._now_s()
+        self._is_interrupted = False
         call, actions = self._session.begin(layer, np.asarray(expert_ids), begun_s)
         self._calls[call] = step, layer
         self._perform(actions)
         try:
             while not self._session.is_complete(call):
+                if self._is_interrupted:
+                    raise EpochRetiredError(self.topology.epoch)
                 waited_s = self._now_s() - begun_s
                 if patience_s is not None and waited_s > patience_s:
                     raise ShardUnavailableError(self._session.missing_shards(call), waited_s)

@@ -64,6 +64,8 @@ class Faults:
                 self._kill(self._part(trap.pick))
             case Victim.HANG:
                 self._hang(target, trap.seconds)
+            case Victim.CUT:
+                self._cut_from_controller(trap, "gateway-")
             case Victim.HANG_CONTROLLER:
                 self._hang(controller, trap.seconds)
 
@@ -114,8 +116,8 @@ class Faults:
             self._world.note("goes on", process)
             process.go_on()
 
-    def _cut_from_controller(self, fault):
-        part = self._part(fault.pick)
+    def _cut_from_controller(self, fault, prefix=""):
+        part = self._part(fault.pick, prefix)
         if part is not None:
             self._cut("controller", part.name, fault.seconds)
 

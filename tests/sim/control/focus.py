@@ -4,13 +4,14 @@ from router.api.cluster_port import TopologyWish
 from sim.control.schedule import Fault, FaultKind, Finale, Trap, Victim
 
 
-def trapped(what, number, victim, *, is_before=False, pick=0.5, **settings):
+def trapped(what, number, victim, *, is_before=False, pick=0.5, wish=None, **settings):
     """Schedules with three gateways and one fault, at a place in every first change."""
 
     def focus(schedule):
         schedule.start_with(**{"gateways": 3} | settings)
         schedule.faults, schedule.share_of_faults, schedule.failing_starts = [], 0.0, {}
-        schedule.wishes = [(3.0, TopologyWish(shards=3 if settings.get("shards") != 3 else 2))]
+        shards = 3 if settings.get("shards") != 3 else 2
+        schedule.wishes = [(3.0, wish or TopologyWish(shards=shards))]
         schedule.traps = [Trap(what, number, is_before, victim, seconds=8.0, pick=pick)]
         schedule.finale = Finale.NONE
 
@@ -51,6 +52,18 @@ FOCUSES = {
     ),
     "a gateway hangs in a commit, and old shards leave": trapped(
         "commit", 2, Victim.HANG, is_before=True, shards=3
+    ),
+    "a gateway is not heard in a commit": trapped(
+        "commit", 1, Victim.CUT, is_before=True, shards=3, pick=0.99
+    ),
+    "a gateway is not heard in a commit, and all shards leave": trapped(
+        "commit",
+        1,
+        Victim.CUT,
+        is_before=True,
+        shards=3,
+        pick=0.99,
+        wish=TopologyWish(mode="latency"),
     ),
     "a shard dies while gateways commit": trapped(
         "commit", 1, Victim.OTHER, is_before=True, gateways=1, shards=2, pick=0.3

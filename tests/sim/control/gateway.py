@@ -186,7 +186,8 @@ class SimSwitch:
         prepared = self._take(epoch)
         try:
             old = await self._between_steps(
-                lambda: None if has_left.is_set() else self._swap(prepared)
+                lambda: None if has_left.is_set() else self._swap(prepared),
+                self._engine.experts.interrupt,
             )
         except TimeoutError:
             has_left.set()
@@ -200,6 +201,7 @@ class SimSwitch:
         self._world.laws.swaps(self._gateway, prepared.topology)
         old, self._engine.experts = self._engine.experts, prepared
         self.topology, self.prepared = prepared.topology, None
+        self._engine.topology_changed()
         return old
 
     async def abort(self, epoch):
@@ -212,8 +214,12 @@ class SimSwitch:
             raise NotPreparedError(epoch, self.topology.epoch)
         return self.prepared
 
-    async def _between_steps(self, what):
+    async def _between_steps(self, what, interrupt=None):
         done = asyncio.wrap_future(self._engine.between_steps(what))
+        if interrupt is not None:
+            await asyncio.wait({done}, timeout=switch_module.STEP_PATIENCE_S)
+            if not done.done():
+                interrupt()
         await asyncio.wait({done}, timeout=switch_module.ENGINE_TIMEOUT_S)
         if not done.done():
             done.add_done_callback(lambda late: late.exception())

@@ -8,8 +8,11 @@ from cluster.control import keeper as keeper_module
 from cluster.control.conductor import Stage, TopologyConductor
 from cluster.control.keeper import ExpertKeeper
 from cluster.control.straighten import Serving, Straightener
+from galerne.errors import ProtocolError
 from router.gateway.stream_record import StreamRecord
 from shards.residency import Residency
+from sim.control import shard as shard_module
+from sim.control.experts import RemoteExperts
 from sim.control.focus import FOCUSES, alone_with_the_controller, finale, trapped
 from sim.control.laws import Law
 from sim.control.schedule import Finale, Victim
@@ -122,6 +125,16 @@ def a_shard_that_restarts_in_a_commit_serves_the_new_epoch_only(patch):
         pass
 
     patch.setattr(TopologyConductor, "_keep_served", nothing)
+
+
+@mutation(Law.STREAMS, focus=FOCUSES["a gateway is not heard in a commit"])
+def a_retired_epoch_is_refused_as_any_other(patch):
+    patch.setattr(shard_module, "wrong_epoch", lambda served, asked: ProtocolError("wrong epoch"))
+
+
+@mutation(Law.STREAMS, focus=FOCUSES["a gateway is not heard in a commit, and all shards leave"])
+def a_commit_waits_for_a_step_that_cannot_end(patch):
+    patch.setattr(RemoteExperts, "interrupt", lambda self: None)
 
 
 @mutation(Law.SETTLED, focus=trapped("shadow", 1, Victim.TARGET))

@@ -37,6 +37,7 @@ class Victim(enum.Enum):
     BOTH = "target and controller"
     OTHER = "another part"
     HANG = "target, which hangs"
+    CUT = "a gateway, cut from the controller"
     HANG_CONTROLLER = "controller, which hangs"
 
 

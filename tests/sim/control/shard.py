@@ -7,6 +7,7 @@ from galerne.errors import HelloRefusedError, ProtocolError
 from shards.control import ShardControl
 from shards.epochs import ServedEpochs
 from shards.residency import as_set, by_layer
+from shards.shm.link import wrong_epoch
 from sim.control.part import Part
 
 _COMPUTE_S = (0.001, 0.02)
@@ -109,9 +110,7 @@ class SimShard(Part):
     async def _compute(self, connection, frame, gateway, step, epoch, layer, experts, num_rows):
         self.world.laws.frame(self, gateway, step, epoch)
         if epoch not in self.served:
-            served = ", ".join(map(str, self.epochs))
-            problem = f"epoch {epoch} is not served here, {served} is"
-            connection.send(1, ("refusal", frame, ProtocolError(problem)))
+            connection.send(1, ("refusal", frame, wrong_epoch(self.served, epoch)))
             return
         await asyncio.sleep(self.world.rng.uniform(*_COMPUTE_S))
         missing = [e for e in experts if (layer, e) not in self.bank.resident]
