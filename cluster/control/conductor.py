@@ -7,7 +7,6 @@ back: who cannot follow is replaced, and starts in the new topology.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
 import logging
 from collections.abc import Awaitable, Coroutine, Iterable
@@ -237,24 +236,11 @@ class TopologyConductor:
     async def _commit(self, old: Topology, target: Topology) -> None:
         self._move(Stage.COMMITTING)
         self.current = target  # who starts from now on starts there
-        serving = asyncio.create_task(self._keep_served(old, target))
-        try:
-            for gateway in old.gateways:
-                await self._commit_one(gateway, old, target)
-        finally:
-            serving.cancel()
+        for gateway in old.gateways:
+            await self._commit_one(gateway, old, target)
         self._events.add(
             "topology_committed", "controller", f"epoch={target.epoch} mode={target.mode.value}"
         )
-
-    async def _keep_served(self, old: Topology, target: Topology) -> None:
-        """A shard that starts anew starts in the target, but steps in the old epoch need it too."""
-        while True:
-            for shard in filter(self._registry.is_live, _staying(old, target)):
-                if old.epoch not in self._registry.epochs_of(shard):
-                    with contextlib.suppress(PartFailedError):
-                        await self.prepare_shard(shard, old)
-            await asyncio.sleep(_RETRY_S)
 
     async def _commit_one(self, gateway: str, old: Topology, target: Topology) -> None:
         """Until it has swapped, or is gone. The old epoch lives as long as a gateway needs it."""

@@ -98,18 +98,6 @@ def an_undo_forgets_the_gateways(patch):
     patch.setattr(TopologyConductor, "_undo", forgetful)
 
 
-@mutation(
-    Law.STREAMS, Law.SETTLED, focus=trapped("commit", 2, Victim.HANG, is_before=True, shards=3)
-)
-def shards_that_leave_end_before_the_commit(patch):
-    finish = TopologyConductor._finish
-
-    async def hard(self, old, target, parts):
-        await finish(self, old, target, parts & set(old.gateways))
-
-    patch.setattr(TopologyConductor, "_finish", hard)
-
-
 @mutation(Law.SETTLED)
 def parts_of_the_target_do_not_start(patch):
     patch.setattr(
@@ -117,14 +105,6 @@ def parts_of_the_target_do_not_start(patch):
         "wanted",
         property(lambda self: dict.fromkeys(self.current.parts, self.current)),
     )
-
-
-@mutation(Law.STREAMS, focus=FOCUSES["a shard dies while gateways commit"])
-def a_shard_that_restarts_in_a_commit_serves_the_new_epoch_only(patch):
-    async def nothing(self, old, target):
-        pass
-
-    patch.setattr(TopologyConductor, "_keep_served", nothing)
 
 
 @mutation(Law.STREAMS, focus=FOCUSES["a gateway is not heard in a commit"])
