@@ -47,7 +47,7 @@ class ModelShape:
 
         A(b) = E (1 - (1 - k/E)^b); design, section 8.
         """
-        missed = (1 - self.num_experts_per_tok / self.num_experts) ** num_tokens
+        missed: float = (1 - self.num_experts_per_tok / self.num_experts) ** num_tokens
         return self.num_experts * (1 - missed)
 
 
