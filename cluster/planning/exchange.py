@@ -24,7 +24,10 @@ class RoundTrip:
 
 
 def round_trip(
-    shape: ModelShape, calibration: Calibration, candidate: Candidate, tokens: float
+    shape: ModelShape,
+    calibration: Calibration,
+    candidate: Candidate,
+    tokens: float,
 ) -> RoundTrip:
     """What ``tokens`` of one micro-batch cost where nothing overlaps.
 

@@ -42,7 +42,7 @@ def admission_wait(
     coefficients of variation of arrivals and lengths.
 
     Source: Allen-Cunneen, W = C(c, a) · variation / (c mu - lambda), where C is Erlang's formula.
-    The load ``a`` is ``running``, not the rate over the capacity: steps are quicker with less to do.
+    The load ``a`` is ``running``, not the rate over the capacity: with less to do steps are quicker.
     """
     if rate <= 0:
         return NO_WAIT

@@ -84,9 +84,8 @@ def _near_peers(candidate: Candidate) -> float:
 
 
 def _num_micro_batches(candidate: Candidate, work: StepWork) -> float:
-    """A step is split between sequences, so into no more parts than it has."""
-    sequences = work.num_decoding + min(work.num_prefill, 1.0)
-    return max(1.0, min(candidate.micro_batches, sequences))
+    """A step is split between sequences: no part is smaller than its largest one, the prefill."""
+    return max(1.0, min(candidate.micro_batches, work.num_tokens / max(work.num_prefill, 1.0)))
 
 
 def _exposed(
