@@ -14,6 +14,7 @@ from cluster.presets import PRESETS
 from galerne.topology import LinkTransport, Mode
 
 _MAX_MICRO_BATCHES = 3
+_COARSE_FROM = 8  # gateways or shards
 _CAP_FACTORS = (0.5, 1, 2)  # around a mode's preset
 
 
@@ -34,7 +35,7 @@ def candidates(
     """Candidates that the machines allow, in a fixed order; of one mode, or of both.
 
     One gateway a machine: it uses all its cores. Their number grows with the logarithm of the
-    cluster: shards and gateways double. Micro-batches are more than 1 only where shards have cores
+    cluster: shards and gateways grow by factors. Micro-batches are more than 1 only where shards have cores
     of their own, and never in latency mode (design, sections 6 and 7).
     """
     layouts = list(_layouts(shape, cluster, objectives))
@@ -61,12 +62,12 @@ def candidates(
 
 def _layouts(shape: ModelShape, cluster: ClusterShape, objectives: Objectives) -> Iterator[_Layout]:
     all_replicas = sorted({1, objectives.min_copies, objectives.min_copies + 1})
-    for gateways in _doubling(1, cluster.gateway_nodes):
+    for gateways in _growing(1, cluster.gateway_nodes):
         if LinkTransport.LOCAL in cluster.transports:
             yield _Layout(LinkTransport.LOCAL, gateways)
         beside = min(shape.num_experts, gateways * cluster.cores_per_node)
         # From two on: one shard beside the gateway is the local form with a wire in between.
-        for shards in _doubling(max(2, gateways), beside):
+        for shards in _growing(max(2, gateways), beside):
             for replicas in _fitting(all_replicas, shards):
                 for transport in _near_transports(cluster, gateways):
                     yield _Layout(transport, gateways, shards, replicas)
@@ -74,7 +75,7 @@ def _layouts(shape: ModelShape, cluster: ClusterShape, objectives: Objectives) -
             continue
         spare = min(cluster.shard_nodes, cluster.num_nodes - gateways)
         most = min(shape.num_experts, spare * cluster.cores_per_node)
-        for shards in _doubling(1, most):
+        for shards in _growing(1, most):
             for replicas in _fitting(all_replicas, shards):
                 for nodes in _shard_nodes(shards, spare, cluster.cores_per_node):
                     yield _Layout(LinkTransport.GRPC, gateways, shards, replicas, nodes)
@@ -111,10 +112,10 @@ def _fitting(all_replicas: list[int], shards: int) -> list[int]:
     return [replicas for replicas in all_replicas if replicas <= shards]
 
 
-def _doubling(first: int, last: int) -> list[int]:
-    """``first``, twice that and so on, and ``last``; nothing if ``last`` is smaller."""
+def _growing(first: int, last: int) -> list[int]:
+    """``first``, then twice as many up to about 8, then four times, and ``last``; none above it."""
     sizes = []
     while first < last:
         sizes.append(first)
-        first *= 2
+        first *= 2 if first < _COARSE_FROM else 4
     return [*sizes, last] if sizes or first == last else []

@@ -28,8 +28,12 @@ def round_trip(
     calibration: Calibration,
     candidate: Candidate,
     tokens: float,
+    *,
+    has_peers: bool = True,
 ) -> RoundTrip:
     """What ``tokens`` of one micro-batch cost where nothing overlaps.
+
+    Without peers ``peer_service_s`` is 0.
 
     Raises:
         ValueError: The calibration lacks a link that the candidate needs.
@@ -39,20 +43,22 @@ def round_trip(
     moved = (frame.sent_tokens + frame.rows) * shape.row_bytes
     shard_s = max(link.shard_s for link, _ in parts)
     service_s = _service(shape, calibration, candidate, frame, shard_s)
-    twice = spread(shape, candidate.shards, candidate.replicas, 2 * tokens)
-    merged_s = _service(shape, calibration, candidate, twice, shard_s) - service_s
-    # Shards merge queued frames of one layer only; gateways are at any of the layers.
-    same_layer = 1 / shape.num_layers
-    shard_wire_s = moved / candidate.shards / min(link.bytes_per_s for link, _ in parts)
+    peer_service_s = 0.0
+    if has_peers:
+        twice = spread(shape, candidate.shards, candidate.replicas, 2 * tokens)
+        merged_s = _service(shape, calibration, candidate, twice, shard_s) - service_s
+        # Shards merge queued frames of one layer only; gateways are at any of the layers.
+        same_layer = 1 / shape.num_layers
+        peer_service_s = (1 - same_layer) * service_s + same_layer * merged_s
+        # With more gateways than shards the shard's own link is the queue.
+        shard_wire_s = moved / candidate.shards / min(link.bytes_per_s for link, _ in parts)
+        peer_service_s = max(peer_service_s, shard_wire_s)
     return RoundTrip(
         gateway_s=sum(part * frame.num_messages * link.gateway_s for link, part in parts),
         wire_s=sum(part * moved / link.bytes_per_s for link, part in parts),
         latency_s=max(link.latency_s for link, _ in parts),
         service_s=service_s,
-        peer_service_s=max(
-            (1 - same_layer) * service_s + same_layer * merged_s,
-            shard_wire_s,  # more gateways than shards: the shard's own link is the queue
-        ),
+        peer_service_s=peer_service_s,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 _MAX_STEPS = 100
-_TOLERANCE = 1e-10  # relative
+_TOLERANCE = 1e-8  # relative
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,8 @@ def step_parts(
         micros = _num_micro_batches(candidate, work)
         dense = costs.layer if candidate.shard_nodes else costs.layer_beside
         layer_s = slower * micros * dense.seconds(work.num_tokens / micros)
-        trip = round_trip(shape, calibration, candidate, work.num_tokens / micros)
+        tokens = work.num_tokens / micros
+        trip = round_trip(shape, calibration, candidate, tokens, has_peers=peers > 0)
         experts_s, exchange_s = _exposed(
             candidate, trip, micros, (layer_s + attention_s) / micros, peers
         )
