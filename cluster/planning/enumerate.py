@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from cluster.planning.candidate import Candidate
@@ -34,9 +34,9 @@ def candidates(
 ) -> list[Candidate]:
     """Candidates that the machines allow, in a fixed order; of one mode, or of both.
 
-    One gateway a machine: it uses all its cores. Their number grows with the logarithm of the
-    cluster: shards and gateways grow by factors. Micro-batches are more than 1 only where shards have cores
-    of their own, and never in latency mode (design, sections 6 and 7).
+    One gateway a machine: it uses all its cores. The list grows with the logarithm of the cluster:
+    shards and gateways grow by factors (``finer`` looks between). Micro-batches are more than 1
+    only where shards have cores of their own, and never in latency mode (design, sections 6, 7).
     """
     layouts = list(_layouts(shape, cluster, objectives))
     modes = tuple(Mode) if mode is None else (mode,)
@@ -58,6 +58,18 @@ def candidates(
         for micro_batches in _micro_batches(layout, chosen)
         for max_num_seqs, max_batched_tokens in _caps(chosen)
     ]
+
+
+def finer(candidate: Candidate, cluster: ClusterShape, gateways: int) -> Candidate | None:
+    """The candidate with another number of gateways, if the machines allow it."""
+    spare = cluster.num_nodes - candidate.shard_nodes
+    beside = gateways * cluster.cores_per_node
+    is_beside = candidate.transport is not LinkTransport.LOCAL and not candidate.shard_nodes
+    if not 1 <= gateways <= min(spare, cluster.gateway_nodes):
+        return None
+    if is_beside and not gateways <= candidate.shards <= beside:
+        return None
+    return replace(candidate, gateways=gateways, gateway_nodes=gateways)
 
 
 def _layouts(shape: ModelShape, cluster: ClusterShape, objectives: Objectives) -> Iterator[_Layout]:

@@ -110,7 +110,10 @@ def _service(
     """
     costs: NodeCosts = calibration.shard if candidate.shard_nodes else calibration.gateway
     machines = num_machines(candidate)
-    touched = fullest(frame.touched, shape.num_experts, machines, candidate.replicas)
+    if machines == candidate.shards:
+        touched = frame.fullest
+    else:
+        touched = fullest(frame.touched, shape.num_experts, machines, candidate.replicas)
     rows = frame.rows * touched / frame.touched if frame.touched else 0.0
     one, whole = costs.shard_experts, costs.experts
     last_s = shard_s + one.seconds(frame.fullest, frame.fullest_rows)

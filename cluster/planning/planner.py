@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 from cluster.planning.candidate import Candidate, Prediction
 from cluster.planning.cluster_shape import ClusterShape
 from cluster.planning.costs import Calibration
-from cluster.planning.enumerate import candidates
+from cluster.planning.enumerate import candidates, finer
 from cluster.planning.limits import Broken, broken_limits
 from cluster.planning.load import Load, Objectives
 from cluster.planning.predict import predict
@@ -58,42 +59,55 @@ def plan(
     Raises:
         ValueError: The calibration lacks a link of the cluster's transports.
     """
-    judged = sorted(
-        (
-            _judge(shape, calibration, candidate, cluster, objectives, load)
-            for candidate in candidates(shape, cluster, objectives, mode)
-        ),
-        key=lambda v: (
-            len(v.broken),
-            rank_key(v.candidate, v.prediction, objectives, mode),
-            tie_key(v.candidate),
-        ),
-    )
+
+    def judge(candidate: Candidate, at: Load = load) -> Verdict:
+        prediction = predict(shape, calibration, candidate, at)
+        broken = broken_limits(candidate, prediction, cluster, objectives, at)
+        return Verdict(candidate, prediction, broken, "; ".join(map(str, broken)))
+
+    def key(verdict: Verdict) -> tuple[object, ...]:
+        ranked = rank_key(verdict.candidate, verdict.prediction, objectives, mode)
+        return len(verdict.broken), ranked, tie_key(verdict.candidate)
+
+    judged = sorted(map(judge, candidates(shape, cluster, objectives, mode)), key=key)
     if not judged or not judged[0].is_allowed:
         return Plan(None, tuple(judged), None)
+    by_candidate = {v.candidate: v for v in judged}
+    by_candidate |= {v.candidate: v for v in _refined(judged[0].candidate, cluster, judge)}
+    judged = sorted(by_candidate.values(), key=key)
     best = judged[0]
     verdicts = (best, *(_with_reason(v, best, objectives, mode) for v in judged[1:]))
 
     def order(candidate: Candidate, at: Load) -> tuple[object, ...]:
-        verdict = _judge(shape, calibration, candidate, cluster, objectives, at)
-        key = rank_key(candidate, verdict.prediction, objectives, mode)
-        return len(verdict.broken), key, tie_key(candidate)
+        return key(judge(candidate, at))
 
     rates = {v.candidate: v.prediction.max_requests_per_s for v in judged}
     return Plan(best, verdicts, next_switch(best.candidate, rates, load, order))
 
 
-def _judge(
-    shape: ModelShape,
-    calibration: Calibration,
-    candidate: Candidate,
-    cluster: ClusterShape,
-    objectives: Objectives,
-    load: Load,
-) -> Verdict:
-    prediction = predict(shape, calibration, candidate, load)
-    broken = broken_limits(candidate, prediction, cluster, objectives, load)
-    return Verdict(candidate, prediction, broken, "; ".join(map(str, broken)))
+def _refined(
+    best: Candidate, cluster: ClusterShape, judge: Callable[[Candidate], Verdict]
+) -> Iterator[Verdict]:
+    """The best with fewer gateways, down to the fewest that break no limit; and with one more.
+
+    The list of candidates has gaps between numbers of gateways.
+    """
+    too_few, enough = 0, best.gateways
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        candidate = finer(best, cluster, middle)
+        if candidate is None:
+            too_few = middle
+            continue
+        verdict = judge(candidate)
+        yield verdict
+        if verdict.is_allowed:
+            enough = middle
+        else:
+            too_few = middle
+    more = finer(best, cluster, enough + 1)
+    if more is not None:
+        yield judge(more)
 
 
 def _with_reason(
@@ -102,10 +116,17 @@ def _with_reason(
     """An allowed candidate lost by the first criterion in which it differs."""
     if verdict.broken:
         return verdict
-    for criterion in criteria(mode):
+    names = criteria(mode)
+    keys = zip(
+        names * 2,  # in grains, then exactly
+        rank_key(verdict.candidate, verdict.prediction, objectives, mode),
+        rank_key(best.candidate, best.prediction, objectives, mode),
+        strict=True,
+    )
+    reason = "as good; the simpler one is chosen"
+    criterion = next((name for name, own, other in keys if own != other), None)
+    if criterion is not None:
         own = value_of(criterion, verdict.candidate, verdict.prediction, objectives)
         other = value_of(criterion, best.candidate, best.prediction, objectives)
-        if own != other:
-            reason = f"{criterion}: {own:.4g}, the chosen one {other:.4g}"
-            return Verdict(verdict.candidate, verdict.prediction, (), reason)
-    return Verdict(verdict.candidate, verdict.prediction, (), "as good; the simpler one is chosen")
+        reason = f"{criterion}: {own:.6g}, the chosen one {other:.6g}"
+    return replace(verdict, reason=reason)

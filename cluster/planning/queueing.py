@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 _MAX_STEPS = 100
-_TOLERANCE = 1e-8  # relative
+_TOLERANCE = 1e-7  # relative
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def admission_wait(
     coefficients of variation of arrivals and lengths.
 
     Source: Allen-Cunneen, W = C(c, a) · variation / (c mu - lambda), where C is Erlang's formula.
-    The load ``a`` is ``running``, not the rate over the capacity: with less to do steps are quicker.
+    The load ``a`` is ``running``, not rate / capacity: a step with less to do is quicker.
     """
     if rate <= 0:
         return NO_WAIT

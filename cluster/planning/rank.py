@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from cluster.planning.candidate import Candidate, Prediction
 from cluster.planning.limits import num_nodes
 from cluster.planning.load import Objectives
@@ -12,6 +14,7 @@ _ORDER = {
     Mode.THROUGHPUT: ("max_requests_per_s", "nodes", "slack", "completion_s"),
     None: ("nodes", "slack", "completion_s", "max_requests_per_s"),  # auto
 }
+_GRAIN = 0.05  # a difference below what a prediction can tell apart; it decides only between equals
 _MORE_IS_BETTER = frozenset({"slack", "max_requests_per_s"})
 
 
@@ -34,9 +37,28 @@ def value_of(
 def rank_key(
     candidate: Candidate, prediction: Prediction, objectives: Objectives, mode: Mode | None
 ) -> tuple[float, ...]:
-    """Smaller is better. Whoever is at least as good in every criterion has no larger key."""
-    values = ((c, value_of(c, candidate, prediction, objectives)) for c in criteria(mode))
-    return tuple(-value if c in _MORE_IS_BETTER else value for c, value in values)
+    """Smaller is better. Whoever is at least as good in every criterion has no larger key.
+
+    First by all criteria in grains of 5 %, so that no machine is taken and no topology changed for
+    less than a prediction can tell; then by the exact numbers.
+    """
+    names = criteria(mode)
+    values = [value_of(name, candidate, prediction, objectives) for name in names]
+    signs = [-1 if name in _MORE_IS_BETTER else 1 for name in names]
+    coarse = (
+        sign * _coarse(name, value) for name, sign, value in zip(names, signs, values, strict=True)
+    )
+    exact = (sign * value for sign, value in zip(signs, values, strict=True))
+    return (*coarse, *exact)
+
+
+def _coarse(criterion: str, value: float) -> float:
+    """In grains: of the value itself, or of a promise."""
+    if criterion == "nodes" or not math.isfinite(value):
+        return value
+    if criterion == "slack":
+        return math.floor(value / _GRAIN)
+    return math.floor(math.log(value) / _GRAIN) if value > 0 else -math.inf
 
 
 def slack(prediction: Prediction, objectives: Objectives) -> float:

@@ -10,7 +10,7 @@ from cluster.planning.candidate import Candidate
 from cluster.planning.load import Load
 from galerne.topology import LinkTransport
 
-_NUM_RIVALS = 12  # candidates of each kind below that are compared
+_NUM_RIVALS = 6  # candidates of each kind below that are compared
 _NUM_RATES = 8  # looked at between now and the most that the chosen one carries
 _PRECISION = 0.005  # relative
 
@@ -72,7 +72,7 @@ def next_switch(
         if best != chosen:
             break
         low = high
-    while high - low > _PRECISION * high:
+    while high - low > _PRECISION * max(high, most / 100):
         middle = (low + high) / 2
         found = best_at(middle)
         if found == chosen:
@@ -85,7 +85,9 @@ def next_switch(
 def _rivals(chosen: Candidate, max_rates: Mapping[Candidate, float]) -> list[Candidate]:
     best = list(max_rates)[:_NUM_RIVALS]
     # Of those that carry more, the nearest: a planner takes the least that is enough.
-    more = sorted((c for c in max_rates if max_rates[c] > max_rates[chosen]), key=max_rates.get)  # type: ignore[arg-type]
+    more = sorted(
+        (c for c in max_rates if max_rates[c] > max_rates[chosen]), key=lambda c: max_rates[c]
+    )
     return list(dict.fromkeys([chosen, *best, *more[:_NUM_RIVALS], *more[-_NUM_RIVALS:]]))
 
 
