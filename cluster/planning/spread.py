@@ -48,7 +48,9 @@ def fullest(touched: float, experts: int, groups: int, replicas: int = 1) -> flo
     largest of S standard normals (Blom, 1958). ``replicas`` neighbours hold the same experts and
     are taken to level theirs: S/replicas groups, each as large as so many shards.
 
-    Never below an even share, below one expert of those touched, or above what a group holds.
+    Never below an even share, below one expert of those touched, or above what a group owns.
+    Within 12 % of drawing at random, 16 % where a shard has one expert or none (a normal lacks the
+    skew of such small counts).
     """
     replicas = min(replicas, groups)
     levelled = groups / replicas
@@ -56,7 +58,9 @@ def fullest(touched: float, experts: int, groups: int, replicas: int = 1) -> flo
     share = touched / experts
     variance = held * share * (1 - share) * experts / max(experts - 1, 1)
     largest = (held * share + _largest_normal(levelled) * math.sqrt(max(variance, 0.0))) / replicas
-    return min(max(largest, touched / groups, min(touched, 1.0)), max(held, 1.0))
+    return min(
+        max(largest, touched / groups, min(touched, 1.0)), float(math.ceil(experts / groups))
+    )
 
 
 @cache

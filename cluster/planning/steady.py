@@ -117,7 +117,8 @@ class GatewayModel:
         decode_s = self.seconds(seen, 0.0, peers)
         chunk = max(prefill, min(self.prompt, self.budget(seen)))
         fraction = prefill / chunk if chunk else 0.0
-        chunk_s = self.seconds(seen, chunk, peers) if fraction else decode_s
+        # Never shorter: one large chunk may split into fewer micro-batches, each a pass of reads.
+        chunk_s = max(decode_s, self.seconds(seen, chunk, peers)) if fraction else decode_s
         mean_s = decode_s + fraction * (chunk_s - decode_s)
         return Steady(seen, seen, mean_s, decode_s, chunk_s, fraction, peers)
 
