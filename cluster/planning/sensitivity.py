@@ -63,7 +63,8 @@ def next_switch(
         key, candidate = min(keys, key=lambda pair: pair[0])
         return None if key[0] else candidate
 
-    now, most = load.requests_per_s, max_rates[chosen]
+    # A little beyond what it carries, where it is certainly another one.
+    now, most = load.requests_per_s, max_rates[chosen] * (1 + _PRECISION / 2)
     low = now
     for step in range(1, _NUM_RATES + 1):
         start = max(now, most / 1000)

@@ -195,6 +195,14 @@ def test_sensitivity_names_a_rate_at_which_another_candidate_is_chosen(nodes, ra
     assert f"now {rate:.3g}" in str(switch)
 
 
+@pytest.mark.parametrize("part", [0.99, 0.99999])
+def test_sensitivity_close_to_the_limit_is_another_candidate_or_none(part):
+    most = planned(20.0).chosen.prediction.max_requests_per_s
+    decision = planned(most * part)
+    assert decision.sensitivity.candidate != decision.chosen.candidate
+    assert decision.sensitivity.requests_per_s > most * part
+
+
 def test_small_cluster_says_at_which_rate_nothing_is_enough():
     decision = planned(20.0, mode=Mode.THROUGHPUT)
     assert str(decision.sensitivity).startswith("nothing keeps all limits at ")
