@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from cluster.planning.candidate import Candidate, Prediction
 from cluster.planning.cluster_shape import ClusterShape
 from cluster.planning.costs import Calibration
 from cluster.planning.enumerate import candidates, finer
-from cluster.planning.limits import Broken, broken_limits
+from cluster.planning.limits import Broken, broken_limits, num_nodes
 from cluster.planning.load import Load, Objectives
 from cluster.planning.predict import predict
 from cluster.planning.rank import criteria, rank_key, tie_key, value_of
 from cluster.planning.sensitivity import Switch, next_switch
 from cluster.planning.shape import ModelShape
 from galerne.topology import Mode
+
+_NUM_REFINED = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,8 @@ def plan(
     if not judged or not judged[0].is_allowed:
         return Plan(None, tuple(judged), None)
     by_candidate = {v.candidate: v for v in judged}
-    by_candidate |= {v.candidate: v for v in _refined(judged[0].candidate, cluster, judge)}
+    for base in _worth_refining(judged):
+        by_candidate |= {v.candidate: v for v in _refined(base, cluster, judge)}
     judged = sorted(by_candidate.values(), key=key)
     best = judged[0]
     verdicts = (best, *(_with_reason(v, best, objectives, mode) for v in judged[1:]))
@@ -85,17 +88,25 @@ def plan(
     return Plan(best, verdicts, next_switch(best.candidate, rates, load, order))
 
 
+def _worth_refining(judged: Sequence[Verdict]) -> list[Candidate]:
+    """The best, and of those that take as many machines the ones that would need fewest."""
+    best = judged[0].candidate
+    rivals = [v for v in judged if v.is_allowed and num_nodes(v.candidate) == num_nodes(best)]
+    rivals.sort(key=lambda v: -v.prediction.max_requests_per_s)
+    return list(dict.fromkeys([best, *(v.candidate for v in rivals[:_NUM_REFINED])]))
+
+
 def _refined(
-    best: Candidate, cluster: ClusterShape, judge: Callable[[Candidate], Verdict]
+    base: Candidate, cluster: ClusterShape, judge: Callable[[Candidate], Verdict]
 ) -> Iterator[Verdict]:
-    """The best with fewer gateways, down to the fewest that break no limit; and with one more.
+    """A candidate with fewer gateways, down to the fewest that break no limit; and with one more.
 
     The list of candidates has gaps between numbers of gateways.
     """
-    too_few, enough = 0, best.gateways
+    too_few, enough = 0, base.gateways
     while enough - too_few > 1:
         middle = (too_few + enough) // 2
-        candidate = finer(best, cluster, middle)
+        candidate = finer(base, cluster, middle)
         if candidate is None:
             too_few = middle
             continue
@@ -105,7 +116,7 @@ def _refined(
             enough = middle
         else:
             too_few = middle
-    more = finer(best, cluster, enough + 1)
+    more = finer(base, cluster, enough + 1)
     if more is not None:
         yield judge(more)
 

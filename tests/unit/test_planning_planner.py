@@ -1,14 +1,13 @@
 """The planner: what it chooses, what it refuses and why, and when it would choose otherwise."""
 
 import time
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.planning.cluster_shape import ClusterShape
-from cluster.planning.enumerate import candidates
+from cluster.planning.enumerate import candidates, finer
 from cluster.planning.limits import num_copies, num_nodes
 from cluster.planning.load import Objectives
 from cluster.planning.planner import plan
@@ -148,15 +147,15 @@ def test_auto_takes_one_machine_for_a_small_load_and_more_for_a_large_one():
     )
 
 
-def test_auto_looks_between_the_sizes_that_are_listed():
-    decision = planned(rate=300.0, nodes=100)
-    assert decision.chosen.candidate.gateways not in {8, 32, 100}
-    fewer = replace(
-        decision.chosen.candidate,
-        gateways=decision.chosen.candidate.gateways - 1,
-        gateway_nodes=decision.chosen.candidate.gateway_nodes - 1,
-    )
-    assert not predict(SHAPE, CALIBRATION, fewer, create_load(300.0)).is_carried
+def test_auto_looks_between_the_sizes_that_are_listed_for_the_fewest_machines():
+    chosen = planned(rate=300.0, nodes=100).chosen.candidate
+    assert chosen.gateways not in {8, 32, 100}
+    cluster = create_cluster(100)
+    for candidate in candidates(SHAPE, cluster, Objectives()):
+        gateways = num_nodes(chosen) - 1 - candidate.shard_nodes
+        fewer = finer(candidate, cluster, gateways)
+        if fewer is not None:
+            assert not predict(SHAPE, CALIBRATION, fewer, create_load(300.0)).is_carried
 
 
 def test_modes_rank_by_what_they_are_named_for():
