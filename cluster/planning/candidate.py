@@ -1,0 +1,47 @@
+"""A shape that a cluster could have, and what it would give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from galerne.topology import LinkTransport, Mode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """What ``galerne topology set`` could ask for, and on how many machines."""
+
+    mode: Mode
+    transport: LinkTransport
+    gateways: int
+    shards: int  # 1 with local experts
+    replicas: int
+    micro_batches: int
+    max_num_seqs: int
+    max_batched_tokens: int
+    gateway_nodes: int = 1
+    shard_nodes: int = 0  # 0: shards run on the gateways' machines, on the same cores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What a candidate gives under a load. Times are infinite where the load is too much."""
+
+    ttft_p50_s: float
+    ttft_p95_s: float
+    inter_token_p50_s: float
+    inter_token_p95_s: float
+    completion_s: float  # of a request of mean length, from its arrival
+    requests_per_s: float  # answered; the load's if it can be carried
+    max_requests_per_s: float  # that it could carry of this mix
+    running: float  # sequences in a step, per gateway
+    utilisation: float  # of the busiest gateway: load over what it could carry
+    gateway_bytes: float  # weights and the KV cache of the running sequences, each
+    shard_bytes: float  # each
+    step_s: float  # of a decode step
+    parts_s: dict[str, float]  # of a decode step: layer, attention, experts, exchange, head, step
+
+    @property
+    def is_carried(self) -> bool:
+        """Whether the load can be served at all."""
+        return self.utilisation < 1

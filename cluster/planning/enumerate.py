@@ -1,0 +1,133 @@
+"""The candidates worth a prediction: every mode, and sizes in geometric progression. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import ceil
+
+from cluster.planning.candidate import Candidate
+from cluster.planning.cluster_shape import ClusterShape
+from cluster.planning.load import Objectives
+from cluster.planning.shape import ModelShape
+from cluster.presets import PRESETS
+from galerne.topology import LinkTransport, Mode
+
+_MAX_MICRO_BATCHES = 3
+_COARSE_FROM = 8  # gateways or shards
+_CAP_FACTORS = (0.5, 1, 2)  # around a mode's preset
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """A candidate without mode, micro-batches and caps."""
+
+    transport: LinkTransport
+    gateways: int
+    shards: int = 1
+    replicas: int = 1
+    shard_nodes: int = 0
+
+
+def candidates(
+    shape: ModelShape, cluster: ClusterShape, objectives: Objectives, mode: Mode | None = None
+) -> list[Candidate]:
+    """Candidates that the machines allow, in a fixed order; of one mode, or of both.
+
+    One gateway a machine: it uses all its cores. The list grows with the logarithm of the cluster:
+    shards and gateways grow by factors (``finer`` looks between). Micro-batches are more than 1
+    only where shards have cores of their own, and never in latency mode (design, sections 6, 7).
+    """
+    layouts = list(_layouts(shape, cluster, objectives))
+    modes = tuple(Mode) if mode is None else (mode,)
+    return [
+        Candidate(
+            mode=chosen,
+            transport=layout.transport,
+            gateways=layout.gateways,
+            gateway_nodes=layout.gateways,
+            shards=layout.shards,
+            replicas=layout.replicas,
+            shard_nodes=layout.shard_nodes,
+            micro_batches=micro_batches,
+            max_num_seqs=max_num_seqs,
+            max_batched_tokens=max_batched_tokens,
+        )
+        for layout in layouts
+        for chosen in modes
+        for micro_batches in _micro_batches(layout, chosen)
+        for max_num_seqs, max_batched_tokens in _caps(chosen)
+    ]
+
+
+def finer(candidate: Candidate, cluster: ClusterShape, gateways: int) -> Candidate | None:
+    """The candidate with another number of gateways, if the machines allow it."""
+    spare = cluster.num_nodes - candidate.shard_nodes
+    beside = gateways * cluster.cores_per_node
+    is_beside = candidate.transport is not LinkTransport.LOCAL and not candidate.shard_nodes
+    if not 1 <= gateways <= min(spare, cluster.gateway_nodes):
+        return None
+    if is_beside and not gateways <= candidate.shards <= beside:
+        return None
+    return replace(candidate, gateways=gateways, gateway_nodes=gateways)
+
+
+def _layouts(shape: ModelShape, cluster: ClusterShape, objectives: Objectives) -> Iterator[_Layout]:
+    all_replicas = sorted({1, objectives.min_copies, objectives.min_copies + 1})
+    for gateways in _growing(1, cluster.gateway_nodes):
+        if LinkTransport.LOCAL in cluster.transports:
+            yield _Layout(LinkTransport.LOCAL, gateways)
+        beside = min(shape.num_experts, gateways * cluster.cores_per_node)
+        # From two on: one shard beside the gateway is the local form with a wire in between.
+        for shards in _growing(max(2, gateways), beside):
+            for replicas in _fitting(all_replicas, shards):
+                for transport in _near_transports(cluster, gateways):
+                    yield _Layout(transport, gateways, shards, replicas)
+        if LinkTransport.GRPC not in cluster.transports:
+            continue
+        spare = min(cluster.shard_nodes, cluster.num_nodes - gateways)
+        most = min(shape.num_experts, spare * cluster.cores_per_node)
+        for shards in _growing(1, most):
+            for replicas in _fitting(all_replicas, shards):
+                for nodes in _shard_nodes(shards, spare, cluster.cores_per_node):
+                    yield _Layout(LinkTransport.GRPC, gateways, shards, replicas, nodes)
+
+
+def _near_transports(cluster: ClusterShape, gateways: int) -> Iterator[LinkTransport]:
+    """To shards on the gateways' machines. Several machines need gRPC between them besides."""
+    has_grpc = LinkTransport.GRPC in cluster.transports
+    if LinkTransport.SHM in cluster.transports and (gateways == 1 or has_grpc):
+        yield LinkTransport.SHM
+    elif has_grpc:
+        yield LinkTransport.GRPC
+
+
+def _shard_nodes(shards: int, spare: int, cores: int) -> list[int]:
+    """A machine for every shard, or one for as many as it has cores."""
+    return sorted({min(shards, spare), ceil(shards / cores)})
+
+
+def _micro_batches(layout: _Layout, mode: Mode) -> range:
+    has_own_cores = layout.shard_nodes > 0
+    most = _MAX_MICRO_BATCHES if has_own_cores and mode is Mode.THROUGHPUT else 1
+    return range(1, most + 1)
+
+
+def _caps(mode: Mode) -> Iterator[tuple[int, int]]:
+    """Sequences and tokens of a step."""
+    preset = PRESETS[mode]
+    for factor in _CAP_FACTORS:
+        yield int(preset.max_num_seqs * factor), int(preset.max_batched_tokens * factor)
+
+
+def _fitting(all_replicas: list[int], shards: int) -> list[int]:
+    return [replicas for replicas in all_replicas if replicas <= shards]
+
+
+def _growing(first: int, last: int) -> list[int]:
+    """``first``, then twice as many up to about 8, then four times, and ``last``; none above it."""
+    sizes = []
+    while first < last:
+        sizes.append(first)
+        first *= 2 if first < _COARSE_FROM else 4
+    return [*sizes, last] if sizes or first == last else []

@@ -1,0 +1,116 @@
+"""What a candidate gives under a load. Pure."""
+
+from __future__ import annotations
+
+import math
+
+from cluster.planning.candidate import Candidate, Prediction
+from cluster.planning.costs import Calibration
+from cluster.planning.load import Load
+from cluster.planning.queueing import Wait, admission_wait, prefill_wait
+from cluster.planning.shape import ModelShape
+from cluster.planning.steady import Capacity, GatewayModel, Steady, busy_fraction
+from galerne.topology import LinkTransport
+
+_NOTICED = 0.05  # what happens in more of the steps than this is what the p95 sees
+
+
+def predict(
+    shape: ModelShape, calibration: Calibration, candidate: Candidate, load: Load
+) -> Prediction:
+    """Times, rates and memory of ``candidate`` in the steady state under ``load``.
+
+    Without load: the times of a lone request of the load's sizes. A load that cannot be carried:
+    infinite request times; memory and ``step_s`` are then those at the limits.
+
+    Raises:
+        ValueError: The calibration lacks a link that the candidate needs.
+    """
+    model = GatewayModel(shape, calibration, candidate, load)
+    capacity = model.capacity()
+    rate = load.requests_per_s / candidate.gateways
+    if rate >= capacity.requests_per_s:
+        return _overloaded(model, capacity)
+    state = model.steady(rate, capacity)
+    variation = (load.arrival_cv2 + load.service_cv2) / 2
+    prefill_s = _prefill_seconds(model, state)
+    admission = admission_wait(
+        rate, capacity.requests_per_s, state.running, capacity.slots, variation=variation
+    )
+    share = rate * state.step_s * model.prompt / model.budget(state.seen)
+    behind = prefill_wait(share, prefill_s, variation=variation)
+    fixed_s = calibration.request_s + calibration.frontend_s + prefill_s
+    fixed_s += busy_fraction(state.running) * state.step_s / 2  # the step that an arrival finds
+    mean_ttft_s = fixed_s + admission.mean_s + behind.mean_s
+    gateway_bytes, shard_bytes = _memory(model, max(state.running, 1.0))
+    parts = model.parts(state.seen, 0.0, state.peers)
+    return Prediction(
+        ttft_p50_s=fixed_s + _percentile((admission, behind), 0.5),
+        ttft_p95_s=fixed_s + _percentile((admission, behind), 0.95),
+        inter_token_p50_s=state.chunk_s if state.chunk_fraction > 0.5 else state.decode_s,
+        inter_token_p95_s=_late_token_seconds(state),
+        completion_s=mean_ttft_s + (model.output - 1) * state.step_s,
+        requests_per_s=load.requests_per_s,
+        max_requests_per_s=candidate.gateways * capacity.requests_per_s,
+        running=state.running,
+        utilisation=rate / capacity.requests_per_s,
+        gateway_bytes=gateway_bytes,
+        shard_bytes=shard_bytes,
+        step_s=state.decode_s,
+        parts_s=parts,
+    )
+
+
+def _prefill_seconds(model: GatewayModel, state: Steady) -> float:
+    """A prompt's chunks, one a step, beside the sequences that an arrival finds running."""
+    others = state.seen - 1
+    chunk = model.budget(others)
+    whole, rest = divmod(model.prompt, chunk)
+    seconds = whole * model.seconds(others, chunk, state.peers) if whole else 0.0
+    if rest or not whole:
+        seconds += model.seconds(others, max(rest, 1.0), state.peers)
+    return seconds
+
+
+def _percentile(waits: tuple[Wait, ...], fraction: float) -> float:
+    """Of the sum, from above: all waits are long at once."""
+    return sum(wait.percentile_s(fraction) for wait in waits)
+
+
+def _late_token_seconds(state: Steady) -> float:
+    """The p95 of steps that a running sequence is in."""
+    noticed = min(state.chunk_fraction / _NOTICED, 1.0)
+    return state.decode_s + noticed * (state.chunk_s - state.decode_s)
+
+
+def _memory(model: GatewayModel, running: float) -> tuple[float, float]:
+    """Bytes of one gateway and of one shard."""
+    shape, candidate = model.shape, model.candidate
+    cache = running * (model.prompt + model.output) * shape.kv_bytes_per_token
+    gateway = shape.dense_bytes + cache
+    if candidate.transport is LinkTransport.LOCAL:
+        return gateway + shape.routed_bytes, 0.0
+    return gateway, shape.routed_bytes * candidate.replicas / candidate.shards
+
+
+def _overloaded(model: GatewayModel, capacity: Capacity) -> Prediction:
+    candidate = model.candidate
+    running = max(capacity.slots, 1.0)
+    gateway_bytes, shard_bytes = _memory(model, running)
+    parts = model.parts(running, 0.0, candidate.gateways - 1.0)
+    maximum = candidate.gateways * capacity.requests_per_s
+    return Prediction(
+        ttft_p50_s=math.inf,
+        ttft_p95_s=math.inf,
+        inter_token_p50_s=math.inf,
+        inter_token_p95_s=math.inf,
+        completion_s=math.inf,
+        requests_per_s=maximum,
+        max_requests_per_s=maximum,
+        running=capacity.slots,
+        utilisation=model.load.requests_per_s / maximum,
+        gateway_bytes=gateway_bytes,
+        shard_bytes=shard_bytes,
+        step_s=sum(parts.values()),
+        parts_s=parts,
+    )

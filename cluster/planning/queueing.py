@@ -1,0 +1,102 @@
+"""Waiting times, and the load at which a gateway's steps settle. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+_MAX_STEPS = 100
+_TOLERANCE = 1e-7  # relative
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A time that is 0 or, with a probability, exponential."""
+
+    probability: float
+    mean_if_any_s: float
+
+    @property
+    def mean_s(self) -> float:
+        """Over all requests."""
+        return self.probability * self.mean_if_any_s
+
+    def percentile_s(self, fraction: float) -> float:
+        """Seconds that ``fraction`` of all requests do not exceed."""
+        beyond = 1 - fraction
+        if self.probability <= beyond:
+            return 0.0
+        return self.mean_if_any_s * math.log(self.probability / beyond)
+
+
+NO_WAIT = Wait(0.0, 0.0)
+
+
+def admission_wait(
+    rate: float, capacity: float, running: float, slots: float, *, variation: float
+) -> Wait:
+    """Wait for one of ``slots`` that ``running`` sequences hold on average.
+
+    ``rate`` and ``capacity`` in requests/s, ``rate < capacity``. ``variation``: mean of the squared
+    coefficients of variation of arrivals and lengths.
+
+    Source: Allen-Cunneen, W = C(c, a) · variation / (c mu - lambda), where C is Erlang's formula.
+    The load ``a`` is ``running``, not rate / capacity: a step with less to do is quicker.
+    """
+    if rate <= 0:
+        return NO_WAIT
+    probability = erlang_c(max(1, math.floor(slots)), running)
+    return Wait(probability, variation / (capacity - rate))
+
+
+def prefill_wait(share: float, service_s: float, *, variation: float) -> Wait:
+    """Wait behind other prompts, which have ``share`` of the prefill budget, each ``service_s``.
+
+    Source: Kingman, W = rho / (1 - rho) · variation · service.
+    """
+    if share <= 0:
+        return NO_WAIT
+    share = min(share, 1 - 1e-9)
+    return Wait(share, variation * service_s / (1 - share))
+
+
+def erlang_c(slots: int, load: float) -> float:
+    """Probability that all ``slots`` are busy at an offered ``load`` in Erlang; 1 at saturation.
+
+    Source: Erlang C by the recursion of Erlang B.
+    """
+    if load >= slots:
+        return 1.0
+    blocked = 1.0
+    for servers in range(1, slots + 1):
+        blocked = load * blocked / (servers + load * blocked)
+    return blocked / (1 - load / slots * (1 - blocked))
+
+
+def fixed_point(function: Callable[[float], float], low: float, high: float) -> float:
+    """The x in [low, high] with ``function(x) == x``.
+
+    ``function(low) >= low`` and ``function(high) <= high``, to within rounding; its quotient with x
+    falls, so that there is one such x. False position, Illinois variant.
+    """
+    above, below = function(low) - low, function(high) - high
+    if above <= 0:
+        return low
+    if below >= 0:
+        return high
+    last = 0
+    for _ in range(_MAX_STEPS):
+        middle = (low * below - high * above) / (below - above)
+        value = function(middle) - middle
+        if abs(value) <= _TOLERANCE * middle:
+            return middle
+        if value > 0:
+            low, above = middle, value
+            below = below / 2 if last > 0 else below
+            last = 1
+        else:
+            high, below = middle, value
+            above = above / 2 if last < 0 else above
+            last = -1
+    return (low + high) / 2
