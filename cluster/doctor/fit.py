@@ -68,7 +68,7 @@ class FittedExperts(NamedTuple):
 
 
 def fit(features: Floats, seconds: Floats) -> Fitted:
-    """Coefficients ``c >= MIN_COEFFICIENT`` with the least sum of ``(features @ c / seconds - 1)^2``.
+    """The ``c >= MIN_COEFFICIENT`` of least summed ``(features @ c / seconds - 1)^2``.
 
     Shapes: N = points, F = features.
 
