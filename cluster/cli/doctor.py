@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cluster.config import ServeConfig
+from cluster.config import load_config
 
-_DEFAULTS = ServeConfig()
+_DEFAULTS = load_config(None, {})
 
 
 def doctor(
@@ -41,7 +41,6 @@ def doctor(
     code 2: something was refused; what could be measured was.
     """
     from cluster.cli.doctor_print import as_plain, print_examination
-    from cluster.config import load_config
     from cluster.demo import MODEL_DIRECTORY
     from cluster.doctor.examine import examine
     from cluster.doctor.steps import MeasurePlan

@@ -19,7 +19,7 @@ from cluster.planning.costs import ExpertCost, Linear
 Floats = npt.NDArray[np.float64]
 
 # What noise hides is not free: callers divide by it, and JSON has no infinity.
-MIN_COEFFICIENT = 1e-12  # seconds a unit
+MIN_COEFFICIENT = 1e-15  # seconds a unit: of a byte too
 _MAX_FEATURES = 6  # all subsets are tried
 
 
