@@ -27,7 +27,7 @@ from cluster.doctor.shard_processes import ShardProcesses
 from cluster.doctor.small_model import write_small_model
 from cluster.doctor.steps import MeasurePlan
 from cluster.doctor.store import StoredCalibration
-from cluster.doctor.verdict import Finding, findings
+from cluster.doctor.verdict import Finding, doubts, findings
 from cluster.planning.costs import Calibration, NodeCosts
 from cluster.planning.shape import ModelShape, shape_of
 from galerne.topology import LinkTransport
@@ -125,7 +125,7 @@ def examine(
     )
     return Examination(
         machine=machine,
-        findings=found,
+        findings=[*found, *doubts(local.drift, residuals)],
         stored=stored,
         measured=subject.model,
         checks=list(local.engine.steps),

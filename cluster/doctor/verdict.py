@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from cluster.doctor.fit import Residuals
 from cluster.doctor.machine import Machine
 from cluster.planning.costs import Calibration
 from cluster.planning.shape import ModelShape
@@ -13,6 +14,9 @@ from galerne.units import size_text
 CONTEXT = 512  # tokens before the one that is decoded, where a step is judged
 SEQUENCES = (1, 64)
 _SAME = 0.7  # of the memory's rate: weights are read as fast as they come
+
+MAX_MEDIAN_ERROR = 0.15  # what the planner's predictions are to keep: issue 6
+MAX_DRIFT = 0.15
 
 _WORDS = {
     "layer": "projections, gate and shared expert",
@@ -114,6 +118,17 @@ def findings(
 ) -> list[Finding]:
     """What cannot work here, by the name of the setting; an empty list if all can."""
     return [*_memory(machine, shape), *_ports(machine, port_by_field or {}), *_sharing(machine)]
+
+
+def doubts(drift: float, residuals: Mapping[str, Residuals]) -> list[Finding]:
+    """Why a calibration should not be trusted; other work on the machine is the usual reason."""
+    poor = [f"{n} {r.median:.0%}" for n, r in residuals.items() if r.median > MAX_MEDIAN_ERROR]
+    found = []
+    if abs(drift) > MAX_DRIFT:
+        found.append(f"the machine drifted by {drift:+.0%} while measuring")
+    if poor:
+        found.append(f"fits miss their points by a median of more than 15 %: {', '.join(poor)}")
+    return [Finding(field="calibration", problem=p, is_refusal=False) for p in found]
 
 
 def _memory(machine: Machine, shape: ModelShape) -> Iterable[Finding]:

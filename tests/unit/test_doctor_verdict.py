@@ -1,7 +1,8 @@
 """What will be the bottleneck, and what is refused by name."""
 
+from cluster.doctor.fit import Residuals
 from cluster.doctor.small_model import MAX_EXPERT_BYTES, cut
-from cluster.doctor.verdict import decode_parts, exchange_words, findings, judge_step
+from cluster.doctor.verdict import decode_parts, doubts, exchange_words, findings, judge_step
 from cluster.planning.costs import ExpertCost, Linear
 from cluster.planning.shape import shape_of
 from helpers.calibrations import BF16, SHAPE, calibration, machine
@@ -87,3 +88,12 @@ def test_small_model_of_large_experts_has_fewer_of_them():
 
 def test_model_of_a_cache_size_keeps_all_its_layers():
     assert cut(preset("tiny")).num_layers == preset("tiny").num_layers
+
+
+def test_calibration_that_drifted_or_fits_badly_is_doubted():
+    good, bad = Residuals(0.05, 0.5), Residuals(0.8, 6.0)
+    assert doubts(0.02, {"layer": good}) == []
+    drifted, poor = doubts(-0.8, {"layer": good, "link_shm": bad})
+    assert "-80%" in drifted.problem
+    assert "link_shm 80%" in poor.problem
+    assert "layer" not in poor.problem
