@@ -89,8 +89,12 @@ def weight_format(
     return FORMATS[chosen]
 
 
-def _formats(config: ServeConfig, model: ModelConfig) -> tuple[WeightFormat, WeightFormat]:
-    """Of routed experts, and of the dense weights, which only native kernels hold in codes."""
+def held_formats(config: ServeConfig, model: ModelConfig) -> tuple[WeightFormat, WeightFormat]:
+    """Of routed experts, and of the dense weights, which only native kernels hold in codes.
+
+    Raises:
+        ConfigError: See ``weight_format``.
+    """
     is_native = kernels_for(DTYPES[config.numerics], model.hidden_size) is not None
     dense = model.dense_held if is_native and takes(model) else WeightFormat.BF16
     experts = weight_format(config, "experts", model.experts_held)
@@ -125,7 +129,7 @@ def plan_serving(config: ServeConfig, app_name: str, num_nodes: int) -> ServePla
         num_nodes=num_nodes,
     )
     topology = build_topology(inputs)
-    experts, dense = _formats(config, model)
+    experts, dense = held_formats(config, model)
     if num_nodes > 1 and not config.insecure_network:
         problem = f"the Ray cluster has {num_nodes} nodes and internal links are not encrypted yet"
         raise ConfigError("insecure_network", config.insecure_network, problem)

@@ -10,6 +10,7 @@ from rich.console import Console
 from cluster.cli.chat import chat
 from cluster.cli.demo import demo
 from cluster.cli.demo_eval import demo_eval
+from cluster.cli.doctor import doctor
 from cluster.cli.inspect import inspect
 from cluster.cli.quantize import quantize
 from cluster.cli.replay import replay
@@ -24,7 +25,7 @@ app = typer.Typer(
     help="Serve Mistral Small 4 with its experts spread over a Ray cluster.",
     pretty_exceptions_enable=False,
 )
-for command in (serve, chat, status, inspect, quantize, replay, events, drain):
+for command in (serve, chat, status, inspect, quantize, doctor, replay, events, drain):
     app.command()(command)
 demo_app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
 demo_app.callback()(demo)

@@ -1,0 +1,72 @@
+"""``galerne doctor``: what this machine gives for a model, and what will be the bottleneck."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from cluster.config import load_config
+
+_DEFAULTS = load_config(None, {})
+
+
+def doctor(
+    model: Annotated[
+        Path | None, typer.Option(help="checkpoint directory; unset: the embedded model")
+    ] = None,
+    experts: Annotated[
+        str | None, typer.Option(help="routed experts held in bf16, int8 or int4; unset: as stored")
+    ] = None,
+    dense: Annotated[
+        str | None, typer.Option(help="projections, shared experts and head: the same choice")
+    ] = None,
+    budget_s: Annotated[float, typer.Option(min=1, help="seconds to measure, about")] = 60.0,
+    out: Annotated[
+        Path | None, typer.Option(help="file of the calibration; unset: in the cache directory")
+    ] = None,
+    http_port: Annotated[int, typer.Option(help="checked to be free; 0: any")] = (
+        _DEFAULTS.http_port
+    ),
+    grpc_port: Annotated[int, typer.Option(help="checked to be free; 0: any")] = (
+        _DEFAULTS.grpc_port
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Measure this machine with small random layers of the model's true shape.
+
+    Measures the local machine alone, also where it is one of several nodes of a Ray cluster. Exit
+    code 2: something was refused; what could be measured was.
+    """
+    from cluster.cli.doctor_print import as_plain, print_examination
+    from cluster.demo import MODEL_DIRECTORY
+    from cluster.doctor.examine import examine
+    from cluster.doctor.steps import MeasurePlan
+    from cluster.doctor.store import default_path, save
+    from cluster.plan import held_formats
+    from shards.checkpoint.open import open_checkpoint
+
+    path = (model or MODEL_DIRECTORY).resolve()
+    config = load_config(None, {"experts": experts, "dense": dense})
+    formats = held_formats(config, open_checkpoint(path).config)
+    errors = Console(stderr=True, highlight=False)
+    with errors.status("starting") as status:
+        found = examine(
+            path,
+            formats,
+            MeasurePlan(budget_s=budget_s),
+            {"http_port": http_port, "grpc_port": grpc_port},
+            lambda stage: status.update(stage),
+        )
+    stored = found.stored
+    file = out or default_path(stored.machine, stored.shape, stored.experts, stored.dense)
+    save(stored, file)
+    console = Console()
+    if as_json:
+        console.print_json(data=as_plain(found, file))
+    else:
+        print_examination(console, found, file)
+    if any(finding.is_refusal for finding in found.findings):
+        raise typer.Exit(2)

@@ -1,0 +1,196 @@
+"""The whole examination of one machine for one model.
+
+Measures the machine it runs on alone, whatever Ray cluster that belongs to: its links are those of
+one host, and its clock is compared with no other.
+"""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cluster.doctor.fit import Residuals
+from cluster.doctor.link_fit import LinkFit
+from cluster.doctor.machine import Machine, measure_machine
+from cluster.doctor.measure_beside import BesideCosts, measure_beside
+from cluster.doctor.measure_engine import CheckPoint
+from cluster.doctor.measure_frontend import measure_frontend
+from cluster.doctor.measure_link import measure_links
+from cluster.doctor.measure_node import LocalCosts, measure_node
+from cluster.doctor.setup import NUMERICS, Subject, num_cores
+from cluster.doctor.shard_processes import ShardProcesses
+from cluster.doctor.small_model import write_small_model
+from cluster.doctor.steps import MeasurePlan
+from cluster.doctor.store import StoredCalibration
+from cluster.doctor.verdict import Finding, doubts, findings
+from cluster.planning.costs import Calibration, NodeCosts
+from cluster.planning.shape import ModelShape, shape_of
+from galerne.topology import LinkTransport
+from router.gateway.settings import DTYPES
+from router.model.native_layers import takes
+from shards.checkpoint.config import ModelConfig
+from shards.checkpoint.open import open_checkpoint
+from shards.kernels.formats import WeightFormat
+from shards.kernels.native.library import kernels_for, set_spin
+
+# Of the time that is left when each begins.
+_NODE_SHARE, _LINK_SHARE = 0.45, 0.6
+
+OnStage = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examination:
+    """What was found."""
+
+    machine: Machine
+    findings: list[Finding]
+    stored: StoredCalibration
+    measured: ModelConfig  # the small model that was run
+    checks: list[CheckPoint]  # whole decode steps of that model, to hold predictions against
+    seconds: float  # that it took
+
+
+def machine_and_findings(
+    checkpoint: Path,
+    model: ModelConfig,
+    formats: tuple[WeightFormat, WeightFormat],
+    port_by_field: Mapping[str, int],
+) -> tuple[Machine, list[Finding]]:
+    """Without running the model. ``formats``: of routed experts, and of the dense weights.
+
+    Raises:
+        OSError: The checkpoint's directory cannot be read.
+    """
+    machine = measure_machine(checkpoint, list(port_by_field.values()))
+    found = findings(machine, shape_of(model, *formats), port_by_field)
+    is_narrow = any(held is not WeightFormat.BF16 for held in formats)
+    has_kernels = kernels_for(DTYPES[NUMERICS], model.hidden_size) is not None and takes(model)
+    if is_narrow and not has_kernels:
+        problem = "fewer bits than bf16 need native kernels, which this machine or model lacks"
+        found.append(Finding(field="dense", problem=problem, is_refusal=True))
+    return machine, found
+
+
+def examine(
+    checkpoint: Path,
+    formats: tuple[WeightFormat, WeightFormat],
+    plan: MeasurePlan,
+    port_by_field: Mapping[str, int],
+    on_stage: OnStage = lambda _: None,
+) -> Examination:
+    """Measure everything, in about ``plan.budget_s`` seconds and what loading takes beyond it.
+
+    ``formats``: of routed experts, and of the dense weights.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be used.
+        ConfigError: These formats cannot be held here.
+        ShardProcessError: A shard of the measurement did not start.
+        OSError: No room for the small checkpoint.
+    """
+    started_s = time.monotonic()
+    on_stage("memory, arithmetic, disk")
+    model = open_checkpoint(checkpoint).config
+    machine, found = machine_and_findings(checkpoint, model, formats, port_by_field)
+    with tempfile.TemporaryDirectory(prefix="galerne-doctor-") as directory:
+        on_stage("writing a small model of the same layers")
+        path = Path(directory) / "model"
+        subject = Subject(
+            path=path,
+            model=write_small_model(path, model),
+            experts=formats[0],
+            dense=formats[1],
+            cluster_token=secrets.token_hex(32),
+        )
+        calibration, residuals, local = calibrate(
+            subject, plan, started_s + plan.budget_s, on_stage
+        )
+    stored = StoredCalibration(
+        machine=machine.name,
+        cpu=machine.cpu,
+        num_cores=machine.num_cores,
+        shape=shape_of(model, *formats),
+        experts=formats[0],
+        dense=formats[1],
+        measured_at=datetime.now(UTC),
+        drift=local.drift,
+        residuals=residuals,
+        calibration=calibration,
+    )
+    return Examination(
+        machine=machine,
+        findings=[*found, *doubts(local.drift, residuals)],
+        stored=stored,
+        measured=subject.model,
+        checks=list(local.engine.steps),
+        seconds=time.monotonic() - started_s,
+    )
+
+
+def calibrate(
+    subject: Subject, plan: MeasurePlan, deadline_s: float, on_stage: OnStage = lambda _: None
+) -> tuple[Calibration, dict[str, Residuals], LocalCosts]:
+    """Run the small model in every way until ``deadline_s`` of ``time.monotonic``.
+
+    Raises:
+        CheckpointError, ConfigError, ShardProcessError: See ``examine``.
+    """
+    on_stage("layers and experts in one process")
+    local = measure_node(subject, plan, _share(deadline_s, _NODE_SHARE))
+    on_stage("the way of a first token")
+    frontend_s = measure_frontend(subject, local.engine.request_s)
+    on_stage("starting shards")
+    with ShardProcesses(subject, plan.shard_counts) as shards:
+        on_stage("round trips to shards")
+        links = measure_links(subject, shards, plan, _share(deadline_s, _LINK_SHARE))
+        on_stage("layers and experts beside shards")
+        beside = measure_beside(subject, shards, plan, local.attention_s, deadline_s)
+    set_spin(owns_cores=False)  # this process has no engine any more
+    node = _node(local, beside)
+    calibration = Calibration(
+        gateway=node,
+        shard=node,
+        links={transport: link.costs for transport, link in links.items()},
+        request_s=local.engine.request_s,
+        frontend_s=frontend_s,
+    )
+    return calibration, _residuals(local, links, beside), local
+
+
+def measured_shape(examination: Examination) -> ModelShape:
+    """Of the small model, as it was held."""
+    stored = examination.stored
+    return shape_of(examination.measured, stored.experts, stored.dense)
+
+
+def _share(deadline_s: float, share: float) -> float:
+    now_s = time.monotonic()
+    return now_s + share * max(deadline_s - now_s, 0.0)
+
+
+def _node(local: LocalCosts, beside: BesideCosts) -> NodeCosts:
+    return NodeCosts(
+        layer=local.layer,
+        layer_beside=beside.layer,
+        attention_s=local.attention_s,
+        experts=local.experts,
+        shard_experts=beside.shard_experts,
+        head=local.head,
+        step=local.engine.step,
+        num_workers=num_cores(),
+    )
+
+
+def _residuals(
+    local: LocalCosts, links: Mapping[LinkTransport, LinkFit], beside: BesideCosts
+) -> dict[str, Residuals]:
+    found = dict(local.residuals)
+    found["layer_beside"] = beside.layer_residuals
+    found["shard_experts"] = beside.expert_residuals
+    return found | {f"link_{t.value}": link.residuals for t, link in links.items()}

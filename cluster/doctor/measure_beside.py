@@ -1,0 +1,165 @@
+"""What a layer costs beside shards on the same cores, and what a shard's experts cost there.
+
+A real gateway over real shards by shared memory, a shard for each core as far as they were
+started. The gateway is threaded as ``plan_serving`` has it on one host: all cores up to the gate,
+while the shards have nothing to do, and one thread while they compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from cluster.doctor.fit import ExpertPoint, Residuals, fit, fit_experts
+from cluster.doctor.measure_link import await_links
+from cluster.doctor.setup import Subject, gateway_settings, num_cores, topology_of
+from cluster.doctor.shard_processes import ShardProcesses
+from cluster.doctor.steps import (
+    MeasurePlan,
+    Rounds,
+    StepSample,
+    StepShape,
+    chunks_of,
+    routing_of,
+    run_step,
+)
+from cluster.planning.costs import ExpertCost, Linear
+from galerne.topology import LinkTransport, Topology
+from router.exchange.dispatch import Ints
+from router.gateway.build import build_gateway
+from router.model.runner import PagedRunner
+
+_MIN_S = 1e-7  # of a shard's pass; one without a row takes none
+
+
+class BesideCosts(NamedTuple):
+    """Costs where gateway and shards share a machine."""
+
+    layer: Linear
+    shard_experts: ExpertCost
+    layer_residuals: Residuals
+    expert_residuals: Residuals
+    steps: Sequence[BesideStep]
+
+
+class BesideStep(NamedTuple):
+    """One step: medians, in seconds of one layer, but for the head."""
+
+    shape: StepShape
+    layer_s: float  # with Python between the parts, without attention's share per key
+    dispatch_s: float
+    wait_s: float  # experts and wire, from the gateway
+    head_s: float
+    shards: Sequence[ExpertPoint]  # what every shard computed
+
+
+def measure_beside(
+    subject: Subject,
+    shards: ShardProcesses,
+    plan: MeasurePlan,
+    attention_s: float,
+    deadline_s: float,
+) -> BesideCosts:
+    """Measure until ``deadline_s`` of ``time.monotonic``; a few rounds are made even so.
+
+    ``attention_s``: of a query with a key, as ``measure_node`` found it; attention runs on all
+    cores here too.
+
+    Raises:
+        ShardProcessError: A shard has ended, or cannot be reached.
+        CheckpointError, ConfigError: See ``build_gateway``.
+    """
+    count = max(c for c in shards.counts if c <= max(num_cores(), shards.counts[0]))
+    topology = topology_of(subject.model, LinkTransport.SHM, count)
+    steps = _steps(plan, subject.model.max_position_embeddings)
+    had_threads = torch.get_num_threads()
+    torch.set_num_threads(num_cores())
+    settings = gateway_settings(subject, topology, steps)
+    built = build_gateway(settings, shards, lambda _: None, lambda *_: None)
+    try:
+        await_links(built.runner.exchange)
+        measured = _measure(subject, built.runner, shards, topology, steps, deadline_s)
+    finally:
+        built.runner.close()
+        torch.set_num_threads(had_threads)
+    layer, layer_residuals = _fit_layer(measured, attention_s)
+    experts = fit_experts([p for step in measured for p in step.shards if p.num_rows])
+    return BesideCosts(layer, experts.cost, layer_residuals, experts.residuals, measured)
+
+
+def _steps(plan: MeasurePlan, max_positions: int) -> list[StepShape]:
+    """Those of the plan with a short context: attention is known by now."""
+    steps = plan.steps(max_positions)
+    shortest = min(step.context for step in steps if step.num_new == 1)
+    return [s for s in steps if s.context == (shortest if s.num_new == 1 else 0)]
+
+
+def _measure(
+    subject: Subject,
+    runner: PagedRunner,
+    shards: ShardProcesses,
+    topology: Topology,
+    steps: Sequence[StepShape],
+    deadline_s: float,
+) -> list[BesideStep]:
+    count = len(topology.shards)
+    num_layers = subject.model.num_layers
+    chunks = [chunks_of(step, subject.model.vocab_size, seed) for seed, step in enumerate(steps)]
+    work = [_work(routing_of(runner, each), topology) for each in chunks]
+    samples: list[list[StepSample]] = [[] for _ in steps]
+    computed: list[list[list[float]]] = [[] for _ in steps]
+    for number in Rounds(deadline_s):
+        for index, each in enumerate(chunks):
+            before = shards.counters(count)
+            samples[index].append(run_step(runner, number, each))
+            after = shards.counters(count)
+            computed[index].append(
+                [a.since(b).compute_s / num_layers for a, b in zip(after, before, strict=True)]
+            )
+    return [
+        BesideStep(
+            shape=step,
+            layer_s=median(s.loop_s for s in some) / num_layers,
+            dispatch_s=median(s.dispatch_s for s in some) / num_layers,
+            wait_s=median(s.experts_s for s in some) / num_layers,
+            head_s=median(s.head_s for s in some),
+            shards=[
+                ExpertPoint(touched, rows, max(median(seconds), _MIN_S))
+                for (touched, rows), seconds in zip(of_shard, zip(*spent, strict=True), strict=True)
+            ],
+        )
+        for step, some, of_shard, spent in zip(steps, samples, work, computed, strict=True)
+    ]
+
+
+def _work(routing: Sequence[Ints], topology: Topology) -> list[tuple[float, float]]:
+    """(distinct experts, rows) of every shard, on average over layers."""
+    shard_of = np.array(
+        [
+            [topology.shards.index(replicas[0]) for replicas in layer]
+            for layer in topology.placement.by_layer
+        ]
+    )
+    found = []
+    for number in range(len(topology.shards)):
+        mine = [ids[shard_of[layer][ids] == number] for layer, ids in enumerate(routing)]
+        touched = float(np.mean([len(np.unique(ids)) for ids in mine]))
+        found.append((touched, float(np.mean([len(ids) for ids in mine]))))
+    return found
+
+
+def _fit_layer(measured: Sequence[BesideStep], attention_s: float) -> tuple[Linear, Residuals]:
+    features = np.array([[1.0, step.shape.num_tokens] for step in measured])
+    whole = np.array([step.layer_s for step in measured])
+    attention = attention_s * np.array([step.shape.num_pairs for step in measured])
+    # Weighed by the whole layer, like all other fits, where attention is most of it.
+    own = np.maximum(whole - attention, 0.05 * whole)
+    fixed_s, per_token_s = fit(features * (own / whole)[:, None], own**2 / whole).coefficients
+    fitted = features @ np.array([fixed_s, per_token_s]) + attention
+    relative = np.abs(fitted / whole - 1)
+    residuals = Residuals(float(np.median(relative)), float(relative.max()))
+    return Linear(float(fixed_s), float(per_token_s)), residuals

@@ -1,0 +1,197 @@
+"""What a message costs between a gateway and its shards on this host, by shared memory or gRPC.
+
+The real exchange, made as a gateway makes it, with shards in other processes. Experts' own time is
+taken off: of the slowest shard where each has a core, of the fullest core where they share.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from statistics import median
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from cluster.doctor.link_fit import LinkFit, LinkPoint, fit_link
+from cluster.doctor.setup import Subject, gateway_settings, num_cores, topology_of
+from cluster.doctor.shard_processes import (
+    Counters,
+    ShardProcessError,
+    ShardProcesses,
+    wait_monotonic,
+)
+from cluster.doctor.steps import MeasurePlan, Rounds, StepShape
+from galerne.topology import LinkTransport, Topology
+from router.exchange.dispatch import Ints
+from router.exchange.links import LinkState
+from router.gateway.experts import ExpertSources
+from router.gateway.settings import DTYPES
+from router.model.experts_port import RoutedExperts
+from shards.checkpoint.open import open_checkpoint
+
+_LINKS_UP_S = 20.0
+_BURST_S = 0.02  # calls go on for so long between two looks at the counters
+_MAX_CALLS = 50
+_SEED = 7
+
+
+class LinkSample(NamedTuple):
+    """Means over one burst of calls, per call."""
+
+    wall_s: float
+    gateway_cpu_s: float
+    shards: Sequence[Counters]  # differences over the burst
+    num_calls: int
+
+
+def measure_links(
+    subject: Subject,
+    shards: ShardProcesses,
+    plan: MeasurePlan,
+    deadline_s: float,
+    transports: Sequence[LinkTransport] = (LinkTransport.SHM, LinkTransport.GRPC),
+) -> dict[LinkTransport, LinkFit]:
+    """Measure until ``deadline_s`` of ``time.monotonic``; a few rounds are made even so.
+
+    Raises:
+        ShardProcessError: A shard has ended, or cannot be reached.
+    """
+    found: dict[LinkTransport, LinkFit] = {}
+    for number, transport in enumerate(transports):
+        now_s = time.monotonic()
+        until_s = now_s + (deadline_s - now_s) / (len(transports) - number)
+        points = [
+            point
+            for count in shards.counts
+            for point in _measure_count(subject, shards, plan, transport, count, until_s)
+        ]
+        found[transport] = fit_link(points)
+    return found
+
+
+@contextmanager
+def connected(
+    subject: Subject, shards: ShardProcesses, topology: Topology
+) -> Iterator[RoutedExperts]:
+    """The exchange of a gateway with all links up."""
+    settings = gateway_settings(subject, topology, [StepShape(1, 1, 0)])
+    sources = ExpertSources(settings, open_checkpoint(subject.path), shards, lambda *_: None)
+    exchange = sources.experts_of(topology)
+    try:
+        await_links(exchange)
+        yield exchange
+    finally:
+        exchange.close()
+
+
+def await_links(exchange: RoutedExperts) -> None:
+    """Poll until all links are up.
+
+    Raises:
+        ShardProcessError: One does not come up in time.
+    """
+    until_s = time.monotonic() + _LINKS_UP_S
+    while True:
+        exchange.poll()
+        down = [s for s, state in exchange.links.items() if state is not LinkState.UP]
+        if not down:
+            return
+        if not wait_monotonic(until_s):
+            raise ShardProcessError(down[0], f"could not be reached in {_LINKS_UP_S:g} s")
+
+
+def _measure_count(
+    subject: Subject,
+    shards: ShardProcesses,
+    plan: MeasurePlan,
+    transport: LinkTransport,
+    count: int,
+    until_s: float,
+) -> list[LinkPoint]:
+    topology = topology_of(subject.model, transport, count)
+    left = [c for c in shards.counts if c >= count]
+    now_s = time.monotonic()
+    own_until_s = now_s + (until_s - now_s) / len(left)
+    calls = [_Call(subject, topology, tokens) for tokens in plan.exchange_tokens]
+    samples: list[list[LinkSample]] = [[] for _ in calls]
+    with connected(subject, shards, topology) as exchange, torch.inference_mode():
+        for call in calls:
+            call.run(exchange)  # the first answer of a shard is slow
+        for _ in Rounds(own_until_s):
+            for call, some in zip(calls, samples, strict=True):
+                some.append(_burst(call, exchange, lambda: shards.counters(count)))
+    return [_point(call, some) for call, some in zip(calls, samples, strict=True)]
+
+
+class _Call:
+    """One exchange with uniform random routing, over the layers in turn."""
+
+    def __init__(self, subject: Subject, topology: Topology, num_tokens: int) -> None:
+        model = subject.model
+        rng = np.random.default_rng((_SEED, num_tokens))
+        hidden = rng.standard_normal((num_tokens, model.hidden_size), dtype=np.float32)
+        self._x = torch.from_numpy(hidden).to(DTYPES["bf16"])
+        self._num_layers, self._count = model.num_layers, 0
+        top_k = model.num_experts_per_tok
+        chosen = [np.sort(rng.permutation(model.num_experts)[:top_k]) for _ in range(num_tokens)]
+        self._ids: Ints = np.array(chosen, dtype=np.int64)
+        owner = np.array(
+            [topology.shards.index(replicas[0]) for replicas in topology.placement.by_layer[0]]
+        )
+        shard_of_row = owner[self._ids]
+        row_bytes = 2 * model.hidden_size
+        self.bytes_by_shard = [
+            float(row_bytes * ((shard_of_row == s).any(axis=1).sum() + (shard_of_row == s).sum()))
+            for s in range(len(topology.shards))
+        ]
+
+    def run(self, exchange: RoutedExperts) -> None:
+        """There and back."""
+        self._count += 1
+        exchange.start_step(self._count)
+        layer = self._count % self._num_layers
+        exchange.begin(layer, 0, self._x, self._ids).wait()
+
+
+def _burst(
+    call: _Call, exchange: RoutedExperts, counters: Callable[[], list[Counters]]
+) -> LinkSample:
+    before = counters()
+    cpu_s, started = time.process_time(), time.perf_counter()
+    num_calls = 0
+    while num_calls < _MAX_CALLS and (not num_calls or time.perf_counter() - started < _BURST_S):
+        call.run(exchange)
+        num_calls += 1
+    wall_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu_s
+    spent = [after.since(b) for after, b in zip(counters(), before, strict=True)]
+    return LinkSample(wall_s / num_calls, cpu_s / num_calls, spent, num_calls)
+
+
+def _point(call: _Call, samples: Sequence[LinkSample]) -> LinkPoint:
+    cores = min(num_cores(), len(call.bytes_by_shard))
+    by_core = _by_core(call.bytes_by_shard, cores)
+    rounds = _by_core([float(b > 0) for b in call.bytes_by_shard], cores)
+    busiest = max(by_core, key=lambda core: by_core[core])
+
+    def cpu_of(sample: LinkSample) -> float:
+        return _by_core([c.cpu_s for c in sample.shards], cores)[busiest] / sample.num_calls
+
+    return LinkPoint(
+        num_messages=sum(rounds.values()),
+        num_bytes=sum(call.bytes_by_shard),
+        num_rounds=rounds[busiest],
+        bytes_of_busiest=by_core[busiest],
+        wall_s=median(s.wall_s for s in samples),
+        gateway_cpu_s=median(s.gateway_cpu_s for s in samples),
+        busiest_cpu_s=median(cpu_of(s) for s in samples),
+        compute_s=median(max(c.compute_s for c in s.shards) / s.num_calls for s in samples),
+        are_alone=len(call.bytes_by_shard) <= num_cores(),
+    )
+
+
+def _by_core(values: Sequence[float], cores: int) -> Mapping[int, float]:
+    """Sums over the shards that share a core: shard i has core i, round and round."""
+    return {core: sum(values[core::cores]) for core in range(cores)}

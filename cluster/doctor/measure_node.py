@@ -1,0 +1,169 @@
+"""What a layer, its experts, the head and a step cost with all experts in the gateway.
+
+The engine measured is the one that serves: built by ``build_gateway``, over a small checkpoint
+whose layers have the true shape. Steps run on the calling thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from cluster.doctor.fit import (
+    ExpertPoint,
+    Floats,
+    Point,
+    Residuals,
+    fit,
+    fit_experts,
+    fit_line,
+    relative_drift,
+)
+from cluster.doctor.measure_engine import EngineCosts, measure_engine
+from cluster.doctor.setup import Subject, gateway_settings, num_cores, topology_of
+from cluster.doctor.steps import (
+    MeasurePlan,
+    Rounds,
+    StepSample,
+    StepShape,
+    chunks_of,
+    mean_touched,
+    routing_of,
+    run_step,
+)
+from cluster.planning.costs import ExpertCost, Linear
+from galerne.topology import LinkTransport
+from router.gateway.build import build_gateway
+from router.model.runner import PagedRunner
+from shards.checkpoint.config import ModelConfig
+
+_ENGINE_SHARE = 0.25  # of the time
+
+
+class Measured(NamedTuple):
+    """One step's content, and the medians over its repetitions; seconds of one layer."""
+
+    shape: StepShape
+    num_touched: float
+    layer_s: float
+    experts_s: float
+    head_s: float  # of the step
+    samples: Sequence[StepSample]
+
+
+class LayerFit(NamedTuple):
+    """A layer without its routed experts."""
+
+    layer: Linear
+    attention_s: float
+    residuals: Residuals
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalCosts:
+    """Costs with all experts in the gateway."""
+
+    layer: Linear
+    attention_s: float
+    experts: ExpertCost
+    head: Linear
+    engine: EngineCosts
+    residuals: Mapping[str, Residuals]
+    drift: float  # last round against first, median over steps
+
+
+def measure_node(subject: Subject, plan: MeasurePlan, deadline_s: float) -> LocalCosts:
+    """Measure until ``deadline_s`` of ``time.monotonic``; a few rounds are made even so.
+
+    Raises:
+        CheckpointError, ConfigError: See ``build_gateway``.
+    """
+    steps = plan.steps(subject.model.max_position_embeddings)
+    settings = gateway_settings(subject, topology_of(subject.model, LinkTransport.LOCAL, 1), steps)
+    had_threads = torch.get_num_threads()
+    torch.set_num_threads(num_cores())
+    built = build_gateway(settings, None, lambda _: None, lambda *_: None)
+    try:
+        now_s = time.monotonic()
+        steps_until_s = now_s + (deadline_s - now_s) * (1 - _ENGINE_SHARE)
+        measured = measure_steps(built.runner, subject.model, steps, steps_until_s)
+        engine = measure_engine(built, subject.model, plan.decode_sequences, deadline_s)
+    finally:
+        built.runner.close()
+        torch.set_num_threads(had_threads)
+    layer = fit_layer(measured)
+    top_k = subject.model.num_experts_per_tok
+    experts = fit_experts(
+        [ExpertPoint(m.num_touched, m.shape.num_tokens * top_k, m.experts_s) for m in measured]
+    )
+    head = fit_line([Point(m.shape.num_sequences, m.head_s) for m in measured])
+    residuals = {"layer": layer.residuals, "experts": experts.residuals, "head": head.residuals}
+    return LocalCosts(
+        layer=layer.layer,
+        attention_s=layer.attention_s,
+        experts=experts.cost,
+        head=head.line,
+        engine=engine,
+        residuals=residuals | {"step": engine.residuals},
+        drift=drift_of(measured),
+    )
+
+
+def measure_steps(
+    runner: PagedRunner,
+    model: ModelConfig,
+    steps: Sequence[StepShape],
+    deadline_s: float,
+    *,
+    with_loop: bool = False,
+) -> list[Measured]:
+    """Every step several times, round by round; medians.
+
+    ``with_loop``: what lies between the parts of layers counts to these.
+    """
+    num_layers = model.num_layers
+    chunks = [chunks_of(step, model.vocab_size, seed) for seed, step in enumerate(steps)]
+    touched = [mean_touched(routing_of(runner, c)) for c in chunks]
+    for each in chunks:  # what the first run allocates, the second finds
+        run_step(runner, 0, each)
+    samples: list[list[StepSample]] = [[] for _ in steps]
+    for number in Rounds(deadline_s):
+        for some, each in zip(samples, chunks, strict=True):
+            some.append(run_step(runner, number, each))
+    return [
+        Measured(
+            shape=step,
+            num_touched=num,
+            layer_s=median(s.loop_s if with_loop else s.layers_s for s in some) / num_layers,
+            experts_s=median(s.experts_s for s in some) / num_layers,
+            head_s=median(s.head_s for s in some),
+            samples=some,
+        )
+        for step, num, some in zip(steps, touched, samples, strict=True)
+    ]
+
+
+def fit_layer(measured: Sequence[Measured]) -> LayerFit:
+    """A fixed part, a part per token, a part per query and key."""
+    features: Floats = np.array(
+        [[1.0, m.shape.num_tokens, m.shape.num_pairs] for m in measured], dtype=np.float64
+    )
+    found = fit(features, np.array([m.layer_s for m in measured]))
+    fixed_s, per_token_s, attention_s = found.coefficients.tolist()
+    return LayerFit(Linear(fixed_s, per_token_s), attention_s, found.residuals)
+
+
+def drift_of(measured: Sequence[Measured]) -> float:
+    """Relative difference of the last repetition from the first: the machine's own."""
+    first, last = ([_whole_s(m.samples[at]) for m in measured] for at in (0, -1))
+    return relative_drift(first, last)
+
+
+def _whole_s(sample: StepSample) -> float:
+    return sample.loop_s + sample.experts_s + sample.dispatch_s + sample.head_s

@@ -1,0 +1,153 @@
+"""What will be the bottleneck, and what cannot work. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from cluster.doctor.fit import Residuals
+from cluster.doctor.machine import Machine
+from cluster.planning.costs import Calibration
+from cluster.planning.shape import ModelShape
+from galerne.units import size_text
+
+CONTEXT = 512  # tokens before the one that is decoded, where a step is judged
+SEQUENCES = (1, 64)
+_SAME = 0.7  # of the memory's rate: weights are read as fast as they come
+
+MAX_MEDIAN_ERROR = 0.15  # what the planner's predictions are to keep: issue 6
+MAX_DRIFT = 0.15
+
+_WORDS = {
+    "layer": "projections, gate and shared expert",
+    "attention": "attention over the cache",
+    "experts": "routed experts",
+    "head": "the head",
+    "step": "scheduling, sampling and Python",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something that is refused, or that runs otherwise than asked."""
+
+    field: str
+    problem: str
+    is_refusal: bool
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.problem}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepVerdict:
+    """A decode step with all experts in the gateway, on this machine."""
+
+    num_sequences: int
+    step_s: float
+    parts_s: Mapping[str, float]
+    bottleneck: str  # in words
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Decoded, all sequences together."""
+        return self.num_sequences / self.step_s
+
+
+def decode_parts(
+    costs: Calibration, shape: ModelShape, num_sequences: int, context: float
+) -> dict[str, float]:
+    """Seconds by part of a decode step with the experts in the gateway.
+
+    Source: design, section 8, without an exchange.
+    """
+    node, layers = costs.gateway, shape.num_layers
+    touched = shape.num_touched(num_sequences)
+    rows = num_sequences * shape.num_experts_per_tok
+    return {
+        "layer": layers * node.layer.seconds(num_sequences),
+        "attention": layers * node.attention_s * num_sequences * (context + 1),
+        "experts": layers * node.experts.seconds(touched, rows),
+        "head": node.head.seconds(num_sequences),
+        "step": node.step.seconds(num_sequences),
+    }
+
+
+def judge_step(
+    costs: Calibration, shape: ModelShape, machine: Machine, num_sequences: int
+) -> StepVerdict:
+    """The part that takes most of a step, and whether memory bounds it."""
+    parts = decode_parts(costs, shape, num_sequences, CONTEXT)
+    largest = max(parts, key=lambda name: parts[name])
+    total = sum(parts.values())
+    read_bytes = {
+        "layer": shape.num_layers * shape.layer_bytes,
+        "experts": shape.num_layers * shape.num_touched(num_sequences) * shape.expert_bytes,
+        "head": shape.head_bytes,
+    }
+    rate = read_bytes.get(largest, 0.0) / parts[largest]
+    share = rate / machine.read_bytes_per_s
+    why = ""
+    if largest in read_bytes:
+        bound = "memory bandwidth" if share >= _SAME else "not memory bandwidth"
+        why = f": {rate / 1e9:.1f} GB/s of weights, {share:.0%} of what memory gives ({bound})"
+    return StepVerdict(
+        num_sequences=num_sequences,
+        step_s=total,
+        parts_s=parts,
+        bottleneck=f"{_WORDS[largest]}, {parts[largest] / total:.0%} of a step{why}",
+    )
+
+
+def exchange_words(costs: Calibration, shape: ModelShape) -> list[str]:
+    """For each transport: what one exchange with two shards adds, per layer and per token."""
+    lines = []
+    for transport, link in costs.links.items():
+        row = 2 * shape.row_bytes
+        bytes_s = (2 * row + shape.num_experts_per_tok * shape.row_bytes) / link.bytes_per_s
+        once = 2 * link.gateway_s + link.shard_s + link.latency_s + bytes_s
+        lines.append(
+            f"{transport.value}: an exchange of one token with 2 shards adds {once * 1e6:.0f} us "
+            f"a layer, {once * shape.num_layers * 1e3:.2f} ms a token, beside the experts"
+        )
+    return lines
+
+
+def findings(
+    machine: Machine, shape: ModelShape, port_by_field: Mapping[str, int] | None = None
+) -> list[Finding]:
+    """What cannot work here, by the name of the setting; an empty list if all can."""
+    return [*_memory(machine, shape), *_ports(machine, port_by_field or {}), *_sharing(machine)]
+
+
+def doubts(drift: float, residuals: Mapping[str, Residuals]) -> list[Finding]:
+    """Why a calibration should not be trusted; other work on the machine is the usual reason."""
+    poor = [f"{n} {r.median:.0%}" for n, r in residuals.items() if r.median > MAX_MEDIAN_ERROR]
+    found = []
+    if abs(drift) > MAX_DRIFT:
+        found.append(f"the machine drifted by {drift:+.0%} while measuring")
+    if poor:
+        found.append(f"fits miss their points by a median of more than 15 %: {', '.join(poor)}")
+    return [Finding(field="calibration", problem=p, is_refusal=False) for p in found]
+
+
+def _memory(machine: Machine, shape: ModelShape) -> Iterable[Finding]:
+    needed = int(shape.dense_bytes + shape.routed_bytes)
+    if needed > machine.free_bytes:
+        problem = (
+            f"does not fit in this machine's memory: needs {size_text(needed)}, "
+            f"has {size_text(machine.free_bytes)} free"
+        )
+        yield Finding(field="model", problem=problem, is_refusal=True)
+
+
+def _ports(machine: Machine, port_by_field: Mapping[str, int]) -> Iterable[Finding]:
+    for field, port in port_by_field.items():
+        if not machine.is_port_free.get(port, True):
+            yield Finding(field=field, problem=f"port {port} is in use", is_refusal=True)
+
+
+def _sharing(machine: Machine) -> Iterable[Finding]:
+    if machine.shared_memory_problem:
+        problem = f"shared memory is not usable ({machine.shared_memory_problem})"
+        yield Finding(field="transport", problem=f"{problem}: frames go by gRPC", is_refusal=False)

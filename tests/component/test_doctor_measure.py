@@ -1,0 +1,60 @@
+"""The real measurement, on a tiny shape and with little time."""
+
+import math
+import secrets
+import time
+from dataclasses import asdict
+
+import pytest
+
+from cluster.doctor.examine import calibrate
+from cluster.doctor.setup import Subject
+from cluster.doctor.small_model import write_small_model
+from cluster.doctor.steps import MeasurePlan
+from cluster.doctor.verdict import decode_parts
+from cluster.planning.shape import shape_of
+from galerne.topology import LinkTransport
+from shards.checkpoint.presets import preset
+from shards.kernels.formats import WeightFormat
+
+PLAN = MeasurePlan(
+    decode_sequences=(1, 4, 16),
+    prefill_tokens=(32, 128),
+    contexts=(32, 256),
+    exchange_tokens=(1, 16),
+    shard_counts=(1, 2),
+    budget_s=8.0,
+)
+
+
+def numbers(value):
+    if isinstance(value, dict):
+        for each in value.values():
+            yield from numbers(each)
+    else:
+        yield value
+
+
+def test_costs_are_positive_and_their_sum_is_near_a_measured_step(tmp_path):
+    path = tmp_path / "model"
+    subject = Subject(
+        path=path,
+        model=write_small_model(path, preset("tiny")),
+        experts=WeightFormat.BF16,
+        dense=WeightFormat.BF16,
+        cluster_token=secrets.token_hex(32),
+    )
+    costs, residuals, local = calibrate(subject, PLAN, time.monotonic() + PLAN.budget_s)
+    assert set(costs.links) == {LinkTransport.SHM, LinkTransport.GRPC}
+    for link in costs.links.values():
+        assert all(math.isfinite(n) and n > 0 for n in numbers(asdict(link)))
+    for node in (costs.gateway, costs.shard):
+        assert all(math.isfinite(n) and n > 0 for n in numbers(asdict(node)))
+    assert costs.request_s > 0
+    assert costs.frontend_s > 0
+    assert {"layer", "layer_beside", "experts", "shard_experts", "head", "step"} < set(residuals)
+    shape = shape_of(subject.model, subject.experts, subject.dense)
+    for step in local.engine.steps:
+        predicted = sum(decode_parts(costs, shape, step.num_sequences, step.context).values())
+        assert predicted == pytest.approx(step.seconds, rel=1.0), step
+        assert step.seconds == pytest.approx(predicted, rel=1.0), step

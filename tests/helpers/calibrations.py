@@ -1,0 +1,77 @@
+"""Calibrations and machines with made-up numbers, for tests of what reads them."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from cluster.doctor.fit import Residuals
+from cluster.doctor.machine import Machine
+from cluster.doctor.store import StoredCalibration
+from cluster.planning.costs import Calibration, ExpertCost, Linear, LinkCosts, NodeCosts
+from cluster.planning.shape import shape_of
+from galerne.topology import LinkTransport
+from shards.checkpoint.presets import preset
+from shards.kernels.formats import WeightFormat
+
+BF16 = WeightFormat.BF16
+SHAPE = shape_of(preset("1b"), BF16, BF16)
+
+
+def node(**changes):
+    costs = NodeCosts(
+        layer=Linear(1e-4, 2e-6),
+        layer_beside=Linear(2e-4, 3e-6),
+        attention_s=1e-9,
+        experts=ExpertCost(fixed_s=1e-5, per_expert_s=4e-5, per_row_s=1e-6),
+        shard_experts=ExpertCost(fixed_s=1e-5, per_expert_s=8e-5, per_row_s=2e-6),
+        head=Linear(4e-4, 1e-6),
+        step=Linear(1e-4, 5e-6),
+        num_workers=2,
+    )
+    return replace(costs, **changes)
+
+
+def calibration(**changes):
+    link = LinkCosts(gateway_s=1e-5, shard_s=1e-5, latency_s=2e-5, bytes_per_s=2e9)
+    return Calibration(
+        gateway=node(**changes),
+        shard=node(**changes),
+        links={LinkTransport.SHM: link, LinkTransport.GRPC: replace(link, latency_s=2e-4)},
+        request_s=1e-4,
+        frontend_s=1e-3,
+    )
+
+
+def stored(**changes):
+    fields = {
+        "machine": "a machine",
+        "cpu": "a cpu",
+        "num_cores": 2,
+        "shape": SHAPE,
+        "experts": BF16,
+        "dense": BF16,
+        "measured_at": datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
+        "drift": -0.02,
+        "residuals": {"layer": Residuals(0.01, 0.05)},
+        "calibration": calibration(),
+    }
+    return StoredCalibration(**fields | changes)
+
+
+def machine(**changes):
+    fields = {
+        "name": "a machine",
+        "cpu": "a cpu",
+        "num_cores": 2,
+        "memory_bytes": 24 << 30,
+        "free_bytes": 20 << 30,
+        "read_bytes_per_s": 40e9,
+        "read_bytes_per_s_one": 20e9,
+        "gemm_flops": 5e11,
+        "kernels": "avx512bf16",
+        "disk_bytes_per_s": 1e9,
+        "disk_is_direct": True,
+        "clock_skew_s": 0.0,
+        "is_port_free": {8000: True, 9000: True},
+        "shared_memory_problem": "",
+    }
+    return Machine(**fields | changes)
