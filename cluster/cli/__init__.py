@@ -17,6 +17,7 @@ from cluster.cli.replay import replay
 from cluster.cli.serve import serve
 from cluster.cli.status import status
 from cluster.cli.topology import drain, events, rebalance, roll, set_topology, show
+from cluster.cli.what_if import what_if
 from galerne.errors import GalerneError
 
 app = typer.Typer(
@@ -25,7 +26,18 @@ app = typer.Typer(
     help="Serve Mistral Small 4 with its experts spread over a Ray cluster.",
     pretty_exceptions_enable=False,
 )
-for command in (serve, chat, status, inspect, quantize, doctor, replay, events, drain):
+for command in (
+    serve,
+    chat,
+    status,
+    inspect,
+    quantize,
+    doctor,
+    what_if,
+    replay,
+    events,
+    drain,
+):
     app.command()(command)
 demo_app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
 demo_app.callback()(demo)

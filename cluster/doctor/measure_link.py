@@ -1,13 +1,13 @@
 """What a message costs between a gateway and its shards on this host, by shared memory or gRPC.
 
-The real exchange, made as a gateway makes it, with shards in other processes. Experts' own time is
-taken off: of the slowest shard where each has a core, of the fullest core where they share.
+The real exchange, made as a gateway makes it, with shards in other processes, no more of them than
+cores. The experts' own time, of the slowest shard, is taken off.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
 from typing import NamedTuple
@@ -42,9 +42,8 @@ class LinkSample(NamedTuple):
     """Means over one burst of calls, per call."""
 
     wall_s: float
-    gateway_cpu_s: float
-    shards: Sequence[Counters]  # differences over the burst
-    num_calls: int
+    compute_s: float  # of the slowest shard
+    shard_s: float  # beside it, of its process, a message
 
 
 def measure_links(
@@ -65,7 +64,7 @@ def measure_links(
         until_s = now_s + (deadline_s - now_s) / (len(transports) - number)
         points = [
             point
-            for count in shards.counts
+            for count in _alone(shards)
             for point in _measure_count(subject, shards, plan, transport, count, until_s)
         ]
         found[transport] = fit_link(points)
@@ -112,7 +111,7 @@ def _measure_count(
     until_s: float,
 ) -> list[LinkPoint]:
     topology = topology_of(subject.model, transport, count)
-    left = [c for c in shards.counts if c >= count]
+    left = [c for c in _alone(shards) if c >= count]
     now_s = time.monotonic()
     own_until_s = now_s + (until_s - now_s) / len(left)
     calls = [_Call(subject, topology, tokens) for tokens in plan.exchange_tokens]
@@ -160,38 +159,28 @@ def _burst(
     call: _Call, exchange: RoutedExperts, counters: Callable[[], list[Counters]]
 ) -> LinkSample:
     before = counters()
-    cpu_s, started = time.process_time(), time.perf_counter()
+    started = time.perf_counter()
     num_calls = 0
     while num_calls < _MAX_CALLS and (not num_calls or time.perf_counter() - started < _BURST_S):
         call.run(exchange)
         num_calls += 1
-    wall_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu_s
+    wall_s = time.perf_counter() - started
     spent = [after.since(b) for after, b in zip(counters(), before, strict=True)]
-    return LinkSample(wall_s / num_calls, cpu_s / num_calls, spent, num_calls)
+    slowest = max(spent, key=lambda counters: counters.compute_s)
+    beside_s = max(slowest.cpu_s - slowest.compute_s, 0.0)
+    return LinkSample(wall_s / num_calls, slowest.compute_s / num_calls, beside_s / num_calls)
 
 
 def _point(call: _Call, samples: Sequence[LinkSample]) -> LinkPoint:
-    cores = min(num_cores(), len(call.bytes_by_shard))
-    by_core = _by_core(call.bytes_by_shard, cores)
-    rounds = _by_core([float(b > 0) for b in call.bytes_by_shard], cores)
-    busiest = max(by_core, key=lambda core: by_core[core])
-
-    def cpu_of(sample: LinkSample) -> float:
-        return _by_core([c.cpu_s for c in sample.shards], cores)[busiest] / sample.num_calls
-
     return LinkPoint(
-        num_messages=sum(rounds.values()),
+        num_messages=sum(b > 0 for b in call.bytes_by_shard),
         num_bytes=sum(call.bytes_by_shard),
-        num_rounds=rounds[busiest],
-        bytes_of_busiest=by_core[busiest],
         wall_s=median(s.wall_s for s in samples),
-        gateway_cpu_s=median(s.gateway_cpu_s for s in samples),
-        busiest_cpu_s=median(cpu_of(s) for s in samples),
-        compute_s=median(max(c.compute_s for c in s.shards) / s.num_calls for s in samples),
-        are_alone=len(call.bytes_by_shard) <= num_cores(),
+        compute_s=median(s.compute_s for s in samples),
+        shard_s=median(s.shard_s for s in samples),
     )
 
 
-def _by_core(values: Sequence[float], cores: int) -> Mapping[int, float]:
-    """Sums over the shards that share a core: shard i has core i, round and round."""
-    return {core: sum(values[core::cores]) for core in range(cores)}
+def _alone(shards: ShardProcesses) -> list[int]:
+    """Numbers of shards that each have a core; the smallest number, where there is but one."""
+    return [count for count in shards.counts if count <= num_cores()] or [min(shards.counts)]

@@ -1,0 +1,62 @@
+"""``galerne what-if`` over a calibration with made-up numbers."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from cluster.cli import app
+from cluster.demo import MODEL_DIRECTORY
+from cluster.doctor.store import save
+from cluster.planning.shape import shape_of
+from galerne.errors import ConfigError
+from helpers.calibrations import BF16, stored
+from shards.checkpoint.open import open_checkpoint
+
+
+@pytest.fixture
+def ask(tmp_path):
+    file = tmp_path / "calibration.json"
+    config = open_checkpoint(MODEL_DIRECTORY).config
+    save(stored(shape=shape_of(config, BF16, BF16)), file)
+
+    def ask(*arguments, catch=True):
+        command = ["what-if", "--experts", "bf16", "--dense", "bf16", "--calibration", str(file)]
+        return CliRunner().invoke(app, [*command, *arguments], catch_exceptions=catch)
+
+    return ask
+
+
+def test_the_choice_its_rivals_and_the_load_at_which_it_ends_are_told(ask):
+    said = ask("--rate", "2", "--prompt", "64", "--output", "32")
+    assert said.exit_code == 0
+    assert "with local experts" in said.stdout.splitlines()[0]
+    assert "req/s; now 2" in said.stdout
+    assert "chosen" in said.stdout
+
+
+def test_json_holds_every_candidate_and_no_infinity(ask):
+    said = ask("--rate", "1e6", "--json")
+    assert said.exit_code == 2, "nothing carries that"
+    told = json.loads(said.stdout)
+    assert told["chosen"] is None
+    assert len(told["candidates"]) > 5
+    assert all(c["prediction"]["completion_s"] is None for c in told["candidates"])
+    assert all("requests_per_s" in c["reason"] for c in told["candidates"])
+
+
+def test_an_objective_is_kept_or_named(ask):
+    told = json.loads(ask("--rate", "1", "--inter-token-p95", "1e-6", "--json").stdout)
+    assert told["chosen"] is None
+    assert "inter_token_p95_s" in told["candidates"][0]["reason"]
+
+
+def test_more_machines_bring_candidates_of_their_own(ask):
+    told = json.loads(ask("--rate", "1", "--nodes", "2", "--json").stdout)
+    assert max(c["candidate"]["shard_nodes"] for c in told["candidates"]) == 2
+
+
+def test_without_a_calibration_the_command_that_makes_one_is_named(tmp_path):
+    command = ["what-if", "--rate", "1", "--calibration", str(tmp_path / "none.json")]
+    with pytest.raises(ConfigError, match="run galerne doctor first"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
