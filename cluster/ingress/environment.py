@@ -13,6 +13,7 @@ LOOPBACK_HOOK = "cluster.ingress.loopback.install_in_proxy"
 # Calls open at one time on one HTTP/2 connection; HAProxy's default of 100 makes others wait,
 # and a health Watch holds its place for ever.
 MAX_STREAMS_PER_CONNECTION = 1000
+LONGEST_STREAM_S = 24 * 3600
 _MIB = 1 << 20
 _NUM_REPLICA_PORTS = 20  # a restarted replica takes the next one
 
@@ -103,7 +104,10 @@ def haproxy_environment(
         "RAY_SERVE_HAPROXY_H2_FE_MAX_CONCURRENT_STREAMS": MAX_STREAMS_PER_CONNECTION,
         "RAY_SERVE_HAPROXY_H2_BE_MAX_CONCURRENT_STREAMS": MAX_STREAMS_PER_CONNECTION,
         "RAY_SERVE_HAPROXY_NBTHREAD": 1,
-        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": 5,
+        # A reload leaves open streams to the old worker: it must outlive the longest of them. The
+        # ports of a replica that ended need not: what comes after it there is the same application.
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": LONGEST_STREAM_S,
+        "RAY_SERVE_PORT_QUARANTINE_S": 35,
     }
     common = proxy_environment(max_body_bytes=max_body_bytes, is_loopback=True)
     return common | {key: str(value) for key, value in environment.items()}

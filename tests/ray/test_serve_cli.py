@@ -292,6 +292,7 @@ def second_stub(second):
         yield SimpleNamespace(
             GenerateOnce=partial(made.GenerateOnce, metadata=key, timeout=60),
             GetServerInfo=partial(made.GetServerInfo, metadata=key),
+            Generate=partial(made.Generate, metadata=key, timeout=100),
             without_key=made,
         )
 
@@ -335,6 +336,20 @@ def test_streams_of_a_killed_gateway_go_on_at_the_other_with_the_same_tokens(sec
         assert [task.result() for task in running] == want
     for seed in range(12):  # and new requests go to the other
         assert len(second_stub.GenerateOnce(generate(3, seed=seed)).choices[0].token_ids) == 3
+
+
+def test_a_stream_outlives_the_haproxy_worker_that_a_reload_replaces(second, second_stub):
+    family = psutil.Process(second.process.pid).children(recursive=True)
+    workers = [p for p in family if p.name() == "haproxy"]
+    assert workers
+    got = []
+    for event in second_stub.Generate(generate(1500)):
+        if not got:
+            for worker in workers:
+                worker.send_signal(signal.SIGUSR1)  # as the new worker of a reload does
+            time.sleep(6)  # so that the stream is not over at once
+        got += tokens_of([event])
+    assert len(got) == 1500
 
 
 def test_sigterm_ends_what_a_server_has_started_and_nothing_else(second, stub):
