@@ -92,14 +92,14 @@ class Autoscaler:
         self.config = config
         self._limits = limits
         self._candidates = tuple(candidates)
-        self._predict = predict
+        self.predict = predict
 
     def decide(self, now_s: float, state: ScalerState) -> Decision:
         """What to do now. ``HOLD`` has a reason and a binding constraint, too."""
         limits = self._limits_at(now_s, state)
         trouble = self._trouble(state, limits)
         load = self._load_to_choose_for(state.observed, trouble)
-        ranked = rank(self._candidates, self._predict, load, limits)
+        ranked = rank(self._candidates, self.predict, load, limits)
         verdict = self._verdict(now_s, state, limits, trouble, load, ranked)
         is_made = verdict.action is not Action.HOLD
         return Decision(
@@ -118,11 +118,16 @@ class Autoscaler:
             calibration_error=state.calibration_error,
         )
 
+    def cost(self, candidate: Candidate, load: Load) -> float:
+        """Of a candidate under a load, as ranked; infinite where it breaks an objective."""
+        judged = self._assess(candidate, load, self._limits)
+        return judged.cost if judged.excess <= 1 else float("inf")
+
     def sensitivity(self, load: Load, limits: Limits | None = None) -> Sensitivity:
         """Where the best candidate changes; some dozens of rankings, so not made for a hold."""
         chosen = self._limits if limits is None else limits
         return sensitivity(
-            lambda at: rank(self._candidates, self._predict, at, chosen)[0].candidate, load
+            lambda at: rank(self._candidates, self.predict, at, chosen)[0].candidate, load
         )
 
     def _limits_at(self, now_s: float, state: ScalerState) -> Limits:
@@ -142,7 +147,7 @@ class Autoscaler:
         """Whether the current candidate breaks an objective under the load and the queue seen."""
         seen = state.observed
         if state.current is None:
-            if not (seen.waiting or seen.load.requests_per_s):
+            if not self._is_wanted(seen):
                 return None
             return _Trouble(Constraint.CAPACITY, "requests came and nothing runs")
         now = self._assess(state.current, seen.load, limits)
@@ -223,9 +228,7 @@ class Autoscaler:
             if since_s < self.config.settle_s:
                 why = f"{trouble.reason}; the last change, {since_s:.0f} s ago, has yet to show"
                 return _Verdict(Action.HOLD, state.current, Constraint.COOL_DOWN, why)
-            if gain(self._assess(state.current, load, limits), best) < max(
-                self.config.min_gain, 1e-9
-            ):
+            if not self._is_worth(gain(self._assess(state.current, load, limits), best)):
                 why = f"{trouble.reason}; no other candidate is better for that"
                 return _Verdict(Action.HOLD, state.current, trouble.constraint, why)
         why = f"{trouble.reason}; best for that is {name_of(best.candidate)}"
@@ -267,10 +270,16 @@ class Autoscaler:
     def _is_worth(self, saved: float) -> bool:
         return saved > 0 and saved >= self.config.min_gain
 
+    def _is_wanted(self, seen: Observed) -> bool:
+        """Whether zero must be left. A window may still hold what came before zero."""
+        limit = self.config.idle_to_zero_s
+        is_recent = limit is None or seen.idle_s < limit
+        return seen.waiting > 0 or (seen.load.requests_per_s > 0 and is_recent)
+
     def _is_idle(self, seen: Observed) -> bool:
         limit = self.config.idle_to_zero_s
         is_empty = not (seen.waiting or seen.running)
         return limit is not None and is_empty and seen.idle_s >= limit
 
     def _assess(self, candidate: Candidate, load: Load, limits: Limits) -> Assessed:
-        return assess(candidate, self._predict(candidate, load), load, limits)
+        return assess(candidate, self.predict(candidate, load), load, limits)

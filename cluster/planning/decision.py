@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from cluster.planning.assess import Assessed, Constraint, name_of, num_nodes
-from cluster.planning.candidate import Candidate
+from cluster.planning.candidate import Candidate, Prediction
 from cluster.planning.load import Load
 from cluster.planning.observed import Observed
 from cluster.planning.sensitivity import Sensitivity
@@ -89,6 +89,7 @@ class DecisionRecord:
 def outcome_of(
     decision: Decision,
     measured: Measured,
+    prediction: Prediction,
     replay_cost: Callable[[Candidate], float],
 ) -> Outcome:
     """Compare what came with what was predicted and with what else could have been chosen.
@@ -96,6 +97,7 @@ def outcome_of(
     Args:
         decision: Its target is not zero.
         measured: What came.
+        prediction: Of the target under the measured load, so that an error is the cost model's.
         replay_cost: What a candidate would have cost with the load that really came; from the
             simulator or the cost model, in any unit.
 
@@ -106,10 +108,10 @@ def outcome_of(
     if chosen is None:
         raise ValueError(f"{name_of(decision.target)} is none of the candidates")
     pairs = {
-        "completion_s": (chosen.prediction.completion_s, measured.completion_s),
-        "ttft_p95_s": (chosen.prediction.ttft_p95_s, measured.ttft_p95_s),
-        "inter_token_p95_s": (chosen.prediction.inter_token_p95_s, measured.inter_token_p95_s),
-        "requests_per_s": (chosen.prediction.requests_per_s, measured.requests_per_s),
+        "completion_s": (prediction.completion_s, measured.completion_s),
+        "ttft_p95_s": (prediction.ttft_p95_s, measured.ttft_p95_s),
+        "inter_token_p95_s": (prediction.inter_token_p95_s, measured.inter_token_p95_s),
+        "requests_per_s": (prediction.requests_per_s, measured.requests_per_s),
     }
     errors = {name: p / m - 1 for name, (p, m) in pairs.items() if m and math.isfinite(p)}
     allowed = [a.candidate for a in decision.ranked if a.is_allowed] or [chosen.candidate]
