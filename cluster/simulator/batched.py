@@ -98,11 +98,7 @@ class BatchedGateway:
         count = most
         if first_s * most > until_s - self.time_s:
             count = max(1, math.ceil((until_s - self.time_s) / first_s))
-        if count > 1:
-            step_s = self._model.step_seconds(num, mean + (count - 1) / 2, 0)
-        else:
-            step_s = first_s
-        self._pass(count, count * step_s)
+        self._pass(count, count * self._model.step_seconds(num, mean + (count - 1) / 2, 0))
 
     def _can_admit(self) -> bool:
         """Whether the next waiting one fits; else only an end makes room for it."""

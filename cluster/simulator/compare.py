@@ -40,7 +40,8 @@ def cost_of(result: Result, node_weight: float) -> float:
         return math.inf
     seconds = result.samples[-1].at_s if result.samples else 0.0
     nodes = result.node_seconds / seconds if seconds else 1.0
-    return completion_s * nodes**node_weight
+    factor: float = nodes**node_weight
+    return completion_s * factor
 
 
 def compare(
