@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cluster.planning.candidate import Candidate, Prediction
 from cluster.planning.load import Load, Objectives
@@ -110,10 +110,28 @@ def assess(candidate: Candidate, prediction: Prediction, load: Load, limits: Lim
     )
 
 
+def under(
+    candidate: Candidate, predict: Predict, load: Load, limits: Limits, stress: Load | None = None
+) -> Assessed:
+    """Cost under ``load``; what it breaks, under ``stress`` if given.
+
+    A queue is a load that passes: a candidate must carry it, but need not be cheap for it.
+    """
+    usual = assess(candidate, predict(candidate, load), load, limits)
+    if stress is None or stress == load:
+        return usual
+    hard = assess(candidate, predict(candidate, stress), stress, limits)
+    return replace(usual, excess=hard.excess, constraint=hard.constraint, refusal=hard.refusal)
+
+
 def rank(
-    candidates: Sequence[Candidate], predict: Predict, load: Load, limits: Limits
+    candidates: Sequence[Candidate],
+    predict: Predict,
+    load: Load,
+    limits: Limits,
+    stress: Load | None = None,
 ) -> tuple[Assessed, ...]:
-    """All candidates, the best first.
+    """All candidates ``under`` the loads, the best first.
 
     Those that hold every objective by cost, then those that break one, least first, then those that
     may not be chosen.
@@ -123,7 +141,7 @@ def rank(
     """
     if not candidates:
         raise ValueError("no candidate")
-    assessed = (assess(c, predict(c, load), load, limits) for c in candidates)
+    assessed = (under(c, predict, load, limits, stress) for c in candidates)
     return tuple(sorted(assessed, key=lambda a: a.key))
 
 

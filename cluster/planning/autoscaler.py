@@ -28,6 +28,7 @@ from cluster.planning.assess import (
     name_of,
     num_nodes,
     rank,
+    under,
 )
 from cluster.planning.candidate import Candidate
 from cluster.planning.decision import Action, Decision
@@ -98,9 +99,9 @@ class Autoscaler:
         """What to do now. ``HOLD`` has a reason and a binding constraint, too."""
         limits = self._limits_at(now_s, state)
         trouble = self._trouble(state, limits)
-        load = self._load_to_choose_for(state.observed, trouble)
-        ranked = rank(self._candidates, self.predict, load, limits)
-        verdict = self._verdict(now_s, state, limits, trouble, load, ranked)
+        load, stress = state.observed.upper, self._stress(state.observed)
+        ranked = rank(self._candidates, self.predict, load, limits, stress)
+        verdict = self._verdict(now_s, state, limits, trouble, ranked)
         is_made = verdict.action is not Action.HOLD
         return Decision(
             at_s=now_s,
@@ -109,12 +110,13 @@ class Autoscaler:
             target=verdict.target,
             observed=state.observed,
             decided_for=load,
+            must_carry_requests_per_s=stress.requests_per_s,
             ranked=ranked,
             binding=verdict.binding,
             reason=verdict.reason,
             is_urgent=verdict.is_urgent,
             are_objectives_held=trouble is None,
-            sensitivity=self.sensitivity(load, limits) if is_made else None,
+            sensitivity=self.sensitivity(load, limits, stress) if is_made else None,
             calibration_error=state.calibration_error,
         )
 
@@ -123,25 +125,30 @@ class Autoscaler:
         judged = self._assess(candidate, load, self._limits)
         return judged.cost if judged.excess <= 1 else float("inf")
 
-    def sensitivity(self, load: Load, limits: Limits | None = None) -> Sensitivity:
+    def sensitivity(
+        self, load: Load, limits: Limits | None = None, stress: Load | None = None
+    ) -> Sensitivity:
         """Where the best candidate changes; some dozens of rankings, so not made for a hold."""
-        chosen = self._limits if limits is None else limits
-        return sensitivity(
-            lambda at: rank(self._candidates, self.predict, at, chosen)[0].candidate, load
-        )
+        bounds = self._limits if limits is None else limits
+        # Without a queue the stress is the load, and both go up and down together.
+        is_queue = stress is not None and stress.requests_per_s > load.requests_per_s
+        least = stress.requests_per_s if stress is not None and is_queue else 0.0
+
+        def best_at(at: Load) -> Candidate:
+            hard = replace(at, requests_per_s=max(at.requests_per_s, least))
+            return rank(self._candidates, self.predict, at, bounds, hard)[0].candidate
+
+        return sensitivity(best_at, load)
 
     def _limits_at(self, now_s: float, state: ScalerState) -> Limits:
         if now_s >= state.memory.no_nodes_until_s:
             return self._limits
         return replace(self._limits, available_nodes=max(state.num_nodes, num_nodes(state.current)))
 
-    def _load_to_choose_for(self, observed: Observed, trouble: _Trouble | None) -> Load:
-        """The upper estimate; with trouble also what empties the queue in time."""
-        upper = observed.upper
-        if trouble is None:
-            return upper
-        drain = observed.recent_requests_per_s + observed.waiting / self.config.drain_s
-        return replace(upper, requests_per_s=max(upper.requests_per_s, drain))
+    def _stress(self, seen: Observed) -> Load:
+        """What must be carried: the upper estimate, and what empties the queue in time."""
+        drain = seen.recent_requests_per_s + seen.waiting / self.config.drain_s
+        return replace(seen.upper, requests_per_s=max(seen.upper.requests_per_s, drain))
 
     def _trouble(self, state: ScalerState, limits: Limits) -> _Trouble | None:
         """Whether the current candidate breaks an objective under the load and the queue seen."""
@@ -151,7 +158,7 @@ class Autoscaler:
                 return None
             return _Trouble(Constraint.CAPACITY, "requests came and nothing runs")
         now = self._assess(state.current, seen.load, limits)
-        if now.excess > 1:
+        if now.excess > 1 and seen.is_settled:  # else a queue has to show it
             return _Trouble(now.constraint, now.refusal)
         return self._queue_trouble(now, seen)
 
@@ -165,12 +172,14 @@ class Autoscaler:
         if limit is None or not seen.waiting:
             return None
         wait_s = seen.waiting / rate if rate > 0 else float("inf")
-        if now.prediction.ttft_p50_s + wait_s <= limit:
+        # Of a load that was watched for a moment only the queue itself is certain.
+        usual_s = now.prediction.ttft_p50_s if seen.is_settled else 0.0
+        if usual_s + wait_s <= limit:
             return None
         return _Trouble(
             Constraint.TTFT,
             f"{seen.waiting} requests wait, {wait_s:.3g} s at {rate:.3g} req/s, "
-            f"which breaks the TTFT of {limit:.3g} s",
+            f"besides {usual_s:.3g} s, which breaks the TTFT of {limit:.3g} s",
         )
 
     def _verdict(
@@ -179,7 +188,6 @@ class Autoscaler:
         state: ScalerState,
         limits: Limits,
         trouble: _Trouble | None,
-        load: Load,
         ranked: Sequence[Assessed],
     ) -> _Verdict:
         if state.memory.change is not None:
@@ -187,12 +195,15 @@ class Autoscaler:
         if state.current is None and trouble is None:
             return _Verdict(Action.HOLD, None, Constraint.IDLE, "nobody asks anything")
         if trouble is not None:
-            return self._relieve(now_s, state, limits, trouble, load, ranked)
+            return self._relieve(now_s, state, limits, trouble, ranked)
         if self._is_idle(state.observed):
             why = f"idle for {state.observed.idle_s:.0f} s"
             return self._when_cool(
                 now_s, state, _Verdict(Action.TO_ZERO, None, Constraint.IDLE, why)
             )
+        if not state.observed.is_settled:
+            why = "the load has not been watched for long enough"
+            return _Verdict(Action.HOLD, state.current, Constraint.HYSTERESIS, why)
         return self._save(now_s, state, limits, ranked)
 
     def _wait(self, now_s: float, state: ScalerState, change: ChangeInFlight) -> _Verdict:
@@ -215,7 +226,6 @@ class Autoscaler:
         state: ScalerState,
         limits: Limits,
         trouble: _Trouble,
-        load: Load,
         ranked: Sequence[Assessed],
     ) -> _Verdict:
         """Leave a broken objective at once, if there is anything better."""
@@ -228,7 +238,7 @@ class Autoscaler:
             if since_s < self.config.settle_s:
                 why = f"{trouble.reason}; the last change, {since_s:.0f} s ago, has yet to show"
                 return _Verdict(Action.HOLD, state.current, Constraint.COOL_DOWN, why)
-            if not self._is_worth(gain(self._assess(state.current, load, limits), best)):
+            if not self._is_worth(gain(self._at_worst(state, limits), best)):
                 why = f"{trouble.reason}; no other candidate is better for that"
                 return _Verdict(Action.HOLD, state.current, trouble.constraint, why)
         why = f"{trouble.reason}; best for that is {name_of(best.candidate)}"
@@ -245,8 +255,7 @@ class Autoscaler:
             return _Verdict(Action.HOLD, state.current, binding(ranked, best), why)
         now = self._assess(state.current, seen.load, limits)
         then = self._assess(best.candidate, seen.load, limits)
-        now_upper = self._assess(state.current, seen.upper, limits)
-        saved = min(gain(now, then), gain(now_upper, best))
+        saved = min(gain(now, then), gain(self._at_worst(state, limits), best))
         rates = f"{seen.load.requests_per_s:.3g} to {seen.upper.requests_per_s:.3g} req/s"
         what = f"{name_of(best.candidate)} saves {max(saved, 0):.0%} of the cost at {rates}"
         if not self._is_worth(saved):
@@ -280,6 +289,12 @@ class Autoscaler:
         limit = self.config.idle_to_zero_s
         is_empty = not (seen.waiting or seen.running)
         return limit is not None and is_empty and seen.idle_s >= limit
+
+    def _at_worst(self, state: ScalerState, limits: Limits) -> Assessed:
+        """The current candidate, as the others were ranked."""
+        assert state.current is not None, "zero is left by its own rule"
+        seen = state.observed
+        return under(state.current, self.predict, seen.upper, limits, self._stress(seen))
 
     def _assess(self, candidate: Candidate, load: Load, limits: Limits) -> Assessed:
         return assess(candidate, self.predict(candidate, load), load, limits)

@@ -35,8 +35,9 @@ class Decision:
     current: Candidate | None  # None: scaled to zero
     target: Candidate | None  # of the action; the current one if it holds
     observed: Observed
-    decided_for: Load  # the load under which the target was chosen
-    ranked: tuple[Assessed, ...]  # under it, the best first
+    decided_for: Load  # the load under which costs are compared: the upper estimate
+    must_carry_requests_per_s: float  # the same, or more where a queue has to be emptied
+    ranked: tuple[Assessed, ...]  # the best first
     binding: Constraint
     reason: str
     is_urgent: bool  # an objective is broken or about to be: no cool-down, no least gain

@@ -28,6 +28,7 @@ class Observed:
     ttft_p95_s: float | None  # None: no sample in the window
     inter_token_p95_s: float | None
     num_arrivals: int
+    is_settled: bool  # watched for half a window at least, else the rates are mostly chance
 
 
 @dataclass(slots=True)
@@ -131,6 +132,7 @@ class ObservedWindow:
             ttft_p95_s=ttft.quantile(0.95),
             inter_token_p95_s=inter_token.quantile(0.95),
             num_arrivals=num,
+            is_settled=now_s - self._start_s >= self.window_s / 2,
         )
 
     def _at(self, at_s: float) -> _Bin:

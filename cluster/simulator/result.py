@@ -44,6 +44,7 @@ class Result:
     samples: Sequence[Sample]
     records: Sequence[DecisionRecord]  # all decisions but holds
     commits: Sequence[Commit]
+    calibration_error: float | None  # median of the periods between commits
 
     @property
     def requests_per_s(self) -> float:
@@ -63,6 +64,7 @@ class Result:
             "ttft_s": dict(latencies.ttft_s.summary()),
             "inter_token_s": dict(latencies.inter_token_s.summary()),
             "completion_s": dict(latencies.completion_s.summary()),
+            "calibration_error": self.calibration_error,
             "commits": [
                 {"at_s": c.at_s, "to": name_of(c.candidate), "reason": c.reason}
                 for c in self.commits

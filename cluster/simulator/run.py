@@ -62,7 +62,8 @@ class _Run:
         self._window = None if scaling is None else ObservedWindow(scaling.window_s)
         self._shell = None if scaling is None else ScalerShell(scaling, setup.start)
         self._latencies = Latencies()
-        self._in_period = PeriodListener()
+        self._settle_s = 0.0 if scaling is None else scaling.window_s
+        self._in_period = PeriodListener(self._new_period(0.0))
         self._fleet = Fleet(
             setup.model_of,
             self._listeners(),
@@ -126,6 +127,7 @@ class _Run:
             samples=self._samples,
             records=[] if self._shell is None else self._shell.records,
             commits=self._commits,
+            calibration_error=None if self._shell is None else self._shell.calibration_error,
         )
 
     def _listeners(self) -> Tee:
@@ -168,9 +170,11 @@ class _Run:
         self._current = commit.candidate
         self._fleet.commit(self._now_s, commit.candidate)
         self._commits.append(commit)
-        self._in_period.period = Period(start_s=self._now_s)
+        self._in_period.period = self._new_period(self._now_s)
 
     def _judge(self, now_s: float) -> None:
         if self._shell is not None:
-            answers = self._in_period.period.latencies.completion_s.count
-            self._shell.judge(self._current, self._in_period.period.measured(now_s), answers)
+            self._shell.judge(self._current, self._in_period.period, now_s)
+
+    def _new_period(self, now_s: float) -> Period:
+        return Period(start_s=now_s, settled_s=now_s + self._settle_s)

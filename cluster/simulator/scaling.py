@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from cluster.planning.assess import num_nodes
 from cluster.planning.autoscaler import Autoscaler, ScalerState
 from cluster.planning.candidate import Candidate
-from cluster.planning.decision import Action, DecisionRecord, Measured, outcome_of
+from cluster.planning.decision import Action, DecisionRecord, outcome_of
 from cluster.planning.load import Load
 from cluster.planning.memory import Memory
 from cluster.planning.observed import ObservedWindow
 from cluster.simulator.nodes import NodeSupply
 from cluster.simulator.result import Commit
+from cluster.simulator.watch import Period
 
 _MIN_JUDGED = 20  # answers, below which a mean says nothing about a prediction
 
@@ -53,6 +54,11 @@ class ScalerShell:
         self._in_force: int | None = None  # record of the decision that is in effect
         self._errors: list[float] = []
 
+    @property
+    def calibration_error(self) -> float | None:
+        """Median relative error of the completion time; None: nothing was judged yet."""
+        return statistics.median(self._errors) if self._errors else None
+
     def tick(self, now_s: float, current: Candidate | None, window: ObservedWindow) -> None:
         """Decide, and start or cancel a change."""
         if self._memory.change is not None and now_s >= self._nodes_ready_s:
@@ -64,7 +70,7 @@ class ScalerShell:
             num_nodes=self.num_nodes,
             pending_nodes=max(0, wanted - self.num_nodes),
             memory=self._memory,
-            calibration_error=statistics.median(self._errors) if self._errors else None,
+            calibration_error=self.calibration_error,
         )
         autoscaler = self._scaling.autoscaler
         decision = autoscaler.decide(now_s, state)
@@ -86,17 +92,20 @@ class ScalerShell:
         reason = self.records[-1].decision.reason
         return Commit(at_s=now_s, candidate=self._target, reason=reason)
 
-    def judge(self, current: Candidate | None, measured: Measured, num_answers: int) -> None:
+    def judge(self, current: Candidate | None, period: Period, now_s: float) -> None:
         """Compare a period between two commits with its prediction; write its decision's outcome.
 
-        Too short a period is not judged. One that began before the first decision has no record.
+        The outcome counts all answers, also those to who queued before the commit; the calibration
+        error only who came one window after it. One with too few of them is not judged, and one
+        that began before the first decision has no record.
         """
-        if current is None or num_answers < _MIN_JUDGED:
+        if current is None or period.latencies.completion_s.count < _MIN_JUDGED:
             return
-        scaling = self._scaling
-        prediction = scaling.autoscaler.predict(current, measured.load)
-        if math.isfinite(prediction.completion_s):
-            self._errors.append(abs(prediction.completion_s / measured.completion_s - 1))
+        measured = period.measured(now_s)
+        prediction = self._scaling.autoscaler.predict(current, measured.load)
+        settled_s, expected_s = period.settled.mean, prediction.completion_s
+        if settled_s and period.settled.count >= _MIN_JUDGED and math.isfinite(expected_s):
+            self._errors.append(abs(expected_s / settled_s - 1))
         if self._in_force is None:
             return
         decision = self.records[self._in_force].decision

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from cluster.planning.decision import Measured
+from cluster.planning.histogram import LogHistogram
 from cluster.planning.load import Load
 from cluster.planning.observed import ObservedWindow
 from cluster.simulator.timing import Latencies, Listener
@@ -51,7 +53,9 @@ class Period:
     """What happened between two commits."""
 
     start_s: float
+    settled_s: float = math.inf  # from when what the time before left behind is gone
     latencies: Latencies = field(default_factory=Latencies)
+    settled: LogHistogram = field(default_factory=LogHistogram)  # completions from then on
     _num: int = 0
     _prompt_tokens: int = 0
     _output_tokens: int = 0
@@ -95,8 +99,8 @@ class Period:
 class PeriodListener:
     """Feeds the period that runs; ``period`` is replaced at every commit."""
 
-    def __init__(self) -> None:
-        self.period = Period(start_s=0.0)
+    def __init__(self, period: Period) -> None:
+        self.period = period
 
     def first_token(self, at_s: float, ttft_s: float) -> None:
         """A request's first token went out."""
@@ -109,3 +113,5 @@ class PeriodListener:
     def completed(self, at_s: float, arrived_s: float, output_tokens: int) -> None:
         """A request was answered."""
         self.period.latencies.completed(at_s, arrived_s, output_tokens)
+        if arrived_s >= self.period.settled_s:
+            self.period.settled.add(at_s - arrived_s)

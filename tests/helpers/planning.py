@@ -103,7 +103,15 @@ def create_load(requests_per_s=0.0, prompt_tokens=100.0, output_tokens=50.0, **o
     )
 
 
-def create_observed(requests_per_s=0.0, upper=None, waiting=0, running=0, idle_s=0.0, recent=None):
+def create_observed(
+    requests_per_s=0.0,
+    upper=None,
+    waiting=0,
+    running=0,
+    idle_s=0.0,
+    recent=None,
+    is_settled=True,
+):
     load = create_load(requests_per_s)
     return Observed(
         at_s=0.0,
@@ -116,6 +124,7 @@ def create_observed(requests_per_s=0.0, upper=None, waiting=0, running=0, idle_s
         ttft_p95_s=None,
         inter_token_p95_s=None,
         num_arrivals=0,
+        is_settled=is_settled,
     )
 
 
@@ -125,8 +134,8 @@ def create_state(current=CANDIDATES[0], num_nodes=8, observed=None, **other):
 
 
 def create_autoscaler(
-    candidates=CANDIDATES, ttft_p95_s=2.0, max_nodes=None, node_weight=1.0, **cfg
+    candidates=CANDIDATES, ttft_p95_s=2.0, max_nodes=None, node_weight=1.0, **config
 ):
     objectives = Objectives(ttft_p95_s=ttft_p95_s, max_nodes=max_nodes)
     limits = Limits(objectives=objectives, node_weight=node_weight)
-    return Autoscaler(ScalerConfig(**cfg), limits, candidates, predict)
+    return Autoscaler(ScalerConfig(**config), limits, candidates, predict)

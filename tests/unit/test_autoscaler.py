@@ -1,6 +1,7 @@
 """The decision alone: one state in, one decision out. The numbers (#20 …) are users' complaints of
 other planners, listed in the reference on serving systems."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -121,6 +122,12 @@ def test_a_saving_waits_for_the_cool_down_and_a_broken_objective_does_not():
     assert (broken.action, broken.binding) == (Action.CHANGE, Constraint.CAPACITY)
 
 
+def test_a_load_watched_for_a_moment_only_changes_nothing_without_a_queue():
+    seen = create_observed(20.0, is_settled=False)
+    assert decide(observed=seen).action is Action.HOLD
+    assert decide(observed=replace(seen, waiting=200)).action is Action.CHANGE
+
+
 def test_max_nodes_binds_when_nothing_allowed_carries_the_load():
     autoscaler = create_autoscaler(max_nodes=2)
     decision = decide(autoscaler=autoscaler, current=TWO, observed=create_observed(60.0))
@@ -167,7 +174,7 @@ def test_a_record_is_json_and_text_and_carries_its_outcome():
 
 
 def test_a_setting_that_makes_no_sense_is_refused_by_name():
-    with pytest.raises(ConfigError, match="autoscaler.min_gain"):
+    with pytest.raises(ConfigError, match=r"autoscaler\.min_gain"):
         create_autoscaler(min_gain=1.0)
 
 
@@ -219,7 +226,7 @@ def walk(autoscaler, current, observed_by_tick, tick_s=10.0):
 def test_within_the_cool_down_only_a_broken_objective_brings_a_second_change(current, observed):
     autoscaler = create_autoscaler(idle_to_zero_s=100.0)
     changes = walk(autoscaler, current, observed)
-    for (before_s, _), (now_s, decision) in zip(changes, changes[1:], strict=False):
+    for (before_s, _), (now_s, decision) in itertools.pairwise(changes):
         assert now_s - before_s >= autoscaler.config.settle_s or decision.current is None
         if now_s - before_s < autoscaler.config.cool_down_s:
             assert decision.is_urgent

@@ -38,7 +38,7 @@ def run(arrivals, scaling=None, start=ONE, **setup):
 
 def test_a_load_at_the_boundary_with_noise_changes_once_an_hour_at_most_21():
     boundary = 11.3  # what one gateway carries
-    for seed in range(2):
+    for seed in range(6):
         arrivals = poisson(boundary * 0.95, LENGTHS, 3600, seed)
         assert len(run(arrivals, create_scaling(), seconds=3600).commits) <= 1
 
@@ -89,10 +89,12 @@ def test_changes_never_overlap_24():
 def test_a_record_gets_its_outcome_and_predictions_their_error():
     arrivals = phases([(4, 300), (20, 600)], LENGTHS, seed=6)
     result = run(arrivals, create_scaling(), seconds=900)
-    outcome = result.records[0].outcome
-    assert outcome.measured.load.requests_per_s > 10
-    assert outcome.regret >= 0
-    assert abs(outcome.error_by_quantity["completion_s"]) < 0.5
+    record = result.records[-1]
+    assert record.outcome.measured.load.requests_per_s == pytest.approx(20, rel=0.1)
+    assert record.outcome.regret < 0.1
+    assert record.outcome.error_by_quantity["requests_per_s"] == pytest.approx(0, abs=0.05)
+    steady = run(poisson(20, LENGTHS, 600, seed=6), create_scaling(), start=THREE, seconds=600)
+    assert steady.calibration_error < 0.1
     json.dumps(result.to_dict(), allow_nan=False)
 
 
