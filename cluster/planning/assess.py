@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from cluster.planning.candidate import Candidate, Prediction
+from cluster.planning.candidate import Candidate, Prediction, num_nodes
 from cluster.planning.load import Load, Objectives
 
 Predict = Callable[[Candidate, Load], Prediction]
@@ -64,11 +64,6 @@ class Assessed:
     def holds(self) -> bool:
         """Whether it may be chosen and holds every objective."""
         return not self.refusal
-
-
-def num_nodes(candidate: Candidate | None) -> int:
-    """Machines that a candidate takes; none at zero."""
-    return 0 if candidate is None else candidate.gateway_nodes + candidate.shard_nodes
 
 
 def name_of(candidate: Candidate | None) -> str:

@@ -26,17 +26,16 @@ from cluster.planning.assess import (
     binding,
     gain,
     name_of,
-    num_nodes,
     rank,
     under,
 )
-from cluster.planning.candidate import Candidate
+from cluster.planning.candidate import Candidate, num_nodes
 from cluster.planning.decision import Action, Decision
 from cluster.planning.load import Load
 from cluster.planning.memory import ChangeInFlight, Memory
 from cluster.planning.observed import Observed
 from cluster.planning.scaler_config import ScalerConfig
-from cluster.planning.sensitivity import Sensitivity, sensitivity
+from cluster.planning.switches import Sensitivity, sensitivity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,11 +8,11 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from cluster.planning.assess import Assessed, Constraint, name_of, num_nodes
-from cluster.planning.candidate import Candidate, Prediction
+from cluster.planning.assess import Assessed, Constraint, name_of
+from cluster.planning.candidate import Candidate, Prediction, num_nodes
 from cluster.planning.load import Load
 from cluster.planning.observed import Observed
-from cluster.planning.sensitivity import Sensitivity
+from cluster.planning.switches import Sensitivity
 
 _NUM_ROWS = 8  # candidates in the text form
 

@@ -6,8 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cluster.planning.assess import num_nodes
-from cluster.planning.candidate import Candidate
+from cluster.planning.candidate import Candidate, num_nodes
 from cluster.planning.observed import ObservedWindow
 from cluster.simulator.fleet import Fleet, ModelOf
 from cluster.simulator.result import Commit, Result, Sample

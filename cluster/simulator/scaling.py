@@ -7,9 +7,8 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cluster.planning.assess import num_nodes
 from cluster.planning.autoscaler import Autoscaler, ScalerState
-from cluster.planning.candidate import Candidate
+from cluster.planning.candidate import Candidate, num_nodes
 from cluster.planning.decision import Action, DecisionRecord, outcome_of
 from cluster.planning.load import Load
 from cluster.planning.memory import Memory

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.planning.assess import Constraint, num_nodes, rank
+from cluster.planning.assess import Constraint, rank
+from cluster.planning.candidate import num_nodes
 from cluster.planning.decision import Action, DecisionRecord, Measured, outcome_of
 from cluster.planning.memory import ChangeInFlight, Memory
 from galerne.errors import ConfigError
-from helpers.planning import (
+from helpers.planning_stand_in import (
     CANDIDATES,
     create_autoscaler,
     create_load,

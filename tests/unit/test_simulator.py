@@ -19,7 +19,7 @@ from cluster.simulator.workload import (
     poisson,
     replay,
 )
-from helpers.planning import CANDIDATES, create_autoscaler, model_of
+from helpers.planning_stand_in import CANDIDATES, create_autoscaler, model_of
 
 ONE, TWO, THREE, FOUR = CANDIDATES[:4]
 LENGTHS = Lengths(prompt_mean=100, output_mean=50, cv2=0.3)
