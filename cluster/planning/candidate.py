@@ -45,3 +45,8 @@ class Prediction:
     def is_carried(self) -> bool:
         """Whether the load can be served at all."""
         return self.utilisation < 1
+
+
+def num_nodes(candidate: Candidate | None) -> int:
+    """Machines that a candidate takes; none at zero."""
+    return 0 if candidate is None else candidate.gateway_nodes + candidate.shard_nodes

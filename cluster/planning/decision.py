@@ -1,0 +1,185 @@
+"""The record of a decision: from what, what else, why, and what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from cluster.planning.assess import Assessed, Constraint, name_of
+from cluster.planning.candidate import Candidate, Prediction, num_nodes
+from cluster.planning.load import Load
+from cluster.planning.observed import Observed
+from cluster.planning.switches import Sensitivity
+
+_NUM_ROWS = 8  # candidates in the text form
+
+
+class Action(enum.Enum):
+    """What the shell has to do."""
+
+    HOLD = "hold"
+    CHANGE = "change"  # start the change to ``target``
+    GIVE_UP = "give_up"  # cancel the change in flight; nothing was committed
+    TO_ZERO = "to_zero"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What was decided at a time, and all that it was decided from."""
+
+    at_s: float
+    action: Action
+    current: Candidate | None  # None: scaled to zero
+    target: Candidate | None  # of the action; the current one if it holds
+    observed: Observed
+    decided_for: Load  # the load under which costs are compared: the upper estimate
+    must_carry_requests_per_s: float  # the same, or more where a queue has to be emptied
+    ranked: tuple[Assessed, ...]  # the best first
+    binding: Constraint
+    reason: str
+    is_urgent: bool  # an objective is broken or about to be: no cool-down, no least gain
+    are_objectives_held: bool  # by prediction for the current candidate, its queue included
+    sensitivity: Sensitivity | None
+    calibration_error: float | None  # median relative error of earlier predictions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What was seen after a decision, until the next change."""
+
+    seconds: float
+    load: Load
+    requests_per_s: float
+    completion_s: float
+    ttft_p95_s: float | None
+    inter_token_p95_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a decision turned out."""
+
+    measured: Measured
+    error_by_quantity: Mapping[str, float]  # predicted / measured - 1
+    best: Candidate  # by replay of what really arrived
+    regret: float  # cost of the choice over the best one's, less 1; 0: it was the best
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionRecord:
+    """A decision, and later its outcome."""
+
+    decision: Decision
+    outcome: Outcome | None = None
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values for JSON. Infinite numbers, which JSON has not, become null."""
+        plain = _plain(self)
+        assert isinstance(plain, dict)
+        return plain
+
+    @property
+    def text(self) -> str:
+        """For a terminal: the decision, the candidates as a table, the outcome."""
+        return "\n".join([*_head(self.decision), *_table(self.decision), *_end(self.outcome)])
+
+
+def outcome_of(
+    decision: Decision,
+    measured: Measured,
+    prediction: Prediction,
+    replay_cost: Callable[[Candidate], float],
+) -> Outcome:
+    """Compare what came with what was predicted and with what else could have been chosen.
+
+    Args:
+        decision: Its target is not zero.
+        measured: What came.
+        prediction: Of the target under the measured load, so that an error is the cost model's.
+        replay_cost: What a candidate would have cost with the load that really came; from the
+            simulator or the cost model, in any unit.
+
+    Raises:
+        ValueError: The target is none of the candidates.
+    """
+    chosen = next((a for a in decision.ranked if a.candidate == decision.target), None)
+    if chosen is None:
+        raise ValueError(f"{name_of(decision.target)} is none of the candidates")
+    pairs = {
+        "completion_s": (prediction.completion_s, measured.completion_s),
+        "ttft_p95_s": (prediction.ttft_p95_s, measured.ttft_p95_s),
+        "inter_token_p95_s": (prediction.inter_token_p95_s, measured.inter_token_p95_s),
+        "requests_per_s": (prediction.requests_per_s, measured.requests_per_s),
+    }
+    errors = {name: p / m - 1 for name, (p, m) in pairs.items() if m and math.isfinite(p)}
+    allowed = [a.candidate for a in decision.ranked if a.is_allowed] or [chosen.candidate]
+    costs = {candidate: replay_cost(candidate) for candidate in allowed}
+    best = min(allowed, key=lambda c: costs[c])
+    own = costs.get(chosen.candidate, math.inf)
+    regret = own / costs[best] - 1 if costs[best] > 0 and own != costs[best] else 0.0
+    return Outcome(measured=measured, error_by_quantity=errors, best=best, regret=regret)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _head(decision: Decision) -> list[str]:
+    seen, lines = decision.observed, []
+    lines.append(
+        f"{decision.at_s:.1f} s  {decision.action.value}: {name_of(decision.current)}"
+        + (f" -> {name_of(decision.target)}" if decision.target != decision.current else "")
+    )
+    lines.append(f"  because {decision.reason}; binding: {decision.binding.value}")
+    lines.append(
+        f"  load {seen.load.requests_per_s:.3g} req/s (at most {seen.upper.requests_per_s:.3g}), "
+        f"{seen.load.prompt_tokens:.0f} + {seen.load.output_tokens:.0f} tokens, "
+        f"{seen.waiting} waiting, {seen.running} running"
+    )
+    if decision.sensitivity is not None:
+        lines.append(f"  {decision.sensitivity.text}")
+    if decision.calibration_error is not None:
+        lines.append(f"  predictions so far were off by {decision.calibration_error:.0%} (median)")
+    return lines
+
+
+def _table(decision: Decision) -> list[str]:
+    header = ("candidate", "TTFT p95", "token p95", "req/s most", "nodes", "cost", "")
+    rows = [header] + [_row(a) for a in decision.ranked[:_NUM_ROWS]]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    lines = ["  " + "  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) for r in rows]
+    if len(decision.ranked) > _NUM_ROWS:
+        lines.append(f"  and {len(decision.ranked) - _NUM_ROWS} more")
+    return [line.rstrip() for line in lines]
+
+
+def _row(assessed: Assessed) -> tuple[str, ...]:
+    p = assessed.prediction
+    numbers = (p.ttft_p95_s, p.inter_token_p95_s, p.max_requests_per_s)
+    shown = tuple(f"{n:.3g}" for n in numbers)
+    nodes = str(num_nodes(assessed.candidate))
+    return (name_of(assessed.candidate), *shown, nodes, f"{assessed.cost:.3g}", assessed.refusal)
+
+
+def _end(outcome: Outcome | None) -> list[str]:
+    if outcome is None:
+        return []
+    errors = ", ".join(f"{name} {error:+.0%}" for name, error in outcome.error_by_quantity.items())
+    best = name_of(outcome.best)
+    return [
+        f"  came of it in {outcome.measured.seconds:.0f} s: predictions off by {errors}",
+        f"  regret {outcome.regret:.0%} against {best}",
+    ]

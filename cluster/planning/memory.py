@@ -1,0 +1,47 @@
+"""What the autoscaler knows from before. Values only: each step gives the next memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from cluster.planning.candidate import Candidate
+from cluster.planning.decision import Action, Decision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeInFlight:
+    """A change that was started and has neither been committed nor failed."""
+
+    target: Candidate | None  # None: to zero
+    started_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Between two decisions."""
+
+    change: ChangeInFlight | None = None
+    last_change_s: float = -math.inf  # when one ended, committed or not
+    no_nodes_until_s: float = -math.inf  # nodes were asked for in vain; not asked again till then
+
+    def after(self, decision: Decision, remember_s: float) -> Memory:
+        """What a decision leaves to remember.
+
+        Raises:
+            ValueError: It starts a change while one is in flight.
+        """
+        if decision.action is Action.HOLD:
+            return self
+        if decision.action is Action.GIVE_UP:
+            # Not a change that ended: the next best may be taken at once.
+            return replace(self, change=None, no_nodes_until_s=decision.at_s + remember_s)
+        if self.change is not None:
+            raise ValueError("a change is in flight")
+        target = None if decision.action is Action.TO_ZERO else decision.target
+        started = ChangeInFlight(target=target, started_s=decision.at_s)
+        return replace(self, change=started)
+
+    def change_ended(self, now_s: float) -> Memory:
+        """The change in flight was committed, or aborted without effect."""
+        return replace(self, change=None, last_change_s=now_s)

@@ -1,0 +1,181 @@
+"""What was seen of the load lately. No data is no load: an idle cluster counts as zero."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+
+from cluster.planning.histogram import LogHistogram
+from cluster.planning.load import Load
+
+_UPPER_SIGMAS = 2.0  # of the estimate of a rate: it is lower in 97.7 % of windows
+_NUM_PEAK_PARTS = 6  # parts of a window whose busiest one bounds the load too
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """A window's end. Nothing in it is unknown: what nobody reported is zero."""
+
+    at_s: float
+    load: Load  # mean over the window; lengths are the last known ones where nobody asked
+    upper: Load  # what it may really be: by chance, or if its busiest part is how it goes on
+    recent_requests_per_s: float  # of the last part of the window
+    waiting: int  # requests in all queues
+    running: int
+    idle_s: float  # since anything arrived, waited or ran
+    ttft_p95_s: float | None  # None: no sample in the window
+    inter_token_p95_s: float | None
+    num_arrivals: int
+    is_settled: bool  # watched for half a window at least, else the rates are mostly chance
+
+
+@dataclass(slots=True)
+class _Bin:
+    """What fell into one part of time."""
+
+    arrivals: int = 0
+    prompt_tokens: int = 0
+    ended: int = 0
+    output_tokens: int = 0
+    output_squares: float = 0.0
+    ttft: LogHistogram = field(default_factory=LogHistogram)
+    inter_token: LogHistogram = field(default_factory=LogHistogram)
+
+
+class ObservedWindow:
+    """Counts in ``num_bins`` bins of a sliding window; memory does not grow with the load.
+
+    Args:
+        window_s: Length, in seconds.
+        start_s: When watching began: a window that is not full yet is divided by its real length.
+        num_bins: The finer, the shorter the bursts that ``arrival_cv2`` can see.
+
+    Raises:
+        ValueError: The window is not above 0 s, or has fewer than 6 bins.
+    """
+
+    def __init__(self, window_s: float, start_s: float = 0.0, num_bins: int = 60) -> None:
+        if window_s <= 0 or num_bins < _NUM_PEAK_PARTS:
+            raise ValueError(f"need a window above 0 s of 6 bins at least: {window_s}, {num_bins}")
+        self.window_s = window_s
+        self._bin_s = window_s / num_bins
+        self._num_bins = num_bins
+        self._start_s = start_s
+        self._bins: defaultdict[int, _Bin] = defaultdict(_Bin)
+        self._waiting = 0
+        self._running = 0
+        self._reported_s = -math.inf
+        self._busy_s = start_s
+        self._lengths = Load(requests_per_s=0, prompt_tokens=0, output_tokens=0)
+
+    def arrived(self, at_s: float, prompt_tokens: int) -> None:
+        """A request came; ``prompt_tokens`` that the prefix cache does not hold."""
+        found = self._at(at_s)
+        found.arrivals += 1
+        found.prompt_tokens += prompt_tokens
+        self._busy_s = max(self._busy_s, at_s)
+
+    def ended(self, at_s: float, output_tokens: int) -> None:
+        """A request was answered with so many tokens."""
+        found = self._at(at_s)
+        found.ended += 1
+        found.output_tokens += output_tokens
+        found.output_squares += output_tokens**2
+
+    def first_token(self, at_s: float, ttft_s: float) -> None:
+        """A request's first token went out."""
+        self._at(at_s).ttft.add(ttft_s)
+
+    def inter_token(self, at_s: float, seconds: float, count: int = 1) -> None:
+        """So many tokens followed their forerunner after ``seconds``."""
+        self._at(at_s).inter_token.add(seconds, count)
+
+    def queues(self, at_s: float, waiting: int, running: int) -> None:
+        """All queues' lengths now; they count until the next report or for one window."""
+        self._waiting, self._running, self._reported_s = waiting, running, at_s
+        if waiting or running:
+            self._busy_s = max(self._busy_s, at_s)
+
+    def observe(self, now_s: float) -> Observed:
+        """The window that ends at ``now_s``; forgets what came before it."""
+        last = math.floor(now_s / self._bin_s)
+        first = last - self._num_bins + 1
+        for index in [i for i in self._bins if i < first]:
+            del self._bins[index]
+        bins = [self._bins[i] for i in range(first, last + 1) if i in self._bins]
+        self._lengths = self._mix(bins)
+        # The last bin is not over yet; so the window is a part of a bin shorter than window_s.
+        span_s = max(self._bin_s, now_s - max(self._start_s, first * self._bin_s))
+        num = sum(b.arrivals for b in bins)
+        load = replace(
+            self._lengths,
+            requests_per_s=num / span_s,
+            arrival_cv2=self._arrival_cv2(first, last),
+        )
+        peak, recent = self._parts(first, last, now_s)
+        chance = _UPPER_SIGMAS * math.sqrt(num * load.arrival_cv2) / span_s
+        is_fresh = now_s - self._reported_s <= self.window_s
+        ttft, inter_token = LogHistogram(), LogHistogram()
+        for b in bins:
+            ttft.merge(b.ttft)
+            inter_token.merge(b.inter_token)
+        return Observed(
+            at_s=now_s,
+            load=load,
+            upper=replace(load, requests_per_s=max(load.requests_per_s + chance, peak)),
+            recent_requests_per_s=recent,
+            waiting=self._waiting if is_fresh else 0,
+            running=self._running if is_fresh else 0,
+            idle_s=max(0.0, now_s - self._busy_s),
+            ttft_p95_s=ttft.quantile(0.95),
+            inter_token_p95_s=inter_token.quantile(0.95),
+            num_arrivals=num,
+            is_settled=now_s - self._start_s >= self.window_s / 2,
+        )
+
+    def _at(self, at_s: float) -> _Bin:
+        return self._bins[math.floor(at_s / self._bin_s)]
+
+    def _mix(self, bins: list[_Bin]) -> Load:
+        """Mean lengths; the last known ones where the window has none."""
+        arrivals, ended = sum(b.arrivals for b in bins), sum(b.ended for b in bins)
+        mix = self._lengths
+        if arrivals:
+            mix = replace(mix, prompt_tokens=sum(b.prompt_tokens for b in bins) / arrivals)
+        if ended:
+            mean = sum(b.output_tokens for b in bins) / ended
+            variance = max(0.0, sum(b.output_squares for b in bins) / ended - mean**2)
+            cv2 = variance / mean**2 if mean else 1.0
+            mix = replace(mix, output_tokens=mean, service_cv2=cv2)
+        return mix
+
+    def _arrival_cv2(self, first: int, last: int) -> float:
+        """Index of dispersion of the bins' counts, which tends to the squared variation.
+
+        Half the mean squared difference of neighbours (von Neumann) stands for the variance: a load
+        that grows or steps once is then not taken for a bursty one. 1 (Poisson) without data.
+        """
+        begin = max(first, math.ceil(self._start_s / self._bin_s))
+        counts = [self._count(i) for i in range(begin, last)]  # the last bin is not over
+        mean = sum(counts) / len(counts) if counts else 0.0
+        if len(counts) < 2 or not mean:
+            return 1.0
+        squares = sum((b - a) ** 2 for a, b in itertools.pairwise(counts))
+        return squares / (2 * (len(counts) - 1)) / mean
+
+    def _parts(self, first: int, last: int, now_s: float) -> tuple[float, float]:
+        """Requests/s of the busiest and of the last full part of the window."""
+        width = self._num_bins // _NUM_PEAK_PARTS
+        rates = []
+        for end in range(last, first + width - 2, -width):
+            begin_s = max(self._start_s, (end - width + 1) * self._bin_s)
+            span_s = min(now_s, (end + 1) * self._bin_s) - begin_s
+            if span_s >= width * self._bin_s / 2:  # a shorter one says too little
+                num = sum(self._count(i) for i in range(end - width + 1, end + 1))
+                rates.append(num / span_s)
+        return (max(rates), rates[0]) if rates else (0.0, 0.0)
+
+    def _count(self, index: int) -> int:
+        return self._bins[index].arrivals if index in self._bins else 0

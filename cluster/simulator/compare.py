@@ -1,0 +1,63 @@
+"""Every candidate held fixed, and the autoscaler, under the same arrivals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from cluster.planning.candidate import Candidate
+from cluster.simulator.result import Result
+from cluster.simulator.run import Setup, simulate
+from cluster.simulator.scaling import Scaling
+from cluster.simulator.workload import Arrival
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What every choice gave."""
+
+    auto: Result
+    static: Sequence[tuple[Candidate, Result]]
+    node_weight: float
+
+    @property
+    def best(self) -> tuple[Candidate, Result]:
+        """The static candidate of least cost."""
+        return min(self.static, key=lambda pair: cost_of(pair[1], self.node_weight))
+
+    @property
+    def regret(self) -> float:
+        """Cost of the autoscaler over the best static candidate's, less 1; below 0: it beat it."""
+        least = cost_of(self.best[1], self.node_weight)
+        return cost_of(self.auto, self.node_weight) / least - 1
+
+
+def cost_of(result: Result, node_weight: float) -> float:
+    """Mean completion time times the mean number of nodes to the power of their weight."""
+    completion_s = result.latencies.completion_s.mean
+    if completion_s is None or result.num_unserved:
+        return math.inf
+    seconds = result.samples[-1].at_s if result.samples else 0.0
+    nodes = result.node_seconds / seconds if seconds else 1.0
+    factor: float = nodes**node_weight
+    return completion_s * factor
+
+
+def compare(
+    arrivals: Sequence[Arrival],
+    candidates: Sequence[Candidate],
+    setup: Setup,
+    scaling: Scaling,
+    node_weight: float,
+) -> Comparison:
+    """Simulate all of them; ``setup.start`` is where the autoscaler begins.
+
+    Raises:
+        ValueError: There is no candidate.
+    """
+    if not candidates:
+        raise ValueError("no candidate")
+    static = [(c, simulate(arrivals, replace(setup, start=c))) for c in candidates]
+    auto = simulate(arrivals, setup, scaling)
+    return Comparison(auto=auto, static=static, node_weight=node_weight)

@@ -1,0 +1,122 @@
+"""The autoscaler's thin shell on the virtual clock: watches, decides, carries changes out."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cluster.planning.autoscaler import Autoscaler, ScalerState
+from cluster.planning.candidate import Candidate, num_nodes
+from cluster.planning.decision import Action, DecisionRecord, outcome_of
+from cluster.planning.load import Load
+from cluster.planning.memory import Memory
+from cluster.planning.observed import ObservedWindow
+from cluster.simulator.nodes import NodeSupply
+from cluster.simulator.result import Commit
+from cluster.simulator.watch import Period
+
+_MIN_JUDGED = 20  # answers, below which a mean says nothing about a prediction
+
+ChangeSeconds = Callable[[Candidate | None, Candidate | None], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaling:
+    """An autoscaler and the world it acts on."""
+
+    autoscaler: Autoscaler
+    supply: NodeSupply
+    change_s: ChangeSeconds  # from the last node's coming to the commit
+    tick_s: float = 5.0  # between decisions
+    window_s: float = 60.0  # of observation
+
+
+class ScalerShell:
+    """Keeps the autoscaler's memory and the change in flight; times are the virtual clock's.
+
+    Attributes:
+        num_nodes: There now.
+        commit_s: When the change in flight commits; infinite without one, or while nodes pend.
+        records: All decisions but holds.
+    """
+
+    def __init__(self, scaling: Scaling, current: Candidate | None) -> None:
+        self.num_nodes = max(scaling.supply.at_start, num_nodes(current))
+        self.commit_s = math.inf
+        self.records: list[DecisionRecord] = []
+        self._scaling = scaling
+        self._memory = Memory()
+        self._nodes_ready_s = -math.inf
+        self._target: Candidate | None = None
+        self._in_force: int | None = None  # record of the decision that is in effect
+        self._errors: list[float] = []
+
+    @property
+    def calibration_error(self) -> float | None:
+        """Median relative error of the completion time; None: nothing was judged yet."""
+        return statistics.median(self._errors) if self._errors else None
+
+    def tick(self, now_s: float, current: Candidate | None, window: ObservedWindow) -> None:
+        """Decide, and start or cancel a change."""
+        if self._memory.change is not None and now_s >= self._nodes_ready_s:
+            self.num_nodes = max(self.num_nodes, num_nodes(self._target))
+        wanted = num_nodes(self._target) if self._memory.change is not None else 0
+        state = ScalerState(
+            current=current,
+            observed=window.observe(now_s),
+            num_nodes=self.num_nodes,
+            pending_nodes=max(0, wanted - self.num_nodes),
+            memory=self._memory,
+            calibration_error=self.calibration_error,
+        )
+        autoscaler = self._scaling.autoscaler
+        decision = autoscaler.decide(now_s, state)
+        self._memory = self._memory.after(decision, autoscaler.config.remember_s)
+        if decision.action is Action.HOLD:
+            return
+        self.records.append(DecisionRecord(decision=decision))
+        if decision.action is Action.GIVE_UP:
+            self.commit_s = math.inf
+            return
+        self._start(now_s, current, None if decision.action is Action.TO_ZERO else decision.target)
+
+    def commit(self, now_s: float) -> Commit:
+        """The change in flight takes effect."""
+        self._memory = self._memory.change_ended(now_s)
+        self.commit_s = math.inf
+        self._in_force = len(self.records) - 1
+        self.num_nodes = max(self._scaling.supply.at_start, num_nodes(self._target))
+        reason = self.records[-1].decision.reason
+        return Commit(at_s=now_s, candidate=self._target, reason=reason)
+
+    def judge(self, current: Candidate | None, period: Period, now_s: float) -> None:
+        """Compare a period between two commits with its prediction; write its decision's outcome.
+
+        The outcome counts all answers, also those to who queued before the commit; the calibration
+        error only who came one window after it. One with too few of them is not judged, and one
+        that began before the first decision has no record.
+        """
+        if current is None or period.latencies.completion_s.count < _MIN_JUDGED:
+            return
+        measured = period.measured(now_s)
+        prediction = self._scaling.autoscaler.predict(current, measured.load)
+        settled_s, expected_s = period.settled.mean, prediction.completion_s
+        if settled_s and period.settled.count >= _MIN_JUDGED and math.isfinite(expected_s):
+            self._errors.append(abs(expected_s / settled_s - 1))
+        if self._in_force is None:
+            return
+        decision = self.records[self._in_force].decision
+        outcome = outcome_of(decision, measured, prediction, self._replay(measured.load))
+        self.records[self._in_force] = DecisionRecord(decision=decision, outcome=outcome)
+
+    def _replay(self, load: Load) -> Callable[[Candidate], float]:
+        autoscaler = self._scaling.autoscaler
+        return lambda candidate: autoscaler.cost(candidate, load)
+
+    def _start(self, now_s: float, current: Candidate | None, target: Candidate | None) -> None:
+        supply = self._scaling.supply
+        self._target = target
+        self._nodes_ready_s = supply.ready_s(now_s, self.num_nodes, num_nodes(target))
+        self.commit_s = self._nodes_ready_s + self._scaling.change_s(current, target)

@@ -1,0 +1,88 @@
+"""What a simulated gateway's work costs, and where it reports what became of requests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from cluster.planning.histogram import LogHistogram
+
+StepSeconds = Callable[[float, float, float], float]
+"""(sequences that decode, their mean context in tokens, prompt tokens computed) -> seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayModel:
+    """One gateway: limits of its scheduler, and its times."""
+
+    step_seconds: StepSeconds
+    max_num_seqs: int
+    max_batched_tokens: int
+    max_chunk_tokens: int = 512  # of one sequence in a step
+    kv_tokens: int = 1 << 20  # that its cache holds
+    block_size: int = 16  # tokens
+    request_s: float = 0.0  # of its time for each request, in the step that admits it
+    frontend_s: float = 0.0  # on the way of the first token, outside the gateway
+    max_model_len: int = 1 << 18
+
+
+class Gateway(Protocol):
+    """A gateway on the virtual clock. It runs only when it is told to."""
+
+    time_s: float  # end of its last step, when it next looks at its queue
+
+    def add(self, at_s: float, prompt_tokens: int, output_tokens: int) -> None:
+        """Queue a request; ``advance(at_s)`` came before."""
+
+    def advance(self, until_s: float) -> None:
+        """Begin every step that begins before ``until_s``; the last one may end after it."""
+
+    def reconfigure(self, model: GatewayModel) -> None:
+        """Other limits and times from the next step on. The cache's size stays."""
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that hold no blocks."""
+
+    @property
+    def num_running(self) -> int:
+        """Requests that hold blocks."""
+
+
+class Listener(Protocol):
+    """Whoever wants to know; results and the window of the autoscaler."""
+
+    def first_token(self, at_s: float, ttft_s: float) -> None:
+        """A request's first token went out."""
+
+    def inter_token(self, at_s: float, seconds: float, count: int = 1) -> None:
+        """So many tokens followed their forerunner after ``seconds``."""
+
+    def completed(self, at_s: float, arrived_s: float, output_tokens: int) -> None:
+        """A request was answered."""
+
+
+@dataclass(slots=True)
+class Latencies:
+    """What became of all requests. Times are seconds; quantiles are right to 1 %."""
+
+    ttft_s: LogHistogram = field(default_factory=LogHistogram)
+    inter_token_s: LogHistogram = field(default_factory=LogHistogram)
+    completion_s: LogHistogram = field(default_factory=LogHistogram)
+    output_tokens: int = 0
+    last_end_s: float = 0.0
+
+    def first_token(self, at_s: float, ttft_s: float) -> None:
+        """A request's first token went out."""
+        self.ttft_s.add(ttft_s)
+
+    def inter_token(self, at_s: float, seconds: float, count: int = 1) -> None:
+        """So many tokens followed their forerunner after ``seconds``."""
+        self.inter_token_s.add(seconds, count)
+
+    def completed(self, at_s: float, arrived_s: float, output_tokens: int) -> None:
+        """A request was answered."""
+        self.completion_s.add(at_s - arrived_s)
+        self.output_tokens += output_tokens
+        self.last_end_s = max(self.last_end_s, at_s)

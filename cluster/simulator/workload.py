@@ -1,0 +1,150 @@
+"""Arrivals: Poisson, bursts, a day's curve, or a record. One seed gives one sequence."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Arrival(NamedTuple):
+    """One request."""
+
+    at_s: float
+    prompt_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """Token counts of requests: gamma distributed around a mean, at least 1.
+
+    ``cv2`` is the squared coefficient of variation; 0: all are alike, 1: exponential.
+    """
+
+    prompt_mean: float
+    output_mean: float
+    cv2: float = 0.0
+
+    def draw(self, chance: random.Random) -> tuple[int, int]:
+        """Prompt and output tokens of one request."""
+        return self._draw(chance, self.prompt_mean), self._draw(chance, self.output_mean)
+
+    def _draw(self, chance: random.Random, mean: float) -> int:
+        value = mean if not self.cv2 else chance.gammavariate(1 / self.cv2, mean * self.cv2)
+        return max(1, round(value))
+
+
+def poisson(
+    requests_per_s: float, lengths: Lengths, seconds: float, seed: int, start_s: float = 0.0
+) -> Iterator[Arrival]:
+    """Independent requests at a constant rate from ``start_s`` on."""
+    chance = random.Random(seed)  # noqa: S311  # a workload, no secret
+    yield from _poisson(chance, requests_per_s, lengths, start_s, start_s + seconds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bursts:
+    """A Poisson process whose rate jumps between two values (MMPP-2)."""
+
+    quiet_requests_per_s: float
+    burst_requests_per_s: float
+    quiet_mean_s: float  # exponential stays
+    burst_mean_s: float
+
+    @property
+    def mean_requests_per_s(self) -> float:
+        """Over a long time."""
+        whole = self.quiet_mean_s + self.burst_mean_s
+        return (
+            self.quiet_requests_per_s * self.quiet_mean_s
+            + self.burst_requests_per_s * self.burst_mean_s
+        ) / whole
+
+
+def bursts(rates: Bursts, lengths: Lengths, seconds: float, seed: int) -> Iterator[Arrival]:
+    """Requests in bursts; it begins quiet."""
+    chance = random.Random(seed)  # noqa: S311  # a workload, no secret
+    now_s, is_burst = 0.0, False
+    while now_s < seconds:
+        mean_s = rates.burst_mean_s if is_burst else rates.quiet_mean_s
+        rate = rates.burst_requests_per_s if is_burst else rates.quiet_requests_per_s
+        end_s = min(seconds, now_s + chance.expovariate(1 / mean_s))
+        yield from _poisson(chance, rate, lengths, now_s, end_s)
+        now_s, is_burst = end_s, not is_burst
+
+
+def varying(
+    rate_at: Callable[[float], float],
+    most_requests_per_s: float,
+    lengths: Lengths,
+    seconds: float,
+    seed: int,
+) -> Iterator[Arrival]:
+    """A Poisson process of any rate below ``most_requests_per_s``, by thinning (Lewis, Shedler).
+
+    Raises:
+        ValueError: The rate exceeds the bound somewhere.
+    """
+    chance = random.Random(seed)  # noqa: S311  # a workload, no secret
+    for arrival in _poisson(chance, most_requests_per_s, lengths, 0.0, seconds):
+        rate = rate_at(arrival.at_s)
+        if rate > most_requests_per_s * (1 + 1e-9):
+            raise ValueError(f"{rate} requests/s at {arrival.at_s} s, above the bound")
+        if chance.random() * most_requests_per_s < rate:
+            yield arrival
+
+
+def day(
+    least_requests_per_s: float,
+    most_requests_per_s: float,
+    lengths: Lengths,
+    seconds: float,
+    seed: int,
+    period_s: float = 86_400.0,
+) -> Iterator[Arrival]:
+    """A day's curve: a cosine from the least rate at the start to the most half a period later."""
+    swing = (most_requests_per_s - least_requests_per_s) / 2
+
+    def rate_at(now_s: float) -> float:
+        return least_requests_per_s + swing * (1 - math.cos(2 * math.pi * now_s / period_s))
+
+    return varying(rate_at, most_requests_per_s, lengths, seconds, seed)
+
+
+def phases(
+    rate_and_seconds: Iterable[tuple[float, float]], lengths: Lengths, seed: int
+) -> Iterator[Arrival]:
+    """One constant rate after the other, such as quiet, steady, burst, quiet."""
+    chance = random.Random(seed)  # noqa: S311  # a workload, no secret
+    now_s = 0.0
+    for rate, seconds in rate_and_seconds:
+        yield from _poisson(chance, rate, lengths, now_s, now_s + seconds)
+        now_s += seconds
+
+
+def replay(recorded: Iterable[Arrival], speed: float = 1.0) -> Iterator[Arrival]:
+    """What was recorded, in order of arrival, ``speed`` times as fast.
+
+    Raises:
+        ValueError: ``speed`` is not above 0.
+    """
+    if speed <= 0:
+        raise ValueError(f"speed must be above 0, got {speed}")
+    ordered = sorted(recorded)
+    first_s = ordered[0].at_s if ordered else 0.0
+    for arrival in ordered:
+        yield arrival._replace(at_s=(arrival.at_s - first_s) / speed)
+
+
+def _poisson(
+    chance: random.Random, rate: float, lengths: Lengths, start_s: float, end_s: float
+) -> Iterator[Arrival]:
+    if rate <= 0:
+        return
+    now_s = start_s + chance.expovariate(rate)
+    while now_s < end_s:
+        yield Arrival(now_s, *lengths.draw(chance))
+        now_s += chance.expovariate(rate)
