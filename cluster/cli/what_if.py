@@ -51,7 +51,10 @@ def what_if(
 
     stored = _calibration(model, experts, dense, calibration)
     node_bytes = float(psutil.virtual_memory().total)
-    transports = {LinkTransport.LOCAL, LinkTransport.SHM}
+    transports = {LinkTransport.LOCAL, LinkTransport.SHM} & {
+        LinkTransport.LOCAL,
+        *stored.calibration.links,
+    }
     cluster = ClusterShape(
         gateway_nodes=1,
         gateway_node_bytes=node_bytes,

@@ -108,8 +108,9 @@ def examine(
             dense=formats[1],
             cluster_token=secrets.token_hex(32),
         )
+        has_shm = not machine.shared_memory_problem
         calibration, residuals, local = calibrate(
-            subject, plan, started_s + plan.budget_s, on_stage
+            subject, plan, started_s + plan.budget_s, on_stage, has_shared_memory=has_shm
         )
     stored = StoredCalibration(
         machine=machine.name,
@@ -134,7 +135,12 @@ def examine(
 
 
 def calibrate(
-    subject: Subject, plan: MeasurePlan, deadline_s: float, on_stage: OnStage = lambda _: None
+    subject: Subject,
+    plan: MeasurePlan,
+    deadline_s: float,
+    on_stage: OnStage = lambda _: None,
+    *,
+    has_shared_memory: bool = True,
 ) -> tuple[Calibration, dict[str, Residuals], LocalCosts]:
     """Run the small model in every way until ``deadline_s`` of ``time.monotonic``.
 
@@ -148,7 +154,8 @@ def calibrate(
     on_stage("starting shards")
     with ShardProcesses(subject, plan.shard_counts) as shards:
         on_stage("round trips to shards")
-        links = measure_links(subject, shards, plan, _share(deadline_s, _LINK_SHARE))
+        transports = (LinkTransport.SHM, LinkTransport.GRPC)[not has_shared_memory :]
+        links = measure_links(subject, shards, plan, _share(deadline_s, _LINK_SHARE), transports)
         on_stage("layers and experts beside shards")
         beside = measure_beside(subject, shards, plan, local.attention_s, deadline_s)
     set_spin(owns_cores=False)  # this process has no engine any more

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cluster.planning.candidate import Candidate, Prediction
+from cluster.planning.candidate import Candidate, Prediction, num_nodes
 from cluster.planning.cluster_shape import ClusterShape
 from cluster.planning.load import Load, Objectives
 from galerne.topology import LinkTransport
@@ -43,11 +43,6 @@ def broken_limits(
         *_objectives(prediction, objectives, load),
     )
     return tuple(limits)
-
-
-def num_nodes(candidate: Candidate) -> int:
-    """Machines that a candidate takes."""
-    return candidate.gateway_nodes + candidate.shard_nodes
 
 
 def num_copies(candidate: Candidate, cluster: ClusterShape) -> int:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from cluster.planning.candidate import Candidate, Prediction
+from cluster.planning.candidate import Candidate, Prediction, num_nodes
 from cluster.planning.cluster_shape import ClusterShape
 from cluster.planning.costs import Calibration
 from cluster.planning.enumerate import candidates, finer
-from cluster.planning.limits import Broken, broken_limits, num_nodes
+from cluster.planning.limits import Broken, broken_limits
 from cluster.planning.load import Load, Objectives
 from cluster.planning.predict import predict
 from cluster.planning.rank import criteria, rank_key, tie_key, value_of

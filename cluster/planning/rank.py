@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 
-from cluster.planning.candidate import Candidate, Prediction
-from cluster.planning.limits import num_nodes
+from cluster.planning.candidate import Candidate, Prediction, num_nodes
 from cluster.planning.load import Objectives
 from galerne.topology import Mode
 

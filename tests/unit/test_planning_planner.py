@@ -1,14 +1,13 @@
 """The planner: what it chooses, what it refuses and why, and when it would choose otherwise."""
 
-import time
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cluster.planning.candidate import num_nodes
 from cluster.planning.cluster_shape import ClusterShape
 from cluster.planning.enumerate import candidates, finer
-from cluster.planning.limits import num_copies, num_nodes
+from cluster.planning.limits import num_copies
 from cluster.planning.load import Objectives
 from cluster.planning.planner import plan
 from cluster.planning.predict import predict
@@ -211,11 +210,11 @@ def test_small_cluster_says_at_which_rate_nothing_is_enough():
 
 
 @pytest.mark.parametrize("rate", [0.0, 15.0, 400.0])
-def test_thousand_machines_are_planned_in_a_moment(rate):
-    start = time.process_time()
-    decision = planned(rate, nodes=1000, cores_per_node=8)
-    assert decision.chosen is not None
-    assert time.process_time() - start < 3  # 1 s on a quiet machine; the tests run beside others
+def test_a_thousand_machines_take_few_more_candidates_than_a_hundred(rate):
+    hundred = planned(rate, nodes=100, cores_per_node=8)
+    thousand = planned(rate, nodes=1000, cores_per_node=8)
+    assert thousand.chosen is not None
+    assert len(thousand.verdicts) < 3 * len(hundred.verdicts)
 
 
 def test_cluster_without_a_gateway_node_is_refused():
