@@ -10,6 +10,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -152,7 +153,7 @@ def calibrate(
     on_stage("the way of a first token")
     frontend_s = measure_frontend(subject, local.engine.request_s)
     on_stage("starting shards")
-    with ShardProcesses(subject, plan.shard_counts) as shards:
+    with closing(ShardProcesses(subject, plan.shard_counts)) as shards:
         on_stage("round trips to shards")
         transports = (LinkTransport.SHM, LinkTransport.GRPC)[not has_shared_memory :]
         links = measure_links(subject, shards, plan, _share(deadline_s, _LINK_SHARE), transports)

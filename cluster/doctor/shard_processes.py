@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from types import TracebackType
 from typing import Any, NamedTuple
 
 from cluster.doctor.setup import Subject, shard_names, topology_of
@@ -20,6 +19,7 @@ from galerne.topology import LinkTransport
 _START_S = 120.0  # to load its experts
 _ANSWER_S = 30.0
 _END_S = 10.0
+_POLL_S = 0.005
 
 
 class ShardProcessError(GalerneError):
@@ -155,17 +155,6 @@ class ShardProcesses:
         for process in self._by_shard.values():
             process.close()
 
-    def __enter__(self) -> ShardProcesses:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
 
 def experts_held(subject: Subject, counts: Sequence[int]) -> dict[ShardId, dict[int, list[int]]]:
     """Expert ids by layer of every shard, together over topologies of so many shards."""
@@ -183,5 +172,5 @@ def experts_held(subject: Subject, counts: Sequence[int]) -> dict[ShardId, dict[
 
 def wait_monotonic(until_s: float) -> bool:
     """Let a little time pass; whether ``until_s`` of ``time.monotonic`` is still to come."""
-    select.select([], [], [], 0.005)
+    time.sleep(_POLL_S)
     return time.monotonic() < until_s
