@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import psutil
 from cluster.actors.launch_spec import LaunchSpec
 from cluster.config import ServeConfig, kv_bytes
 from cluster.demo import MODEL_DIRECTORY, MODEL_NAME
+from cluster.planning.shape import shape_of
 from cluster.presets import PRESETS, PresetInputs, build_topology
 from galerne.errors import ConfigError
 from galerne.topology import LinkTransport, Topology
@@ -22,6 +22,7 @@ from router.model.kv_cache import PagedLatentCache
 from router.model.native_layers import takes
 from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.open import open_checkpoint
+from shards.cores import available_cores
 from shards.kernels.formats import FORMATS, WeightFormat
 from shards.kernels.native.library import kernels_for
 
@@ -42,31 +43,11 @@ def resident_bytes(
     width = DTYPES[config.numerics].itemsize
     # Where torch computes, experts are rounded as if they had fewer bits, and are no smaller.
     is_native = kernels_for(DTYPES[config.numerics], model.hidden_size) is not None
-    expert_width, dense_width = (
-        held.bits_per_weight / 8 if is_native and held is not WeightFormat.BF16 else width
-        for held in formats
-    )
-    per_expert = 3 * model.expert_size * model.hidden_size
-    routed = model.num_layers * model.num_experts * per_expert
-    is_local = topology.transport is LinkTransport.LOCAL
+    shape = shape_of(model, *(formats if is_native else (WeightFormat.BF16, WeightFormat.BF16)))
     num_gateways = len(topology.gateways)
-    heads = model.num_heads
-    attention = (
-        model.q_lora_rank * (model.hidden_size + heads * model.qk_head_dim)
-        + model.latent_dim * model.hidden_size
-        + heads * model.v_head_dim * model.hidden_size
-    )
-    shared = 3 * model.shared_size * model.hidden_size
-    # These stay as wide as the arithmetic: the gate, the absorbed form's weights, the embedding
-    # (which is looked up, not multiplied with).
-    absorbed = heads * (model.qk_nope_head_dim + model.v_head_dim) * model.kv_lora_rank
-    gate = model.num_experts * model.hidden_size
-    embedding = model.vocab_size * model.hidden_size
-    wide = model.num_layers * (absorbed + gate) + embedding
-    narrow = model.num_layers * (attention + shared) + embedding  # and the head
-    copies = num_gateways if is_local else config.replicas
-    per_gateway = dense_width * narrow + width * wide
-    return int(expert_width * routed * copies + per_gateway * num_gateways)
+    copies = num_gateways if topology.transport is LinkTransport.LOCAL else config.replicas
+    as_bf16 = shape.routed_bytes * copies + shape.dense_bytes * num_gateways
+    return int(as_bf16 * width / DTYPES["bf16"].itemsize)
 
 
 def weight_format(
@@ -120,7 +101,7 @@ def plan_serving(config: ServeConfig, app_name: str, num_nodes: int) -> ServePla
     path = (config.model or MODEL_DIRECTORY).resolve()
     checkpoint = open_checkpoint(path)
     model = checkpoint.config
-    num_cores = len(os.sched_getaffinity(0))
+    num_cores = available_cores()
     inputs = PresetInputs(
         config=config,
         num_layers=model.num_layers,
@@ -168,7 +149,7 @@ def plan_serving(config: ServeConfig, app_name: str, num_nodes: int) -> ServePla
         dense=dense,
         topology=topology,
         inputs=inputs,
-        expert_bytes=int(experts.bits_per_weight / 8 * 3 * model.expert_size * model.hidden_size),
+        expert_bytes=int(shape_of(model, experts, dense).expert_bytes),
         cluster_token=secrets.token_hex(32),
         max_model_len=max_model_len,
         kv_bytes=min(per_gateway, (most + BLOCK_SIZE) * per_token),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from cluster.run_directory import RunDirectory
 from cluster.runtime import RayRuntime, join_ray, start_local_ray
 from cluster.shutdown import Shutdown
 from galerne.errors import ConfigError
+from shards.cores import available_cores
 
 if TYPE_CHECKING:  # these import ray, which must see our environment first
     from cluster.actors.controller import StartReport
@@ -101,7 +101,7 @@ class Server:
         wanted = self.config.ray_storage
         return start_local_ray(
             self._run,
-            num_cpus=max(4, len(os.sched_getaffinity(0))),  # claims of our actors are fractions
+            num_cpus=max(4, available_cores()),  # claims of our actors are fractions
             namespace=NAMESPACE,
             storage=None if wanted == "off" else self._run.make_storage(wanted),
             dashboard_port=self.config.dashboard_port,

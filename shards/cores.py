@@ -8,6 +8,11 @@ import os
 logger = logging.getLogger(__name__)
 
 
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def share_cores(core: int) -> None:
     """Keep the calling thread on one core (a number, taken modulo those of this process), politely.
 

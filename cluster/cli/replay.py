@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
+
+from shards.cores import available_cores
 
 if TYPE_CHECKING:
     from router.gateway.record_file import Record
@@ -33,7 +34,7 @@ def replay(
     from router.gateway.record_file import find_records
 
     logging.basicConfig(level=logging.ERROR)  # steps that fail again are no news
-    num_threads = threads or len(os.sched_getaffinity(0))
+    num_threads = threads or available_cores()
     console = Console()
     is_good = True
     for record in find_records(directory):

@@ -50,16 +50,13 @@ def what_if(
     from galerne.topology import LinkTransport, Mode
 
     stored = _calibration(model, experts, dense, calibration)
+    between = {LinkTransport.SHM, LinkTransport.GRPC} if nodes else {LinkTransport.SHM}
     node_bytes = float(psutil.virtual_memory().total)
-    transports = {LinkTransport.LOCAL, LinkTransport.SHM} & {
-        LinkTransport.LOCAL,
-        *stored.calibration.links,
-    }
     cluster = ClusterShape(
         gateway_nodes=1,
         gateway_node_bytes=node_bytes,
         cores_per_node=stored.num_cores,
-        transports=frozenset(transports | ({LinkTransport.GRPC} if nodes else set())),
+        transports=frozenset({LinkTransport.LOCAL, *between & stored.calibration.links.keys()}),
         shard_nodes=nodes,
         shard_node_bytes=node_bytes,
     )

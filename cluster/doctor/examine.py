@@ -23,7 +23,7 @@ from cluster.doctor.measure_engine import CheckPoint
 from cluster.doctor.measure_frontend import measure_frontend
 from cluster.doctor.measure_link import measure_links
 from cluster.doctor.measure_node import LocalCosts, measure_node
-from cluster.doctor.setup import NUMERICS, Subject, num_cores
+from cluster.doctor.setup import NUMERICS, Subject
 from cluster.doctor.shard_processes import ShardProcesses
 from cluster.doctor.small_model import write_small_model
 from cluster.doctor.steps import MeasurePlan
@@ -36,6 +36,7 @@ from router.gateway.settings import DTYPES
 from router.model.native_layers import takes
 from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.open import open_checkpoint
+from shards.cores import available_cores
 from shards.kernels.formats import WeightFormat
 from shards.kernels.native.library import kernels_for, set_spin
 
@@ -153,7 +154,7 @@ def calibrate(
     on_stage("the way of a first token")
     frontend_s = measure_frontend(subject, local.engine.request_s)
     on_stage("starting shards")
-    with closing(ShardProcesses(subject, plan.shard_counts)) as shards:
+    with closing(ShardProcesses(subject, plan.counts_on(available_cores()))) as shards:
         on_stage("round trips to shards")
         transports = (LinkTransport.SHM, LinkTransport.GRPC)[not has_shared_memory :]
         links = measure_links(subject, shards, plan, _share(deadline_s, _LINK_SHARE), transports)
@@ -191,7 +192,7 @@ def _node(local: LocalCosts, beside: BesideCosts) -> NodeCosts:
         shard_experts=beside.shard_experts,
         head=local.head,
         step=local.engine.step,
-        num_workers=num_cores(),
+        num_workers=available_cores(),
     )
 
 

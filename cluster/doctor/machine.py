@@ -6,15 +6,15 @@ import mmap
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import torch
 
-from cluster.doctor.setup import num_cores
 from cluster.ports import LOOPBACK, is_free
+from shards.cores import available_cores
 from shards.kernels.formats import WeightFormat
 from shards.kernels.native.library import native_kernels
 from shards.kernels.native.packing import pack
@@ -61,12 +61,12 @@ def measure_machine(checkpoint: Path, ports: Sequence[int] = (), host: str = LOO
     return Machine(
         name=platform.node(),
         cpu=cpu_name(),
-        num_cores=num_cores(),
+        num_cores=available_cores(),
         memory_bytes=memory.total,
         free_bytes=memory.available,
-        read_bytes_per_s=read_bandwidth(num_cores()),
+        read_bytes_per_s=read_bandwidth(available_cores()),
         read_bytes_per_s_one=read_bandwidth(1),
-        gemm_flops=gemm_rate(num_cores()),
+        gemm_flops=gemm_rate(available_cores()),
         kernels="torch" if kernels is None else kernels.family,
         disk_bytes_per_s=disk,
         disk_is_direct=is_direct,
@@ -167,8 +167,7 @@ def _read(path: Path, num_bytes: int, flags: int) -> float:
     return num_read / max(seconds, 1e-9)
 
 
-def _best_s(work: object, tries: int) -> float:
-    assert callable(work)
+def _best_s(work: Callable[[], object], tries: int) -> float:
     best = float("inf")
     for _ in range(tries):
         started = time.perf_counter()

@@ -16,7 +16,7 @@ import torch
 
 from cluster.doctor.fit import ExpertPoint, Residuals, fit, fit_experts
 from cluster.doctor.measure_link import await_links
-from cluster.doctor.setup import Subject, gateway_settings, num_cores, topology_of
+from cluster.doctor.setup import Subject, gateway_settings, topology_of
 from cluster.doctor.shard_processes import ShardProcesses
 from cluster.doctor.steps import (
     MeasurePlan,
@@ -32,6 +32,7 @@ from galerne.topology import LinkTransport, Topology
 from router.exchange.dispatch import Ints
 from router.gateway.build import build_gateway
 from router.model.runner import PagedRunner
+from shards.cores import available_cores
 
 _MIN_S = 1e-7  # of a shard's pass; one without a row takes none
 
@@ -73,11 +74,11 @@ def measure_beside(
         ShardProcessError: A shard has ended, or cannot be reached.
         CheckpointError, ConfigError: See ``build_gateway``.
     """
-    count = max(c for c in shards.counts if c <= max(num_cores(), shards.counts[0]))
+    count = max(shards.counts)
     topology = topology_of(subject.model, LinkTransport.SHM, count)
     steps = _steps(plan, subject.model.max_position_embeddings)
     had_threads = torch.get_num_threads()
-    torch.set_num_threads(num_cores())
+    torch.set_num_threads(available_cores())
     settings = gateway_settings(subject, topology, steps)
     built = build_gateway(settings, shards, lambda _: None, lambda *_: None)
     try:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from cluster.doctor.link_fit import LinkFit, LinkPoint, fit_link
-from cluster.doctor.setup import Subject, gateway_settings, num_cores, topology_of
+from cluster.doctor.setup import Subject, gateway_settings, topology_of
 from cluster.doctor.shard_processes import (
     Counters,
     ShardProcessError,
@@ -64,7 +64,7 @@ def measure_links(
         until_s = now_s + (deadline_s - now_s) / (len(transports) - number)
         points = [
             point
-            for count in _alone(shards)
+            for count in shards.counts
             for point in _measure_count(subject, shards, plan, transport, count, until_s)
         ]
         found[transport] = fit_link(points)
@@ -111,7 +111,7 @@ def _measure_count(
     until_s: float,
 ) -> list[LinkPoint]:
     topology = topology_of(subject.model, transport, count)
-    left = [c for c in _alone(shards) if c >= count]
+    left = [c for c in shards.counts if c >= count]
     now_s = time.monotonic()
     own_until_s = now_s + (until_s - now_s) / len(left)
     calls = [_Call(subject, topology, tokens) for tokens in plan.exchange_tokens]
@@ -179,8 +179,3 @@ def _point(call: _Call, samples: Sequence[LinkSample]) -> LinkPoint:
         compute_s=median(s.compute_s for s in samples),
         shard_s=median(s.shard_s for s in samples),
     )
-
-
-def _alone(shards: ShardProcesses) -> list[int]:
-    """Numbers of shards that each have a core; the smallest number, where there is but one."""
-    return [count for count in shards.counts if count <= num_cores()] or [min(shards.counts)]

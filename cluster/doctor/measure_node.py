@@ -26,7 +26,7 @@ from cluster.doctor.fit import (
     relative_drift,
 )
 from cluster.doctor.measure_engine import EngineCosts, measure_engine
-from cluster.doctor.setup import Subject, gateway_settings, num_cores, topology_of
+from cluster.doctor.setup import Subject, gateway_settings, topology_of
 from cluster.doctor.steps import (
     MeasurePlan,
     Rounds,
@@ -42,6 +42,7 @@ from galerne.topology import LinkTransport
 from router.gateway.build import build_gateway
 from router.model.runner import PagedRunner
 from shards.checkpoint.config import ModelConfig
+from shards.cores import available_cores
 
 _ENGINE_SHARE = 0.25  # of the time
 
@@ -87,7 +88,7 @@ def measure_node(subject: Subject, plan: MeasurePlan, deadline_s: float) -> Loca
     steps = plan.steps(subject.model.max_position_embeddings)
     settings = gateway_settings(subject, topology_of(subject.model, LinkTransport.LOCAL, 1), steps)
     had_threads = torch.get_num_threads()
-    torch.set_num_threads(num_cores())
+    torch.set_num_threads(available_cores())
     built = build_gateway(settings, None, lambda _: None, lambda *_: None)
     try:
         now_s = time.monotonic()
@@ -120,13 +121,8 @@ def measure_steps(
     model: ModelConfig,
     steps: Sequence[StepShape],
     deadline_s: float,
-    *,
-    with_loop: bool = False,
 ) -> list[Measured]:
-    """Every step several times, round by round; medians.
-
-    ``with_loop``: what lies between the parts of layers counts to these.
-    """
+    """Every step several times, round by round; medians."""
     num_layers = model.num_layers
     chunks = [chunks_of(step, model.vocab_size, seed) for seed, step in enumerate(steps)]
     touched = [mean_touched(routing_of(runner, c)) for c in chunks]
@@ -140,7 +136,7 @@ def measure_steps(
         Measured(
             shape=step,
             num_touched=num,
-            layer_s=median(s.loop_s if with_loop else s.layers_s for s in some) / num_layers,
+            layer_s=median(s.layers_s for s in some) / num_layers,
             experts_s=median(s.experts_s for s in some) / num_layers,
             head_s=median(s.head_s for s in some),
             samples=some,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from cluster.doctor.steps import StepShape
+from cluster.presets import names
 from galerne.ids import Epoch, GatewayId, ShardId
 from galerne.topology import LinkTransport, Mode, Topology, contiguous_placement
 from router.gateway.settings import BLOCK_SIZE, DTYPES, GatewaySettings
 from router.model.kv_cache import PagedLatentCache
 from shards.checkpoint.config import ModelConfig
+from shards.cores import available_cores
 from shards.kernels.formats import WeightFormat
 
 EPOCH = Epoch(1)
@@ -34,19 +36,9 @@ class Subject:
     cluster_token: str
 
 
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def shard_names(count: int) -> tuple[ShardId, ...]:
-    """``shard-0`` and so on."""
-    return tuple(ShardId(f"shard-{number}") for number in range(count))
-
-
 def topology_of(model: ModelConfig, transport: LinkTransport, num_shards: int) -> Topology:
     """One gateway and so many shards, one copy of every expert, no micro-batches."""
-    shards = shard_names(num_shards)
+    shards = tuple(map(ShardId, islice(names("shard"), num_shards)))
     return Topology(
         epoch=EPOCH,
         mode=Mode.THROUGHPUT,
@@ -79,7 +71,7 @@ def gateway_settings(
         max_model_len=longest,
         kv_bytes=(num_blocks + longest // BLOCK_SIZE) * per_block,
         max_chunk_tokens=_MAX_BATCHED_TOKENS,
-        num_threads=num_cores(),
+        num_threads=available_cores(),
         num_beside=1,  # where shards compute on the same cores: see plan_serving
         experts=subject.experts,
         dense=subject.dense,

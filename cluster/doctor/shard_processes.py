@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from cluster.doctor.setup import Subject, shard_names, topology_of
+from cluster.doctor.setup import Subject, topology_of
 from galerne.errors import GalerneError
 from galerne.ids import ShardId
 from galerne.topology import LinkTransport
@@ -37,16 +37,12 @@ class ShardProcessError(GalerneError):
 class Counters(NamedTuple):
     """Totals of one shard."""
 
-    frames: int
-    rows: int
     compute_s: float  # wall time inside passes
     cpu_s: float  # of the whole process
 
     def since(self, before: Counters) -> Counters:
         """What was added."""
         return Counters(
-            self.frames - before.frames,
-            self.rows - before.rows,
             self.compute_s - before.compute_s,
             self.cpu_s - before.cpu_s,
         )
@@ -73,9 +69,7 @@ class _ShardProcess:
     def counters(self) -> Counters:
         self._write("")
         told = self._read(_ANSWER_S)
-        return Counters(
-            *(told["frames"], told["rows"], told["compute_seconds"], told["cpu_seconds"])
-        )
+        return Counters(told["compute_seconds"], told["cpu_seconds"])
 
     def close(self) -> None:
         for stream in (self._process.stdin, self._process.stdout):
@@ -120,7 +114,7 @@ class ShardProcesses:
             ShardProcessError: One does not start.
         """
         self.counts = tuple(sorted(counts))
-        self._names = shard_names(self.counts[-1])
+        self._names = topology_of(subject.model, LinkTransport.SHM, self.counts[-1]).shards
         self._by_shard: dict[ShardId, _ShardProcess] = {}
         self._addresses: dict[ShardId, str] = {}
         held = experts_held(subject, self.counts)

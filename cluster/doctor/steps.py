@@ -63,6 +63,11 @@ class MeasurePlan:
     shard_counts: tuple[int, ...] = (1, 2, 4)
     budget_s: float = 60.0
 
+    def counts_on(self, num_cores: int) -> list[int]:
+        """Numbers of shards that each have a core; the smallest number, where there is but one."""
+        counts = [count for count in self.shard_counts if count <= num_cores]
+        return counts or [min(self.shard_counts)]
+
     def steps(self, max_positions: int) -> list[StepShape]:
         """Decode steps at every context; prefill chunks at the start and at the last context."""
         contexts = [c for c in self.contexts if c + max(self.prefill_tokens) <= max_positions]

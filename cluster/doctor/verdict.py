@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 from cluster.doctor.fit import Residuals
 from cluster.doctor.machine import Machine
+from cluster.planning.candidate import Candidate
 from cluster.planning.costs import Calibration
 from cluster.planning.shape import ModelShape
+from cluster.planning.step import StepWork, step_parts
+from galerne.topology import LinkTransport, Mode
 from galerne.units import size_text
 
 CONTEXT = 512  # tokens before the one that is decoded, where a step is judged
@@ -25,6 +28,17 @@ _WORDS = {
     "head": "the head",
     "step": "scheduling, sampling and Python",
 }
+
+_LOCAL = Candidate(
+    mode=Mode.LATENCY,
+    transport=LinkTransport.LOCAL,
+    gateways=1,
+    shards=1,
+    replicas=1,
+    micro_batches=1,
+    max_num_seqs=max(SEQUENCES),
+    max_batched_tokens=max(SEQUENCES),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,18 +73,12 @@ def decode_parts(
 ) -> dict[str, float]:
     """Seconds by part of a decode step with the experts in the gateway.
 
-    Source: design, section 8, without an exchange.
+    Source: ``step_parts``, without an exchange.
     """
-    node, layers = costs.gateway, shape.num_layers
-    touched = shape.num_touched(num_sequences)
-    rows = num_sequences * shape.num_experts_per_tok
-    return {
-        "layer": layers * node.layer.seconds(num_sequences),
-        "attention": layers * node.attention_s * num_sequences * (context + 1),
-        "experts": layers * node.experts.seconds(touched, rows),
-        "head": node.head.seconds(num_sequences),
-        "step": node.step.seconds(num_sequences),
-    }
+    # A query sees itself, too.
+    work = StepWork(num_decoding=num_sequences, context=context + 1)
+    parts = step_parts(shape, costs, _LOCAL, work)
+    return {name: parts[name] for name in _WORDS}
 
 
 def judge_step(

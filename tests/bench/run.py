@@ -14,7 +14,6 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from tests.bench.engines import CORES, OURS, ROOT, start
@@ -42,16 +41,9 @@ def one_b():
 
 def read_bandwidth():
     """GB/s of a sum over memory on all cores: what the machine gives now."""
-    import torch
+    from cluster.doctor.machine import read_bandwidth
 
-    torch.set_num_threads(CORES)
-    memory = torch.ones(1 << 27, dtype=torch.int64)  # 1 GiB
-    best = float("inf")
-    for _ in range(3):
-        started = time.perf_counter()
-        memory.sum()
-        best = min(best, time.perf_counter() - started)
-    return memory.nbytes / best / 1e9
+    return read_bandwidth(CORES, 1 << 30) / 1e9
 
 
 def update_readme(text, mark="bench"):
