@@ -109,7 +109,11 @@ def test_a_call_over_the_row_budget_goes_in_frames(bank):
     with remote_exchange(2, create=create_shm, row_budget=8) as (exchange, shards):
         wait_for_links(exchange, LinkState.UP)
         assert_exchanges(exchange, bank, num_tokens=40)
-        assert sum(host.describe()["frames"] for host in shards.hosts.values()) >= 10
+        # counted after the answer is sent: may come a moment later than that
+        wait_until(
+            lambda: sum(host.describe()["frames"] for host in shards.hosts.values()) >= 10,
+            "every frame counted",
+        )
 
 
 def test_answers_of_an_abandoned_call_do_not_disturb_the_next(bank):
