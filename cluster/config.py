@@ -10,10 +10,41 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from cluster.planning.scaler_config import ScalerConfig
 from galerne.errors import ConfigError
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(k|m|g|ki|mi|gi)?b?", re.IGNORECASE)
+
+
+class ScalerSettings(BaseModel):
+    """The autoscaler's patience; see ``cluster.planning.scaler_config``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tick_s: float = Field(5.0, ge=0.1, description="seconds between decisions")
+    window_s: float = Field(60.0, ge=1, description="seconds of load that a decision looks at")
+    node_weight: float = Field(
+        1.0, ge=0, description="how machines weigh: cost is completion time times machines^weight"
+    )
+    min_gain: float = Field(
+        ScalerConfig().min_gain, ge=0, lt=1, description="share of the cost that a change must save"
+    )
+    cool_down_s: float = Field(
+        ScalerConfig().cool_down_s, ge=0, description="seconds between changes that merely save"
+    )
+    settle_s: float = Field(
+        ScalerConfig().settle_s, ge=0, description="seconds between changes that a promise demands"
+    )
+    drain_s: float = Field(
+        ScalerConfig().drain_s, gt=0, description="seconds in which a queue is to be emptied"
+    )
+    pending_timeout_s: float = Field(
+        ScalerConfig().pending_timeout_s, gt=0, description="seconds that machines may take to come"
+    )
+    remember_s: float = Field(
+        ScalerConfig().remember_s, ge=0, description="seconds until they are asked for again"
+    )
 
 
 class ServeConfig(BaseModel):
@@ -25,7 +56,28 @@ class ServeConfig(BaseModel):
     shards: int | None = Field(None, ge=1, description="expert shards; unset: the mode decides")
     gateways: int = Field(1, ge=1, le=64, description="gateway processes")
     replicas: int = Field(1, ge=1, description="copies of every expert, on different shards")
-    mode: Literal["latency", "throughput"] = Field("latency", description="topology preset")
+    mode: Literal["latency", "throughput", "auto"] = Field(
+        "latency", description="topology preset; auto: the autoscaler chooses, and changes it live"
+    )
+    ttft_p95_s: float | None = Field(
+        None, gt=0, description="promise: 95 % of first tokens within so many seconds"
+    )
+    inter_token_p95_s: float | None = Field(
+        None, gt=0, description="promise: 95 % of the other tokens within so many seconds"
+    )
+    max_nodes: int | None = Field(None, ge=1, description="machines that auto may take in all")
+    idle_to_zero_s: float | None = Field(
+        None,
+        gt=0,
+        description="seconds without a request after which auto ends all parts, until the next "
+        "request, which waits for them; unset: never",
+    )
+    calibration: Path | None = Field(
+        None,
+        description="file of galerne doctor to decide by; unset: this machine's last one, and "
+        "auto measures if there is none",
+    )
+    autoscaler: ScalerSettings = Field(ScalerSettings(), description="how patient auto is")
     transport: Literal["auto", "local", "shm", "grpc"] = Field(
         "auto",
         description="gateway to shards; shm: shared memory where they share a host, else grpc; "
@@ -53,6 +105,9 @@ class ServeConfig(BaseModel):
     kv_memory: Annotated[str, BeforeValidator(str)] = Field(
         "0.3", description="KV pool: bytes (2GiB), or a fraction of the memory left after weights"
     )
+    micro_batches: int | None = Field(
+        None, ge=1, le=8, description="parts of a step that circulate between gateway and shards"
+    )
     max_num_seqs: int | None = Field(None, ge=1, description="sequences in a step; unset: mode")
     max_batched_tokens: int | None = Field(None, ge=16, description="tokens in a step; unset: mode")
     served_model_name: str | None = Field(None, description="name clients use")
@@ -70,6 +125,12 @@ class ServeConfig(BaseModel):
     )
     drain_s: float = Field(30.0, ge=0, description="seconds running requests get at shutdown")
     start_timeout_s: float = Field(600.0, gt=0, description="seconds all parts get to start")
+
+    @property
+    def patience(self) -> ScalerConfig:
+        """The autoscaler's, as the decision takes it."""
+        told = self.autoscaler.model_dump(include=set(ScalerConfig.__slots__))
+        return ScalerConfig(**told, idle_to_zero_s=self.idle_to_zero_s)
 
 
 def load_config(file: Path | None, flags: Mapping[str, object]) -> ServeConfig:

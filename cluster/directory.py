@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Sequence
@@ -58,6 +59,7 @@ class RayDirectory:
 
     def __init__(self, controller_name: str, namespace: str) -> None:
         self._controller = ControllerHandle(controller_name, namespace)
+        self._id = secrets.token_hex(8)  # which frontend asks
 
     async def roster(self, *, with_metrics: bool = False) -> Roster:
         """The roster now.
@@ -67,6 +69,14 @@ class RayDirectory:
         """
         roster: Roster = await self._ask("roster", with_metrics)
         return roster
+
+    async def demand(self, num_held: int) -> None:
+        """See ``Directory``.
+
+        Raises:
+            NotServingError: As ``roster``.
+        """
+        await self._ask("demand", self._id, num_held)
 
     async def topology(self) -> TopologyFacts:
         """See ``ClusterPort``."""

@@ -16,6 +16,7 @@ from cluster.actors.controller import Controller, StartReport
 from cluster.actors.gateway import Gateway
 from cluster.actors.launch_spec import NAMESPACE, LaunchSpec
 from cluster.actors.shard import ExpertShard
+from cluster.control.standing import Standing
 from cluster.nodes import HEAD_RESOURCE, alive_nodes, node_by_part
 from galerne.errors import ConfigError
 from galerne.topology import Topology
@@ -44,7 +45,7 @@ class Deployment:
         self.spec = spec
         topology = spec.topology
         self._parts = list(topology.parts)
-        self._known = topology  # serves: who is to come has a higher epoch
+        self._known = Standing(topology=topology, is_auto=spec.is_auto)
         self._actors: dict[str, Any] = {}
         self._begun: dict[Any, str] = {}  # done when the part's constructor is
         homes = _find_room(topology, self._parts)
@@ -128,8 +129,8 @@ class Deployment:
             try:
                 answer = self._controller.wanted_parts.remote(self._known)
                 wanted = ray.get(answer, timeout=_REPORT_TIMEOUT_S)
-                self._known = min(wanted.values(), key=lambda topology: topology.epoch)
-                self._adjust(wanted)
+                self._known = wanted.standing
+                self._adjust(wanted.parts)
             except Exception as error:  # noqa: BLE001 - border to Ray: the controller is away
                 logger.warning("follow_failed reason=%r", error)
 

@@ -11,6 +11,7 @@ import psutil
 
 from cluster.actors.launch_spec import LaunchSpec
 from cluster.config import ServeConfig, kv_bytes
+from cluster.control.scaling_plan import ScalingPlan
 from cluster.demo import MODEL_DIRECTORY, MODEL_NAME
 from cluster.planning.shape import shape_of
 from cluster.presets import PRESETS, PresetInputs, build_topology
@@ -91,8 +92,17 @@ class ServePlan:
     kv_note: str
 
 
-def plan_serving(config: ServeConfig, app_name: str, num_nodes: int) -> ServePlan:
+def plan_serving(
+    config: ServeConfig,
+    app_name: str,
+    num_nodes: int,
+    scaling: ScalingPlan | None = None,
+    *,
+    is_auto: bool = False,
+) -> ServePlan:
     """Check the checkpoint, size the KV pool, lay out the topology.
+
+    ``config``: with the topology to start in, also where ``is_auto``.
 
     Raises:
         CheckpointError: The checkpoint cannot be used.
@@ -157,6 +167,8 @@ def plan_serving(config: ServeConfig, app_name: str, num_nodes: int) -> ServePla
         gateway_threads_beside=1 if num_nodes == 1 else None,
         shard_threads=1,
         is_one_node=num_nodes == 1,
+        scaling=scaling,
+        is_auto=is_auto,
         record=None if config.record is None else config.record.resolve(),
     )
     return ServePlan(

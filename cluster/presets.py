@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, islice
 
 from cluster.config import ServeConfig
@@ -40,6 +40,10 @@ class PresetInputs:
     num_experts: int
     num_cores: int  # of this machine
     num_nodes: int
+
+    def with_config(self, config: ServeConfig) -> PresetInputs:
+        """The same machine and model."""
+        return replace(self, config=config)
 
 
 def build_topology(
@@ -81,13 +85,17 @@ def build_topology(
         shards=shards,
         placement=contiguous_placement(inputs.num_layers, num_experts, shards, config.replicas),
         transport=transport,
-        num_micro_batches=2 if mode is Mode.THROUGHPUT and inputs.num_nodes > 1 else 1,
+        num_micro_batches=config.micro_batches or _micro_batches(mode, inputs.num_nodes),
         max_num_seqs=max_num_seqs,
         max_batched_tokens=max(
             config.max_batched_tokens or preset.max_batched_tokens, max_num_seqs
         ),
         row_budget=preset.row_budget,
     )
+
+
+def _micro_batches(mode: Mode, num_nodes: int) -> int:
+    return 2 if mode is Mode.THROUGHPUT and num_nodes > 1 else 1
 
 
 def names(kind: str, first: int = 0) -> Iterator[str]:

@@ -53,11 +53,8 @@ class Server:
         """
         config = self.config
         api_keys = _read_keys(config)
-        from cluster.plan import plan_serving
-
-        app_name = f"galerne-{secrets.token_hex(4)}"
         if config.address is None:
-            plan = plan_serving(config, app_name, num_nodes=1)  # before Ray: it may refuse
+            plan = self._plan(on_step, num_nodes=1)  # before Ray: it may refuse
             check_port("http_port", config.host, config.http_port)
             check_port("grpc_port", config.host, config.grpc_port)
             on_step("starting Ray")
@@ -67,7 +64,7 @@ class Server:
             self._runtime = join_ray(
                 config.address, namespace=NAMESPACE, deferred=self._shutdown.deferred
             )
-            plan = plan_serving(config, app_name, len(alive_nodes()))
+            plan = self._plan(on_step, len(alive_nodes()))
         self.plan = plan
         from cluster.ingress.app import check_ingress, start_ingress
         from cluster.ingress.settings import IngressSettings
@@ -80,7 +77,7 @@ class Server:
         self.deployment.wait(config.start_timeout_s, on_report)
         on_step("starting the ingress")
         settings = IngressSettings(
-            app_name=app_name,
+            app_name=plan.spec.app_name,
             controller_name=plan.spec.controller_name,
             namespace=NAMESPACE,
             cluster_token=plan.spec.cluster_token,
@@ -95,6 +92,22 @@ class Server:
             grpc_port=config.grpc_port,
             run=self._run,
             owns_ray=self._runtime.is_ours,
+        )
+
+    def _plan(self, on_step: Callable[[str], None], num_nodes: int) -> ServePlan:
+        from cluster.plan import plan_serving
+        from cluster.scaling import find_calibration, first_config, scaling_plan
+
+        config = self.config
+        stored = find_calibration(config, on_step)
+        scaling = None if stored is None else scaling_plan(config, stored, num_nodes)
+        is_auto = config.mode == "auto" and scaling is not None
+        return plan_serving(
+            first_config(config, scaling) if is_auto and scaling is not None else config,
+            f"galerne-{secrets.token_hex(4)}",
+            num_nodes,
+            scaling,
+            is_auto=is_auto,
         )
 
     def _start_ray(self) -> RayRuntime:

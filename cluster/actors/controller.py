@@ -7,35 +7,39 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 
 from cluster.actors.launch_spec import LaunchSpec
 from cluster.control.balancer import Balancer
+from cluster.control.changes import Changes, named_fields
 from cluster.control.conductor import ChangeRefusedError, TopologyConductor
 from cluster.control.events import EventLog
 from cluster.control.health import HealthBook
 from cluster.control.keeper import ExpertKeeper
-from cluster.control.members import GONE_AFTER_S, HEARTBEAT_S, Heartbeat, MemberBook
-from cluster.control.metrics import ControlMetrics
+from cluster.control.live_cluster import DemandBook, LiveCluster, PresentNodes
+from cluster.control.members import HEARTBEAT_S, Heartbeat, MemberBook
+from cluster.control.metrics import ControlMetrics, ScalerMetrics
 from cluster.control.part_client import PartClients, PartFailedError
-from cluster.control.ports import GatewayState, PartCalls
+from cluster.control.ports import GatewayState, Loop, PartCalls
+from cluster.control.roster_view import Described, RosterView
+from cluster.control.scaler import Scaler
+from cluster.control.standing import Standing, Wanted
 from cluster.control.straighten import Serving, Straightener, newest
-from cluster.control.target import check_alone, config_of, next_topology
+from cluster.control.target import check_alone
 from cluster.placement.availability import availability
-from cluster.presets import PresetInputs
-from galerne.errors import ConfigError, GalerneError, InvalidRequestError
 from galerne.ids import GatewayId, ShardId
-from galerne.topology import Topology
 from router.api.cluster_port import EventFacts, TopologyFacts, TopologyWish
-from router.engine.gateway_port import PartFacts
 from router.exchange.links import LinkState
 from router.gateway.roster import Roster
 
 logger = logging.getLogger(__name__)
+
+AUTO = "auto"
+NO_CALIBRATION = "there is no calibration to choose by: run galerne doctor, then serve again"
 
 _DESCRIBE_TIMEOUT_S = 2.0
 _RECOVER_S = 10.0
@@ -62,10 +66,8 @@ class Controller:
         """``calls`` unset: over the network."""
         self._spec = spec
         self._now_s = now_s
-        self._born_s = now_s()
         self._progress: dict[str, tuple[str, int, int]] = {}
         self._actors: dict[str, Any] = {}  # handles of parts
-        self._inputs = spec.inputs
         self._members = MemberBook(now_s)
         self._metrics = ControlMetrics()
         self._events = EventLog(lambda kind, part: self._metrics.events.labels(kind, part).inc())
@@ -80,19 +82,59 @@ class Controller:
         self._balancer = Balancer(
             lambda: self._conductor.current, calls, self._members, spec.expert_bytes, now_s=now_s
         )
-        self._used_ids = set(spec.topology.parts)
+        self._demand = DemandBook(now_s)
+        self._view = RosterView(
+            *(self._conductor, self._members, self._describe, self._metrics_text),
+            loops=lambda: self._loops,
+            now_s=now_s,
+        )
+        self._changes = Changes(
+            spec.inputs, self._conductor, self._members, self._balancer, self._events
+        )
+        self._scaler = self._create_scaler(is_auto=spec.is_auto)
         self._recovered = asyncio.Event()
-        self._known: Topology | None = None  # what served when the driver last asked
+        self._known: Standing | None = None  # when the driver last asked
         self._tasks = [asyncio.ensure_future(self._run())]
 
     async def _run(self) -> None:
         if self._is_restarted():
             await self._recover()
         self._recovered.set()
-        for loop in (self._keeper, self._straightener, self._balancer):
+        for loop in self._loops.values():
             task = asyncio.create_task(loop.run())
             task.add_done_callback(_end_process)
             self._tasks.append(task)
+
+    @property
+    def _loops(self) -> dict[str, Loop]:
+        """By name; each ends the process if it ends."""
+        loops: dict[str, Loop] = {
+            "keeper": self._keeper,
+            "straightener": self._straightener,
+            "balancer": self._balancer,
+        }
+        return loops if self._scaler is None else {**loops, "scaler": self._scaler}
+
+    def _create_scaler(self, *, is_auto: bool) -> Scaler | None:
+        plan = self._spec.scaling
+        if plan is None:
+            return None
+        cluster = LiveCluster(
+            *(self._conductor, self._loads, self._demand, self._num_nodes, self._changes.carry_out),
+            now_s=self._now_s,
+        )
+        metrics = ScalerMetrics(self._metrics.registry)
+        nodes = PresentNodes(lambda: sum(self._num_nodes()))
+        return Scaler(
+            *(plan, cluster, nodes, self._events, metrics), is_auto=is_auto, now_s=self._now_s
+        )
+
+    def _num_nodes(self) -> tuple[int, int]:
+        """Machines with a gateway, and with shards alone."""
+        topology, members = self._conductor.current, self._members.members
+        homes = {p: members[p].told.node for p in topology.parts if p in members}
+        gateways = {node for part, node in homes.items() if part in topology.gateways}
+        return max(len(gateways), 1), len(set(homes.values()) - gateways)
 
     def _is_restarted(self) -> bool:
         return bool(ray.get_runtime_context().was_current_actor_reconstructed)
@@ -104,12 +146,17 @@ class Controller:
         while self._now_s() - started < _RECOVER_S:
             await asyncio.sleep(HEARTBEAT_S)
             states = await self._gateway_states()
-            serving = newest(states, self._known, self._spec.topology)
+            known = None if self._known is None else self._known.topology
+            serving = newest(states, known, self._spec.topology)
             self._conductor.current = serving.current
-            if states and self._is_settled():
+            if self._known is not None and self._known.is_asleep:
+                self._conductor.is_asleep = True
                 break
-        config = config_of(serving.current, self._inputs.config)
-        self._inputs = replace(self._inputs, config=config)
+            if states and self._view.is_settled:
+                break
+        if self._scaler is not None and self._known is not None:
+            self._scaler.is_auto = self._known.is_auto
+        self._changes.recovered()
         self._events.add("controller_recovered", "controller", f"epoch={serving.current.epoch}")
         if serving.old is not None:
             self._tasks.append(asyncio.create_task(self._conductor.resume(serving.old)))
@@ -136,7 +183,7 @@ class Controller:
         if not self._members.hear(told):
             return False
         self._actors[told.part] = actor
-        self._used_ids.add(told.part)
+        self._changes.used_ids.add(told.part)
         if is_new and known is not None:
             self._events.add("part_restarted", told.part, f"pid={told.pid}")
             self._health.forget(GatewayId(told.part))
@@ -172,15 +219,32 @@ class Controller:
         """How far the parts have come."""
         return StartReport(self._progress, self._members.failures, sorted(self._members.members))
 
-    async def wanted_parts(self, known: Topology | None = None) -> Mapping[str, Topology]:
+    async def wanted_parts(self, known: Standing | None = None) -> Wanted:
         """Parts that shall run, and the topology that each starts in.
 
-        ``known`` to serve by the driver: should all gateways be lost together with the controller,
-        nobody else knows.
+        ``known`` by the driver: should all gateways be lost together with the controller, nobody
+        else knows.
         """
         self._known = known or self._known
         await self._recovered.wait()
-        return self._conductor.wanted
+        parts, current = self._conductor.wanted, self._conductor.current
+        serving = min((current, *parts.values()), key=lambda topology: topology.epoch)
+        return Wanted(
+            parts=parts,
+            standing=Standing(
+                topology=serving, is_asleep=self._conductor.is_asleep, is_auto=self._is_auto
+            ),
+        )
+
+    @property
+    def _is_auto(self) -> bool:
+        return self._scaler is not None and self._scaler.is_auto
+
+    async def demand(self, frontend: str, num_held: int) -> None:
+        """So many requests wait at a frontend for a gateway."""
+        self._demand.hear(frontend, num_held)
+        if self._scaler is not None and self._conductor.is_asleep:
+            self._scaler.wake()
 
     async def ended(self, part: str) -> None:
         """A part that was no longer wanted has been ended."""
@@ -200,7 +264,7 @@ class Controller:
         await self._recovered.wait()
         conductor = self._conductor
         shown, target = conductor.current, conductor.target
-        nodes = self._shards_by_node()
+        nodes = self._changes.shards_by_node()
         return TopologyFacts(
             epoch=shown.epoch,
             mode=shown.mode.value,
@@ -224,105 +288,35 @@ class Controller:
             InvalidRequestError: The wish contradicts itself; names the field.
         """
         await self._recovered.wait()
-        try:
-            inputs, target = await self._target(wish)
-        except ConfigError as error:
-            problem = f"{error.problem}, got {error.value}"
-            raise InvalidRequestError(error.key, problem) from error
-        self._conductor.check(target)
-        self._used_ids.update(target.parts)
-        self._tasks.append(asyncio.create_task(self._change(target, inputs)))
-        await asyncio.sleep(0)  # it has begun
-        if self._conductor.target is not target:
-            self._conductor.check(target)  # another was quicker
+        if wish.mode == AUTO:
+            self._set_auto(wish)
+            return await self.topology()
+        await self._changes.begin(wish)
+        if self._scaler is not None and not (wish.rebalance or wish.replace_shard):
+            self._scaler.is_auto = False  # a person has chosen
         return await self.topology()
 
-    async def _target(self, wish: TopologyWish) -> tuple[PresetInputs, Topology]:
-        current = self._conductor.current
-        if not wish.rebalance:
-            return next_topology(current, self._inputs, wish, self._used_ids)
-        check_alone(wish, "rebalance")
-        if not current.shard_processes:
-            raise ChangeRefusedError("there are no shards to balance")
-        await self._balancer.look()
-        plan = await asyncio.to_thread(self._balancer.propose, self._shards_by_node())
-        self._events.add("rebalance", "controller", plan.verdict.reason)
-        if not plan.verdict.is_worth:
-            raise ChangeRefusedError(f"rebalancing {plan.verdict.reason}")
-        return self._inputs, plan.target
-
-    def _shards_by_node(self) -> dict[str, list[ShardId]]:
-        nodes: dict[str, list[ShardId]] = {}
-        for shard in self._conductor.current.shard_processes:
-            member = self._members.members.get(shard)
-            nodes.setdefault(member.told.node if member else "unknown", []).append(shard)
-        return nodes
-
-    async def _change(self, target: Topology, inputs: PresetInputs) -> None:
-        try:
-            await self._conductor.change(target)
-        except GalerneError as error:
-            logger.warning("topology_change_failed epoch=%d reason=%s", target.epoch, error)
-        finally:
-            if self._conductor.current is target:
-                self._inputs = inputs
+    def _set_auto(self, wish: TopologyWish) -> None:
+        if self._scaler is None:
+            raise ChangeRefusedError(NO_CALIBRATION)
+        with named_fields():
+            check_alone(wish, "mode")
+        self._scaler.is_auto = True
 
     async def roster(self, with_metrics: bool = False) -> Roster:
         """Gateways and shards that live; facts and metrics of every part if asked for."""
-        topology = self._conductor.current
-        members = self._members.members
-        live = {p: m.told.address for p, m in members.items() if self._members.is_live(p)}
-        described = await self._describe(list(live)) if with_metrics else {}
-        return Roster(
-            is_settled=self._is_settled(),
-            mode=topology.mode.value,
-            epoch=topology.epoch,
-            transport=topology.transport.value,
-            micro_batches=topology.num_micro_batches,
-            max_num_seqs=topology.max_num_seqs,
-            max_batched_tokens=topology.max_batched_tokens,
-            gateways={g: live[g] for g in topology.gateways if g in live},
-            shards={s: live[s] for s in topology.shards if s in live},
-            parts=tuple(self._facts(p, described.get(p, {})) for p in sorted(members)),
-            process_metrics={
-                "controller": self._metrics_text(),
-                **{part: facts["metrics"] for part, facts in described.items()},
-            }
-            if with_metrics
-            else {},
-        )
+        return await self._view.roster(with_metrics=with_metrics)
 
     def _metrics_text(self) -> bytes:
         metrics = self._metrics
         metrics.epoch.set(self._conductor.current.epoch)
         metrics.balancedness.set(self._balancer.balancedness)
         metrics.lost_shards.set(len(self._keeper.lost))
-        for name in ("keeper", "straightener", "balancer"):
-            metrics.turns.labels(name).set(getattr(self, f"_{name}").turns)
+        for name, loop in self._loops.items():
+            metrics.turns.labels(name).set(loop.turns)
         return metrics.text()
 
-    def _is_settled(self) -> bool:
-        """After a restart, heartbeats must come in before an absence means anything."""
-        is_old = self._now_s() - self._born_s > GONE_AFTER_S
-        gateways = self._conductor.current.gateways
-        return is_old or all(gateway in self._members.members for gateway in gateways)
-
-    def _facts(self, part: str, described: dict[str, Any]) -> PartFacts:
-        member = self._members.members[part]
-        described = described or {"unready_reason": "no answer"}
-        known = PartFacts.__dataclass_fields__
-        return PartFacts(
-            **{name: value for name, value in described.items() if name in known},
-            id=part,
-            kind=part.partition("-")[0],
-            address=member.told.address,
-            node=member.told.node,
-            pid=member.told.pid,
-            restarts=member.restarts,
-            is_live=self._members.is_live(part),
-        )
-
-    async def _describe(self, parts: list[str]) -> dict[str, dict[str, Any]]:
+    async def _describe(self, parts: Sequence[str]) -> Described:
         """Ask the actors of these parts; those that do not answer in time are left out."""
         described = {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cluster.control.scaling_plan import ScalingPlan
 from cluster.presets import PresetInputs
 from galerne.topology import Topology
 from shards.kernels.formats import WeightFormat
@@ -32,6 +33,8 @@ class LaunchSpec:
     gateway_threads_beside: int | None  # while shards compute on the same cores, if they do
     shard_threads: int
     is_one_node: bool  # then internal ports are on loopback
+    scaling: ScalingPlan | None = None  # None: there is no calibration to decide by
+    is_auto: bool = False  # the autoscaler chooses the topology from the start
     record: Path | None = None  # on every gateway's host: where its runs are recorded
 
     @property

@@ -82,7 +82,7 @@ class Reporter:
         while time.monotonic() < deadline:
             try:
                 answer = self._controller.handle().wanted_parts.remote()
-                wanted = ray.get(answer, timeout=_REPORT_TIMEOUT_S)
+                wanted = ray.get(answer, timeout=_REPORT_TIMEOUT_S).parts
                 if self._part in wanted:
                     topology: Topology = wanted[self._part]
                     return topology

@@ -93,6 +93,8 @@ class TopologyConductor:
         self.target: Topology | None = None  # of the change that goes on
         self.stage = Stage.IDLE
         self.last_error = ""
+        self.is_asleep = False  # scaled to zero: no part is wanted
+        self.is_waking = False  # after that, until a gateway lives
         self._calls = calls
         self._registry = registry
         self._events = events
@@ -103,32 +105,58 @@ class TopologyConductor:
     @property
     def wanted(self) -> dict[str, Topology]:
         """Parts that shall run, and the topology that they start in."""
+        if self.is_asleep:
+            return {}
         parts = self._leaving | dict.fromkeys(self.current.parts, self.current)
         if self.target is not None and self.stage is not Stage.IDLE:
             parts = dict.fromkeys(self.target.parts, self.target) | parts
         return parts
 
+    def sleep(self) -> None:
+        """Want no part until the next ``change``.
+
+        Raises:
+            ChangeRefusedError: A change goes on.
+        """
+        self._check_idle()
+        if not self.is_asleep:
+            self.is_asleep, self.is_waking = True, False
+            self._events.add("asleep", "controller", f"epoch={self.current.epoch}")
+
+    def _wake(self, target: Topology) -> None:
+        """Nothing runs, so that nothing is prepared or committed: parts start in the new one."""
+        self.current, self.is_asleep, self.is_waking = target, False, True
+        self._events.add("woken", "controller", f"epoch={target.epoch} mode={target.mode.value}")
+
     def check(self, target: Topology) -> None:
         """Raises ChangeRefusedError if a change cannot begin now."""
+        self._check_idle()
+        if target.epoch <= self.current.epoch:
+            raise ChangeRefusedError(f"epoch {target.epoch} is not above {self.current.epoch}")
+        gone = [part for part in self.current.parts if not self._registry.is_live(part)]
+        if gone and not self.is_asleep:
+            raise ChangeRefusedError(f"{', '.join(sorted(gone))} must come back first")
+
+    def _check_idle(self) -> None:
         if self.stage is not Stage.IDLE:
             going = self.target.epoch if self.target else self.current.epoch
             raise ChangeRefusedError(
                 f"the change to epoch {going} is {self.stage.value}; one at a time"
             )
-        if target.epoch <= self.current.epoch:
-            raise ChangeRefusedError(f"epoch {target.epoch} is not above {self.current.epoch}")
-        gone = [part for part in self.current.parts if not self._registry.is_live(part)]
-        if gone:
-            raise ChangeRefusedError(f"{', '.join(sorted(gone))} must come back first")
 
     async def change(self, target: Topology) -> None:
         """Serve a topology; returns when the old one is retired.
+
+        Asleep: returns at once, and the topology serves as soon as its parts have started.
 
         Raises:
             ChangeRefusedError: Another change goes on, or parts are away.
             ChangeAbortedError: It was undone.
         """
         self.check(target)
+        if self.is_asleep:
+            self._wake(target)
+            return
         self.target, self.last_error = target, ""
         self._move(Stage.STARTING)
         async with self.lock:

@@ -86,3 +86,35 @@ class Registry(Protocol):
     def epochs_of(self, part: str) -> Collection[Epoch]:
         """The epochs that a part serves, as it last said."""
         ...
+
+
+class Loop(Protocol):
+    """A loop of the controller, for those who watch it."""
+
+    turns: int
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        ...
+
+
+class NodeSource(Protocol):
+    """Machines: those that are there, and those that are asked for. Nothing here waits."""
+
+    @property
+    def num_nodes(self) -> int:
+        """There now."""
+        ...
+
+    @property
+    def num_pending(self) -> int:
+        """Asked for, and not there yet."""
+        ...
+
+    def ask(self, gateway_nodes: int, shard_nodes: int) -> None:
+        """Have so many; those beyond may go."""
+        ...
+
+    def give_up(self) -> None:
+        """Ask no longer for what has not come."""
+        ...

@@ -13,28 +13,42 @@ from galerne.ids import Epoch, ShardId
 from galerne.topology import Placement, Topology
 from router.api.cluster_port import TopologyWish
 
-_OF_MODE = ("shards", "replicas", "transport", "max_num_seqs", "max_batched_tokens")
+_OF_MODE = (
+    "shards",
+    "replicas",
+    "transport",
+    "micro_batches",
+    "max_num_seqs",
+    "max_batched_tokens",
+)
 
 
 def next_topology(
-    current: Topology, inputs: PresetInputs, wish: TopologyWish, used_ids: Collection[str]
+    current: Topology,
+    inputs: PresetInputs,
+    wish: TopologyWish,
+    used_ids: Collection[str],
+    *,
+    keeps_parts: bool = True,
 ) -> tuple[PresetInputs, Topology]:
     """The settings with the wish in them, and their topology, with an epoch of its own.
 
     Parts that live stay where they can. A part that is new has an id that none had before
-    (``used_ids``): what an old one still says must not be taken for its words.
+    (``used_ids``): what an old one still says must not be taken for its words. All are new without
+    ``keeps_parts``: those that slept may not have ended yet.
 
     Raises:
         ConfigError: The wish contradicts itself; names the field.
     """
     if wish.replace_shard is not None:
         return inputs, _without_shard(current, wish, used_ids)
-    inputs = replace(inputs, config=_wanted_config(inputs.config, wish))
+    inputs = inputs.with_config(wanted_config(inputs.config, wish))
+    gateways, shards = (current.gateways, current.shard_processes) if keeps_parts else ((), ())
     return inputs, build_topology(
         inputs,
         Epoch(current.epoch + 1),
-        _ids("gateway", current.gateways, used_ids),
-        _ids("shard", current.shard_processes, used_ids),
+        _ids("gateway", gateways, used_ids),
+        _ids("shard", shards, used_ids),
     )
 
 
@@ -47,6 +61,7 @@ def config_of(topology: Topology, config: ServeConfig) -> ServeConfig:
             "gateways": len(topology.gateways),
             "replicas": topology.placement.num_replicas,
             "transport": topology.transport.value,
+            "micro_batches": topology.num_micro_batches,
             "max_num_seqs": topology.max_num_seqs,
             "max_batched_tokens": topology.max_batched_tokens,
         }
@@ -61,8 +76,12 @@ def check_alone(wish: TopologyWish, field: str) -> None:
         raise ConfigError(field, value, f"goes alone, not with {', '.join(others)}")
 
 
-def _wanted_config(config: ServeConfig, wish: TopologyWish) -> ServeConfig:
-    """Another mode takes its own number of shards."""
+def wanted_config(config: ServeConfig, wish: TopologyWish) -> ServeConfig:
+    """The settings with a wish in them. Another mode takes its own number of shards.
+
+    Raises:
+        ConfigError: They contradict themselves; names the field.
+    """
     changes = {n: v for n in wish.__slots__ if (v := getattr(wish, n)) is not None}
     if wish.mode is not None:
         defaults = {name: ServeConfig.model_fields[name].default for name in _OF_MODE}

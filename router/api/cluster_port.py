@@ -34,6 +34,7 @@ class TopologyWish:
     gateways: int | None = None
     replicas: int | None = None
     transport: str | None = None
+    micro_batches: int | None = None
     max_num_seqs: int | None = None
     max_batched_tokens: int | None = None
     replace_shard: str | None = None

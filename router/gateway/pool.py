@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 REFRESH_S = 1.0
 PROBE_S = 0.5
 FAILOVER_WAIT_S = 60.0
+WAKE_WAIT_S = 900.0
 _FAILOVER_POLL_S = 0.1
 
 
@@ -45,16 +46,23 @@ class GatewayPool:
         directory: Directory,
         cluster_token: str,
         failover_wait_s: float = FAILOVER_WAIT_S,
+        wake_wait_s: float = WAKE_WAIT_S,
         on_stream_moved: Callable[[], None] = lambda: None,
         create_member: Callable[[GatewayId, str, str], Member] = Member,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``failover_wait_s``: how long a stream waits for a gateway when the last one is lost."""
+        """``failover_wait_s``: how long a stream waits for a gateway when the last one is lost.
+
+        ``wake_wait_s``: the same where the cluster has scaled to zero, and loads the model anew.
+        """
         self._create_member = create_member
         self._now_s = now_s
         self._directory = directory
         self._token = cluster_token
         self._failover_wait_s = failover_wait_s
+        self._wake_wait_s = wake_wait_s
+        self._num_held = 0  # streams that wait for a gateway
+        self._is_wanted = asyncio.Event()
         self._members: dict[GatewayId, Member] = {}
         self._aside: dict[GatewayId, Member] = {}  # lost; back when they answer again
         self._owner: dict[str, Member] = {}
@@ -78,6 +86,8 @@ class GatewayPool:
         while self._model is None:
             with contextlib.suppress(GalerneError, grpc.aio.AioRpcError, OSError):
                 await self.refresh()
+                if self._roster.pause:
+                    await self._directory.demand(1)
                 if self._members:
                     first = next(iter(self._members.values()))
                     self._model = decode_facts((await first.describe()).model)
@@ -106,7 +116,7 @@ class GatewayPool:
 
     async def submit(self, request: GenerationRequest) -> AsyncGenerator[TokenDelta, None]:
         """See ``GatewayPort.submit``. A gateway that is lost costs a pause, no token."""
-        if not self._members:
+        if not self._members and not self._roster.pause:
             raise NotServingError("no gateway lives")
         async with aclosing(self._follow_all(StreamRecord(request))) as deltas:
             async for delta in deltas:
@@ -217,23 +227,31 @@ class GatewayPool:
         Raises:
             NotServingError: None came in time; says how far the request has come.
         """
-        deadline = self._now_s() + self._failover_wait_s
         self._check_goes_on(record)
-        while not self._members and not record.is_unwanted:
-            if self._now_s() > deadline or self._is_closed:
-                waited = f"no gateway came back in {self._failover_wait_s:g} s"
-                raise NotServingError(f"{waited}; reached {record.reached} tokens")
-            await asyncio.sleep(_FAILOVER_POLL_S)
-            with contextlib.suppress(Exception):  # the controller may be away as well
-                await asyncio.wait_for(self.refresh(), CALL_TIMEOUT_S)
-            await self._probe_aside()
-            self._check_goes_on(record)
+        if not self._members:
+            await self._until_member(record)
         if not self._members:
             return None
         in_flight = {gateway: member.in_flight for gateway, member in self._members.items()}
         request = record.request
         chosen = choose_gateway(in_flight, request.prompt_token_ids, request.cache_salt)
         return self._members[chosen]
+
+    async def _until_member(self, record: StreamRecord) -> None:
+        started_s = self._now_s()
+        self._num_held += 1
+        try:
+            while not self._members and not record.is_unwanted:
+                wait_s = self._wake_wait_s if self._roster.pause else self._failover_wait_s
+                if self._now_s() - started_s > wait_s or self._is_closed:
+                    waited = f"no gateway came back in {wait_s:g} s"
+                    raise NotServingError(f"{waited}; reached {record.reached} tokens")
+                self._is_wanted.set()
+                await asyncio.sleep(_FAILOVER_POLL_S)
+                await self._probe_aside()
+                self._check_goes_on(record)
+        finally:
+            self._num_held -= 1
 
     def give_up(self, reason: str | None) -> None:
         """End what runs and refuse what comes, for a reason; None: serve again."""
@@ -298,7 +316,11 @@ class GatewayPool:
             return "the roster loop is not running"
         if self._given_up:
             return self._given_up
+        if self._roster.stalled:
+            return f"loops of the controller have stopped: {self._roster.stalled}"
         descriptions = await self.describe_all()
+        if not descriptions and self._roster.pause:
+            return None  # whoever asks is answered, and so wakes the cluster
         if not descriptions:
             return "no gateway answers"
         reasons = [d.unready_reason for d in descriptions]
@@ -335,9 +357,15 @@ class GatewayPool:
 
     async def _keep_fresh(self) -> None:
         while True:
-            await asyncio.sleep(REFRESH_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REFRESH_S):
+                    await self._is_wanted.wait()  # sooner: streams wait for a gateway
+                    await asyncio.sleep(_FAILOVER_POLL_S)
+            self._is_wanted.clear()
             try:
                 await asyncio.wait_for(self.refresh(), CALL_TIMEOUT_S)
+                if self._num_held and self._roster.pause:
+                    await asyncio.wait_for(self._directory.demand(self._num_held), CALL_TIMEOUT_S)
             except Exception as error:  # noqa: BLE001 - border: the controller may be away
                 logger.warning("roster_refresh_failed reason=%s", error)
 

@@ -20,6 +20,8 @@ class Roster:
     max_batched_tokens: int = 0
     parts: tuple[PartFacts, ...] = ()  # with more than addresses when asked for with metrics
     is_settled: bool = True  # false while a restarted controller may not know everyone yet
+    pause: str = ""  # why no gateway serves though nothing is wrong: asleep, or starting after that
+    stalled: str = ""  # loops of the controller that have stopped
     gateways: dict[str, str] = field(default_factory=dict)  # id -> address
     shards: dict[str, str] = field(default_factory=dict)
     process_metrics: dict[str, bytes] = field(default_factory=dict)
@@ -30,4 +32,8 @@ class Directory(Protocol):
 
     async def roster(self, *, with_metrics: bool = False) -> Roster:
         """The roster now."""
+        ...
+
+    async def demand(self, num_held: int) -> None:
+        """So many requests wait here for a gateway: wakes a cluster that is asleep."""
         ...

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18galerne/v1/cluster.proto\x12\ngalerne.v1\"\x14\n\x12GetTopologyRequest\"\xf6\x02\n\x12SetTopologyRequest\x12\x11\n\x04mode\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x13\n\x06shards\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x15\n\x08gateways\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x15\n\x08replicas\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12\x16\n\ttransport\x18\x05 \x01(\tH\x04\x88\x01\x01\x12\x19\n\x0cmax_num_seqs\x18\x06 \x01(\x05H\x05\x88\x01\x01\x12\x1f\n\x12max_batched_tokens\x18\x07 \x01(\x05H\x06\x88\x01\x01\x12\x1a\n\rreplace_shard\x18\x08 \x01(\tH\x07\x88\x01\x01\x12\x16\n\trebalance\x18\t \x01(\x08H\x08\x88\x01\x01\x42\x07\n\x05_modeB\t\n\x07_shardsB\x0b\n\t_gatewaysB\x0b\n\t_replicasB\x0c\n\n_transportB\x0f\n\r_max_num_seqsB\x15\n\x13_max_batched_tokensB\x10\n\x0e_replace_shardB\x0c\n\n_rebalance\"\xf3\x01\n\x0cTopologyInfo\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x0c\n\x04mode\x18\x02 \x01(\t\x12\x10\n\x08gateways\x18\x03 \x03(\t\x12\x0e\n\x06shards\x18\x04 \x03(\t\x12\x11\n\ttransport\x18\x05 \x01(\t\x12\x10\n\x08replicas\x18\x06 \x01(\x05\x12\x14\n\x0cmax_num_seqs\x18\x07 \x01(\x05\x12\x1a\n\x12max_batched_tokens\x18\x08 \x01(\x05\x12\x14\n\x0ctarget_epoch\x18\t \x01(\x03\x12\r\n\x05stage\x18\n \x01(\t\x12\x12\n\nlast_error\x18\x0b \x01(\t\x12\x14\n\x0c\x61vailability\x18\x0c \x01(\t\"2\n\x12WatchEventsRequest\x12\x12\n\x05\x61\x66ter\x18\x01 \x01(\x03H\x00\x88\x01\x01\x42\x08\n\x06_after\"X\n\x0c\x43lusterEvent\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x0e\n\x06time_s\x18\x02 \x01(\x01\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0c\n\x04part\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\t\"6\n\x0c\x44rainRequest\x12\x17\n\ndeadline_s\x18\x01 \x01(\x01H\x00\x88\x01\x01\x42\r\n\x0b_deadline_s\"G\n\rDrainProgress\x12\x0f\n\x07running\x18\x01 \x01(\x05\x12\x14\n\x0cseconds_left\x18\x02 \x01(\x01\x12\x0f\n\x07\x61\x62orted\x18\x03 \x01(\x05\x32\xad\x02\n\x0e\x43lusterService\x12G\n\x0bGetTopology\x12\x1e.galerne.v1.GetTopologyRequest\x1a\x18.galerne.v1.TopologyInfo\x12G\n\x0bSetTopology\x12\x1e.galerne.v1.SetTopologyRequest\x1a\x18.galerne.v1.TopologyInfo\x12I\n\x0bWatchEvents\x12\x1e.galerne.v1.WatchEventsRequest\x1a\x18.galerne.v1.ClusterEvent0\x01\x12>\n\x05\x44rain\x12\x18.galerne.v1.DrainRequest\x1a\x19.galerne.v1.DrainProgress0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18galerne/v1/cluster.proto\x12\ngalerne.v1\"\x14\n\x12GetTopologyRequest\"\xa4\x03\n\x12SetTopologyRequest\x12\x11\n\x04mode\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x13\n\x06shards\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x15\n\x08gateways\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x15\n\x08replicas\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12\x16\n\ttransport\x18\x05 \x01(\tH\x04\x88\x01\x01\x12\x19\n\x0cmax_num_seqs\x18\x06 \x01(\x05H\x05\x88\x01\x01\x12\x1f\n\x12max_batched_tokens\x18\x07 \x01(\x05H\x06\x88\x01\x01\x12\x1a\n\rreplace_shard\x18\x08 \x01(\tH\x07\x88\x01\x01\x12\x16\n\trebalance\x18\t \x01(\x08H\x08\x88\x01\x01\x12\x1a\n\rmicro_batches\x18\n \x01(\x05H\t\x88\x01\x01\x42\x07\n\x05_modeB\t\n\x07_shardsB\x0b\n\t_gatewaysB\x0b\n\t_replicasB\x0c\n\n_transportB\x0f\n\r_max_num_seqsB\x15\n\x13_max_batched_tokensB\x10\n\x0e_replace_shardB\x0c\n\n_rebalanceB\x10\n\x0e_micro_batches\"\xf3\x01\n\x0cTopologyInfo\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x0c\n\x04mode\x18\x02 \x01(\t\x12\x10\n\x08gateways\x18\x03 \x03(\t\x12\x0e\n\x06shards\x18\x04 \x03(\t\x12\x11\n\ttransport\x18\x05 \x01(\t\x12\x10\n\x08replicas\x18\x06 \x01(\x05\x12\x14\n\x0cmax_num_seqs\x18\x07 \x01(\x05\x12\x1a\n\x12max_batched_tokens\x18\x08 \x01(\x05\x12\x14\n\x0ctarget_epoch\x18\t \x01(\x03\x12\r\n\x05stage\x18\n \x01(\t\x12\x12\n\nlast_error\x18\x0b \x01(\t\x12\x14\n\x0c\x61vailability\x18\x0c \x01(\t\"2\n\x12WatchEventsRequest\x12\x12\n\x05\x61\x66ter\x18\x01 \x01(\x03H\x00\x88\x01\x01\x42\x08\n\x06_after\"X\n\x0c\x43lusterEvent\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x0e\n\x06time_s\x18\x02 \x01(\x01\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0c\n\x04part\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\t\"6\n\x0c\x44rainRequest\x12\x17\n\ndeadline_s\x18\x01 \x01(\x01H\x00\x88\x01\x01\x42\r\n\x0b_deadline_s\"G\n\rDrainProgress\x12\x0f\n\x07running\x18\x01 \x01(\x05\x12\x14\n\x0cseconds_left\x18\x02 \x01(\x01\x12\x0f\n\x07\x61\x62orted\x18\x03 \x01(\x05\x32\xad\x02\n\x0e\x43lusterService\x12G\n\x0bGetTopology\x12\x1e.galerne.v1.GetTopologyRequest\x1a\x18.galerne.v1.TopologyInfo\x12G\n\x0bSetTopology\x12\x1e.galerne.v1.SetTopologyRequest\x1a\x18.galerne.v1.TopologyInfo\x12I\n\x0bWatchEvents\x12\x1e.galerne.v1.WatchEventsRequest\x1a\x18.galerne.v1.ClusterEvent0\x01\x12>\n\x05\x44rain\x12\x18.galerne.v1.DrainRequest\x1a\x19.galerne.v1.DrainProgress0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,17 +34,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETTOPOLOGYREQUEST']._serialized_start=40
   _globals['_GETTOPOLOGYREQUEST']._serialized_end=60
   _globals['_SETTOPOLOGYREQUEST']._serialized_start=63
-  _globals['_SETTOPOLOGYREQUEST']._serialized_end=437
-  _globals['_TOPOLOGYINFO']._serialized_start=440
-  _globals['_TOPOLOGYINFO']._serialized_end=683
-  _globals['_WATCHEVENTSREQUEST']._serialized_start=685
-  _globals['_WATCHEVENTSREQUEST']._serialized_end=735
-  _globals['_CLUSTEREVENT']._serialized_start=737
-  _globals['_CLUSTEREVENT']._serialized_end=825
-  _globals['_DRAINREQUEST']._serialized_start=827
-  _globals['_DRAINREQUEST']._serialized_end=881
-  _globals['_DRAINPROGRESS']._serialized_start=883
-  _globals['_DRAINPROGRESS']._serialized_end=954
-  _globals['_CLUSTERSERVICE']._serialized_start=957
-  _globals['_CLUSTERSERVICE']._serialized_end=1258
+  _globals['_SETTOPOLOGYREQUEST']._serialized_end=483
+  _globals['_TOPOLOGYINFO']._serialized_start=486
+  _globals['_TOPOLOGYINFO']._serialized_end=729
+  _globals['_WATCHEVENTSREQUEST']._serialized_start=731
+  _globals['_WATCHEVENTSREQUEST']._serialized_end=781
+  _globals['_CLUSTEREVENT']._serialized_start=783
+  _globals['_CLUSTEREVENT']._serialized_end=871
+  _globals['_DRAINREQUEST']._serialized_start=873
+  _globals['_DRAINREQUEST']._serialized_end=927
+  _globals['_DRAINPROGRESS']._serialized_start=929
+  _globals['_DRAINPROGRESS']._serialized_end=1000
+  _globals['_CLUSTERSERVICE']._serialized_start=1003
+  _globals['_CLUSTERSERVICE']._serialized_end=1304
 # @@protoc_insertion_point(module_scope)

@@ -11,7 +11,7 @@ class GetTopologyRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class SetTopologyRequest(_message.Message):
-    __slots__ = ("mode", "shards", "gateways", "replicas", "transport", "max_num_seqs", "max_batched_tokens", "replace_shard", "rebalance")
+    __slots__ = ("mode", "shards", "gateways", "replicas", "transport", "max_num_seqs", "max_batched_tokens", "replace_shard", "rebalance", "micro_batches")
     MODE_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     GATEWAYS_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +21,7 @@ class SetTopologyRequest(_message.Message):
     MAX_BATCHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     REPLACE_SHARD_FIELD_NUMBER: _ClassVar[int]
     REBALANCE_FIELD_NUMBER: _ClassVar[int]
+    MICRO_BATCHES_FIELD_NUMBER: _ClassVar[int]
     mode: str
     shards: int
     gateways: int
@@ -30,7 +31,8 @@ class SetTopologyRequest(_message.Message):
     max_batched_tokens: int
     replace_shard: str
     rebalance: bool
-    def __init__(self, mode: _Optional[str] = ..., shards: _Optional[int] = ..., gateways: _Optional[int] = ..., replicas: _Optional[int] = ..., transport: _Optional[str] = ..., max_num_seqs: _Optional[int] = ..., max_batched_tokens: _Optional[int] = ..., replace_shard: _Optional[str] = ..., rebalance: bool = ...) -> None: ...
+    micro_batches: int
+    def __init__(self, mode: _Optional[str] = ..., shards: _Optional[int] = ..., gateways: _Optional[int] = ..., replicas: _Optional[int] = ..., transport: _Optional[str] = ..., max_num_seqs: _Optional[int] = ..., max_batched_tokens: _Optional[int] = ..., replace_shard: _Optional[str] = ..., rebalance: bool = ..., micro_batches: _Optional[int] = ...) -> None: ...
 
 class TopologyInfo(_message.Message):
     __slots__ = ("epoch", "mode", "gateways", "shards", "transport", "replicas", "max_num_seqs", "max_batched_tokens", "target_epoch", "stage", "last_error", "availability")

@@ -6,9 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 
 from cluster.actors.controller import Controller
+from cluster.control.changes import Changes
 from cluster.control.conductor import ChangeConfig, Stage
 from cluster.control.part_client import _ANSWER_S, PartFailedError
 from cluster.control.ports import ShardLoad
+from galerne.errors import GalerneError
 from sim.control.engine import NUM_EXPERTS, NUM_LAYERS
 from sim.control.network import CallError
 
@@ -90,6 +92,7 @@ class _Controller(Controller):
         calls.members = self._members
         self._conductor._config = CONFIG
         self._world = world
+        self._changes.change = self._change
 
     def _is_restarted(self):
         return self._is_restart
@@ -99,11 +102,16 @@ class _Controller(Controller):
         self._world.laws.controller_serves(self)
 
     async def _change(self, target, inputs):
+        change = Changes.change
         if self._conductor.stage is not Stage.IDLE:
-            await super()._change(target, inputs)  # it is refused
+            await change(self._changes, target, inputs)  # it is refused
             return
         self._world.laws.change_begins(self, target)
-        await super()._change(target, inputs)
+        try:
+            await change(self._changes, target, inputs)
+        except GalerneError:
+            self._world.laws.change_ends(self, target)
+            raise
         self._world.laws.change_ends(self, target)
 
 
@@ -118,6 +126,8 @@ class SimController:
             cluster_token="",
             actor_name=str,
             expert_bytes=1,
+            scaling=None,
+            is_auto=False,
         )
         calls = SimPartCalls(world)
         self.it = process.call(

@@ -3,6 +3,7 @@
 import asyncio
 
 from cluster import launch
+from cluster.control.standing import Standing
 from sim.control.controller import RESTART_S, SimController
 from sim.control.gateway import SimGateway
 from sim.control.shard import SimShard
@@ -72,7 +73,7 @@ class SimDriver:
     def __init__(self, world):
         self._world = world
         self.actors = {}
-        self._known = world.first
+        self._known = Standing(topology=world.first)
         self.process = world.create_process("driver")
 
     def begin(self):
@@ -92,8 +93,8 @@ class SimDriver:
             await asyncio.sleep(launch._FOLLOW_S)
             try:
                 wanted = await self._ask(lambda server: server.it.wanted_parts(self._known))
-                self._known = min(wanted.values(), key=lambda topology: topology.epoch)
-                await self._adjust(wanted)
+                self._known = wanted.standing
+                await self._adjust(wanted.parts)
             except TimeoutError:
                 self._world.note("follow_failed")
 

@@ -75,7 +75,8 @@ class Part:
         while self._loop.time() < deadline_s:
             try:
                 timeout_s = reporting._REPORT_TIMEOUT_S
-                wanted = await self.ask(lambda server: server.it.wanted_parts(), timeout_s)
+                answer = await self.ask(lambda server: server.it.wanted_parts(), timeout_s)
+                wanted = answer.parts
             except TimeoutError:
                 wanted = {}
             if self.name in wanted:

@@ -1,0 +1,199 @@
+"""The autoscaler's loop: watches the load, decides, and changes the topology while it serves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from cluster.control.events import EventLog
+from cluster.control.metrics import ScalerMetrics
+from cluster.control.ports import NodeSource
+from cluster.control.scaling_plan import ScalingPlan
+from cluster.planning.autoscaler import Autoscaler, ScalerState
+from cluster.planning.candidate import Candidate
+from cluster.planning.decision import Action, Decision, Measured
+from cluster.planning.ledger import DecisionLedger
+from cluster.planning.memory import Memory
+from cluster.planning.observed import Observed
+from galerne.errors import GalerneError
+
+logger = logging.getLogger(__name__)
+
+_NODES_POLL_S = 0.5
+
+
+class ScaledCluster(Protocol):
+    """What the loop watches and acts on. Belongs to the same event loop."""
+
+    @property
+    def current(self) -> Candidate | None:
+        """What serves; None: it is scaled to zero."""
+        ...
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether a change of topology goes on, whoever began it."""
+        ...
+
+    def observe(self, now_s: float) -> Observed:
+        """The load lately."""
+        ...
+
+    def start_period(self) -> None:
+        """From now on ``measured`` counts anew."""
+        ...
+
+    def measured(self) -> tuple[Measured, tuple[float | None, int]]:
+        """The period; and of its answers without what the time before left, as ``judge`` asks."""
+        ...
+
+    async def change(self, target: Candidate) -> None:
+        """Serve this; returns when it does.
+
+        Raises:
+            GalerneError: It was refused or undone.
+        """
+        ...
+
+    def sleep(self) -> None:
+        """Scale to zero.
+
+        Raises:
+            GalerneError: It was refused.
+        """
+        ...
+
+
+class Scaler:
+    """Decides all the time; acts only while ``is_auto``."""
+
+    def __init__(
+        self,
+        plan: ScalingPlan,
+        cluster: ScaledCluster,
+        nodes: NodeSource,
+        events: EventLog,
+        metrics: ScalerMetrics,
+        *,
+        is_auto: bool,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.plan = plan
+        self.is_auto = is_auto
+        self.turns = 0  # of the loop, for those who watch it
+        self.latest: Decision | None = None
+        self.ledger = DecisionLedger()
+        self.autoscaler: Autoscaler = plan.autoscaler()
+        self._cluster = cluster
+        self._nodes = nodes
+        self._events = events
+        self._metrics = metrics
+        self._now_s = now_s
+        self._memory = Memory()
+        self._change: asyncio.Task[None] | None = None
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """Decide now: somebody waits at zero."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        try:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self.plan.tick_s):
+                        await self._woken.wait()
+                self._woken.clear()
+                await self.turn()
+                self.turns += 1
+        finally:
+            if self._change is not None:
+                self._change.cancel()
+
+    async def turn(self) -> None:
+        """One decision, and what it asks for."""
+        if self._cluster.is_changing and self._memory.change is None:
+            return  # somebody else's: what it leads to is looked at afterwards
+        now_s = self._now_s()
+        state = ScalerState(
+            current=self._cluster.current,
+            observed=self._cluster.observe(now_s),
+            num_nodes=self._nodes.num_nodes,
+            pending_nodes=self._nodes.num_pending,
+            memory=self._memory,
+            calibration_error=self.ledger.calibration_error,
+        )
+        # Beside the loop, which hears heartbeats: a large cluster has many candidates.
+        decision = await asyncio.to_thread(self.autoscaler.decide, now_s, state)
+        self.latest = decision
+        self._metrics.decided(decision)
+        if self.is_auto and decision.action is not Action.HOLD and not self._is_stale(state):
+            self._act(decision)
+
+    def _is_stale(self, state: ScalerState) -> bool:
+        """Whether the world has changed while the decision was made."""
+        return (
+            state.memory is not self._memory
+            or (state.pending_nodes > 0) != (self._nodes.num_pending > 0)
+            or state.current != self._cluster.current
+            or (self._cluster.is_changing and self._memory.change is None)
+        )
+
+    def _act(self, decision: Decision) -> None:
+        self._memory = self._memory.after(decision, self.autoscaler.config.remember_s)
+        number = self.ledger.add(decision)
+        action = decision.action.value
+        self._events.add("autoscaler", "controller", f"{number} {action}: {decision.reason}")
+        if decision.action is Action.GIVE_UP:
+            if self._change is not None:
+                self._change.cancel()
+            self._nodes.give_up()
+            return
+        target = None if decision.action is Action.TO_ZERO else decision.target
+        self._change = asyncio.create_task(self._carry_out(target))
+
+    async def _carry_out(self, target: Candidate | None) -> None:
+        before = self._cluster.current
+        try:
+            if target is not None:
+                await self._until_nodes(target)
+            self._judge(before)
+            if target is None:
+                self._cluster.sleep()
+            else:
+                await self._cluster.change(target)
+            self.ledger.committed()
+        except GalerneError as error:
+            self._events.add("autoscaler_failed", "controller", str(error))
+        self._memory = self._memory.change_ended(self._now_s())
+        self._cluster.start_period()
+        # Only now: what the old topology had is no longer needed.
+        serving = self._cluster.current
+        if serving is None:
+            self._nodes.ask(0, 0)
+        else:
+            self._nodes.ask(serving.gateway_nodes, serving.shard_nodes)
+
+    async def _until_nodes(self, target: Candidate) -> None:
+        """Ends when they have come; a decision to give up cancels it."""
+        before = self._cluster.current
+        gateway_nodes, shard_nodes = target.gateway_nodes, target.shard_nodes
+        if before is not None:  # both are there during the change
+            gateway_nodes = max(gateway_nodes, before.gateway_nodes)
+            shard_nodes = max(shard_nodes, before.shard_nodes)
+        self._nodes.ask(gateway_nodes, shard_nodes)
+        while True:
+            if not self._nodes.num_pending:
+                return
+            await asyncio.sleep(_NODES_POLL_S)
+
+    def _judge(self, served: Candidate | None) -> None:
+        measured, settled = self._cluster.measured()
+        record = self.ledger.judge(self.autoscaler, served, measured, settled)
+        if record is not None and record.outcome is not None:
+            self._metrics.judged(record.outcome, self.ledger.calibration_error)

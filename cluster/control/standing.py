@@ -1,0 +1,25 @@
+"""What parts shall run, and what a controller that starts anew cannot learn from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from galerne.topology import Topology
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Kept by the driver, who outlives the controller: gateways may be away together with it."""
+
+    topology: Topology  # that serves; who is to come has a higher epoch
+    is_asleep: bool = False  # scaled to zero: that no part lives is right
+    is_auto: bool = False  # the autoscaler chooses the topology
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the driver shall start and keep."""
+
+    parts: Mapping[str, Topology]  # and the topology that each starts in
+    standing: Standing
