@@ -46,10 +46,10 @@ class GatewayPool:
         directory: Directory,
         cluster_token: str,
         failover_wait_s: float = FAILOVER_WAIT_S,
-        wake_wait_s: float = WAKE_WAIT_S,
         on_stream_moved: Callable[[], None] = lambda: None,
         create_member: Callable[[GatewayId, str, str], Member] = Member,
         now_s: Callable[[], float] = time.monotonic,
+        wake_wait_s: float = WAKE_WAIT_S,
     ) -> None:
         """``failover_wait_s``: how long a stream waits for a gateway when the last one is lost.
 

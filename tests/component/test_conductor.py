@@ -48,10 +48,16 @@ class SmallCluster:
         )
         self.straightener = Straightener(self.conductor, self.calls, self.members, self.events)
         self.cannot_start = set()
+        self.demanded = []  # what frontends said that they hold
 
     async def roster(self, *, with_metrics=False):
         wanted = self.conductor.current.gateways
-        return Roster(gateways={g: self.gateways[g].address for g in wanted if g in self.gateways})
+        live = {g: self.gateways[g].address for g in wanted if g in self.gateways}
+        is_paused = self.conductor.is_asleep or self.conductor.is_waking
+        return Roster(gateways=live, pause="asleep" if is_paused and not live else "")
+
+    async def demand(self, num_held):
+        self.demanded.append(num_held)
 
     async def drive(self):
         """What the driver and the parts' reporters do."""
@@ -240,3 +246,39 @@ async def test_a_part_that_missed_a_change_is_brought_into_the_topology_that_ser
         hosts = cluster.book.hosts.values()
         await until(lambda: all(set(host.epochs) == {2} for host in hosts), "the shards")
         assert await answer(cluster.pool, "again") == want
+
+
+async def test_requests_that_come_while_it_sleeps_wait_and_wake_it_and_lose_nothing():
+    async with small_cluster(shape(1, GRPC, THREE)) as cluster:
+        want = await answer(cluster.pool, "first")
+        cluster.conductor.sleep()
+        await until(lambda: not cluster.gateways and not cluster.book.hosts, "the end of all parts")
+        await until(lambda: not cluster.pool._members, "the frontend to know")
+        assert await cluster.pool.unready_reason() is None
+        answers = [asyncio.create_task(answer(cluster.pool, f"held-{n}")) for n in range(3)]
+        await until(lambda: 3 in cluster.demanded, "the frontend to say what it holds")
+        target = shape(2, SHM, ("shard-3", "shard-4"), gateways=("gateway-1",))
+        await cluster.conductor.change(target)
+        assert await asyncio.gather(*answers) == [want] * 3
+        assert set(cluster.gateways) == {"gateway-1"}
+        assert [event.kind for event in cluster.events.after(0)].count("woken") == 1
+
+
+async def test_a_stream_that_meets_the_end_of_its_gateway_at_zero_goes_on_after_the_wake():
+    async with small_cluster(shape(1, LOCAL)) as cluster:
+        want = await answer(cluster.pool, "first")
+        late = asyncio.create_task(answer(cluster.pool, "late"))
+        await until(lambda: cluster.pool._owner, "its first step")
+        cluster.conductor.sleep()
+        await until(lambda: cluster.demanded or late.done(), "the frontend to hold it")
+        await cluster.conductor.change(shape(2, LOCAL, gateways=("gateway-1",)))
+        assert await late == want
+
+
+async def test_a_cluster_that_changes_does_not_go_to_sleep():
+    async with small_cluster(shape(1, LOCAL)) as cluster:
+        change = asyncio.create_task(cluster.conductor.change(shape(2, GRPC, THREE)))
+        await asyncio.sleep(0)
+        with pytest.raises(ChangeRefusedError, match="to epoch 2 is starting"):
+            cluster.conductor.sleep()
+        await change

@@ -1,0 +1,268 @@
+"""The autoscaler's loop over a cluster that is made up: what it does, and in which order."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from cluster.control.events import EventLog
+from cluster.control.metrics import ControlMetrics, ScalerMetrics
+from cluster.control.scaler import Scaler
+from cluster.control.scaling_plan import ScalingPlan
+from cluster.planning.assess import Limits
+from cluster.planning.decision import Action, Measured
+from cluster.planning.enumerate import candidates
+from cluster.planning.load import Objectives
+from cluster.planning.observed import Observed
+from cluster.planning.predict import predict
+from cluster.planning.scaler_config import ScalerConfig
+from galerne.errors import GalerneError
+from helpers.planning import SHAPE, create_calibration, create_cluster, create_load
+
+CALIBRATION = create_calibration()
+SETTLED = (1.0, 100)
+
+
+class World:
+    """Implements ``ScaledCluster`` and ``NodeSource``; says what was done, in order."""
+
+    def __init__(self, current, num_nodes=1):
+        self.current, self.num_nodes = current, num_nodes
+        self.num_pending = 0
+        self.is_changing = False
+        self.done = []
+        self.load, self.waiting, self.idle_s = create_load(0.0), 0, 0.0
+        self.problem = None  # why a change is undone
+        self.never_comes = False
+
+    def observe(self, now_s):
+        return Observed(
+            at_s=now_s,
+            load=self.load,
+            upper=self.load,
+            recent_requests_per_s=self.load.requests_per_s,
+            waiting=self.waiting,
+            running=0,
+            idle_s=self.idle_s,
+            ttft_p95_s=None,
+            inter_token_p95_s=None,
+            num_arrivals=100,
+            is_settled=True,
+        )
+
+    def start_period(self):
+        self.done.append("period")
+
+    def measured(self):
+        measured = Measured(
+            seconds=100.0,
+            load=self.load,
+            requests_per_s=max(self.load.requests_per_s, 1.0),
+            completion_s=1.0,
+            ttft_p95_s=0.1,
+            inter_token_p95_s=0.01,
+        )
+        return measured, SETTLED
+
+    async def change(self, target):
+        await asyncio.sleep(0)
+        if self.problem is not None:
+            raise GalerneError(self.problem)
+        self.current = target
+        self.done.append("change")
+
+    def sleep(self):
+        self.current = None
+        self.done.append("sleep")
+
+    def ask(self, gateway_nodes, shard_nodes):
+        self.done.append(f"ask {gateway_nodes}+{shard_nodes}")
+        missing = max(0, gateway_nodes + shard_nodes - self.num_nodes)
+        self.num_pending = missing if self.never_comes else 0
+        if not self.never_comes:
+            self.num_nodes += missing
+
+    def give_up(self):
+        self.num_pending = 0
+        self.done.append("give up")
+
+
+class Clock:
+    now_s = 1000.0
+
+    def __call__(self):
+        return self.now_s
+
+
+def all_candidates(nodes=1):
+    return candidates(SHAPE, create_cluster(nodes), Objectives())
+
+
+def best_at(rate, nodes=1):
+    """By completion alone."""
+    load = create_load(rate)
+    return min(
+        all_candidates(nodes), key=lambda c: predict(SHAPE, CALIBRATION, c, load).completion_s
+    )
+
+
+def worst_at(rate, nodes=1):
+    load = create_load(rate)
+    found = ((predict(SHAPE, CALIBRATION, c, load).completion_s, c) for c in all_candidates(nodes))
+    return max((pair for pair in found if pair[0] < float("inf")), key=lambda pair: pair[0])[1]
+
+
+def create_scaler(world, nodes=1, *, is_auto=True, objectives=None, **config):
+    plan = ScalingPlan(
+        shape=SHAPE,
+        calibration=CALIBRATION,
+        limits=Limits(objectives=objectives or Objectives()),
+        config=ScalerConfig(**config),
+        cluster=create_cluster(nodes),
+        tick_s=0.01,
+    )
+    clock, metrics = Clock(), ControlMetrics()
+    scaler = Scaler(
+        *(plan, world, world, EventLog(), ScalerMetrics(metrics.registry)),
+        is_auto=is_auto,
+        now_s=clock,
+    )
+    scaler.clock, scaler.registry = clock, metrics
+    return scaler
+
+
+async def settle(scaler):
+    """Until no change is in flight."""
+    for _ in range(200):
+        if scaler._memory.change is None:
+            return
+        await asyncio.sleep(0.005)
+    pytest.fail("the change does not end")
+
+
+async def test_what_is_not_worth_its_cost_is_left_for_something_better():
+    world = World(worst_at(1.0))
+    world.load = create_load(1.0)
+    scaler = create_scaler(world)
+    await scaler.turn()
+    await settle(scaler)
+    assert scaler.latest.action is Action.CHANGE
+    assert world.current == scaler.latest.target != worst_at(1.0)
+    assert world.done.index("change") < world.done.index("period")
+    await scaler.turn()
+    assert scaler.latest.action is Action.HOLD
+    assert [number for number, _ in scaler.ledger.records] == [1]
+
+
+async def test_it_only_advises_while_a_person_has_the_choice():
+    world = World(worst_at(1.0))
+    world.load = create_load(1.0)
+    scaler = create_scaler(world, is_auto=False)
+    for _ in range(3):
+        await scaler.turn()
+    assert scaler.latest.action is Action.CHANGE
+    assert not world.done
+    assert not scaler.ledger.records
+
+
+async def test_nobody_elses_change_is_disturbed():
+    world = World(worst_at(1.0))
+    world.load, world.is_changing = create_load(1.0), True
+    scaler = create_scaler(world)
+    await scaler.turn()
+    assert scaler.latest is None
+    assert not world.done
+
+
+async def test_a_change_that_is_undone_is_told_and_not_repeated_at_once():
+    world = World(worst_at(1.0))
+    world.load, world.problem = create_load(1.0), "no room"
+    scaler = create_scaler(world)
+    await scaler.turn()
+    await settle(scaler)
+    assert world.current == worst_at(1.0)
+    failed = [e for e in scaler._events.after(0) if e.kind == "autoscaler_failed"]
+    assert [e.text for e in failed] == ["no room"]
+    scaler.clock.now_s += 1
+    await scaler.turn()
+    assert scaler.latest.action is Action.HOLD  # cools down first
+
+
+async def test_an_idle_cluster_goes_to_zero_and_a_waiting_request_brings_it_back():
+    """Complaint: planners that never scale to zero, or do not come back."""
+    world = World(best_at(1.0))
+    world.idle_s = 100.0
+    scaler = create_scaler(world, idle_to_zero_s=60.0)
+    await scaler.turn()
+    await settle(scaler)
+    assert world.current is None
+    assert "sleep" in world.done
+    assert world.done[-1] == "ask 0+0"
+    world.waiting, world.idle_s = 1, 0.0
+    scaler.clock.now_s += 0.1  # no cool-down holds it
+    task = asyncio.create_task(scaler.run())
+    scaler.wake()
+    for _ in range(200):
+        if world.current is not None:
+            break
+        await asyncio.sleep(0.005)
+    task.cancel()
+    assert world.current is not None
+
+
+async def test_machines_that_do_not_come_are_given_up_and_what_served_serves_on():
+    """Complaint: planners that hang on a pending pod."""
+    heavy = predict(SHAPE, CALIBRATION, best_at(1.0), create_load(1.0)).max_requests_per_s * 2
+    world = World(best_at(1.0))
+    world.load, world.never_comes = create_load(heavy), True
+    before = world.current
+    scaler = create_scaler(world, nodes=4, pending_timeout_s=30.0, remember_s=300.0)
+    await scaler.turn()
+    await asyncio.sleep(0)
+    assert scaler.latest.action is Action.CHANGE
+    assert world.num_pending > 0
+    scaler.clock.now_s += 31
+    await scaler.turn()
+    assert scaler.latest.action is Action.GIVE_UP
+    await asyncio.sleep(0.01)
+    assert "give up" in world.done
+    assert "change" not in world.done
+    assert world.current == before
+    assert scaler._memory.change is None
+    scaler.clock.now_s += 31
+    await scaler.turn()  # what fits on the machines there are may still be taken
+    assert (
+        scaler.latest.target is None
+        or sum((scaler.latest.target.gateway_nodes, scaler.latest.target.shard_nodes))
+        <= world.num_nodes
+    )
+
+
+async def test_a_decision_has_its_outcome_and_regret_when_the_next_one_is_carried_out():
+    world = World(worst_at(1.0))
+    world.load = create_load(1.0)
+    scaler = create_scaler(world, cool_down_s=0.0)
+    await scaler.turn()
+    await settle(scaler)
+    world.current = replace(worst_at(1.0))  # as if it had turned out so
+    scaler.clock.now_s += 1000
+    await scaler.turn()
+    await settle(scaler)
+    (_, first), _ = scaler.ledger.records
+    assert first.outcome is not None
+    assert first.outcome.regret >= 0
+    assert scaler.ledger.calibration_error is not None
+    assert b"galerne_autoscaler_regret" in scaler.registry.text()
+
+
+async def test_every_turn_is_counted_and_told_as_a_metric():
+    world = World(best_at(1.0))
+    scaler = create_scaler(world)
+    task = asyncio.create_task(scaler.run())
+    for _ in range(400):
+        if scaler.turns >= 3:
+            break
+        await asyncio.sleep(0.005)
+    task.cancel()
+    assert scaler.turns >= 3
+    assert b"galerne_autoscaler_decisions_total" in scaler.registry.text()
