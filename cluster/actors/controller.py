@@ -19,6 +19,7 @@ from cluster.control.conductor import ChangeRefusedError, TopologyConductor
 from cluster.control.events import EventLog
 from cluster.control.health import HealthBook
 from cluster.control.keeper import ExpertKeeper
+from cluster.control.loads import LoadBook
 from cluster.control.members import GONE_AFTER_S, HEARTBEAT_S, Heartbeat, MemberBook
 from cluster.control.metrics import ControlMetrics
 from cluster.control.part_client import PartClients, PartFailedError
@@ -67,6 +68,7 @@ class Controller:
         self._actors: dict[str, Any] = {}  # handles of parts
         self._inputs = spec.inputs
         self._members = MemberBook(now_s)
+        self._loads = LoadBook(self._born_s)
         self._metrics = ControlMetrics()
         self._events = EventLog(lambda kind, part: self._metrics.events.labels(kind, part).inc())
         self._health = HealthBook()
@@ -135,6 +137,7 @@ class Controller:
             return False
         if not self._members.hear(told):
             return False
+        self._loads.hear(told, self._now_s())
         self._actors[told.part] = actor
         self._used_ids.add(told.part)
         if is_new and known is not None:
