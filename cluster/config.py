@@ -22,28 +22,45 @@ class ScalerSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    tick_s: float = Field(5.0, ge=0.1, description="seconds between decisions")
-    window_s: float = Field(60.0, ge=1, description="seconds of load that a decision looks at")
+    tick_s: float = Field(default=5.0, ge=0.1, description="seconds between decisions")
+    window_s: float = Field(
+        default=60.0, ge=1, description="seconds of load that a decision looks at"
+    )
     node_weight: float = Field(
-        1.0, ge=0, description="how machines weigh: cost is completion time times machines^weight"
+        default=1.0,
+        ge=0,
+        description="how machines weigh: cost is completion time times machines^weight",
     )
     min_gain: float = Field(
-        ScalerConfig().min_gain, ge=0, lt=1, description="share of the cost that a change must save"
+        default=ScalerConfig().min_gain,
+        ge=0,
+        lt=1,
+        description="share of the cost that a change must save",
     )
     cool_down_s: float = Field(
-        ScalerConfig().cool_down_s, ge=0, description="seconds between changes that merely save"
+        default=ScalerConfig().cool_down_s,
+        ge=0,
+        description="seconds between changes that merely save",
     )
     settle_s: float = Field(
-        ScalerConfig().settle_s, ge=0, description="seconds between changes that a promise demands"
+        default=ScalerConfig().settle_s,
+        ge=0,
+        description="seconds between changes that a promise demands",
     )
     drain_s: float = Field(
-        ScalerConfig().drain_s, gt=0, description="seconds in which a queue is to be emptied"
+        default=ScalerConfig().drain_s,
+        gt=0,
+        description="seconds in which a queue is to be emptied",
     )
     pending_timeout_s: float = Field(
-        ScalerConfig().pending_timeout_s, gt=0, description="seconds that machines may take to come"
+        default=ScalerConfig().pending_timeout_s,
+        gt=0,
+        description="seconds that machines may take to come",
     )
     remember_s: float = Field(
-        ScalerConfig().remember_s, ge=0, description="seconds until they are asked for again"
+        default=ScalerConfig().remember_s,
+        ge=0,
+        description="seconds until they are asked for again",
     )
 
 

@@ -30,6 +30,7 @@ from cluster.control.scaler import Scaler
 from cluster.control.standing import Standing, Wanted
 from cluster.control.straighten import Serving, Straightener, newest
 from cluster.control.target import check_alone
+from cluster.control.traffic import WINDOW_S, TrafficBook
 from cluster.placement.availability import availability
 from galerne.ids import GatewayId, ShardId
 from router.api.cluster_port import EventFacts, TopologyFacts, TopologyWish
@@ -69,6 +70,9 @@ class Controller:
         self._progress: dict[str, tuple[str, int, int]] = {}
         self._actors: dict[str, Any] = {}  # handles of parts
         self._members = MemberBook(now_s)
+        self._traffic = TrafficBook(
+            now_s(), WINDOW_S if spec.scaling is None else spec.scaling.window_s
+        )
         self._metrics = ControlMetrics()
         self._events = EventLog(lambda kind, part: self._metrics.events.labels(kind, part).inc())
         self._health = HealthBook()
@@ -120,7 +124,13 @@ class Controller:
         if plan is None:
             return None
         cluster = LiveCluster(
-            *(self._conductor, self._loads, self._demand, self._num_nodes, self._changes.carry_out),
+            *(
+                self._conductor,
+                self._traffic,
+                self._demand,
+                self._num_nodes,
+                self._changes.carry_out,
+            ),
             now_s=self._now_s,
         )
         metrics = ScalerMetrics(self._metrics.registry)
@@ -182,6 +192,7 @@ class Controller:
             return False
         if not self._members.hear(told):
             return False
+        self._traffic.hear(told, self._now_s())
         self._actors[told.part] = actor
         self._changes.used_ids.add(told.part)
         if is_new and known is not None:

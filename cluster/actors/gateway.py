@@ -47,7 +47,8 @@ class Gateway:
     def _state(self) -> PartState:
         host = self._host
         links = {str(shard): state.value for shard, state in host.links.items()}
-        return PartState(host.address, host.engine.is_alive, (host.switch.topology.epoch,), links)
+        epochs = (host.switch.topology.epoch,)
+        return PartState(host.address, host.engine.is_alive, epochs, links, host.load_totals())
 
     def describe(self) -> dict[str, Any]:
         """Facts for status and metrics."""

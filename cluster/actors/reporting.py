@@ -19,6 +19,7 @@ from cluster.directory import ControllerHandle
 from galerne.errors import GalerneError, NotServingError
 from galerne.ids import Epoch
 from galerne.topology import Topology
+from router.engine.load_counter import LoadTotals
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class PartState(NamedTuple):
     is_alive: bool
     epochs: tuple[Epoch, ...]
     links: Mapping[str, str] = MappingProxyType({})  # of a gateway: state by shard
+    load: LoadTotals | None = None  # of a gateway
 
 
 class Reporter:
@@ -112,6 +114,7 @@ class Reporter:
                 node=node,
                 epochs=now.epochs,
                 links=now.links,
+                load=now.load,
             )
             answer = self._controller.handle().heartbeat.remote(told, me)
             if ray.get(answer, timeout=_REPORT_TIMEOUT_S) is False:

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from cluster.control.conductor import Stage, TopologyConductor
-from cluster.control.loads import LoadBook
 from cluster.control.scaling_plan import candidate_of, wish_of
+from cluster.control.traffic import TrafficBook
 from cluster.planning.candidate import Candidate
 from cluster.planning.decision import Measured
 from cluster.planning.observed import Observed
@@ -61,7 +61,7 @@ class LiveCluster:
     def __init__(
         self,
         conductor: TopologyConductor,
-        loads: LoadBook,
+        traffic: TrafficBook,
         demand: DemandBook,
         nodes_of: Callable[[], tuple[int, int]],
         change: Callable[[TopologyWish], Awaitable[None]],
@@ -69,7 +69,7 @@ class LiveCluster:
     ) -> None:
         """``nodes_of``: machines with a gateway, and with shards alone. ``change``: to its end."""
         self._conductor = conductor
-        self._loads = loads
+        self._traffic = traffic
         self._demand = demand
         self._nodes_of = nodes_of
         self._change = change
@@ -90,18 +90,18 @@ class LiveCluster:
 
     def observe(self, now_s: float) -> Observed:
         """See ``ScaledCluster``. What frontends hold waits too."""
-        seen, num_held = self._loads.observe(now_s), self._demand.num_held
+        seen, num_held = self._traffic.observe(now_s), self._demand.num_held
         if not num_held:
             return seen
         return replace(seen, waiting=seen.waiting + num_held, idle_s=0.0)
 
     def start_period(self) -> None:
         """See ``ScaledCluster``."""
-        self._loads.start_period(self._now_s())
+        self._traffic.start_period(self._now_s())
 
     def measured(self) -> tuple[Measured, tuple[float | None, int]]:
         """See ``ScaledCluster``."""
-        return self._loads.measured(self._now_s())
+        return self._traffic.measured(self._now_s())
 
     async def change(self, target: Candidate) -> None:
         """See ``ScaledCluster``."""

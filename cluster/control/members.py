@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from galerne.ids import Epoch
+from router.engine.load_counter import LoadTotals
 
 HEARTBEAT_S = 1.0
 GONE_AFTER_S = 5.0  # without a heartbeat
@@ -22,6 +23,7 @@ class Heartbeat:
     node: str
     epochs: tuple[Epoch, ...] = ()  # that it serves
     links: Mapping[str, str] = field(default_factory=dict)  # of a gateway: state by shard
+    load: LoadTotals | None = None  # of a gateway
 
     @property
     def process(self) -> tuple[str, int, str]:

@@ -7,8 +7,9 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 
-from cluster.planning.histogram import LogHistogram
 from cluster.planning.load import Load
+from galerne.histogram import LogHistogram
+from router.engine.load_counter import LoadTotals
 
 _UPPER_SIGMAS = 2.0  # of the estimate of a rate: it is lower in 97.7 % of windows
 _NUM_PEAK_PARTS = 6  # parts of a window whose busiest one bounds the load too
@@ -36,6 +37,7 @@ class _Bin:
     """What fell into one part of time."""
 
     arrivals: int = 0
+    admitted: int = 0
     prompt_tokens: int = 0
     ended: int = 0
     output_tokens: int = 0
@@ -72,10 +74,29 @@ class ObservedWindow:
 
     def arrived(self, at_s: float, prompt_tokens: int) -> None:
         """A request came; ``prompt_tokens`` that the prefix cache does not hold."""
+        self.came(at_s, 1)
         found = self._at(at_s)
-        found.arrivals += 1
+        found.admitted += 1
         found.prompt_tokens += prompt_tokens
-        self._busy_s = max(self._busy_s, at_s)
+
+    def came(self, at_s: float, num: int) -> None:
+        """So many requests came, of which the prompts are not known yet."""
+        if num:
+            self._at(at_s).arrivals += num
+            self._busy_s = max(self._busy_s, at_s)
+
+    def counted(self, at_s: float, new: LoadTotals) -> None:
+        """All but the arrivals and the queues of what an engine has counted lately."""
+        found = self._at(at_s)
+        found.admitted += new.admitted
+        found.prompt_tokens += new.prompt_tokens
+        found.ended += new.ended
+        found.output_tokens += new.output_tokens
+        found.output_squares += new.output_squares
+        found.ttft.merge(new.ttft_s)
+        found.inter_token.merge(new.inter_token_s)
+        if new.admitted or new.ended or new.inter_token_s.count:
+            self._busy_s = max(self._busy_s, at_s)
 
     def ended(self, at_s: float, output_tokens: int) -> None:
         """A request was answered with so many tokens."""
@@ -140,10 +161,10 @@ class ObservedWindow:
 
     def _mix(self, bins: list[_Bin]) -> Load:
         """Mean lengths; the last known ones where the window has none."""
-        arrivals, ended = sum(b.arrivals for b in bins), sum(b.ended for b in bins)
+        admitted, ended = sum(b.admitted for b in bins), sum(b.ended for b in bins)
         mix = self._lengths
-        if arrivals:
-            mix = replace(mix, prompt_tokens=sum(b.prompt_tokens for b in bins) / arrivals)
+        if admitted:
+            mix = replace(mix, prompt_tokens=sum(b.prompt_tokens for b in bins) / admitted)
         if ended:
             mean = sum(b.output_tokens for b in bins) / ended
             variance = max(0.0, sum(b.output_squares for b in bins) / ended - mean**2)

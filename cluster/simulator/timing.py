@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from cluster.planning.histogram import LogHistogram
+from galerne.histogram import LogHistogram
 
 StepSeconds = Callable[[float, float, float], float]
 """(sequences that decode, their mean context in tokens, prompt tokens computed) -> seconds."""

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass, field
 
 from cluster.planning.decision import Measured
-from cluster.planning.histogram import LogHistogram
 from cluster.planning.load import Load
 from cluster.planning.observed import ObservedWindow
 from cluster.simulator.timing import Latencies, Listener
 from cluster.simulator.workload import Arrival
+from galerne.histogram import LogHistogram
 
 
 class Tee:

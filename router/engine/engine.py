@@ -7,6 +7,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Protocol, TypeAlias, TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from galerne.errors import EpochRetiredError, GalerneError, NotServingError, Ove
 from galerne.ids import Epoch
 from router.engine.block_pool import BlockPool
 from router.engine.gateway_port import GatewayLoad
+from router.engine.load_counter import LoadCounter, LoadTotals
 from router.engine.metrics import EngineMetrics
 from router.engine.plan import StepPlan
 from router.engine.recording import NULL_RECORDER, StepRecorder
@@ -105,6 +107,7 @@ class Engine:
         self._is_closed = False
         self._is_stopping = False
         self._last_turn_s = clock.now_s()
+        self._loads = LoadCounter(clock.now_s())
         self.num_steps = 0
         self._retired_since_s: float | None = None  # its topology is of no more use
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -131,7 +134,9 @@ class Engine:
                 )
                 return refused
             self._num_submitted += num_choices
-        return self._call(lambda: self._add(request))
+        now = self._clock.now_s()
+        self._loads.arrived(request, now)
+        return self._call(lambda: self._add(request, now))
 
     def abort(self, request_id: str, choice: int | None = None) -> Future[bool]:
         """End a request, or one choice of it, at the next step; whether it was running."""
@@ -160,6 +165,18 @@ class Engine:
             preemptions=self._scheduler.num_preemptions,
             prefix_hit_tokens=self._scheduler.prefix_hit_tokens,
             prefix_query_tokens=self._scheduler.prefix_query_tokens,
+        )
+
+    def load_totals(self) -> LoadTotals:
+        """All load so far; what waits includes what is on its way to the scheduler."""
+        scheduler = self._scheduler
+        return replace(
+            self._loads.totals(self._clock.now_s()),
+            admitted=scheduler.num_begun,
+            prompt_tokens=scheduler.begun_prompt_tokens,
+            steps=self.num_steps,
+            waiting=scheduler.num_waiting + self._num_submitted,
+            running=scheduler.num_running,
         )
 
     def unready_reason(self) -> str | None:
@@ -285,7 +302,7 @@ class Engine:
             self._recorder.sampled(deltas)
         with self.timer.part("emit"):
             self._on_deltas(deltas)
-            self._count(plan, deltas, self._clock.now_s() - started)
+            self._count(plan, deltas, started)
 
     def take_commands(self, wait_s: float = 0.0) -> None:
         """Run queued commands; first wait for one. As ``step``."""
@@ -320,19 +337,26 @@ class Engine:
         deltas += [self._stepper.fail(sequence, error) for sequence in sequences]
         self._recorder.failed(error, deltas, has_logits=has_logits)
 
-    def _add(self, request: GenerationRequest) -> None:
+    def _add(self, request: GenerationRequest, arrived_s: float) -> None:
         with self._lock:
             self._num_submitted -= len(request.open_choices)
             if self._is_closed:
                 raise NotServingError("the engine has stopped")
-        self._runner.prepare(request)
-        self._scheduler.add(request)
+        try:
+            self._runner.prepare(request)
+            sequences = self._scheduler.add(request)
+        except Exception:
+            self._loads.refused(request)
+            raise
+        self._loads.queued(sequences, arrived_s)
         self._recorder.added(request)
 
     def _abort(self, request_id: str, choice: int | None = None) -> bool:
         ended = self._scheduler.abort(request_id, choice)
         if ended:
             self._recorder.aborted(request_id, choice, [sequence.choice for sequence in ended])
+        if not self._is_closed:  # else they go on at another gateway
+            self._loads.aborted(ended)
         self.metrics.finished.labels(FinishReason.ABORT.value).inc(len(ended))
         self._on_deltas([self._stepper.last_delta(sequence) for sequence in ended])
         return bool(ended)
@@ -348,10 +372,12 @@ class Engine:
         self._scheduler.reconfigure(config)
         self._recorder.epoch_committed(epoch, config)
 
-    def _count(self, plan: StepPlan, deltas: Sequence[TokenDelta], seconds: float) -> None:
-        metrics = self.metrics
+    def _count(self, plan: StepPlan, deltas: Sequence[TokenDelta], started_s: float) -> None:
+        metrics, now = self.metrics, self._clock.now_s()
+        if deltas:  # a step that was dropped, or is of prompts alone, gives nothing out
+            self._loads.stepped(plan.entries, now)
         metrics.steps.inc()
-        metrics.step_seconds.observe(seconds)
+        metrics.step_seconds.observe(now - started_s)
         decodes = sum(e.num_tokens == 1 and e.samples for e in plan.entries)
         metrics.tokens.labels("decode").inc(decodes)
         metrics.tokens.labels("prefill").inc(plan.num_tokens - decodes)

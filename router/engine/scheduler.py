@@ -37,6 +37,8 @@ class Scheduler:
         num_preemptions: Sequences that lost their blocks so far, by ``preempt`` too.
         prefix_query_tokens: Tokens looked up in the prefix cache, at every admission.
         prefix_hit_tokens: Those of them that were found.
+        num_begun: Sequences that were admitted, each once; not those that ran elsewhere before.
+        begun_prompt_tokens: Tokens of their prompts that were not found.
     """
 
     def __init__(
@@ -51,6 +53,8 @@ class Scheduler:
         self.num_preemptions = 0
         self.prefix_query_tokens = 0
         self.prefix_hit_tokens = 0
+        self.num_begun = 0
+        self.begun_prompt_tokens = 0
         self._config = config
         self._pool = pool
         self._hash_context_for = hash_context_for
@@ -299,6 +303,9 @@ class Scheduler:
         num_hit_tokens = len(hits) * self._config.block_size
         if sequence.state is SequenceState.WAITING:
             sequence.num_cached = min(num_hit_tokens, sequence.num_prompt)
+            if not sequence.request.resumed:
+                self.num_begun += 1
+                self.begun_prompt_tokens += sequence.num_prompt - sequence.num_cached
         if sequence.may_hit_cache:
             self.prefix_query_tokens += sequence.num_tokens
             self.prefix_hit_tokens += num_hit_tokens

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import grpc
 
@@ -12,6 +13,7 @@ from galerne.loop_thread import grpc_loop
 from galerne.topology_codec import encode_topology
 from galerne.v1 import internal_pb2 as internal
 from galerne.v1 import internal_pb2_grpc
+from router.engine.load_counter import LoadTotals
 from router.exchange.grpc_link import AddressBook
 from router.exchange.links import LinkState
 from router.gateway.build import Progress, build_gateway
@@ -76,7 +78,7 @@ class GatewayHost:
 
     def describe(self, with_metrics: bool = False) -> internal.GatewayDescription:
         """What the gateway says of itself."""
-        topology, runner = self.switch.topology, self._built.runner
+        topology = self.switch.topology
         return internal.GatewayDescription(
             gateway_id=self._settings.gateway_id,
             model=encode_facts(self.facts),
@@ -89,8 +91,15 @@ class GatewayHost:
             steps=self.engine.num_steps,
             epoch=topology.epoch,
             metrics=self.engine.metrics_text() if with_metrics else b"",
-            seconds_by_part=runner.timer.snapshot() | self.engine.timer.snapshot(),
+            seconds_by_part=self._seconds_by_part(),
         )
+
+    def load_totals(self) -> LoadTotals:
+        """All load since the gateway began, for the autoscaler."""
+        return replace(self.engine.load_totals(), seconds_by_part=self._seconds_by_part())
+
+    def _seconds_by_part(self) -> dict[str, float]:
+        return self._built.runner.timer.snapshot() | self.engine.timer.snapshot()
 
     def stop(self, drain_s: float = 0.0) -> None:
         """Drain, stop serving, end the threads; frontends move what is still running."""

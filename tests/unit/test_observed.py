@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.planning.histogram import LogHistogram
 from cluster.planning.observed import ObservedWindow
 from cluster.simulator.workload import Bursts, Lengths, bursts, poisson
+from galerne.histogram import LogHistogram
 
 LENGTHS = Lengths(prompt_mean=100, output_mean=50)
 

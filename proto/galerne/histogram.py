@@ -45,6 +45,19 @@ class LogHistogram:
         self.count += other.count
         self.total += other.total
 
+    def since(self, earlier: LogHistogram) -> LogHistogram:
+        """The samples that came after ``earlier`` was a copy of this one."""
+        made, known = LogHistogram(), earlier._counts
+        more = {index: count - known.get(index, 0) for index, count in self._counts.items()}
+        made._counts.update({index: count for index, count in more.items() if count})
+        made.count = self.count - earlier.count
+        made.total = self.total - earlier.total
+        return made
+
+    def copy(self) -> LogHistogram:
+        """One of its own with the same samples."""
+        return self.since(LogHistogram())
+
     @property
     def mean(self) -> float | None:
         """None without samples."""
