@@ -23,44 +23,42 @@ class ScalerSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     tick_s: float = Field(default=5.0, ge=0.1, description="seconds between decisions")
-    window_s: float = Field(
-        default=60.0, ge=1, description="seconds of load that a decision looks at"
-    )
+    window_s: float = Field(default=60.0, ge=1, description="seconds of load it looks at")
     node_weight: float = Field(
         default=1.0,
         ge=0,
-        description="how machines weigh: cost is completion time times machines^weight",
+        description="cost: completion time * machines^weight",
     )
     min_gain: float = Field(
         default=ScalerConfig().min_gain,
         ge=0,
         lt=1,
-        description="share of the cost that a change must save",
+        description="share of cost a change must save",
     )
     cool_down_s: float = Field(
         default=ScalerConfig().cool_down_s,
         ge=0,
-        description="seconds between changes that merely save",
+        description="seconds between changes to save",
     )
     settle_s: float = Field(
         default=ScalerConfig().settle_s,
         ge=0,
-        description="seconds between changes that a promise demands",
+        description="seconds between urgent changes",
     )
     drain_s: float = Field(
         default=ScalerConfig().drain_s,
         gt=0,
-        description="seconds in which a queue is to be emptied",
+        description="seconds in which a queue should empty",
     )
     pending_timeout_s: float = Field(
         default=ScalerConfig().pending_timeout_s,
         gt=0,
-        description="seconds that machines may take to come",
+        description="seconds machines may take to come",
     )
     remember_s: float = Field(
         default=ScalerConfig().remember_s,
         ge=0,
-        description="seconds until they are asked for again",
+        description="seconds until asked for again",
     )
 
 
