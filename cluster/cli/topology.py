@@ -39,7 +39,8 @@ def show(context: typer.Context, target: Target = DEFAULT_TARGET, api_key: ApiKe
 
 def set_topology(
     mode: Annotated[
-        str | None, typer.Argument(help="latency or throughput; unset: as it is")
+        str | None,
+        typer.Argument(help="latency, throughput or auto; unset: as it is"),
     ] = None,
     shards: Annotated[int | None, typer.Option(min=1, help="expert shards")] = None,
     gateways: Annotated[int | None, typer.Option(min=1, help="gateways")] = None,
@@ -133,7 +134,7 @@ def _change(stub: Any, request: Info, api_key: str, console: Console) -> Info:  
     started = time.monotonic()
     info = stub.SetTopology(request, metadata=keys, timeout=CALL_TIMEOUT_S)
     epoch, stage = info.target_epoch, ""
-    while info.stage != "idle":
+    while info.stage not in ("idle", "asleep"):
         if info.stage != stage:
             stage = info.stage
             console.print(f"{time.monotonic() - started:6.1f} s  {stage}", style="dim")

@@ -63,7 +63,7 @@ class RosterView:
         described = await self._ask(list(live)) if with_metrics else {}
         return Roster(
             is_settled=self.is_settled,
-            pause=self._pause,
+            pause=self.pause,
             stalled=self._watch.stalled(self._loops()),
             mode=topology.mode.value,
             epoch=topology.epoch,
@@ -90,7 +90,7 @@ class RosterView:
         return is_old or all(gateway in self._members.members for gateway in gateways)
 
     @property
-    def _pause(self) -> str:
+    def pause(self) -> str:
         """Why it is right that no gateway serves."""
         conductor = self._conductor
         if conductor.is_asleep:

@@ -1,0 +1,122 @@
+"""``galerne serve --mode auto``: the autoscaler over real Ray, its changes while streams run."""
+
+import threading
+
+import grpc
+import httpx
+import psutil
+import pytest
+import yaml
+
+from cluster.config import load_config
+from cluster.demo import MODEL_DIRECTORY
+from cluster.doctor.store import save
+from cluster.plan import held_formats
+from cluster.planning.shape import shape_of
+from galerne.v1 import cluster_pb2 as cluster
+from galerne.v1 import cluster_pb2_grpc, inference_pb2_grpc
+from galerne.v1 import inference_pb2 as pb
+from helpers.calibrations import stored
+from helpers.serve_process import ServeProcess, run_cli
+from helpers.waiting import wait_until
+from shards.checkpoint.open import open_checkpoint
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+
+IDLE_S = 12.0
+QUICK = {"tick_s": 0.5, "window_s": 6.0, "cool_down_s": 1.0, "settle_s": 1.0}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("auto")
+    model = open_checkpoint(MODEL_DIRECTORY).config
+    experts, dense = held_formats(load_config(None, {}), model)
+    shape = shape_of(model, experts, dense)
+    # A made-up machine, on which a wire costs much: experts in the gateway are best for every load.
+    save(stored(shape=shape, experts=experts, dense=dense), directory / "calibration.json")
+    (directory / "auto.yaml").write_text(yaml.safe_dump({"autoscaler": QUICK}))
+    running = ServeProcess(
+        *("--mode", "auto", "--idle-to-zero-s", str(IDLE_S), "--max-model-len", "2048"),
+        *("--http-port", "0", "--grpc-port", "0"),
+        *("--calibration", str(directory / "calibration.json")),
+        *("--config", str(directory / "auto.yaml")),
+    )
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def channel(server):
+    with grpc.insecure_channel(server.grpc) as made:
+        yield made
+
+
+def tokens(channel, num_tokens=40):
+    stub = inference_pb2_grpc.InferenceServiceStub(channel)
+    sampling = pb.SamplingParams(temperature=1.0, seed=5, max_tokens=num_tokens, ignore_eos=True)
+    asked = pb.GenerateRequest(text="The Loire ends", sampling=sampling)
+    return list(stub.GenerateOnce(asked, timeout=120).choices[0].token_ids)
+
+
+def topology(channel):
+    stub = cluster_pb2_grpc.ClusterServiceStub(channel)
+    return stub.GetTopology(cluster.GetTopologyRequest(), timeout=20)
+
+
+def controller(server):
+    """Its process."""
+    family = psutil.Process(server.process.pid).children(recursive=True)
+    return next(p for p in family if p.name().startswith("ray::Controller"))
+
+
+def test_what_a_person_chose_stays_until_auto_is_asked_for_and_no_stream_notices(server, channel):
+    want = tokens(channel)
+    done = run_cli("topology", "set", "throughput", "--shards", "2", "--target", server.grpc)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert topology(channel).shards
+    is_over, answers = threading.Event(), []
+
+    def client():
+        while not is_over.is_set():
+            answers.append(tokens(channel))
+
+    thread = threading.Thread(target=client)
+    thread.start()
+    try:
+        wait_until(lambda: len(answers) > 2, 60)
+        assert topology(channel).shards  # several decisions later
+        done = run_cli("topology", "set", "auto", "--target", server.grpc)
+        assert done.returncode == 0, done.stdout + done.stderr
+        wait_until(
+            lambda: not topology(channel).shards and topology(channel).stage == "idle",
+            60,
+        )
+    finally:
+        is_over.set()
+        thread.join(120)
+    assert answers
+    assert all(answer == want for answer in answers)
+
+
+def test_an_idle_cluster_ends_its_parts_and_a_request_brings_them_back(server, channel):
+    want = tokens(channel)
+    wait_until(lambda: topology(channel).stage == "asleep", 60)
+    names = {p.name() for p in psutil.Process(server.process.pid).children(recursive=True)}
+    assert not {n for n in names if n.startswith(("ray::Gateway", "ray::ExpertShard"))}
+    assert httpx.get(f"http://{server.http}/ready", timeout=20).status_code == 200
+    assert tokens(channel) == want
+    assert topology(channel).stage == "idle"
+
+
+def test_a_controller_that_is_lost_at_zero_knows_when_it_is_back_that_this_is_right(
+    server, channel
+):
+    want = tokens(channel)
+    wait_until(lambda: topology(channel).stage == "asleep", 60)
+    lost = controller(server)
+    lost.kill()
+    lost.wait(20)
+    assert tokens(channel) == want
+    kinds = run_cli("events", "--target", server.grpc).stdout
+    assert "woken" in kinds
