@@ -86,3 +86,31 @@ class Registry(Protocol):
     def epochs_of(self, part: str) -> Collection[Epoch]:
         """The epochs that a part serves, as it last said."""
         ...
+
+
+class NodeSource(Protocol):
+    """Who brings nodes and takes them back. No call waits for anything."""
+
+    @property
+    def num_nodes(self) -> int:
+        """Nodes that parts can be on, as last seen; 0 before the first look."""
+        ...
+
+    @property
+    def num_pending(self) -> int:
+        """Nodes that were asked for and are not there; above 0 until that has been looked up."""
+        ...
+
+    def ask(self, gateway_nodes: int, shard_nodes: int) -> None:
+        """Have so many nodes for gateways and so many others for shards, in place of what was asked
+        for before.
+        """
+        ...
+
+    def give_up(self) -> None:
+        """Ask for nothing any more.
+
+        Both for nodes that do not come and when the parts of a change run: from then on it is these
+        that keep their nodes. Those without any are taken back.
+        """
+        ...
