@@ -1,7 +1,7 @@
 """On the head of a Ray cluster: an actor with ``NodeRequests`` in it, as the controller has them.
 
-Every line of input is a command (``ask G S``, ``give_up``, ``crash``, ``state``); every line of
-output is what there is after it, as JSON.
+Every line of input is a command (``ask G S``, ``give_up``, ``crash``, ``occupy``, ``vacate``,
+``state``); every line of output is what there is after it, as JSON.
 """
 
 import asyncio
@@ -10,7 +10,9 @@ import os
 import sys
 
 import ray
-from ray.autoscaler.v2.sdk import get_cluster_status
+from ray._raylet import GcsClient
+from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply, NodeStatus
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.actors.ray_groups import RayGroups
 from cluster.control.events import EventLog
@@ -41,31 +43,58 @@ class Asking:
         return {"pid": os.getpid(), "pending": self._requests.num_pending}
 
 
+class Part:
+    """What a shard claims."""
+
+
+def occupy():
+    """A part on one of the nodes for shards."""
+    home = next(node.id for node in alive_nodes() if node.role is Role.SHARD)
+    affinity = NodeAffinitySchedulingStrategy(home, soft=True)
+    part = ray.remote(Part).options(num_cpus=0.1, scheduling_strategy=affinity).remote()
+    ray.get(part.__ray_ready__.remote(), timeout=60)
+    return part
+
+
 def state(actor):
-    """What the actor says, and what Ray does."""
+    """What the actor says, and what Ray and its autoscaler do."""
+    reply = GetClusterStatusReply()
+    client = GcsClient(address=ray.get_runtime_context().gcs_address)
+    reply.ParseFromString(client.get_cluster_status(timeout_s=30))
+    resources = reply.cluster_resource_state
     table = ray.util.placement_group_table().values()
-    status = get_cluster_status(ray.get_runtime_context().gcs_address)
-    demands = status.resource_demands.placement_group_demand
     return {
         **ray.get(actor.state.remote(), timeout=60),
-        "roles": sorted(n.role.value for n in alive_nodes() if n.role is not None),
-        "groups": [g["state"] for g in table if g["state"] != "REMOVED"],
-        "demands": sum(count.count for d in demands for count in d.bundles_by_count),
+        "roles": sorted(node.role.value for node in alive_nodes() if node.role is not None),
+        "busy": sum(
+            node.status == NodeStatus.RUNNING and node.ray_node_type_name == Role.SHARD.value
+            for node in resources.node_states
+        ),
+        "groups": [group["state"] for group in table if group["state"] != "REMOVED"],
+        "demands": len(resources.pending_gang_resource_requests),
+        "infeasible": len(reply.autoscaling_state.infeasible_gang_resource_requests),
     }
 
 
 def main():
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # Ray prints what it thinks of crashes
     ray.init("auto", namespace="galerne", log_to_driver=False, logging_level="ERROR")
     kinds = [NodeKind(role=role, most=2, cores=1, memory_bytes=1e9) for role in Role]
     options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
     actor = ray.remote(Asking).options(**options).remote(kinds)
+    parts = []
     for line in sys.stdin:
         command, *arguments = line.split()
-        if command == "crash":
+        if command == "occupy":
+            parts.append(occupy())
+        elif command == "vacate":
+            ray.kill(parts.pop())
+        elif command == "crash":
             actor.crash.options(max_task_retries=0).remote()
         elif command != "state":
             ray.get(getattr(actor, command).remote(*arguments), timeout=60)
-        print(json.dumps(state(actor)), flush=True)
+        print(json.dumps(state(actor)), file=answers, flush=True)
 
 
 if __name__ == "__main__":

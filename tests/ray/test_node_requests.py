@@ -39,20 +39,30 @@ def test_nodes_come_with_their_label_stay_while_asked_for_and_go_when_let_go(clu
     assert (gone["pending"], gone["groups"], gone["demands"]) == (0, [], 0)
 
 
+def test_a_part_keeps_its_node_when_the_request_is_gone_and_the_other_node_goes(cluster):
+    cluster("ask 1 2")
+    cluster.until(lambda s: s["pending"] == 0 and s["groups"] == ["CREATED"])
+    cluster("occupy")
+    cluster("give_up")
+    left = cluster.until(lambda s: len(s["roles"]) < 2)
+    assert (left["roles"], left["busy"], left["groups"]) == (["shard"], 1, [])
+    cluster("vacate")
+    cluster.until(lambda s: not s["roles"])
+
+
 def test_what_cannot_come_stays_pending_until_it_is_given_up_and_then_nobody_waits(cluster):
-    cluster("ask 2 1")  # no more machines for gateways
-    found = cluster.until(lambda s: s["demands"])
-    assert found["pending"] == 2
-    assert found["groups"] == ["PENDING"]
+    cluster("ask 2 1")  # no machine for gateways can be had
+    found = cluster.until(lambda s: s["infeasible"])
+    assert (found["pending"], found["groups"], found["demands"]) == (2, ["PENDING"], 1)
+    assert found["roles"] == [], "a part of the request came that is of no use alone"
     assert cluster("give_up")["pending"] == 0
-    left = cluster.until(lambda s: not s["demands"])
-    assert left["groups"] == []
+    cluster.until(lambda s: not (s["groups"] or s["demands"] or s["infeasible"]))
 
 
 def test_a_controller_that_starts_anew_removes_what_the_last_one_asked_for(cluster):
     cluster("ask 2 1")
-    before = cluster.until(lambda s: s["demands"])
+    before = cluster.until(lambda s: s["infeasible"])
     cluster("crash")
     after = cluster.until(lambda s: s["pid"] != before["pid"] and not s["groups"])
     assert after["pending"] == 0
-    cluster.until(lambda s: not s["demands"])
+    cluster.until(lambda s: not (s["demands"] or s["infeasible"]))
