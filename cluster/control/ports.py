@@ -99,22 +99,28 @@ class Loop(Protocol):
 
 
 class NodeSource(Protocol):
-    """Machines: those that are there, and those that are asked for. Nothing here waits."""
+    """Who brings nodes and takes them back. No call waits for anything."""
 
     @property
     def num_nodes(self) -> int:
-        """There now."""
+        """Nodes that parts can be on, as last seen; 0 before the first look."""
         ...
 
     @property
     def num_pending(self) -> int:
-        """Asked for, and not there yet."""
+        """Nodes that were asked for and are not there; above 0 until that has been looked up."""
         ...
 
     def ask(self, gateway_nodes: int, shard_nodes: int) -> None:
-        """Have so many; those beyond may go."""
+        """Have so many nodes for gateways and so many others for shards, in place of what was asked
+        for before.
+        """
         ...
 
     def give_up(self) -> None:
-        """Ask no longer for what has not come."""
+        """Ask for nothing any more.
+
+        Both for nodes that do not come and when the parts of a change run: from then on it is these
+        that keep their nodes. Those without any are taken back.
+        """
         ...

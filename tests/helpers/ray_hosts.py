@@ -15,9 +15,9 @@ from helpers.serve_process import ServeProcess
 
 TESTS = Path(__file__).parents[1]
 CLIENT = str(Path(__file__).with_name("stream_client.py"))
-_RAY = str(Path(sys.executable).parent / "ray")
+RAY = str(Path(sys.executable).parent / "ray")
 _GCS_PORT = 6379
-_OBJECT_STORE_BYTES = 100 << 20
+OBJECT_STORE_BYTES = 100 << 20
 _STARTED = "Ray runtime started."
 _WAIT_FOR_NODES = """
 import sys, time, ray
@@ -45,9 +45,9 @@ class RayHosts:
         self.env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self.hosts = Hosts(count)
         try:
-            _wait_for(self._start_ray(self.hosts[0]))
+            wait_for(self._start_ray(self.hosts[0]))
             for started in [self._start_ray(host) for host in self.hosts[1:]]:
-                _wait_for(started)
+                wait_for(started)
         except BaseException:
             self.hosts.close()
             raise
@@ -55,7 +55,7 @@ class RayHosts:
     def reboot(self, host):
         """Start a worker that has crashed, as a replacement with the same address."""
         host.boot()
-        _wait_for(self._start_ray(host))
+        wait_for(self._start_ray(host))
 
     def _start_ray(self, host):
         """Start a Ray node on a host; one of a worker is started again whenever it ends."""
@@ -66,9 +66,9 @@ class RayHosts:
             if is_head
             else [f"--address={head.address}:{_GCS_PORT}"]
         )
-        command = [_RAY, "start", "--block", *where, f"--node-ip-address={host.address}"]
+        command = [RAY, "start", "--block", *where, f"--node-ip-address={host.address}"]
         command += [f"--num-cpus={self._num_cpus}", f"--labels=galerne-test-host={host.name}"]
-        command += [f"--object-store-memory={_OBJECT_STORE_BYTES}"]
+        command += [f"--object-store-memory={OBJECT_STORE_BYTES}"]
         if not is_head:
             command = ["sh", "-c", 'while :; do "$@"; sleep 0.5; done', "supervisor", *command]
         return host.popen(command, self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -108,7 +108,7 @@ class RayHosts:
         self.hosts.close()
 
 
-def _wait_for(process, text=_STARTED, timeout=120.0):
+def wait_for(process, text=_STARTED, timeout=120.0):
     """Return when a process has printed a text."""
     said, deadline = "", time.monotonic() + timeout
     while text not in said:

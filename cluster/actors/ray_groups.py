@@ -1,0 +1,55 @@
+"""Ray's placement groups, as ``NodeRequests`` needs them. A call blocks while Ray's head does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ray.util.placement_group import (
+    get_placement_group,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
+
+from cluster.control.node_requests import Seen
+from cluster.nodes import ROLE_LABEL, Role, alive_nodes
+
+_CLAIM = {"CPU": 0.01}  # Ray's autoscaler looks for claims; the node's CPUs are for the parts
+_SELECTOR = {
+    Role.GATEWAY: {ROLE_LABEL: Role.GATEWAY.value},
+    Role.SHARD: {ROLE_LABEL: Role.SHARD.value},
+    None: {ROLE_LABEL: f"!in({Role.GATEWAY.value}, {Role.SHARD.value})"},
+}
+
+
+class RayGroups:
+    """Groups whose names begin with a prefix that no other deployment's do."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+
+    def look(self) -> Seen:
+        """Nodes that live, and groups that are there, placed or not."""
+        names = {
+            group["name"]
+            for group in placement_group_table().values()
+            if group["state"] != "REMOVED" and group["name"].startswith(self._prefix)
+        }
+        return Seen(alive_nodes(), frozenset(names))
+
+    def create(self, name: str, roles: Sequence[Role | None]) -> None:
+        """Ask for a node with each of these labels; None: with no role. Returns at once."""
+        placement_group(
+            [_CLAIM] * len(roles),
+            strategy="STRICT_SPREAD",
+            name=name,
+            bundle_label_selector=[_SELECTOR[role] for role in roles],
+        )
+
+    def remove(self, name: str) -> None:
+        """Ask no longer; nothing, if there is no such group."""
+        try:
+            group = get_placement_group(name)
+        except ValueError:
+            return
+        remove_placement_group(group)
