@@ -6,18 +6,19 @@ Every mode has a cost, which falls as a candidate gets better:
 * throughput: 1 / (requests/s at the limits), seconds a request;
 * auto: completion time times nodes^w, w being ``Objectives.node_weight``.
 
-Auto does not simply take the fewest machines that keep the promises, although an operator with
-promises might look for that first: those few would run at the edge of a promise, a change would be
-worth nothing until it is broken, and how quick a shape is would never count. With w = 1 a second
-machine already has to halve the time of every request, so there are more than the fewest only where
-these would queue; and whoever wants the fewest says so with a larger w. As the cost is continuous
-in the load, what a change saves is a number (``gain``), which the autoscaler's hysteresis needs.
+Promises are limits: whoever breaks one comes after all that keep them, by how much it breaks. Among
+those that keep them auto does not take the fewest machines, although an operator might expect that.
+The fewest run at the edge of a promise, so that noise in the load would change the topology back
+and forth; and a change would be worth nothing until a promise is broken. This cost rises before
+that, as queues and batches grow, and is continuous in the load: what a change saves is a number
+(``gain``), which the autoscaler's hysteresis needs. With w = 1 a second machine has to halve the
+time of every request; the larger w, the nearer to the fewest machines that keep the promises.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from cluster.planning.candidate import Candidate, Prediction, num_nodes
@@ -26,13 +27,13 @@ from cluster.planning.limits import Broken, Constraint, broken_limits, excess_of
 from cluster.planning.load import Load, Objectives
 from galerne.topology import LinkTransport, Mode
 
-# Most important first; the rest break ties.
+# Most important first; the cost in grains comes before them, and the simpler candidate after them.
 _CRITERIA = (
-    *("cost", "nodes", "slack", "completion_s", "max_requests_per_s"),
+    *("nodes", "cost", "slack", "completion_s", "max_requests_per_s"),
     *("ttft_p95_s", "inter_token_p95_s"),
 )
 _MORE_IS_BETTER = frozenset({"slack", "max_requests_per_s"})
-_GRAIN = 0.05  # a difference below what a prediction can tell apart; it decides only between equals
+_GRAIN = 0.05  # a difference below what a prediction can tell apart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,21 +64,14 @@ class Judged:
         return self.broken[0].field if self.broken else Constraint.COST
 
     @property
-    def key(self) -> tuple[object, ...]:
-        """Smaller is better: first what it breaks, then ``_CRITERIA``, then the simpler one.
+    def exact_key(self) -> tuple[int, float, float]:
+        """Smaller is better: what it breaks, then its cost."""
+        return sum(not b.is_by_load for b in self.broken), self.excess, self.cost
 
-        Whoever is at least as good in every criterion has no larger key. They are compared in
-        grains of 5 % first, so that no machine is taken and no topology changed for less than a
-        prediction can tell; then exactly.
-        """
-        num_impossible = sum(not broken.is_by_load for broken in self.broken)
-        return (num_impossible, self.excess, *self._order, _tie_key(self.candidate))
-
-    @property
-    def _order(self) -> tuple[float, ...]:
-        values = [(name, self.value_of(name)) for name in _CRITERIA]
-        coarse = (_signed(name, _coarse(name, value)) for name, value in values)
-        return (*coarse, *(_signed(name, value) for name, value in values))
+    def is_near(self, best: Judged) -> bool:
+        """Whether it breaks no more and its cost is within a grain of the best one's."""
+        *broken, cost = best.exact_key
+        return self.exact_key <= (*broken, cost * (1 + _GRAIN))
 
     def value_of(self, criterion: str) -> float:
         """A criterion's number."""
@@ -87,9 +81,9 @@ class Judged:
         return float(getattr(own, criterion))
 
     def lost_to(self, best: Judged) -> str:
-        """The first criterion in which it differs from the best one, if it breaks nothing."""
-        names = zip(_CRITERIA * 2, self._order, best._order, strict=True)
-        name = next((name for name, own, other in names if own != other), None)
+        """The first criterion in which it is worse than the best one, if it breaks nothing."""
+        names = _CRITERIA if self.is_near(best) else ("cost",)
+        name = next((n for n in names if self.value_of(n) != best.value_of(n)), None)
         if name is None:
             return "as good; the simpler one is chosen"
         return f"{name}: {self.value_of(name):.6g}, the chosen one {best.value_of(name):.6g}"
@@ -139,8 +133,30 @@ def ranked(judged: Sequence[Judged]) -> tuple[Judged, ...]:
     """
     if not judged:
         raise ValueError("no candidate")
-    best, *others = sorted(judged, key=lambda j: j.key)
+    best, *others = sorted(judged, key=_order(judged))
     return (best, *(j if j.broken else replace(j, reason=j.lost_to(best)) for j in others))
+
+
+def best_of(judged: Sequence[Judged]) -> Judged:
+    """The first one of ``ranked``, without a reason."""
+    return min(judged, key=_order(judged))
+
+
+def _order(judged: Sequence[Judged]) -> Callable[[Judged], tuple[object, ...]]:
+    """A key, smaller being better: what it breaks, the cost in grains, criteria, the simpler one.
+
+    Grains are counted from the least cost, so that between two candidates there is one load at
+    which the choice changes. Within one the fewest machines win: none is taken for less than a
+    prediction can tell. Whoever is at least as good in every criterion has no larger key.
+    """
+    least = min(judged, key=lambda j: j.exact_key).cost
+
+    def key(one: Judged) -> tuple[object, ...]:
+        *broken, cost = one.exact_key
+        criteria = ((-1 if n in _MORE_IS_BETTER else 1) * one.value_of(n) for n in _CRITERIA)
+        return (*broken, _grains(cost, least), *criteria, _tie_key(one.candidate))
+
+    return key
 
 
 def gain(old: Judged, new: Judged) -> float:
@@ -164,17 +180,10 @@ def binding(everyone: Sequence[Judged], chosen: Judged) -> Constraint:
     return min(cheaper, key=lambda j: j.cost).constraint if cheaper else Constraint.COST
 
 
-def _signed(criterion: str, value: float) -> float:
-    return -value if criterion in _MORE_IS_BETTER else value
-
-
-def _coarse(criterion: str, value: float) -> float:
-    """In grains: of the value itself, or of a promise."""
-    if criterion == "nodes" or not math.isfinite(value):
-        return value
-    if criterion == "slack":
-        return math.floor(value / _GRAIN)
-    return math.floor(math.log(value) / _GRAIN) if value > 0 else -math.inf
+def _grains(cost: float, least: float) -> float:
+    if cost <= least * (1 + _GRAIN):
+        return 0.0
+    return math.floor(math.log(cost / least, 1 + _GRAIN)) if math.isfinite(cost) else math.inf
 
 
 def _tie_key(candidate: Candidate) -> tuple[str | int, ...]:

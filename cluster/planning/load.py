@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 from galerne.errors import ConfigError
+
+_MAX_NODE_WEIGHT = 50  # machines to this power are still a number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +39,8 @@ class Demand:
 
     def at(self, requests_per_s: float) -> Demand:
         """With another rate: without a queue both change, with one it stays the least."""
-        return replace(self, load=replace(self.load, requests_per_s=requests_per_s))
+        load = replace(self.load, requests_per_s=requests_per_s)
+        return Demand(load, 0.0 if self.stress is self.load else self.must_carry_requests_per_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,5 +70,6 @@ class Objectives:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"objectives.{name}", value, "must be at least 1")
-        if not 0 <= self.node_weight < math.inf:
-            raise ConfigError("objectives.node_weight", self.node_weight, "must be at least 0")
+        if not 0 <= self.node_weight <= _MAX_NODE_WEIGHT:
+            problem = f"must be in [0, {_MAX_NODE_WEIGHT}]"
+            raise ConfigError("objectives.node_weight", self.node_weight, problem)

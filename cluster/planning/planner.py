@@ -9,7 +9,7 @@ from cluster.planning.candidate import Candidate, Prediction, num_nodes
 from cluster.planning.cluster_shape import ClusterShape
 from cluster.planning.costs import Calibration
 from cluster.planning.enumerate import candidates, finer, gateway_counts
-from cluster.planning.judge import Judged, judge, ranked, stressed
+from cluster.planning.judge import Judged, best_of, judge, ranked, stressed
 from cluster.planning.load import Demand, Load, Objectives
 from cluster.planning.predict import predict
 from cluster.planning.sensitivity import Sensitivity, sensitivity
@@ -47,14 +47,19 @@ class Planner:
         return predict(self.shape, self.calibration, candidate, load)
 
     def judge(self, candidate: Candidate, cluster: ClusterShape, demand: Demand) -> Judged:
-        """Cost under the demand's load; what is broken, under the load that must be carried."""
+        """Cost under the demand's load; what is broken, under the load that must be carried.
+
+        What cannot carry the latter has no cost, whatever the former is.
+        """
 
         def under(load: Load) -> Judged:
             given = self.predict(candidate, load)
             return judge(candidate, given, load, cluster, self.objectives, self.mode)
 
-        usual, stress = under(demand.load), demand.stress
-        return usual if stress is demand.load else stressed(usual, under(stress))
+        hard = under(demand.stress)
+        if demand.stress == demand.load or not hard.prediction.is_carried:
+            return hard
+        return stressed(under(demand.load), hard)
 
     def rank(
         self, cluster: ClusterShape, demand: Demand, also: Iterable[Candidate] = ()
@@ -79,7 +84,7 @@ class Planner:
         for candidate in (*listed, *also):
             judged(candidate)
         if self.only is None:
-            for base in _worth_refining(sorted(found.values(), key=lambda j: j.key)):
+            for base in _worth_refining(sorted(found.values(), key=lambda j: j.exact_key)):
                 _refine(base, cluster, judged)
         return ranked(list(found.values()))
 
@@ -99,7 +104,7 @@ class Planner:
 
         def best_at(rate: float) -> Candidate | None:
             at = demand.at(rate)
-            best = min((self.judge(c, cluster, at) for c in rivals), key=lambda j: j.key)
+            best = best_of([self.judge(candidate, cluster, at) for candidate in rivals])
             return best.candidate if best.is_allowed else None
 
         most = chosen.prediction.max_requests_per_s
@@ -119,7 +124,8 @@ class Planner:
         for candidate in sorted((j.candidate for j in everyone), key=lambda c: c.gateways):
             fewest.setdefault(finer(candidate, 0), candidate)
         rest = demand.at(0.0)
-        idle = sorted((self.judge(c, cluster, rest) for c in fewest.values()), key=lambda j: j.key)
+        idle = [self.judge(candidate, cluster, rest) for candidate in fewest.values()]
+        idle.sort(key=lambda j: j.exact_key)
         yield from (j.candidate for j in idle[:_NUM_RIVALS])
 
 
@@ -171,15 +177,26 @@ def _worth_refining(judged: Sequence[Judged]) -> Iterator[Candidate]:
 def _refine(base: Candidate, cluster: ClusterShape, judged: Callable[[Candidate], Judged]) -> None:
     """Judge the best number of gateways between the listed ones, and those on the way to it.
 
-    Fewer break a limit or queue, more cost machines: the key falls, then rises, so that the way
-    down is told by two neighbours.
+    Fewer break a limit or queue, more cost machines: what they break and cost falls, then rises.
+    Of those as good as the best one but for a grain, the fewest are looked for, too.
     """
     valid = gateway_counts(base, cluster)
     low = max(valid.start, base.gateways // _GAP)
     high = min(valid.stop - 1, base.gateways * _GAP)
+
+    def at(gateways: int) -> Judged:
+        return judged(finer(base, gateways))
+
+    best = _first(low, high, lambda n: at(n + 1).exact_key >= at(n).exact_key)
+    _first(low, best, lambda n: at(n).is_near(at(best)))
+
+
+def _first(low: int, high: int, is_far_enough: Callable[[int], bool]) -> int:
+    """The first number from ``low`` on for which it holds, which it does at ``high``: bisection."""
     while low < high:
         middle = (low + high) // 2
-        if judged(finer(base, middle + 1)).key < judged(finer(base, middle)).key:
-            low = middle + 1
-        else:
+        if is_far_enough(middle):
             high = middle
+        else:
+            low = middle + 1
+    return low
