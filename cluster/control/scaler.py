@@ -15,6 +15,7 @@ from cluster.control.ports import NodeSource
 from cluster.control.scaling_plan import ScalingPlan
 from cluster.planning.autoscaler import Autoscaler, ScalerState
 from cluster.planning.candidate import Candidate
+from cluster.planning.cluster_shape import ClusterShape
 from cluster.planning.decision import Action, Decision, Measured
 from cluster.planning.ledger import DecisionLedger
 from cluster.planning.memory import Memory
@@ -37,6 +38,11 @@ class ScaledCluster(Protocol):
     @property
     def is_changing(self) -> bool:
         """Whether a change of topology goes on, whoever began it."""
+        ...
+
+    @property
+    def shape(self) -> ClusterShape:
+        """Machines that there are, and those that may be asked for."""
         ...
 
     def observe(self, now_s: float) -> Observed:
@@ -87,7 +93,7 @@ class Scaler:
         self.turns = 0  # of the loop, for those who watch it
         self.latest: Decision | None = None
         self.ledger = DecisionLedger()
-        self.autoscaler: Autoscaler = plan.autoscaler()
+        self.autoscaler = Autoscaler(plan.config, plan.planner)
         self._cluster = cluster
         self._nodes = nodes
         self._events = events
@@ -123,6 +129,7 @@ class Scaler:
         state = ScalerState(
             current=self._cluster.current,
             observed=self._cluster.observe(now_s),
+            cluster=self._cluster.shape,
             num_nodes=self._nodes.num_nodes,
             pending_nodes=self._nodes.num_pending,
             memory=self._memory,
@@ -172,12 +179,7 @@ class Scaler:
             self._events.add("autoscaler_failed", "controller", str(error))
         self._memory = self._memory.change_ended(self._now_s())
         self._cluster.start_period()
-        # Only now: what the old topology had is no longer needed.
-        serving = self._cluster.current
-        if serving is None:
-            self._nodes.ask(0, 0)
-        else:
-            self._nodes.ask(serving.gateway_nodes, serving.shard_nodes)
+        self._nodes.give_up()  # it is the parts that keep their nodes from now on
 
     async def _until_nodes(self, target: Candidate) -> None:
         """Ends when they have come; a decision to give up cancels it."""

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
-from cluster.planning.assess import Limits
-from cluster.planning.autoscaler import Autoscaler
+from cluster.node_kinds import NodeKind
 from cluster.planning.candidate import Candidate
 from cluster.planning.cluster_shape import ClusterShape
-from cluster.planning.costs import Calibration
-from cluster.planning.enumerate import candidates
-from cluster.planning.predict import predict
+from cluster.planning.planner import Planner
 from cluster.planning.scaler_config import ScalerConfig
-from cluster.planning.shape import ModelShape
 from galerne.topology import LinkTransport, Topology
 from router.api.cluster_port import TopologyWish
 
@@ -22,23 +17,12 @@ from router.api.cluster_port import TopologyWish
 class ScalingPlan:
     """Made by the driver from settings and a calibration; the controller decides with it."""
 
-    shape: ModelShape
-    calibration: Calibration
-    limits: Limits
+    planner: Planner
     config: ScalerConfig
-    cluster: ClusterShape  # machines that there are, or that may be asked for
+    cluster: ClusterShape  # machines at the start, and those that may be asked for
+    kinds: tuple[NodeKind, ...] = ()  # machines that may be asked for
     tick_s: float = 5.0  # between decisions
     window_s: float = 60.0  # of observation
-
-    def autoscaler(self) -> Autoscaler:
-        """Chooses among all that the machines allow."""
-        return Autoscaler(
-            self.config,
-            self.limits,
-            candidates(self.shape, self.cluster, self.limits.objectives),
-            partial(predict, self.shape, self.calibration),
-        )
-
 
 def candidate_of(topology: Topology, gateway_nodes: int, shard_nodes: int) -> Candidate:
     """What serves, as the planner calls it. ``shard_nodes``: those without a gateway."""

@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.planning.assess import name_of
-from cluster.planning.candidate import Candidate
+from cluster.planning.candidate import Candidate, describe
 from cluster.planning.decision import DecisionRecord
 from cluster.simulator.timing import Latencies
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantiles:
+    """Of times in seconds; None where there was none."""
+
+    p50: float | None
+    p95: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +28,8 @@ class Sample:
     running: int
     candidate: Candidate | None
     num_nodes: int
+    ttft_s: Quantiles  # since the last sample
+    inter_token_s: Quantiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +75,7 @@ class Result:
             "completion_s": dict(latencies.completion_s.summary()),
             "calibration_error": self.calibration_error,
             "commits": [
-                {"at_s": c.at_s, "to": name_of(c.candidate), "reason": c.reason}
+                {"at_s": c.at_s, "to": describe(c.candidate), "reason": c.reason}
                 for c in self.commits
             ],
             "decisions": [record.to_dict() for record in self.records],

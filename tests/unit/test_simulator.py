@@ -4,9 +4,11 @@ import json
 
 import pytest
 
+from cluster.planning.candidate import describe
 from cluster.planning.decision import Action
 from cluster.simulator.compare import compare
 from cluster.simulator.nodes import NodeSupply
+from cluster.simulator.plot import plot
 from cluster.simulator.run import Setup, simulate
 from cluster.simulator.scaling import Scaling
 from cluster.simulator.workload import (
@@ -19,7 +21,7 @@ from cluster.simulator.workload import (
     poisson,
     replay,
 )
-from helpers.planning_stand_in import CANDIDATES, create_autoscaler, model_of
+from helpers.scaling import CANDIDATES, CARRIED, CLUSTER, create_autoscaler, model_of
 
 ONE, TWO, THREE, FOUR = CANDIDATES[:4]
 LENGTHS = Lengths(prompt_mean=100, output_mean=50, cv2=0.3)
@@ -28,7 +30,10 @@ LENGTHS = Lengths(prompt_mean=100, output_mean=50, cv2=0.3)
 def create_scaling(supply=None, change_s=5.0, **config):
     supply = NodeSupply(at_start=0, most=8, provision_s=20.0) if supply is None else supply
     return Scaling(
-        autoscaler=create_autoscaler(**config), supply=supply, change_s=lambda old, new: change_s
+        autoscaler=create_autoscaler(**config),
+        cluster=CLUSTER,
+        supply=supply,
+        change_s=lambda old, new: change_s,
     )
 
 
@@ -37,9 +42,8 @@ def run(arrivals, scaling=None, start=ONE, **setup):
 
 
 def test_a_load_at_the_boundary_with_noise_changes_once_an_hour_at_most_21():
-    boundary = 11.3  # what one gateway carries
     for seed in range(6):
-        arrivals = poisson(boundary * 0.95, LENGTHS, 3600, seed)
+        arrivals = poisson(CARRIED * 0.95, LENGTHS, 3600, seed)
         assert len(run(arrivals, create_scaling(), seconds=3600).commits) <= 1
 
 
@@ -48,7 +52,7 @@ def test_a_burst_scales_up_for_its_queue_although_the_mean_load_fits_22():
     scaling = create_scaling(NodeSupply(at_start=4, most=4), change_s=2.0)
     result = run(arrivals, scaling, seconds=192)
     first = result.records[0].decision
-    assert first.observed.load.requests_per_s < 11.3
+    assert first.observed.load.requests_per_s < CARRIED
     assert first.is_urgent
     assert "requests wait" in first.reason
     assert 120 < first.at_s < 140
@@ -128,6 +132,28 @@ def test_auto_loses_little_to_the_best_static_candidate_and_beats_the_worst():
     setup = Setup(model_of=model_of, start=ONE, seconds=1800)
     found = compare(arrivals, [ONE, TWO, FOUR], setup, create_scaling(), node_weight=1.0)
     assert found.regret < 0.1
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_a_run_is_drawn_with_its_load_topologies_and_decisions(tmp_path, suffix):
+    result = run(phases([(4, 60), (20, 120)], LENGTHS, seed=6), create_scaling(), seconds=180)
+    file = tmp_path / f"run.{suffix}"
+    plot(result, file, "a step in the load")
+    head = file.read_bytes()[:400]
+    assert head.startswith(b"\x89PNG") or b"<svg" in head
+    if suffix == "svg":
+        told = file.read_text()
+        assert all(f"<!-- {describe(c.candidate)} -->" in told for c in result.commits)
+    with pytest.raises(ValueError, match=r"\.png or \.svg"):
+        plot(result, tmp_path / "run.gif")
+
+
+def test_samples_hold_the_times_of_their_own_interval():
+    result = run(phases([(2, 60), (40, 60)], LENGTHS, seed=5), seconds=120)
+    calm, rush = (
+        [s.ttft_s.p95 for s in result.samples if first < s.at_s <= first + 30] for first in (20, 85)
+    )
+    assert max(calm) < min(rush)
 
 
 def test_arrivals_out_of_order_are_refused():
