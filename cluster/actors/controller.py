@@ -17,6 +17,15 @@ from cluster.actors.launch_spec import LaunchSpec
 from cluster.control.balancer import Balancer
 from cluster.control.conductor import ChangeRefusedError, TopologyConductor
 from cluster.control.events import EventLog
+from cluster.control.explain import (
+    NOT_CALIBRATED,
+    Explainable,
+    NoAutoscalerError,
+    asked,
+    decisions,
+    explain,
+    what_if_facts,
+)
 from cluster.control.health import HealthBook
 from cluster.control.keeper import ExpertKeeper
 from cluster.control.members import GONE_AFTER_S, HEARTBEAT_S, Heartbeat, MemberBook
@@ -30,7 +39,15 @@ from cluster.presets import PresetInputs
 from galerne.errors import ConfigError, GalerneError, InvalidRequestError
 from galerne.ids import GatewayId, ShardId
 from galerne.topology import Topology
-from router.api.cluster_port import EventFacts, TopologyFacts, TopologyWish
+from router.api.cluster_port import (
+    DecisionFacts,
+    EventFacts,
+    ScalerFacts,
+    TopologyFacts,
+    TopologyWish,
+    WhatIfFacts,
+    WhatIfQuestion,
+)
 from router.engine.gateway_port import PartFacts
 from router.exchange.links import LinkState
 from router.gateway.roster import Roster
@@ -80,6 +97,7 @@ class Controller:
         self._balancer = Balancer(
             lambda: self._conductor.current, calls, self._members, spec.expert_bytes, now_s=now_s
         )
+        self._scaler: Explainable | None = None
         self._used_ids = set(spec.topology.parts)
         self._recovered = asyncio.Event()
         self._known: Topology | None = None  # what served when the driver last asked
@@ -215,6 +233,25 @@ class Controller:
             last_error=conductor.last_error,
             availability=availability(shown.placement, nodes).text if nodes else "",
         )
+
+    async def explain(self, number: int | None = None) -> ScalerFacts:
+        """See ``ClusterPort``."""
+        return explain(self._calibrated(), number)
+
+    async def decisions(self, after: int = 0) -> list[DecisionFacts]:
+        """See ``ClusterPort``."""
+        return decisions(self._calibrated(), after)
+
+    async def what_if(self, question: WhatIfQuestion) -> WhatIfFacts:
+        """See ``ClusterPort``."""
+        scaler = self._calibrated()
+        wanted = asked(question, scaler.view())
+        return await asyncio.to_thread(lambda: what_if_facts(scaler.plan_for(*wanted)))
+
+    def _calibrated(self) -> Explainable:
+        if self._scaler is None:
+            raise NoAutoscalerError(NOT_CALIBRATED)
+        return self._scaler
 
     async def set_topology(self, wish: TopologyWish) -> TopologyFacts:
         """Begin a change.
