@@ -89,6 +89,8 @@ class ServePlan:
     spec: LaunchSpec
     tokenizer_directory: Path | None  # None: the embedded tokenizer
     kv_note: str
+    weight_bytes: int  # of all processes
+    free_bytes: int  # of this machine, with the weights in it where it is the only one
 
 
 def plan_serving(config: ServeConfig, app_name: str, num_nodes: int) -> ServePlan:
@@ -163,4 +165,6 @@ def plan_serving(config: ServeConfig, app_name: str, num_nodes: int) -> ServePla
         spec=spec,
         tokenizer_directory=path if has_tokenizer else None,
         kv_note=note,
+        weight_bytes=resident,
+        free_bytes=free,
     )

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from galerne.units import seconds_text
+
 if TYPE_CHECKING:
     from router.api.cluster_port import CandidateFacts
 
@@ -36,13 +38,6 @@ def print_candidates(
     left = num_compared - len(candidates)
     if left > 0:
         console.print(f"{left} more candidates (--json)", style="dim", highlight=False)
-
-
-def seconds_text(value: float) -> str:
-    """Such as 1.20 s or 35 ms; infinite is a dash."""
-    if math.isinf(value):
-        return "-"
-    return f"{value:.2f} s" if value >= 1 else f"{1e3 * value:.3g} ms"
 
 
 def _cells(candidate: CandidateFacts) -> tuple[str, ...]:

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cluster.cli.candidates import print_candidates, seconds_text
+from cluster.cli.candidates import print_candidates
+from galerne.units import seconds_text
 from galerne.v1 import cluster_pb2 as pb
 
 
@@ -48,7 +49,7 @@ def print_outcome(console: Console, decision: pb.Decision) -> None:
     outcome = decision.outcome
     errors = ", ".join(f"{n} {e:+.0%}" for n, e in sorted(outcome.error_by_quantity.items()))
     lines = (
-        f"outcome    over {outcome.seconds:.0f} s: predicted against measured {errors or 'nothing'}",
+        f"outcome    in {outcome.seconds:.0f} s: predicted against measured {errors or 'nothing'}",
         f"regret     {outcome.regret:.0%} against {outcome.best}",
     )
     console.print("\n".join(lines), markup=False)

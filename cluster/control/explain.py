@@ -118,6 +118,7 @@ def explain(scaler: Explainable, number: int | None = None) -> ScalerFacts:
         calibration_error=now.calibration_error,
         turned_s_ago=now.turned_s_ago,
         load=None if now.observed is None else _observed(now.observed),
+        last_number=max((number for number, _, _ in scaler.records[-1:]), default=0),
     )
 
 

@@ -155,6 +155,7 @@ class ScalerFacts:
     decision: DecisionFacts | None = None  # the latest, or that which was asked for
     calibration_error: float | None = None  # median relative error so far
     turned_s_ago: float | None = None  # since the last turn of its loop; None: it has made none
+    last_number: int = 0  # of the decisions that are kept
     load: ObservedLoad | None = None
 
 

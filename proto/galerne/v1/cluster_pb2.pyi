@@ -105,20 +105,22 @@ class ExplainRequest(_message.Message):
     def __init__(self, number: _Optional[int] = ...) -> None: ...
 
 class ScalerInfo(_message.Message):
-    __slots__ = ("mode", "objectives", "decision", "calibration_error", "turned_s_ago", "load")
+    __slots__ = ("mode", "objectives", "decision", "calibration_error", "turned_s_ago", "load", "last_number")
     MODE_FIELD_NUMBER: _ClassVar[int]
     OBJECTIVES_FIELD_NUMBER: _ClassVar[int]
     DECISION_FIELD_NUMBER: _ClassVar[int]
     CALIBRATION_ERROR_FIELD_NUMBER: _ClassVar[int]
     TURNED_S_AGO_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
+    LAST_NUMBER_FIELD_NUMBER: _ClassVar[int]
     mode: str
     objectives: Objectives
     decision: Decision
     calibration_error: float
     turned_s_ago: float
     load: ObservedLoad
-    def __init__(self, mode: _Optional[str] = ..., objectives: _Optional[_Union[Objectives, _Mapping]] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., calibration_error: _Optional[float] = ..., turned_s_ago: _Optional[float] = ..., load: _Optional[_Union[ObservedLoad, _Mapping]] = ...) -> None: ...
+    last_number: int
+    def __init__(self, mode: _Optional[str] = ..., objectives: _Optional[_Union[Objectives, _Mapping]] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., calibration_error: _Optional[float] = ..., turned_s_ago: _Optional[float] = ..., load: _Optional[_Union[ObservedLoad, _Mapping]] = ..., last_number: _Optional[int] = ...) -> None: ...
 
 class Objectives(_message.Message):
     __slots__ = ("ttft_p95_s", "inter_token_p95_s", "max_nodes", "min_copies")
