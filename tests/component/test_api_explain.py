@@ -20,6 +20,7 @@ from helpers.api_servers import cluster_served, make_frontend
 from helpers.fake_gateway import FakeGateway
 from helpers.planning_stand_in import CANDIDATES
 from helpers.scaling import OBJECTIVES, FakeController, RecordedScaler, decide, decided
+from helpers.waiting import until
 from router.api.cluster_messages import _MESSAGE_BY_FACTS
 from router.api.keys import ApiKeys
 
@@ -28,8 +29,9 @@ from router.api.keys import ApiKeys
 async def served(scaler, **options):
     """A stub, and the port for commands."""
     frontend = make_frontend(FakeGateway(), **options)
+    controller = scaler if isinstance(scaler, FakeController) else FakeController(scaler)
     async with (
-        cluster_served(FakeController(scaler), frontend) as port,
+        cluster_served(controller, frontend) as port,
         grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
         yield cluster_pb2_grpc.ClusterServiceStub(channel), f"127.0.0.1:{port}"
@@ -237,6 +239,31 @@ async def test_decisions_are_a_table_with_both_topologies_reason_and_regret():
     assert lines[0].split() == ["number", "time", "action", "from", "→", "to", "reason", "regret"]
     assert "0%" in lines[1]
     assert "saves 86%" in " ".join(lines[2:])
+
+
+async def test_follow_shows_new_decisions_and_the_outcome_of_open_ones(monkeypatch):
+    monkeypatch.setattr("cluster.cli.explain._POLL_S", 0.02)
+    controller = FakeController(decided())
+
+    async def until_listed_anew():
+        seen = controller.num_listed
+        await until(lambda: controller.num_listed >= seen + 4, 60)
+
+    async with served(controller) as (_, target):
+        following = asyncio.create_task(
+            command("explain", "--follow", "--target", target, catch=True)
+        )
+        await until_listed_anew()
+        controller.scaler.note(DecisionRecord(decision=decide(60.0)))
+        await until_listed_anew()
+        controller.scaler.judge(2, 2.0)
+        await until_listed_anew()
+    said = await following  # the server has gone
+    assert isinstance(said.exception, ConfigError)
+    text = said.stdout
+    assert text.count("decision 2  ") == text.count("decision 3  ") == 1
+    assert text.index("decision 2  ") < text.index("decision 3  ") < text.index("outcome of 2")
+    assert text.count("outcome of") == 1
 
 
 async def test_explain_without_a_decision_says_so():

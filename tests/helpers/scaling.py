@@ -70,6 +70,10 @@ class RecordedScaler:
         self.records.append((number, STARTED_S + number, record))
         self.observed, self.latest = record.decision.observed, self.records[-1]
 
+    def judge(self, number, rate):
+        index, time_s, record = self.records[number - 1]
+        self.records[number - 1] = (index, time_s, judged(record.decision, rate))
+
     def hold(self, decision):
         self.observed = decision.observed
         self.latest = (0, STARTED_S, DecisionRecord(decision=decision))
@@ -95,7 +99,7 @@ class FakeController:
 
     def __init__(self, scaler=None):
         self.wishes, self.past, self.refusal, self.is_away = [], [], None, False
-        self.scaler = scaler
+        self.scaler, self.num_listed = scaler, 0
 
     async def topology(self):
         if self.is_away:
@@ -119,6 +123,7 @@ class FakeController:
         return explain(self._calibrated(), number)
 
     async def decisions(self, after):
+        self.num_listed += 1
         return decisions(self._calibrated(), after)
 
     async def what_if(self, question):
