@@ -1,6 +1,7 @@
 """Explain, ListDecisions and WhatIf over gRPC, and the commands that ask them."""
 
 import asyncio
+import importlib
 import json
 import math
 from contextlib import asynccontextmanager
@@ -242,7 +243,8 @@ async def test_decisions_are_a_table_with_both_topologies_reason_and_regret():
 
 
 async def test_follow_shows_new_decisions_and_the_outcome_of_open_ones(monkeypatch):
-    monkeypatch.setattr("cluster.cli.explain._POLL_S", 0.02)
+    # Its name in the package is the command's.
+    monkeypatch.setattr(importlib.import_module("cluster.cli.explain"), "_POLL_S", 0.02)
     controller = FakeController(decided())
 
     async def until_listed_anew():
