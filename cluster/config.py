@@ -62,6 +62,17 @@ class ScalerSettings(BaseModel):
     )
 
 
+class NodeSettings(BaseModel):
+    """Machines of a worker group; see ``cluster.node_kinds``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: Literal["gateway", "shard", "any"] = Field(description="label galerne.io/role; any: none")
+    most: int = Field(ge=0, description="machines in all, with those that are there already")
+    cores: int | None = Field(default=None, ge=1, description="unset: as those that are there")
+    memory_bytes: float | None = Field(default=None, gt=0, description="unset: likewise")
+
+
 class ServeConfig(BaseModel):
     """Everything ``galerne serve`` takes. Unknown keys are refused."""
 
@@ -81,6 +92,9 @@ class ServeConfig(BaseModel):
         None, gt=0, description="promise: 95 % of the other tokens within so many seconds"
     )
     max_nodes: int | None = Field(None, ge=1, description="machines that auto may take in all")
+    nodes: tuple[NodeSettings, ...] = Field(
+        (), description="machines that auto may ask Ray's autoscaler for, each role once"
+    )
     idle_to_zero_s: float | None = Field(
         None,
         gt=0,

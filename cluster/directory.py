@@ -15,12 +15,21 @@ from typing import Any
 
 from galerne.errors import GalerneError, NotServingError
 from galerne.ids import ShardId
-from router.api.cluster_port import EventFacts, TopologyFacts, TopologyWish
+from router.api.cluster_port import (
+    DecisionFacts,
+    EventFacts,
+    ScalerFacts,
+    TopologyFacts,
+    TopologyWish,
+    WhatIfFacts,
+    WhatIfQuestion,
+)
 from router.gateway.roster import Roster
 
 logger = logging.getLogger(__name__)
 
 CALL_TIMEOUT_S = 5.0
+_PLAN_TIMEOUT_S = 15.0  # of thousands of candidates
 
 
 class ControllerHandle:
@@ -93,10 +102,25 @@ class RayDirectory:
         events: Sequence[EventFacts] = await self._ask("events", after)
         return events
 
-    async def _ask(self, method: str, *arguments: object) -> Any:  # noqa: ANN401
+    async def explain(self, number: int | None = None) -> ScalerFacts:
+        """See ``ClusterPort``."""
+        facts: ScalerFacts = await self._ask("explain", number)
+        return facts
+
+    async def decisions(self, after: int) -> Sequence[DecisionFacts]:
+        """See ``ClusterPort``."""
+        decisions: Sequence[DecisionFacts] = await self._ask("decisions", after)
+        return decisions
+
+    async def what_if(self, question: WhatIfQuestion) -> WhatIfFacts:
+        """See ``ClusterPort``."""
+        answer: WhatIfFacts = await self._ask("what_if", question, timeout_s=_PLAN_TIMEOUT_S)
+        return answer
+
+    async def _ask(self, method: str, *arguments: object, timeout_s: float = CALL_TIMEOUT_S) -> Any:  # noqa: ANN401
         started_s = time.monotonic()
         try:
-            async with asyncio.timeout(CALL_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 actor = await asyncio.to_thread(self._controller.handle)
                 return await getattr(actor, method).remote(*arguments)
         except Exception as error:

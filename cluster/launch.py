@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
@@ -16,7 +16,7 @@ from cluster.actors.controller import Controller, StartReport
 from cluster.actors.gateway import Gateway
 from cluster.actors.launch_spec import NAMESPACE, LaunchSpec
 from cluster.actors.shard import ExpertShard
-from cluster.control.standing import Standing
+from cluster.control.standing import Spread, Standing
 from cluster.nodes import HEAD_RESOURCE, alive_nodes, node_by_part
 from galerne.errors import ConfigError
 from galerne.topology import Topology
@@ -48,7 +48,7 @@ class Deployment:
         self._known = Standing(topology=topology, is_auto=spec.is_auto)
         self._actors: dict[str, Any] = {}
         self._begun: dict[Any, str] = {}  # done when the part's constructor is
-        homes = _find_room(topology, self._parts)
+        self._homes = _find_room(topology, spec.spread, {})
         self._controller = _remote(
             Controller,
             spec.controller_name,
@@ -56,7 +56,7 @@ class Deployment:
             resources={HEAD_RESOURCE: 0.001},  # other nodes may go without all being lost
         ).remote(spec)
         for part in self._parts:
-            self._create(part, homes[part], topology)
+            self._create(part, self._homes[part], topology)
         self._is_stopping = threading.Event()
         self._follower = threading.Thread(target=self._follow, name="deployment", daemon=True)
 
@@ -130,11 +130,11 @@ class Deployment:
                 answer = self._controller.wanted_parts.remote(self._known)
                 wanted = ray.get(answer, timeout=_REPORT_TIMEOUT_S)
                 self._known = wanted.standing
-                self._adjust(wanted.parts)
+                self._adjust(wanted.parts, wanted.spread)
             except Exception as error:  # noqa: BLE001 - border to Ray: the controller is away
                 logger.warning("follow_failed reason=%r", error)
 
-    def _adjust(self, wanted: Mapping[str, Topology]) -> None:
+    def _adjust(self, wanted: Mapping[str, Topology], spread: Spread | None) -> None:
         new = [part for part in wanted if part not in self._actors]
         by_topology: dict[int, list[str]] = {}
         for part in new:
@@ -142,7 +142,8 @@ class Deployment:
         for parts in by_topology.values():
             topology = wanted[parts[0]]
             try:
-                homes = _find_room(topology, parts)
+                staying = {part: self._homes[part] for part in self._actors}
+                homes = _find_room(topology, spread, staying)
             except ConfigError as error:
                 for part in parts:
                     self._controller.failed.remote(part, str(error))
@@ -150,11 +151,12 @@ class Deployment:
             if self._is_stopping.is_set():
                 return
             for part in parts:
+                self._homes[part] = homes[part]
                 self._create(part, homes[part], topology)
         for part in [part for part in self._actors if part not in wanted]:
             ray.kill(self._actors[part], no_restart=True)
             ray.get(self._controller.ended.remote(part), timeout=_REPORT_TIMEOUT_S)
-            del self._actors[part]
+            del self._actors[part], self._homes[part]
 
     def stop(self, drain_s: float) -> None:
         """Drain the gateways, then end every actor of this deployment and nothing else."""
@@ -171,20 +173,30 @@ class Deployment:
             ray.kill(actor, no_restart=True)
 
 
-def _find_room(topology: Topology, parts: Sequence[str]) -> dict[str, str]:
-    """The node of each of these parts, as soon as their claims are free."""
+def _find_room(
+    topology: Topology, spread: Spread | None, staying: Mapping[str, str]
+) -> dict[str, str]:
+    """The node of each part of a topology, as soon as the claims of new ones are free.
+
+    ``staying``: nodes of parts that run already, those that the topology lacks among them.
+    """
+    num_new = len(set(topology.parts) - set(staying))
+    gateway_nodes, shard_nodes = (None, 0) if spread is None else spread
     try:
         homes = node_by_part(
-            [part for part in parts if part in topology.gateways],
-            [part for part in parts if part not in topology.gateways],
+            topology.gateways,
+            topology.shard_processes,
             alive_nodes(),
-            num_replicas=max(map(len, topology.placement.by_layer[0])),
+            num_replicas=topology.placement.num_replicas,
             cpu_per_part=_CPU_PER_ACTOR,
+            gateway_nodes=gateway_nodes,
+            shard_nodes=shard_nodes,
+            staying=staying,
         )
     except ValueError as error:
         raise ConfigError("shards", len(topology.shards), str(error)) from error
     deadline = time.monotonic() + _PLACE_TIMEOUT_S
-    while ray.available_resources().get("CPU", 0.0) < len(parts) * _CPU_PER_ACTOR:
+    while ray.available_resources().get("CPU", 0.0) < num_new * _CPU_PER_ACTOR:
         if time.monotonic() > deadline:
             raise ConfigError("shards", len(topology.shards), "Ray's CPUs are all claimed")
         time.sleep(_POLL_S)

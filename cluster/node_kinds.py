@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+
+import psutil
 
 from cluster.nodes import Node, Role, choose_nodes
 from cluster.planning.cluster_shape import ClusterShape
@@ -70,6 +72,22 @@ def cluster_shape(
         shard_nodes=shard_nodes,
         shard_node_bytes=min(for_shards) if shard_nodes else 0.0,
         max_nodes=num_nodes,
+    )
+
+
+def local_cluster(
+    num_cores: int, calibrated: Collection[LinkTransport], shard_nodes: int = 0
+) -> ClusterShape:
+    """This machine, and so many more like it for shards alone. ``calibrated``: links with costs."""
+    between = {LinkTransport.SHM, LinkTransport.GRPC} if shard_nodes else {LinkTransport.SHM}
+    node_bytes = float(psutil.virtual_memory().total)
+    return ClusterShape(
+        gateway_nodes=1,
+        gateway_node_bytes=node_bytes,
+        cores_per_node=num_cores,
+        transports=frozenset({LinkTransport.LOCAL, *between.intersection(calibrated)}),
+        shard_nodes=shard_nodes,
+        shard_node_bytes=node_bytes,
     )
 
 

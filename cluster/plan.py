@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +12,7 @@ import psutil
 from cluster.actors.launch_spec import LaunchSpec
 from cluster.config import ServeConfig, kv_bytes
 from cluster.control.scaling_plan import ScalingPlan
+from cluster.control.standing import Spread
 from cluster.demo import MODEL_DIRECTORY, MODEL_NAME
 from cluster.planning.shape import ModelShape, shape_of
 from cluster.presets import PRESETS, PresetInputs, build_topology
@@ -118,18 +119,23 @@ class ServePlan:
     tokenizer_directory: Path | None  # None: the embedded tokenizer
     kv_note: str
 
+    def scaled(
+        self, scaling: ScalingPlan | None, spread: Spread | None, *, is_auto: bool
+    ) -> ServePlan:
+        """With what the autoscaler needs to know."""
+        spec = replace(self.spec, scaling=scaling, spread=spread, is_auto=is_auto)
+        return replace(self, spec=spec)
+
+    weight_bytes: int  # of all processes
+    free_bytes: int  # of this machine, with the weights in it where it is the only one
+
 
 def plan_serving(
     config: ServeConfig,
     app_name: str,
     num_nodes: int,
-    scaling: ScalingPlan | None = None,
-    *,
-    is_auto: bool = False,
 ) -> ServePlan:
     """Check the checkpoint, size the KV pool, lay out the topology.
-
-    ``config``: with the topology to start in, also where ``is_auto``.
 
     Raises:
         CheckpointError: The checkpoint cannot be used.
@@ -192,12 +198,12 @@ def plan_serving(
         gateway_threads_beside=1 if num_nodes == 1 else None,
         shard_threads=1,
         is_one_node=num_nodes == 1,
-        scaling=scaling,
-        is_auto=is_auto,
         record=None if config.record is None else config.record.resolve(),
     )
     return ServePlan(
         spec=spec,
         tokenizer_directory=path if has_tokenizer else None,
         kv_note=note,
+        weight_bytes=resident,
+        free_bytes=free,
     )

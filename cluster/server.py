@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from cluster.actors.launch_spec import NAMESPACE
 from cluster.config import ServeConfig
-from cluster.nodes import alive_nodes
+from cluster.nodes import Node, alive_nodes
 from cluster.ports import check_port
 from cluster.run_directory import RunDirectory
 from cluster.runtime import RayRuntime, join_ray, start_local_ray
@@ -54,7 +54,7 @@ class Server:
         config = self.config
         api_keys = _read_keys(config)
         if config.address is None:
-            plan = self._plan(on_step, num_nodes=1)  # before Ray: it may refuse
+            plan = self._plan(on_step, ())  # before Ray: it may refuse
             check_port("http_port", config.host, config.http_port)
             check_port("grpc_port", config.host, config.grpc_port)
             on_step("starting Ray")
@@ -64,7 +64,7 @@ class Server:
             self._runtime = join_ray(
                 config.address, namespace=NAMESPACE, deferred=self._shutdown.deferred
             )
-            plan = self._plan(on_step, len(alive_nodes()))
+            plan = self._plan(on_step, alive_nodes())
         self.plan = plan
         from cluster.ingress.app import check_ingress, start_ingress
         from cluster.ingress.settings import IngressSettings
@@ -94,21 +94,24 @@ class Server:
             owns_ray=self._runtime.is_ours,
         )
 
-    def _plan(self, on_step: Callable[[str], None], num_nodes: int) -> ServePlan:
+    def _plan(self, on_step: Callable[[str], None], nodes: Sequence[Node]) -> ServePlan:
+        """``nodes``: of the Ray cluster that was joined; none: a local one will be started."""
         from cluster.plan import plan_serving
         from cluster.scaling import find_calibration, first_config, scaling_plan
 
         config = self.config
         stored = find_calibration(config, on_step)
-        scaling = None if stored is None else scaling_plan(config, stored, num_nodes)
-        is_auto = config.mode == "auto" and scaling is not None
-        return plan_serving(
-            first_config(config, scaling) if is_auto and scaling is not None else config,
-            f"galerne-{secrets.token_hex(4)}",
-            num_nodes,
-            scaling,
-            is_auto=is_auto,
+        scaling, spread = None, None
+        if stored is not None:
+            scaling = scaling_plan(config, stored, nodes)
+        if config.mode == "auto" and scaling is not None:
+            config, spread = first_config(config, scaling)
+        most = sum(kind.most for kind in config.nodes)
+        plan = plan_serving(
+            config, f"galerne-{secrets.token_hex(4)}", num_nodes=max(len(nodes), most, 1)
         )
+        is_auto = self.config.mode == "auto"
+        return plan.scaled(scaling, spread, is_auto=is_auto)
 
     def _start_ray(self) -> RayRuntime:
         wanted = self.config.ray_storage

@@ -14,15 +14,26 @@ from typing import Any
 import ray
 
 from cluster.actors.launch_spec import LaunchSpec
+from cluster.actors.ray_groups import RayGroups
 from cluster.control.balancer import Balancer
 from cluster.control.changes import Changes, named_fields
-from cluster.control.conductor import ChangeRefusedError, TopologyConductor
+from cluster.control.conductor import TopologyConductor
 from cluster.control.events import EventLog
+from cluster.control.explain import (
+    AUTO,
+    NOT_CALIBRATED,
+    NoAutoscalerError,
+    asked,
+    decisions,
+    explain,
+    what_if_facts,
+)
 from cluster.control.health import HealthBook
 from cluster.control.keeper import ExpertKeeper
-from cluster.control.live_cluster import DemandBook, LiveCluster, PresentNodes
+from cluster.control.live_cluster import DemandBook, LiveCluster
 from cluster.control.members import HEARTBEAT_S, Heartbeat, MemberBook
 from cluster.control.metrics import ControlMetrics, ScalerMetrics
+from cluster.control.node_requests import NodeRequests
 from cluster.control.part_client import PartClients, PartFailedError
 from cluster.control.ports import GatewayState, Loop, PartCalls
 from cluster.control.roster_view import Described, RosterView
@@ -33,14 +44,19 @@ from cluster.control.target import check_alone
 from cluster.control.traffic import WINDOW_S, TrafficBook
 from cluster.placement.availability import availability
 from galerne.ids import GatewayId, ShardId
-from router.api.cluster_port import EventFacts, TopologyFacts, TopologyWish
+from router.api.cluster_port import (
+    DecisionFacts,
+    EventFacts,
+    ScalerFacts,
+    TopologyFacts,
+    TopologyWish,
+    WhatIfFacts,
+    WhatIfQuestion,
+)
 from router.exchange.links import LinkState
 from router.gateway.roster import Roster
 
 logger = logging.getLogger(__name__)
-
-AUTO = "auto"
-NO_CALIBRATION = "there is no calibration to choose by: run galerne doctor, then serve again"
 
 _DESCRIBE_TIMEOUT_S = 2.0
 _RECOVER_S = 10.0
@@ -117,26 +133,29 @@ class Controller:
             "straightener": self._straightener,
             "balancer": self._balancer,
         }
-        return loops if self._scaler is None else {**loops, "scaler": self._scaler}
+        if self._scaler is not None:
+            loops |= {"nodes": self._nodes, "scaler": self._scaler}
+        return loops
 
     def _create_scaler(self, *, is_auto: bool) -> Scaler | None:
         plan = self._spec.scaling
         if plan is None:
             return None
+        name = f"{self._spec.app_name}-nodes"
+        self._nodes = NodeRequests(name, RayGroups(name), plan.kinds, self._events)
         cluster = LiveCluster(
-            *(
-                self._conductor,
-                self._traffic,
-                self._demand,
-                self._num_nodes,
-                self._changes.carry_out,
-            ),
+            self._conductor,
+            self._traffic,
+            self._demand,
+            shape=lambda: plan.shape_of(self._nodes.nodes),
+            nodes_of=self._num_nodes,
+            change=self._changes.carry_out,
             now_s=self._now_s,
         )
-        metrics = ScalerMetrics(self._metrics.registry)
-        nodes = PresentNodes(lambda: sum(self._num_nodes()))
         return Scaler(
-            *(plan, cluster, nodes, self._events, metrics), is_auto=is_auto, now_s=self._now_s
+            *(plan, cluster, self._nodes, self._events, ScalerMetrics(self._metrics.registry)),
+            is_auto=is_auto,
+            now_s=self._now_s,
         )
 
     def _num_nodes(self) -> tuple[int, int]:
@@ -166,7 +185,7 @@ class Controller:
                 break
         if self._scaler is not None and self._known is not None:
             self._scaler.is_auto = self._known.is_auto
-        self._changes.recovered()
+        self._changes.recovered(None if self._known is None else self._known.spread)
         self._events.add("controller_recovered", "controller", f"epoch={serving.current.epoch}")
         if serving.old is not None:
             self._tasks.append(asyncio.create_task(self._conductor.resume(serving.old)))
@@ -242,8 +261,12 @@ class Controller:
         serving = min((current, *parts.values()), key=lambda topology: topology.epoch)
         return Wanted(
             parts=parts,
+            spread=self._changes.spread,
             standing=Standing(
-                topology=serving, is_asleep=self._conductor.is_asleep, is_auto=self._is_auto
+                topology=serving,
+                is_asleep=self._conductor.is_asleep,
+                spread=self._changes.spread,
+                is_auto=self._is_auto,
             ),
         )
 
@@ -291,6 +314,25 @@ class Controller:
             availability=availability(shown.placement, nodes).text if nodes else "",
         )
 
+    async def explain(self, number: int | None = None) -> ScalerFacts:
+        """See ``ClusterPort``."""
+        return explain(self._calibrated(), number)
+
+    async def decisions(self, after: int = 0) -> list[DecisionFacts]:
+        """See ``ClusterPort``."""
+        return decisions(self._calibrated(), after)
+
+    async def what_if(self, question: WhatIfQuestion) -> WhatIfFacts:
+        """See ``ClusterPort``."""
+        scaler = self._calibrated()
+        wanted = asked(question, scaler.view())
+        return await asyncio.to_thread(lambda: what_if_facts(scaler.plan_for(*wanted)))
+
+    def _calibrated(self) -> Scaler:
+        if self._scaler is None:
+            raise NoAutoscalerError(NOT_CALIBRATED)
+        return self._scaler
+
     async def set_topology(self, wish: TopologyWish) -> TopologyFacts:
         """Begin a change.
 
@@ -309,7 +351,7 @@ class Controller:
 
     def _set_auto(self, wish: TopologyWish) -> None:
         if self._scaler is None:
-            raise ChangeRefusedError(NO_CALIBRATION)
+            raise NoAutoscalerError(NOT_CALIBRATED)
         with named_fields():
             check_alone(wish, "mode")
         self._scaler.is_auto = True

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.control.scaling_plan import ScalingPlan
+from cluster.control.standing import Spread
 from cluster.presets import PresetInputs
 from galerne.topology import Topology
 from shards.kernels.formats import WeightFormat
@@ -35,6 +36,7 @@ class LaunchSpec:
     is_one_node: bool  # then internal ports are on loopback
     scaling: ScalingPlan | None = None  # None: there is no calibration to decide by
     is_auto: bool = False  # the autoscaler chooses the topology from the start
+    spread: Spread | None = None  # of the first topology; None: as parts fit
     record: Path | None = None  # on every gateway's host: where its runs are recorded
 
     @property

@@ -11,7 +11,9 @@ from cluster.cli.chat import chat
 from cluster.cli.demo import demo
 from cluster.cli.demo_eval import demo_eval
 from cluster.cli.doctor import doctor
+from cluster.cli.explain import decisions, explain
 from cluster.cli.inspect import inspect
+from cluster.cli.plan import plan
 from cluster.cli.quantize import quantize
 from cluster.cli.replay import replay
 from cluster.cli.serve import serve
@@ -33,7 +35,10 @@ for command in (
     inspect,
     quantize,
     doctor,
+    plan,
     what_if,
+    explain,
+    decisions,
     replay,
     events,
     drain,

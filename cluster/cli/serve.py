@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -65,8 +65,7 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a checkpoint until Ctrl-C or SIGTERM."""
-    flags = {name: value for name, value in locals().items() if name != "config"}
-    settings = load_config(config, flags)
+    settings = settings_of(locals())
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
     shutdown = Shutdown()
     shutdown.install()
@@ -79,6 +78,16 @@ def serve(
         except KeyboardInterrupt:
             pass
         console.print("draining and stopping", style="dim")
+
+
+def settings_of(flags: Mapping[str, Any]) -> ServeConfig:
+    """The settings of these flags of ``serve``, and of the file ``config`` that they name.
+
+    Raises:
+        ConfigError: One is wrong; names it.
+    """
+    told = {name: value for name, value in flags.items() if name != "config"}
+    return load_config(flags["config"], told)
 
 
 def start_with_progress(server: Server, console: Console) -> None:

@@ -40,7 +40,7 @@ def show(context: typer.Context, target: Target = DEFAULT_TARGET, api_key: ApiKe
 def set_topology(
     mode: Annotated[
         str | None,
-        typer.Argument(help="latency, throughput or auto; unset: as it is"),
+        typer.Argument(help="latency, throughput, or auto (alone): galerne chooses; unset: as now"),
     ] = None,
     shards: Annotated[int | None, typer.Option(min=1, help="expert shards")] = None,
     gateways: Annotated[int | None, typer.Option(min=1, help="gateways")] = None,
@@ -150,7 +150,8 @@ def _change(stub: Any, request: Info, api_key: str, console: Console) -> Info:  
 def _print(console: Console, info: Info) -> None:
     shards = ", ".join(info.shards) if info.shards else "none: gateways hold the experts"
     console.print(
-        f"[bold]{info.mode}[/]  epoch {info.epoch}  {info.stage}  by {info.transport}, "
+        f"[bold]{info.mode}[/]{' (auto)' if info.is_auto else ''}  epoch {info.epoch}  "
+        f"{info.stage}  by {info.transport}, "
         f"at most {info.max_num_seqs} sequences and {info.max_batched_tokens} tokens a step"
     )
     console.print(f"gateways  {', '.join(info.gateways)}")

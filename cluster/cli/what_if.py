@@ -2,36 +2,59 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 
+from cluster.cli.client import CALL_TIMEOUT_S, ApiKey, connect_cluster, metadata
+from galerne.errors import ConfigError
+
 if TYPE_CHECKING:
     from cluster.doctor.store import StoredCalibration
-    from cluster.planning.planner import Plan
+    from router.api.cluster_port import WhatIfFacts, WhatIfQuestion
+
+_LENGTHS = {"prompt_tokens": 512.0, "output_tokens": 128.0}  # where no server has seen any
+_LOCAL_ONLY = ("model", "experts", "dense", "calibration")
 
 
 def what_if(
-    rate: Annotated[float, typer.Option(min=0, help="requests a second")],
-    prompt: Annotated[float, typer.Option(min=1, help="tokens of a prompt, mean")] = 512,
-    output: Annotated[float, typer.Option(min=1, help="tokens of an answer, mean")] = 128,
+    rate: Annotated[
+        float | None, typer.Option(min=0, help="requests a second; unset, with --server: as now")
+    ] = None,
+    prompt: Annotated[
+        float | None, typer.Option(min=1, help="tokens of a prompt, mean; unset: 512, or as now")
+    ] = None,
+    output: Annotated[
+        float | None, typer.Option(min=1, help="tokens of an answer, mean; unset: 128, or as now")
+    ] = None,
     mode: Annotated[
-        Literal["auto", "latency", "throughput"], typer.Option(help="what to choose by")
-    ] = "auto",
+        Literal["auto", "latency", "throughput"] | None,
+        typer.Option(help="what to choose by; unset: auto, or as set"),
+    ] = None,
     nodes: Annotated[
         int, typer.Option(min=0, help="more machines like this one, for shards (gRPC)")
     ] = 0,
-    ttft_p95: Annotated[float | None, typer.Option(min=0, help="at most, seconds")] = None,
-    inter_token_p95: Annotated[float | None, typer.Option(min=0, help="at most, seconds")] = None,
-    node_weight: Annotated[
-        float, typer.Option(min=0, help="of machines against time in auto; large: the fewest")
-    ] = 1.0,
-    min_copies: Annotated[int, typer.Option(min=1, help="of every expert")] = 1,
+    ttft_p95: Annotated[
+        float | None, typer.Option(min=0, help="at most, seconds; 0: no matter; unset: as set")
+    ] = None,
+    inter_token_p95: Annotated[
+        float | None, typer.Option(min=0, help="at most, seconds; 0: no matter; unset: as set")
+    ] = None,
+    min_copies: Annotated[
+        int | None, typer.Option(min=1, help="of every expert; unset: 1, or as set")
+    ] = None,
     arrival_cv2: Annotated[
-        float, typer.Option(min=0, help="of the time between requests; 1: Poisson, more: bursts")
-    ] = 1.0,
+        float | None,
+        typer.Option(min=0, help="of the time between requests; 1: Poisson, more: bursts"),
+    ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(help="gRPC address of a server to ask; unset: by this machine's calibration"),
+    ] = None,
+    api_key: ApiKey = "",
     model: Annotated[
         Path | None, typer.Option(help="checkpoint directory; unset: the embedded model")
     ] = None,
@@ -44,43 +67,90 @@ def what_if(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON, all candidates")] = False,
 ) -> None:
     """Predict; nothing is started or changed. Exit code 2: no topology keeps all limits."""
-    import psutil
+    from router.api.cluster_port import WhatIfQuestion
 
-    from cluster.cli.what_if_print import as_plain, print_plan
-    from cluster.planning.cluster_shape import ClusterShape
-    from cluster.planning.load import Load, Objectives
-    from cluster.planning.planner import plan
-    from galerne.topology import LinkTransport, Mode
-
-    stored = _calibration(model, experts, dense, calibration)
-    between = {LinkTransport.SHM, LinkTransport.GRPC} if nodes else {LinkTransport.SHM}
-    node_bytes = float(psutil.virtual_memory().total)
-    cluster = ClusterShape(
-        gateway_nodes=1,
-        gateway_node_bytes=node_bytes,
-        cores_per_node=stored.num_cores,
-        transports=frozenset({LinkTransport.LOCAL, *between & stored.calibration.links.keys()}),
-        shard_nodes=nodes,
-        shard_node_bytes=node_bytes,
-    )
-    load = Load(
-        requests_per_s=rate, prompt_tokens=prompt, output_tokens=output, arrival_cv2=arrival_cv2
-    )
-    objectives = Objectives(
+    question = WhatIfQuestion(
+        requests_per_s=rate,
+        prompt_tokens=prompt,
+        output_tokens=output,
+        arrival_cv2=arrival_cv2,
+        mode=mode,
+        nodes=nodes,
         ttft_p95_s=ttft_p95,
         inter_token_p95_s=inter_token_p95,
         min_copies=min_copies,
-        node_weight=node_weight,
     )
-    chosen_by = None if mode == "auto" else Mode(mode)
-    found: Plan = plan(stored.shape, stored.calibration, cluster, objectives, load, mode=chosen_by)
     console = Console()
-    if as_json:
-        console.print_json(data=as_plain(found, stored))
+    if server is None:
+        stored = _calibration(model, experts, dense, calibration)
+        answer = _plan(question, stored, num_shown)
+        source = f"measured on {stored.machine} {stored.measured_at:%Y-%m-%d %H:%M}, "
+        source += f"drift {stored.drift:+.0%}"
     else:
-        print_plan(console, found, stored, num_shown)
-    if found.chosen is None:
+        given = dict(zip(_LOCAL_ONLY, (model, experts, dense, calibration), strict=True))
+        for name, value in given.items():
+            if value is not None:
+                raise ConfigError(name, value, "goes without --server, which has its own")
+        answer = _ask(question, server, api_key)
+        source = f"by the calibration of {server}"
+    if as_json:
+        console.print_json(answer.json)
+    else:
+        _print(console, answer, num_shown)
+        console.print(source, style="dim", highlight=False, markup=False)
+    if not answer.chosen:
         raise typer.Exit(2)
+
+
+def _ask(question: WhatIfQuestion, server: str, api_key: str) -> WhatIfFacts:
+    """A server's answer; its message has the fields of the facts."""
+    from galerne.v1 import cluster_pb2 as pb
+
+    told = {n: v for n in question.__slots__ if (v := getattr(question, n)) is not None}
+    with connect_cluster(server) as stub:
+        answer: WhatIfFacts = stub.WhatIf(
+            pb.WhatIfRequest(**told), metadata=metadata(api_key), timeout=CALL_TIMEOUT_S
+        )
+        return answer
+
+
+def _plan(question: WhatIfQuestion, stored: StoredCalibration, num_shown: int) -> WhatIfFacts:
+    """The answer by a calibration of this machine, and ``nodes`` more like it.
+
+    Raises:
+        ConfigError: No rate is given.
+    """
+    from cluster.control.explain import asked, what_if_facts
+    from cluster.node_kinds import local_cluster
+    from cluster.planning.planner import plan
+
+    if question.requests_per_s is None:
+        raise ConfigError("rate", None, "must be given: only a server (--server) knows the load")
+    lengths = {n: v for n, v in _LENGTHS.items() if getattr(question, n) is None}
+    wanted = asked(replace(question, **lengths))
+    calibration = stored.calibration
+    cluster = local_cluster(stored.num_cores, calibration.links, wanted.nodes)
+    found = plan(
+        stored.shape,
+        stored.calibration,
+        cluster,
+        wanted.objectives,
+        wanted.load,
+        mode=wanted.mode,
+    )
+    about = {"measured_at": stored.measured_at.isoformat(), "drift": stored.drift}
+    return what_if_facts(found, num_shown, about)
+
+
+def _print(console: Console, answer: WhatIfFacts, num_shown: int) -> None:
+    from cluster.cli.candidates import print_candidates
+
+    style = "bold" if answer.chosen else "bold red"
+    first, _, rest = answer.text.partition("\n")
+    console.print(first, style=style, highlight=False, markup=False)
+    if rest:
+        console.print(rest, highlight=False, markup=False)
+    print_candidates(console, answer.candidates[:num_shown], answer.num_candidates)
 
 
 def _calibration(
@@ -92,7 +162,6 @@ def _calibration(
     from cluster.config import load_config
     from cluster.doctor.store import default_path, load
     from cluster.plan import held_model
-    from galerne.errors import ConfigError
 
     asked = {"model": model, "experts": experts, "dense": dense}
     held = held_model(load_config(None, asked))

@@ -11,6 +11,7 @@ from cluster.control.balancer import Balancer
 from cluster.control.conductor import ChangeRefusedError, TopologyConductor
 from cluster.control.events import EventLog
 from cluster.control.members import MemberBook
+from cluster.control.standing import Spread
 from cluster.control.target import check_alone, config_of, next_topology
 from cluster.presets import PresetInputs
 from galerne.errors import ConfigError, GalerneError, InvalidRequestError
@@ -37,11 +38,13 @@ class Changes:
         self._members = members
         self._balancer = balancer
         self._events = events
+        self.spread: Spread | None = None  # of what serves, or of the change that goes on
         self.used_ids = set(conductor.current.parts)  # a new part has an id that none had before
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def recovered(self) -> None:
+    def recovered(self, spread: Spread | None) -> None:
         """The topology that serves was learnt from the parts: settings follow it."""
+        self.spread = spread
         config = config_of(self._conductor.current, self._inputs.config)
         self._inputs = self._inputs.with_config(config)
 
@@ -53,6 +56,8 @@ class Changes:
             InvalidRequestError: The wish contradicts itself; names the field.
         """
         inputs, target = await self._checked(wish)
+        if not (wish.rebalance or wish.replace_shard):
+            self.spread = None
         task = asyncio.create_task(self._go_on(target, inputs))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -60,14 +65,24 @@ class Changes:
         if target not in (self._conductor.target, self._conductor.current):
             self._conductor.check(target)  # another was quicker
 
-    async def carry_out(self, wish: TopologyWish) -> None:
-        """The same, to its end.
+    async def carry_out(self, wish: TopologyWish, spread: Spread) -> None:
+        """The same to its end, on so many machines.
+
+        Shards that are to leave the gateways' machines, or to come there, are new ones: those that
+        stay in a topology stay where they run.
 
         Raises:
             GalerneError: It was refused or undone.
         """
-        inputs, target = await self._checked(wish)
-        await self.change(target, inputs)
+        before = self.spread
+        moves = before is not None and bool(before.shard_nodes) != bool(spread.shard_nodes)
+        inputs, target = await self._checked(wish, moves_shards=moves)
+        self.spread = spread
+        try:
+            await self.change(target, inputs)
+        finally:
+            if self._conductor.current is not target:
+                self.spread = before
 
     async def change(self, target: Topology, inputs: PresetInputs) -> None:
         """Change to what these settings gave."""
@@ -91,20 +106,24 @@ class Changes:
         except GalerneError as error:
             logger.warning("topology_change_failed epoch=%d reason=%s", target.epoch, error)
 
-    async def _checked(self, wish: TopologyWish) -> tuple[PresetInputs, Topology]:
+    async def _checked(
+        self, wish: TopologyWish, *, moves_shards: bool = False
+    ) -> tuple[PresetInputs, Topology]:
         with named_fields():
-            inputs, target = await self._target(wish)
+            inputs, target = await self._target(wish, moves_shards)
         self._conductor.check(target)
         self.used_ids.update(target.parts)
         return inputs, target
 
-    async def _target(self, wish: TopologyWish) -> tuple[PresetInputs, Topology]:
-        current = self._conductor.current
+    async def _target(
+        self, wish: TopologyWish, moves_shards: bool
+    ) -> tuple[PresetInputs, Topology]:
+        current, is_asleep = self._conductor.current, self._conductor.is_asleep
         if not wish.rebalance:
-            keeps_parts = not self._conductor.is_asleep
-            return next_topology(
-                current, self._inputs, wish, self.used_ids, keeps_parts=keeps_parts
-            )
+            staying: tuple[str, ...] = () if is_asleep else current.gateways
+            if not (is_asleep or moves_shards):
+                staying += current.shard_processes
+            return next_topology(current, self._inputs, wish, self.used_ids, staying)
         check_alone(wish, "rebalance")
         if not current.shard_processes:
             raise ChangeRefusedError("there are no shards to balance")

@@ -8,8 +8,10 @@ from dataclasses import replace
 
 from cluster.control.conductor import Stage, TopologyConductor
 from cluster.control.scaling_plan import candidate_of, wish_of
+from cluster.control.standing import Spread
 from cluster.control.traffic import TrafficBook
 from cluster.planning.candidate import Candidate
+from cluster.planning.cluster_shape import ClusterShape
 from cluster.planning.decision import Measured
 from cluster.planning.observed import Observed
 from router.api.cluster_port import TopologyWish
@@ -35,26 +37,6 @@ class DemandBook:
         return sum(num for num, heard_s in self._held.values() if heard_s >= fresh_s)
 
 
-class PresentNodes:
-    """Implements ``NodeSource`` where no machine can be asked for."""
-
-    num_pending = 0
-
-    def __init__(self, count: Callable[[], int]) -> None:
-        self._count = count
-
-    @property
-    def num_nodes(self) -> int:
-        """See ``NodeSource``."""
-        return self._count()
-
-    def ask(self, gateway_nodes: int, shard_nodes: int) -> None:
-        """See ``NodeSource``."""
-
-    def give_up(self) -> None:
-        """See ``NodeSource``."""
-
-
 class LiveCluster:
     """Implements ``ScaledCluster``."""
 
@@ -63,14 +45,16 @@ class LiveCluster:
         conductor: TopologyConductor,
         traffic: TrafficBook,
         demand: DemandBook,
+        shape: Callable[[], ClusterShape],
         nodes_of: Callable[[], tuple[int, int]],
-        change: Callable[[TopologyWish], Awaitable[None]],
+        change: Callable[[TopologyWish, Spread], Awaitable[None]],
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """``nodes_of``: machines with a gateway, and with shards alone. ``change``: to its end."""
         self._conductor = conductor
         self._traffic = traffic
         self._demand = demand
+        self._shape = shape
         self._nodes_of = nodes_of
         self._change = change
         self._now_s = now_s
@@ -82,6 +66,11 @@ class LiveCluster:
         if self._conductor.is_asleep:
             return None
         return candidate_of(self._conductor.current, *self._nodes_of())
+
+    @property
+    def shape(self) -> ClusterShape:
+        """See ``ScaledCluster``."""
+        return self._shape()
 
     @property
     def is_changing(self) -> bool:
@@ -105,4 +94,4 @@ class LiveCluster:
 
     async def change(self, target: Candidate) -> None:
         """See ``ScaledCluster``."""
-        await self._change(wish_of(target))
+        await self._change(wish_of(target), Spread(target.gateway_nodes, target.shard_nodes))

@@ -6,21 +6,26 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from cluster.control.events import EventLog
+from cluster.control.explain import NumberedRecord, ScalerView
 from cluster.control.metrics import ScalerMetrics
 from cluster.control.ports import NodeSource
 from cluster.control.scaling_plan import ScalingPlan
 from cluster.planning.autoscaler import Autoscaler, ScalerState
 from cluster.planning.candidate import Candidate
 from cluster.planning.cluster_shape import ClusterShape
-from cluster.planning.decision import Action, Decision, Measured
+from cluster.planning.decision import Action, Decision, DecisionRecord, Measured
 from cluster.planning.ledger import DecisionLedger
+from cluster.planning.load import Demand, Load, Objectives
 from cluster.planning.memory import Memory
 from cluster.planning.observed import Observed
+from cluster.planning.planner import Plan
 from galerne.errors import GalerneError
+from galerne.topology import Mode
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +105,35 @@ class Scaler:
         self._metrics = metrics
         self._now_s = now_s
         self._memory = Memory()
+        self._turned_s: float | None = None
         self._change: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
+
+    @property
+    def records(self) -> Sequence[NumberedRecord]:
+        """See ``Explainable``."""
+        return self.ledger.records
+
+    def view(self) -> ScalerView:
+        """See ``Explainable``."""
+        latest, mode = self.latest, None
+        if not self.is_auto and self._cluster.current is not None:
+            mode = self._cluster.current.mode
+        held = None if latest is None else (0, time.time(), DecisionRecord(decision=latest))
+        is_kept = self.records and self.records[-1][2].decision is latest
+        return ScalerView(
+            mode=mode,
+            objectives=self.plan.planner.objectives,
+            observed=None if latest is None else latest.observed,
+            calibration_error=self.ledger.calibration_error,
+            turned_s_ago=None if self._turned_s is None else self._now_s() - self._turned_s,
+            latest=self.records[-1] if is_kept else held,
+        )
+
+    def plan_for(self, load: Load, objectives: Objectives, mode: Mode | None, nodes: int) -> Plan:
+        """See ``Explainable``."""
+        planner = replace(self.plan.planner, objectives=objectives, mode=mode)
+        return planner.plan(self._cluster.shape.with_more(nodes), Demand(load))
 
     def wake(self) -> None:
         """Decide now: somebody waits at zero."""
@@ -117,6 +149,7 @@ class Scaler:
                 self._woken.clear()
                 await self.turn()
                 self.turns += 1
+                self._turned_s = self._now_s()
         finally:
             if self._change is not None:
                 self._change.cancel()
@@ -153,7 +186,7 @@ class Scaler:
 
     def _act(self, decision: Decision) -> None:
         self._memory = self._memory.after(decision, self.autoscaler.config.remember_s)
-        number = self.ledger.add(decision)
+        number = self.ledger.add(decision, time.time())
         action = decision.action.value
         self._events.add("autoscaler", "controller", f"{number} {action}: {decision.reason}")
         if decision.action is Action.GIVE_UP:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from cluster.node_kinds import NodeKind
+from cluster.node_kinds import NodeKind, cluster_shape
+from cluster.nodes import Node
 from cluster.planning.candidate import Candidate
 from cluster.planning.cluster_shape import ClusterShape
 from cluster.planning.planner import Planner
 from cluster.planning.scaler_config import ScalerConfig
+from galerne.errors import ConfigError
 from galerne.topology import LinkTransport, Topology
 from router.api.cluster_port import TopologyWish
 
@@ -19,10 +22,39 @@ class ScalingPlan:
 
     planner: Planner
     config: ScalerConfig
-    cluster: ClusterShape  # machines at the start, and those that may be asked for
+    cluster: ClusterShape  # machines that there are at the start
     kinds: tuple[NodeKind, ...] = ()  # machines that may be asked for
     tick_s: float = 5.0  # between decisions
     window_s: float = 60.0  # of observation
+
+    def shape_of(self, nodes: Sequence[Node]) -> ClusterShape:
+        """Machines to decide for: those of Ray now, and those that may come.
+
+        Of a single host it is not Ray who knows cores and memory, and nothing changes.
+        """
+        if not self.kinds and len(nodes) <= 1:
+            return self.cluster
+        try:
+            return self._cluster_of(nodes, self.kinds)
+        except ValueError:  # nodes are away, or not seen yet
+            return self.cluster
+
+    def on(self, nodes: Sequence[Node]) -> ScalingPlan:
+        """The same where these nodes are there.
+
+        Raises:
+            ConfigError: No gateway can be on any, or nothing says what nodes to come will have.
+        """
+        try:
+            self._cluster_of(nodes, self.kinds)
+            return replace(self, cluster=self._cluster_of(nodes, ()))
+        except ValueError as error:
+            raise ConfigError("nodes", len(nodes), str(error)) from error
+
+    def _cluster_of(self, nodes: Sequence[Node], kinds: Sequence[NodeKind]) -> ClusterShape:
+        is_calibrated = LinkTransport.GRPC in self.planner.calibration.links
+        return cluster_shape(nodes, kinds, is_grpc_calibrated=is_calibrated)
+
 
 def candidate_of(topology: Topology, gateway_nodes: int, shard_nodes: int) -> Candidate:
     """What serves, as the planner calls it. ``shard_nodes``: those without a gateway."""

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from galerne.topology import Topology
+
+
+class Spread(NamedTuple):
+    """Machines that a topology takes; gateways and shards on different ones."""
+
+    gateway_nodes: int
+    shard_nodes: int  # 0: shards run beside the gateways
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +22,7 @@ class Standing:
 
     topology: Topology  # that serves; who is to come has a higher epoch
     is_asleep: bool = False  # scaled to zero: that no part lives is right
+    spread: Spread | None = None  # of it; None: as parts fit
     is_auto: bool = False  # the autoscaler chooses the topology
 
 
@@ -23,3 +32,4 @@ class Wanted:
 
     parts: Mapping[str, Topology]  # and the topology that each starts in
     standing: Standing
+    spread: Spread | None = None  # of the new parts

@@ -28,14 +28,14 @@ def next_topology(
     inputs: PresetInputs,
     wish: TopologyWish,
     used_ids: Collection[str],
-    *,
-    keeps_parts: bool = True,
+    staying: Collection[str] | None = None,
 ) -> tuple[PresetInputs, Topology]:
     """The settings with the wish in them, and their topology, with an epoch of its own.
 
     Parts that live stay where they can. A part that is new has an id that none had before
-    (``used_ids``): what an old one still says must not be taken for its words. All are new without
-    ``keeps_parts``: those that slept may not have ended yet.
+    (``used_ids``): what an old one still says must not be taken for its words.
+
+    ``staying``: parts that may stay; unset: all.
 
     Raises:
         ConfigError: The wish contradicts itself; names the field.
@@ -43,7 +43,9 @@ def next_topology(
     if wish.replace_shard is not None:
         return inputs, _without_shard(current, wish, used_ids)
     inputs = inputs.with_config(wanted_config(inputs.config, wish))
-    gateways, shards = (current.gateways, current.shard_processes) if keeps_parts else ((), ())
+    kept = current.parts if staying is None else staying
+    gateways = [gateway for gateway in current.gateways if gateway in kept]
+    shards = [shard for shard in current.shard_processes if shard in kept]
     return inputs, build_topology(
         inputs,
         Epoch(current.epoch + 1),

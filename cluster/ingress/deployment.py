@@ -82,6 +82,7 @@ class GalerneIngress:
         await self._pool.start(settings.start_timeout_s)
         self._frontend = Frontend(self._pool, tokenizer, settings.limits, keys, metrics)
         self._inference = InferenceServicer(self._frontend)
+        self._directory = directory
         self._cluster = ClusterServicer(directory, self._frontend)
         self._health = HealthServicer(self._frontend.unready_reason)
         self._watchers: set[ServeContext] = set()
@@ -93,7 +94,7 @@ class GalerneIngress:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The HTTP API; Serve asks for it once."""
-        return build_http_app(self._frontend)
+        return build_http_app(self._frontend, self._directory)
 
     async def check_health(self) -> None:
         """Serve restarts a replica that does not answer here.
@@ -140,6 +141,9 @@ class GalerneIngress:
     GetLoad = _unary("GetLoad")
     GetTopology = _unary("GetTopology", "_cluster")
     SetTopology = _unary("SetTopology", "_cluster")
+    Explain = _unary("Explain", "_cluster")
+    ListDecisions = _unary("ListDecisions", "_cluster")
+    WhatIf = _unary("WhatIf", "_cluster")
 
     async def WatchEvents(  # noqa: N802
         self, request: cluster_pb.WatchEventsRequest, grpc_context: RayContext

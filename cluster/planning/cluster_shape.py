@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from galerne.topology import LinkTransport
 
@@ -29,3 +29,15 @@ class ClusterShape:
         """Machines in all."""
         both = self.gateway_nodes + self.shard_nodes
         return both if self.max_nodes is None else min(self.max_nodes, both)
+
+    def with_more(self, shard_nodes: int) -> ClusterShape:
+        """With so many more machines like these, for shards."""
+        if not shard_nodes:
+            return self
+        return replace(
+            self,
+            transports=self.transports | {LinkTransport.GRPC},
+            shard_nodes=self.shard_nodes + shard_nodes,
+            shard_node_bytes=self.shard_node_bytes or self.gateway_node_bytes,
+            max_nodes=None if self.max_nodes is None else self.max_nodes + shard_nodes,
+        )

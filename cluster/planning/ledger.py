@@ -20,25 +20,25 @@ class DecisionLedger:
     """All decisions but holds, numbered from 1; the oldest are forgotten."""
 
     def __init__(self) -> None:
-        self._records: deque[DecisionRecord] = deque(maxlen=_MAX_RECORDS)
+        self._records: deque[tuple[float, DecisionRecord]] = deque(maxlen=_MAX_RECORDS)
         self._num_added = 0
         self._in_force: int | None = None  # number of the decision that is in effect
         self._errors: deque[float] = deque(maxlen=_MAX_ERRORS)
 
     @property
-    def records(self) -> Sequence[tuple[int, DecisionRecord]]:
-        """By number, the oldest first."""
+    def records(self) -> Sequence[tuple[int, float, DecisionRecord]]:
+        """Number, time and decision, the oldest first."""
         first = self._num_added - len(self._records) + 1
-        return list(enumerate(self._records, first))
+        return [(first + i, *record) for i, record in enumerate(self._records)]
 
     @property
     def calibration_error(self) -> float | None:
         """Median relative error of the completion time; None: nothing was judged yet."""
         return statistics.median(self._errors) if self._errors else None
 
-    def add(self, decision: Decision) -> int:
-        """Keep a decision; its number."""
-        self._records.append(DecisionRecord(decision=decision))
+    def add(self, decision: Decision, time_s: float) -> int:
+        """Keep a decision; its number. ``time_s``: as people and logs tell time."""
+        self._records.append((time_s, DecisionRecord(decision=decision)))
         self._num_added += 1
         return self._num_added
 
@@ -75,11 +75,13 @@ class DecisionLedger:
         index = (self._in_force or 0) - (self._num_added - len(self._records)) - 1
         if index < 0:
             return None
-        decision = self._records[index].decision
+        time_s, record = self._records[index]
+        decision = record.decision
 
         def replay(candidate: Candidate) -> float:
             return autoscaler.cost(candidate, measured.load)
 
         outcome = outcome_of(decision, measured, prediction, replay)
-        self._records[index] = DecisionRecord(decision=decision, outcome=outcome)
-        return self._records[index]
+        record = DecisionRecord(decision=decision, outcome=outcome)
+        self._records[index] = time_s, record
+        return record

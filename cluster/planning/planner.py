@@ -88,6 +88,16 @@ class Planner:
                 _refine(base, cluster, judged)
         return ranked(list(found.values()))
 
+    def plan(self, cluster: ClusterShape, demand: Demand) -> Plan:
+        """The best candidate that breaks no limit, and all that it was chosen from.
+
+        Raises:
+            ValueError: As ``rank``.
+        """
+        verdicts = self.rank(cluster, demand)
+        chosen = verdicts[0] if verdicts[0].is_allowed else None
+        return Plan(chosen, verdicts, self.sensitivity(verdicts, cluster, demand))
+
     def sensitivity(
         self, everyone: Sequence[Judged], cluster: ClusterShape, demand: Demand
     ) -> Sensitivity | None:
@@ -153,10 +163,7 @@ def plan(
         ValueError: The calibration lacks a link of the cluster's transports.
     """
     planner = Planner(shape=shape, calibration=calibration, objectives=objectives, mode=mode)
-    demand = Demand(load)
-    verdicts = planner.rank(cluster, demand)
-    chosen = verdicts[0] if verdicts[0].is_allowed else None
-    return Plan(chosen, verdicts, planner.sensitivity(verdicts, cluster, demand))
+    return planner.plan(cluster, Demand(load))
 
 
 def _worth_refining(judged: Sequence[Judged]) -> Iterator[Candidate]:

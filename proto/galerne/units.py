@@ -1,6 +1,8 @@
-"""Sizes for people."""
+"""Sizes and times for people."""
 
 from __future__ import annotations
+
+import math
 
 UNITS = ("KiB", "MiB", "GiB", "TiB")
 
@@ -13,3 +15,10 @@ def size_text(num_bytes: int) -> str:
             break
         value, unit = value / 1024, larger
     return f"{value:,.2f} {unit}"
+
+
+def seconds_text(seconds: float) -> str:
+    """Such as 1.20 s or 35 ms; a dash for what never ends."""
+    if math.isinf(seconds):
+        return "-"
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"

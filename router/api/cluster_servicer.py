@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import Any
 
 from galerne.v1 import cluster_pb2 as pb
 from galerne.v1 import cluster_pb2_grpc
-from router.api.cluster_port import ClusterPort, TopologyFacts, TopologyWish
+from router.api.cluster_messages import message_of, question_of, wish_of
+from router.api.cluster_port import ClusterPort
 from router.api.drain import drain
 from router.api.frontend import Frontend
 from router.api.grpc_servicer import Aborting, Context
@@ -17,7 +17,7 @@ _POLL_S = 0.5
 
 
 class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
-    """Shows and changes the topology."""
+    """Shows and changes the topology, and tells what the autoscaler makes of it."""
 
     def __init__(self, cluster: ClusterPort, frontend: Frontend) -> None:
         self._cluster = cluster
@@ -29,19 +29,43 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         """What serves, and how far a change has come."""
         del request
         async with Aborting(context):
-            return _message(await self._cluster.topology())
+            topology: pb.TopologyInfo = message_of(await self._cluster.topology())
+            return topology
 
     async def SetTopology(  # noqa: N802
         self, request: pb.SetTopologyRequest, context: Context
     ) -> pb.TopologyInfo:
         """Begins a change."""
         async with Aborting(context):
-            fields: dict[str, Any] = {
-                name: getattr(request, name)
-                for name in TopologyWish.__slots__
-                if request.HasField(name)
-            }
-            return _message(await self._cluster.set_topology(TopologyWish(**fields)))
+            topology: pb.TopologyInfo = message_of(
+                await self._cluster.set_topology(wish_of(request))
+            )
+            return topology
+
+    async def Explain(  # noqa: N802
+        self, request: pb.ExplainRequest, context: Context
+    ) -> pb.ScalerInfo:
+        """The autoscaler, and one of its decisions."""
+        async with Aborting(context):
+            number = request.number if request.HasField("number") else None
+            info: pb.ScalerInfo = message_of(await self._cluster.explain(number))
+            return info
+
+    async def ListDecisions(  # noqa: N802
+        self, request: pb.ListDecisionsRequest, context: Context
+    ) -> pb.DecisionList:
+        """Decisions since a number."""
+        async with Aborting(context):
+            found = await self._cluster.decisions(request.after)
+            return pb.DecisionList(decisions=map(message_of, found))
+
+    async def WhatIf(  # noqa: N802
+        self, request: pb.WhatIfRequest, context: Context
+    ) -> pb.WhatIfAnswer:
+        """The planner's choice for a load."""
+        async with Aborting(context):
+            answer: pb.WhatIfAnswer = message_of(await self._cluster.what_if(question_of(request)))
+            return answer
 
     async def WatchEvents(  # noqa: N802
         self, request: pb.WatchEventsRequest, context: Context
@@ -62,7 +86,7 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         while True:
             for event in await self._cluster.events(after):
                 after = event.number
-                yield pb.ClusterEvent(**{name: getattr(event, name) for name in event.__slots__})
+                yield message_of(event)
             await asyncio.sleep(_POLL_S)
 
     async def Drain(  # noqa: N802
@@ -76,7 +100,3 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
     def stream_drain(self, request: pb.DrainRequest) -> AsyncGenerator[pb.DrainProgress, None]:
         """The same, for a transport with a context of its own."""
         return drain(self._frontend, request)
-
-
-def _message(facts: TopologyFacts) -> pb.TopologyInfo:
-    return pb.TopologyInfo(**{name: getattr(facts, name) for name in facts.__slots__})

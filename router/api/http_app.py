@@ -11,8 +11,10 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from galerne.errors import GalerneError
+from router.api.cluster_port import ClusterPort
 from router.api.errors import ModelNotFoundError
 from router.api.frontend import Frontend
+from router.api.http_cluster import add_cluster_routes
 from router.api.http_errors import add_error_handlers
 from router.api.http_generate import GenerationRoutes
 from router.api.metrics_page import metrics_page
@@ -23,10 +25,15 @@ def unix_time_s() -> float:
     return datetime.now(tz=UTC).timestamp()
 
 
-def build_http_app(frontend: Frontend, wall_clock_s: Callable[[], float] = unix_time_s) -> FastAPI:
+def build_http_app(
+    frontend: Frontend,
+    cluster: ClusterPort | None = None,
+    wall_clock_s: Callable[[], float] = unix_time_s,
+) -> FastAPI:
     """Make the app; it has no state but ``frontend``'s.
 
-    ``wall_clock_s`` gives the ``created`` of answers.
+    ``cluster`` is shown on a page, if there is one; ``wall_clock_s`` gives the ``created`` of
+    answers.
     """
     app = FastAPI(title="Galerne", docs_url=None, redoc_url=None, openapi_url=None)
     api = InfoRoutes(frontend, wall_clock_s)
@@ -46,6 +53,8 @@ def build_http_app(frontend: Frontend, wall_clock_s: Callable[[], float] = unix_
         ("/metrics", api.metrics),
     ):
         app.add_api_route(path, endpoint, methods=["GET"])
+    if cluster is not None:
+        add_cluster_routes(app, cluster, frontend)
     add_error_handlers(app)
     return app
 

@@ -10,53 +10,22 @@ from cluster.control.conductor import ChangeRefusedError
 from galerne.errors import InvalidRequestError
 from galerne.v1 import cluster_pb2 as pb
 from galerne.v1 import cluster_pb2_grpc
-from helpers.api_servers import make_frontend
+from helpers.api_servers import cluster_served, make_frontend
+from helpers.explained import FakeController
 from helpers.fake_gateway import FakeGateway
-from router.api.cluster_port import EventFacts, TopologyFacts, TopologyWish
-from router.api.cluster_servicer import ClusterServicer
+from router.api.cluster_port import TopologyWish
 from router.api.inputs import GenerateInput
-
-FACTS = TopologyFacts(
-    epoch=3, mode="latency", gateways=("gateway-0",), shards=("shard-1",), transport="shm"
-)
-
-
-class FakeController:
-    """Implements ``ClusterPort``."""
-
-    def __init__(self):
-        self.wishes, self.past, self.refusal = [], [], None
-
-    async def topology(self):
-        return FACTS
-
-    async def set_topology(self, wish):
-        if self.refusal is not None:
-            raise self.refusal
-        self.wishes.append(wish)
-        return FACTS
-
-    async def events(self, after):
-        return [event for event in self.past if event.number > after]
-
-    def happen(self, kind):
-        number = len(self.past) + 1
-        self.past.append(EventFacts(number=number, time_s=1.5, kind=kind, part="p", text="t"))
 
 
 @asynccontextmanager
 async def served(gateway=None):
     controller = FakeController()
     frontend = make_frontend(gateway or FakeGateway())
-    server = grpc.aio.server()
-    cluster_pb2_grpc.add_ClusterServiceServicer_to_server(
-        ClusterServicer(controller, frontend), server
-    )
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    async with (
+        cluster_served(controller, frontend) as port,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
         yield cluster_pb2_grpc.ClusterServiceStub(channel), controller, frontend
-    await server.stop(0)
 
 
 async def test_the_topology_is_shown_and_a_wish_reaches_the_controller():

@@ -11,8 +11,10 @@ import grpc
 import uvicorn
 from openai import AsyncOpenAI
 
+from galerne.v1 import cluster_pb2_grpc
+from router.api.cluster_servicer import ClusterServicer
 from router.api.frontend import Frontend
-from router.api.grpc_server import build_grpc_server
+from router.api.grpc_server import KeyInterceptor, build_grpc_server
 from router.api.http_app import build_http_app
 from router.chat.tokenizer import Tokenizer, load_tokenizer
 
@@ -35,11 +37,11 @@ def make_frontend(gateway, **options) -> Frontend:
 
 
 @asynccontextmanager
-async def http_served(frontend):
+async def http_served(frontend, cluster=None):
     """Base URL of a running HTTP server."""
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(build_http_app(frontend), lifespan="off", log_level="warning")
+    config = uvicorn.Config(build_http_app(frontend, cluster), lifespan="off", log_level="warning")
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve(sockets=[sock]))
     while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
@@ -60,6 +62,21 @@ async def openai_client(frontend, api_key="none"):
         AsyncOpenAI(base_url=f"{url}/v1", api_key=api_key, max_retries=0) as client,
     ):
         yield client
+
+
+@asynccontextmanager
+async def cluster_served(cluster, frontend):
+    """Port of a running ``ClusterService``."""
+    server = grpc.aio.server(interceptors=[KeyInterceptor(frontend.keys)])
+    cluster_pb2_grpc.add_ClusterServiceServicer_to_server(
+        ClusterServicer(cluster, frontend), server
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(0)
 
 
 @asynccontextmanager

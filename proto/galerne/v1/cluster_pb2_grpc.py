@@ -55,6 +55,21 @@ class ClusterServiceStub(object):
                 request_serializer=galerne_dot_v1_dot_cluster__pb2.DrainRequest.SerializeToString,
                 response_deserializer=galerne_dot_v1_dot_cluster__pb2.DrainProgress.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/galerne.v1.ClusterService/Explain',
+                request_serializer=galerne_dot_v1_dot_cluster__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=galerne_dot_v1_dot_cluster__pb2.ScalerInfo.FromString,
+                _registered_method=True)
+        self.ListDecisions = channel.unary_unary(
+                '/galerne.v1.ClusterService/ListDecisions',
+                request_serializer=galerne_dot_v1_dot_cluster__pb2.ListDecisionsRequest.SerializeToString,
+                response_deserializer=galerne_dot_v1_dot_cluster__pb2.DecisionList.FromString,
+                _registered_method=True)
+        self.WhatIf = channel.unary_unary(
+                '/galerne.v1.ClusterService/WhatIf',
+                request_serializer=galerne_dot_v1_dot_cluster__pb2.WhatIfRequest.SerializeToString,
+                response_deserializer=galerne_dot_v1_dot_cluster__pb2.WhatIfAnswer.FromString,
+                _registered_method=True)
 
 
 class ClusterServiceServicer(object):
@@ -90,6 +105,28 @@ class ClusterServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """What the autoscaler sees and wants, and one of its decisions with all it was made from.
+        This and the next two are FAILED_PRECONDITION where none runs, and say what to do.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDecisions(self, request, context):
+        """Decisions that acted, since an earlier one; a long list comes in parts, each asked for by the last number.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WhatIf(self, request, context):
+        """What the planner would choose for a load, by the calibration of the running cluster.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -112,6 +149,21 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.Drain,
                     request_deserializer=galerne_dot_v1_dot_cluster__pb2.DrainRequest.FromString,
                     response_serializer=galerne_dot_v1_dot_cluster__pb2.DrainProgress.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=galerne_dot_v1_dot_cluster__pb2.ExplainRequest.FromString,
+                    response_serializer=galerne_dot_v1_dot_cluster__pb2.ScalerInfo.SerializeToString,
+            ),
+            'ListDecisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDecisions,
+                    request_deserializer=galerne_dot_v1_dot_cluster__pb2.ListDecisionsRequest.FromString,
+                    response_serializer=galerne_dot_v1_dot_cluster__pb2.DecisionList.SerializeToString,
+            ),
+            'WhatIf': grpc.unary_unary_rpc_method_handler(
+                    servicer.WhatIf,
+                    request_deserializer=galerne_dot_v1_dot_cluster__pb2.WhatIfRequest.FromString,
+                    response_serializer=galerne_dot_v1_dot_cluster__pb2.WhatIfAnswer.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -223,6 +275,87 @@ class ClusterService(object):
             '/galerne.v1.ClusterService/Drain',
             galerne_dot_v1_dot_cluster__pb2.DrainRequest.SerializeToString,
             galerne_dot_v1_dot_cluster__pb2.DrainProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/galerne.v1.ClusterService/Explain',
+            galerne_dot_v1_dot_cluster__pb2.ExplainRequest.SerializeToString,
+            galerne_dot_v1_dot_cluster__pb2.ScalerInfo.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDecisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/galerne.v1.ClusterService/ListDecisions',
+            galerne_dot_v1_dot_cluster__pb2.ListDecisionsRequest.SerializeToString,
+            galerne_dot_v1_dot_cluster__pb2.DecisionList.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WhatIf(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/galerne.v1.ClusterService/WhatIf',
+            galerne_dot_v1_dot_cluster__pb2.WhatIfRequest.SerializeToString,
+            galerne_dot_v1_dot_cluster__pb2.WhatIfAnswer.FromString,
             options,
             channel_credentials,
             insecure,
