@@ -13,18 +13,16 @@ from rich.table import Table
 from galerne.units import seconds_text
 
 if TYPE_CHECKING:
+    from galerne.v1 import cluster_pb2 as pb
     from router.api.cluster_port import CandidateFacts
 
 _NUMBERS = ("TTFT p95", "token p95", "request", "max req/s", "load", "nodes", "cost")
 
 
 def print_candidates(
-    console: Console, candidates: Sequence[CandidateFacts], num_compared: int
+    console: Console, candidates: Sequence[CandidateFacts | pb.Candidate], num_compared: int
 ) -> None:
-    """The best first; those that are neither chosen nor ruled out lost by their cost.
-
-    Takes ``galerne.v1.Candidate``, too.
-    """
+    """The best first; those that are neither chosen nor ruled out lost by their cost."""
     table = Table(box=None, pad_edge=False)
     table.add_column("candidate", overflow="fold")
     has_cost = any(_cost(candidate) for candidate in candidates)
@@ -40,7 +38,7 @@ def print_candidates(
         console.print(f"{left} more candidates (--json)", style="dim", highlight=False)
 
 
-def _cells(candidate: CandidateFacts) -> tuple[str, ...]:
+def _cells(candidate: CandidateFacts | pb.Candidate) -> tuple[str, ...]:
     at = candidate
     return (
         at.name,
@@ -53,11 +51,11 @@ def _cells(candidate: CandidateFacts) -> tuple[str, ...]:
     )
 
 
-def _cost(candidate: CandidateFacts) -> str:
+def _cost(candidate: CandidateFacts | pb.Candidate) -> str:
     cost = candidate.cost  # 0.0 in a message where it is unset
     return f"{cost:.3g}" if cost and math.isfinite(cost) else ""
 
 
-def _verdict(candidate: CandidateFacts) -> str:
+def _verdict(candidate: CandidateFacts | pb.Candidate) -> str:
     words = [name for name in ("chosen", "current") if getattr(candidate, f"is_{name}")]
     return ", ".join([*words, *filter(None, [candidate.reason])])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Annotated, Any
 
 import grpc
 import typer
+from rich.console import Console
 
 from galerne.errors import ConfigError
 from galerne.v1 import cluster_pb2_grpc, inference_pb2_grpc
@@ -17,6 +19,7 @@ CALL_TIMEOUT_S = 20.0
 Target = Annotated[str, typer.Option(help="gRPC address of a running server")]
 ApiKey = Annotated[str, typer.Option(envvar="GALERNE_API_KEY", help="API key, if the server asks")]
 DEFAULT_TARGET = "127.0.0.1:9000"
+_WIDTH = 160  # where the output is no terminal
 
 
 def connect_cluster(target: str) -> AbstractContextManager[Any]:
@@ -47,3 +50,8 @@ def connect(target: str, stub: type = inference_pb2_grpc.InferenceServiceStub) -
 def metadata(api_key: str) -> tuple[tuple[str, str], ...]:
     """Credentials of a call."""
     return (("authorization", f"Bearer {api_key}"),) if api_key else ()
+
+
+def wide_console() -> Console:
+    """For tables."""
+    return Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -18,6 +17,7 @@ from cluster.cli.client import (
     Target,
     connect_cluster,
     metadata,
+    wide_console,
 )
 from cluster.cli.explain_print import (
     decisions_table,
@@ -29,7 +29,6 @@ from galerne.errors import ConfigError
 from galerne.v1 import cluster_pb2 as pb
 
 _POLL_S = 1.0
-_WIDTH = 160  # where the output is no terminal
 
 
 def explain(
@@ -44,7 +43,7 @@ def explain(
     ] = False,
 ) -> None:
     """Show a decision of the autoscaler: why, what else there was, what came of it."""
-    console = _console()
+    console = wide_console()
     with connect_cluster(target) as stub:
         client = _Client(stub, api_key)
         info = client.explain(number)
@@ -66,7 +65,7 @@ def decisions(
     ] = False,
 ) -> None:
     """List the decisions of the autoscaler that are kept, with their regret."""
-    console = _console()
+    console = wide_console()
     with connect_cluster(target) as stub:
         client = _Client(stub, api_key)
         found = list(client.since(0))
@@ -129,7 +128,3 @@ def _show(console: Console, decision: pb.Decision, *, as_json: bool) -> None:
 
 def _print_json(decision: pb.Decision) -> None:
     typer.echo(json.dumps(json.loads(decision.json)))
-
-
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)

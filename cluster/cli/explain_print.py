@@ -38,7 +38,7 @@ def print_decision(console: Console, decision: pb.Decision) -> None:
         console.print(f"otherwise  {decision.sensitivity}", markup=False)
     if decision.HasField("load"):
         console.print(f"load       {_load(decision.load)}", markup=False)
-    print_candidates(console, decision.candidates, decision.num_candidates)
+    print_candidates(console, list(decision.candidates), decision.num_candidates)
     if decision.HasField("outcome"):
         print_outcome(console, decision)
     console.print()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from cluster.cli.client import (
@@ -16,6 +14,7 @@ from cluster.cli.client import (
     Target,
     connect,
     metadata,
+    wide_console,
 )
 from galerne.units import size_text
 from galerne.v1 import inference_pb2 as pb
@@ -27,7 +26,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Show gateways, shards, experts, load and epoch."""
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = wide_console()
     with connect(target) as stub:
         keys = metadata(api_key)
         server = stub.GetServerInfo(

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from cluster.cli.client import CALL_TIMEOUT_S, ApiKey, connect_cluster, metadata
+from cluster.cli.client import CALL_TIMEOUT_S, ApiKey, connect_cluster, metadata, wide_console
 from galerne.errors import ConfigError
 
 if TYPE_CHECKING:
     from cluster.doctor.store import StoredCalibration
     from router.api.cluster_port import WhatIfFacts, WhatIfQuestion
 
-_LENGTHS = {"prompt_tokens": 512.0, "output_tokens": 128.0}  # where no server has seen any
+_PROMPT_TOKENS, _OUTPUT_TOKENS = 512.0, 128.0  # where no server has seen any
 _LOCAL_ONLY = ("model", "experts", "dense", "calibration")
 
 
@@ -80,7 +80,7 @@ def what_if(
         inter_token_p95_s=inter_token_p95,
         min_copies=min_copies,
     )
-    console = Console()
+    console = wide_console()
     if server is None:
         stored = _calibration(model, experts, dense, calibration)
         answer = _plan(question, stored, num_shown)
@@ -126,10 +126,14 @@ def _plan(question: WhatIfQuestion, stored: StoredCalibration, num_shown: int) -
 
     if question.requests_per_s is None:
         raise ConfigError("rate", None, "must be given: only a server (--server) knows the load")
-    lengths = {n: v for n, v in _LENGTHS.items() if getattr(question, n) is None}
-    wanted = asked(replace(question, **lengths))
-    calibration = stored.calibration
-    cluster = local_cluster(stored.num_cores, calibration.links, wanted.nodes)
+    wanted = asked(
+        replace(
+            question,
+            prompt_tokens=question.prompt_tokens or _PROMPT_TOKENS,
+            output_tokens=question.output_tokens or _OUTPUT_TOKENS,
+        )
+    )
+    cluster = local_cluster(stored.num_cores, stored.calibration.links, wanted.nodes)
     found = plan(
         stored.shape,
         stored.calibration,
