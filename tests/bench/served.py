@@ -40,7 +40,8 @@ class Served:
         self._process = ServeProcess(*flags, "--http-port", "0", "--grpc-port", "0", timeout=300)
         self._drain = threading.Thread(target=self._read_output, daemon=True)
         self._drain.start()
-        self._channel = grpc.insecure_channel(self._process.grpc)
+        self.grpc = self._process.grpc
+        self._channel = grpc.insecure_channel(self.grpc)
         self.stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
         self.cluster = cluster_pb2_grpc.ClusterServiceStub(self._channel)
 
