@@ -2,10 +2,10 @@
 
     python -m tests.bench.prediction [--points 12] [--seconds 22] [--budget-s 20] [--model DIR]
 
-13 minutes. One server, its topology changed live. Every point is preceded and followed by a calibration of the
-idle machine; its prediction is the mean of the two, and how far they differ in the length of its
-decode step is the machine's own drift. No point is used to calibrate. Rates are a share of what a
-closed loop of a few seconds reached right before, which also warms up.
+13 minutes. One server, its topology changed live. Every point is preceded and followed by a
+calibration of the idle machine; its prediction is the mean of the two, and how far they differ in
+the length of its decode step is the machine's own drift. No point is used to calibrate. Rates are a
+share of what a closed loop of a few seconds reached right before, which also warms up.
 """
 
 import argparse
