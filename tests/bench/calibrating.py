@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cluster.config import load_config
 from cluster.demo import MODEL_DIRECTORY
-from cluster.doctor.store import StoredCalibration, load
+from cluster.doctor.store import StoredCalibration, default_path, load, save
 from cluster.plan import held_formats
 from cluster.planning.candidate import Candidate
 from cluster.planning.shape import shape_of
@@ -33,6 +33,11 @@ class Calibrator:
             done = run_cli("doctor", *map(str, flags), timeout=60 + 5 * self._budget_s)
             assert done.returncode == 0, done.stdout + done.stderr
             return load(out, self.shape, *self._formats)
+
+    def keep(self):
+        """Measure, and leave it where ``galerne serve`` and ``what-if`` look for it."""
+        stored = self.measure()
+        save(stored, default_path(stored.machine, stored.shape, *self._formats))
 
 
 def candidate_of(info):

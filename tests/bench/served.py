@@ -116,6 +116,18 @@ class Served:
     def topology(self):
         return self.cluster.GetTopology(cluster_pb2.GetTopologyRequest(), timeout=30)
 
+    def events(self, since_unix_s):
+        """All that the controller keeps, as plain values, seconds since a time."""
+        found, request = [], cluster_pb2.WatchEventsRequest(after=0)
+        try:
+            for event in self.cluster.WatchEvents(request, timeout=3):  # it would go on for ever
+                at_s = event.time_s - since_unix_s
+                found.append({"at_s": at_s, "kind": event.kind, "text": event.text})
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise
+        return found
+
     def change(self, timeout_s=300, **wish):
         """Change the topology; seconds until it was done."""
         started = time.monotonic()
