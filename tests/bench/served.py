@@ -33,30 +33,17 @@ class Stream:
         return max(self.waits_s, default=0.0)
 
 
-class Served:
-    """``galerne serve`` with a client."""
+class Client:
+    """Of a server that runs."""
 
-    def __init__(self, *flags):
-        self._process = ServeProcess(*flags, "--http-port", "0", "--grpc-port", "0", timeout=300)
-        self._drain = threading.Thread(target=self._read_output, daemon=True)
-        self._drain.start()
-        self.grpc = self._process.grpc
-        self._channel = grpc.insecure_channel(self.grpc)
+    def __init__(self, address):
+        self.grpc = address
+        self._channel = grpc.insecure_channel(address)
         self.stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
         self.cluster = cluster_pb2_grpc.ClusterServiceStub(self._channel)
 
-    def _read_output(self):
-        while chunk := self._process.process.stdout.read1(65536):
-            self._process.output = (self._process.output + chunk.decode())[-20000:]
-
-    def family(self):
-        """All processes, as they are now."""
-        return psutil.Process(self._process.process.pid).children(recursive=True)
-
     def close(self):
         self._channel.close()
-        self._process.process.terminate()
-        self._process.process.wait(60)
 
     def stream(self, seed, num_tokens, on_token=lambda count: None):
         """One request, token by token; hot, and without repetitions."""
@@ -139,6 +126,29 @@ class Served:
             info = self.topology()
         assert info.epoch == target, info.last_error
         return time.monotonic() - started
+
+
+class Served(Client):
+    """``galerne serve`` with a client."""
+
+    def __init__(self, *flags):
+        self._process = ServeProcess(*flags, "--http-port", "0", "--grpc-port", "0", timeout=300)
+        self._drain = threading.Thread(target=self._read_output, daemon=True)
+        self._drain.start()
+        super().__init__(self._process.grpc)
+
+    def _read_output(self):
+        while chunk := self._process.process.stdout.read1(65536):
+            self._process.output = (self._process.output + chunk.decode())[-20000:]
+
+    def family(self):
+        """All processes, as they are now."""
+        return psutil.Process(self._process.process.pid).children(recursive=True)
+
+    def close(self):
+        super().close()
+        self._process.process.terminate()
+        self._process.process.wait(60)
 
 
 def _is_well(part):
