@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.doctor.store import StoredCalibration
-from cluster.planning.planner import Plan, Verdict
-from cluster.planning.sensitivity import describe
+from cluster.planning.candidate import describe
+from cluster.planning.judge import Judged
+from cluster.planning.planner import Plan
 
 
 def print_plan(console: Console, plan: Plan, stored: StoredCalibration, num_shown: int) -> None:
@@ -21,7 +22,7 @@ def print_plan(console: Console, plan: Plan, stored: StoredCalibration, num_show
     else:
         console.print(describe(plan.chosen.candidate), style="bold", highlight=False)
     if plan.sensitivity is not None:
-        console.print(str(plan.sensitivity), highlight=False)
+        console.print(plan.sensitivity.text, highlight=False)
     table = Table(box=None, pad_edge=False)
     table.add_column("candidate", overflow="fold")
     for name in ("TTFT p95", "token p95", "request", "max req/s", "load"):
@@ -44,14 +45,14 @@ def as_plain(plan: Plan, stored: StoredCalibration) -> dict[str, Any]:
     """For JSON, which knows no infinity: null."""
     return {
         "chosen": None if plan.chosen is None else _plain(plan.chosen),
-        "sensitivity": None if plan.sensitivity is None else str(plan.sensitivity),
+        "sensitivity": None if plan.sensitivity is None else plan.sensitivity.text,
         "candidates": [_plain(verdict) for verdict in plan.verdicts],
         "measured_at": stored.measured_at.isoformat(),
         "drift": stored.drift,
     }
 
 
-def _cells(verdict: Verdict) -> tuple[str, ...]:
+def _cells(verdict: Judged) -> tuple[str, ...]:
     at = verdict.prediction
     return (
         describe(verdict.candidate),
@@ -68,7 +69,7 @@ def _seconds(value: float) -> str:
     return f"{value:.2f} s" if value >= 1 else f"{1e3 * value:.3g} ms"
 
 
-def _plain(verdict: Verdict) -> dict[str, Any]:
+def _plain(verdict: Judged) -> dict[str, Any]:
     candidate = asdict(verdict.candidate)
     candidate |= {name: candidate[name].value for name in ("mode", "transport")}
     prediction = asdict(verdict.prediction)

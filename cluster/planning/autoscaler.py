@@ -17,25 +17,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from cluster.planning.assess import (
-    Assessed,
-    Constraint,
-    Limits,
-    Predict,
-    assess,
-    binding,
-    gain,
-    name_of,
-    rank,
-    under,
-)
-from cluster.planning.candidate import Candidate, num_nodes
+from cluster.planning.candidate import Candidate, Prediction, describe, num_nodes
+from cluster.planning.cluster_shape import ClusterShape
 from cluster.planning.decision import Action, Decision
-from cluster.planning.load import Load
+from cluster.planning.judge import Judged, binding, cost_of, gain
+from cluster.planning.limits import Constraint, excess_of
+from cluster.planning.load import Demand, Load
 from cluster.planning.memory import ChangeInFlight, Memory
 from cluster.planning.observed import Observed
+from cluster.planning.planner import Planner
 from cluster.planning.scaler_config import ScalerConfig
-from cluster.planning.switches import Sensitivity, sensitivity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +35,7 @@ class ScalerState:
 
     current: Candidate | None  # None: scaled to zero
     observed: Observed
+    cluster: ClusterShape  # with the nodes that may be asked for
     num_nodes: int  # there now
     pending_nodes: int = 0  # that the change in flight waits for
     memory: Memory = field(default_factory=Memory)
@@ -67,40 +59,37 @@ class _Trouble(NamedTuple):
     reason: str
 
 
+class _Current(NamedTuple):
+    """The current candidate."""
+
+    candidate: Candidate
+    now: Judged  # under the observed load
+    at_worst: Judged  # as the others are ranked: under the upper load and the queue
+
+
 class Autoscaler:
-    """Chooses among ``candidates`` by ``predict``.
+    """Chooses as ``planner`` ranks; ``config`` says when a change is worth it."""
 
-    Args:
-        config: When a change is worth it.
-        limits: Objectives, and how nodes weigh. ``available_nodes`` is set here as needed.
-        candidates: At least one; what may never be chosen should not be among them.
-        predict: The cost model.
-
-    Raises:
-        ValueError: There is no candidate.
-    """
-
-    def __init__(
-        self,
-        config: ScalerConfig,
-        limits: Limits,
-        candidates: Sequence[Candidate],
-        predict: Predict,
-    ) -> None:
-        if not candidates:
-            raise ValueError("no candidate")
+    def __init__(self, config: ScalerConfig, planner: Planner) -> None:
         self.config = config
-        self._limits = limits
-        self._candidates = tuple(candidates)
-        self.predict = predict
+        self.planner = planner
 
     def decide(self, now_s: float, state: ScalerState) -> Decision:
-        """What to do now. ``HOLD`` has a reason and a binding constraint, too."""
-        limits = self._limits_at(now_s, state)
-        trouble = self._trouble(state, limits)
-        load, stress = state.observed.upper, self._stress(state.observed)
-        ranked = rank(self._candidates, self.predict, load, limits, stress)
-        verdict = self._verdict(now_s, state, limits, trouble, ranked)
+        """What to do now. ``HOLD`` has a reason and a binding constraint, too.
+
+        Every candidate is predicted once for the load that is decided for, and once more for a
+        queue if there is one; besides, the current one and the target for the observed load.
+
+        Raises:
+            ValueError: There is no candidate, or the calibration lacks a link of the cluster's.
+        """
+        cluster = self._cluster_at(now_s, state)
+        demand = self._demand(state.observed)
+        also = () if state.current is None else (state.current,)
+        ranked = self.planner.rank(cluster, demand, also)
+        current = self._current(state, cluster, demand, ranked)
+        trouble = self._trouble(state.observed, current)
+        verdict = self._verdict(now_s, state, cluster, current, trouble, ranked)
         is_made = verdict.action is not Action.HOLD
         return Decision(
             at_s=now_s,
@@ -108,65 +97,72 @@ class Autoscaler:
             current=state.current,
             target=verdict.target,
             observed=state.observed,
-            decided_for=load,
-            must_carry_requests_per_s=stress.requests_per_s,
+            decided_for=demand.load,
+            must_carry_requests_per_s=demand.stress.requests_per_s,
             ranked=ranked,
             binding=verdict.binding,
             reason=verdict.reason,
             is_urgent=verdict.is_urgent,
             are_objectives_held=trouble is None,
-            sensitivity=self.sensitivity(load, limits, stress) if is_made else None,
+            # Some hundreds of predictions, so not made for a hold.
+            sensitivity=self.planner.sensitivity(ranked, cluster, demand) if is_made else None,
             calibration_error=state.calibration_error,
         )
 
+    def predict(self, candidate: Candidate, load: Load) -> Prediction:
+        """What the cost model expects."""
+        return self.planner.predict(candidate, load)
+
     def cost(self, candidate: Candidate, load: Load) -> float:
-        """Of a candidate under a load, as ranked; infinite where it breaks an objective."""
-        judged = self._assess(candidate, load, self._limits)
-        return judged.cost if judged.excess <= 1 else float("inf")
+        """Of a candidate under a load, as ranked; infinite where it breaks a promise."""
+        given, objectives = self.predict(candidate, load), self.planner.objectives
+        if excess_of(given, objectives) > 1:
+            return float("inf")
+        return cost_of(candidate, given, objectives, self.planner.mode)
 
-    def sensitivity(
-        self, load: Load, limits: Limits | None = None, stress: Load | None = None
-    ) -> Sensitivity:
-        """Where the best candidate changes; some dozens of rankings, so not made for a hold."""
-        bounds = self._limits if limits is None else limits
-        # Without a queue the stress is the load, and both go up and down together.
-        is_queue = stress is not None and stress.requests_per_s > load.requests_per_s
-        least = stress.requests_per_s if stress is not None and is_queue else 0.0
-
-        def best_at(at: Load) -> Candidate:
-            hard = replace(at, requests_per_s=max(at.requests_per_s, least))
-            return rank(self._candidates, self.predict, at, bounds, hard)[0].candidate
-
-        return sensitivity(best_at, load)
-
-    def _limits_at(self, now_s: float, state: ScalerState) -> Limits:
+    def _cluster_at(self, now_s: float, state: ScalerState) -> ClusterShape:
         if now_s >= state.memory.no_nodes_until_s:
-            return self._limits
-        return replace(self._limits, available_nodes=max(state.num_nodes, num_nodes(state.current)))
+            return state.cluster
+        present = max(state.num_nodes, num_nodes(state.current))
+        return replace(state.cluster, available_nodes=present)
 
-    def _stress(self, seen: Observed) -> Load:
-        """What must be carried: the upper estimate, and what empties the queue in time."""
-        drain = seen.recent_requests_per_s + seen.waiting / self.config.drain_s
-        return replace(seen.upper, requests_per_s=max(seen.upper.requests_per_s, drain))
+    def _demand(self, seen: Observed) -> Demand:
+        """Cheap for the upper estimate; what empties the queue in time must be carried, too."""
+        return Demand(seen.upper, seen.recent_requests_per_s + seen.waiting / self.config.drain_s)
 
-    def _trouble(self, state: ScalerState, limits: Limits) -> _Trouble | None:
-        """Whether the current candidate breaks an objective under the load and the queue seen."""
-        seen = state.observed
+    def _current(
+        self,
+        state: ScalerState,
+        cluster: ClusterShape,
+        demand: Demand,
+        ranked: Sequence[Judged],
+    ) -> _Current | None:
         if state.current is None:
+            return None
+        at_worst = next(j for j in ranked if j.candidate == state.current)
+        now, usual = at_worst, Demand(state.observed.load)
+        if demand.stress != usual.load:
+            now = self.planner.judge(state.current, cluster, usual)
+        return _Current(state.current, now, at_worst)
+
+    def _trouble(self, seen: Observed, current: _Current | None) -> _Trouble | None:
+        """Whether the current candidate breaks an objective under the load and the queue seen."""
+        if current is None:
             if not self._is_wanted(seen):
                 return None
             return _Trouble(Constraint.CAPACITY, "requests came and nothing runs")
-        now = self._assess(state.current, seen.load, limits)
+        now = current.now
         if now.excess > 1 and seen.is_settled:  # else a queue has to show it
-            return _Trouble(now.constraint, now.refusal)
+            broken = next(b for b in now.broken if b.is_by_load)
+            return _Trouble(broken.field, str(broken))
         return self._queue_trouble(now, seen)
 
-    def _queue_trouble(self, now: Assessed, seen: Observed) -> _Trouble | None:
+    def _queue_trouble(self, now: Judged, seen: Observed) -> _Trouble | None:
         """Whether who comes now would wait too long behind those who wait already.
 
         Little's law: a queue of W requests that leaves at a rate r takes W / r.
         """
-        limit = self._limits.objectives.ttft_p95_s
+        limit = self.planner.objectives.ttft_p95_s
         rate = now.prediction.max_requests_per_s
         if limit is None or not seen.waiting:
             return None
@@ -185,16 +181,17 @@ class Autoscaler:
         self,
         now_s: float,
         state: ScalerState,
-        limits: Limits,
+        cluster: ClusterShape,
+        current: _Current | None,
         trouble: _Trouble | None,
-        ranked: Sequence[Assessed],
+        ranked: Sequence[Judged],
     ) -> _Verdict:
         if state.memory.change is not None:
             return self._wait(now_s, state, state.memory.change)
-        if state.current is None and trouble is None:
-            return _Verdict(Action.HOLD, None, Constraint.IDLE, "nobody asks anything")
         if trouble is not None:
-            return self._relieve(now_s, state, limits, trouble, ranked)
+            return self._relieve(now_s, state, current, trouble, ranked)
+        if current is None:
+            return _Verdict(Action.HOLD, None, Constraint.IDLE, "nobody asks anything")
         if self._is_idle(state.observed):
             why = f"idle for {state.observed.idle_s:.0f} s"
             return self._when_cool(
@@ -203,60 +200,63 @@ class Autoscaler:
         if not state.observed.is_settled:
             why = "the load has not been watched for long enough"
             return _Verdict(Action.HOLD, state.current, Constraint.HYSTERESIS, why)
-        return self._save(now_s, state, limits, ranked)
+        return self._save(now_s, state, cluster, current, ranked)
 
     def _wait(self, now_s: float, state: ScalerState, change: ChangeInFlight) -> _Verdict:
         """One change at a time; one whose nodes do not come is given up."""
         waited_s = now_s - change.started_s
         if state.pending_nodes and waited_s >= self.config.pending_timeout_s:
             why = (
-                f"{state.pending_nodes} nodes for {name_of(change.target)} did not come in "
+                f"{state.pending_nodes} nodes for {describe(change.target)} did not come in "
                 f"{waited_s:.0f} s; asked for again in {self.config.remember_s:.0f} s"
             )
             return _Verdict(Action.GIVE_UP, state.current, Constraint.PENDING, why)
         bound = Constraint.PENDING if state.pending_nodes else Constraint.ONE_CHANGE
         nodes = f", {state.pending_nodes} nodes pending" if state.pending_nodes else ""
-        why = f"the change to {name_of(change.target)} runs since {waited_s:.0f} s{nodes}"
+        why = f"the change to {describe(change.target)} runs since {waited_s:.0f} s{nodes}"
         return _Verdict(Action.HOLD, state.current, bound, why)
 
     def _relieve(
         self,
         now_s: float,
         state: ScalerState,
-        limits: Limits,
+        current: _Current | None,
         trouble: _Trouble,
-        ranked: Sequence[Assessed],
+        ranked: Sequence[Judged],
     ) -> _Verdict:
         """Leave a broken objective at once, if there is anything better."""
         best = ranked[0]
-        if not best.is_allowed:
-            why = f"{trouble.reason}; {best.refusal}"
+        if not best.is_possible:
+            why = f"{trouble.reason}; {best.reason}"
             return _Verdict(Action.HOLD, state.current, best.constraint, why)
-        if state.current is not None:
+        if current is not None:
             since_s = now_s - state.memory.last_change_s
             if since_s < self.config.settle_s:
                 why = f"{trouble.reason}; the last change, {since_s:.0f} s ago, has yet to show"
                 return _Verdict(Action.HOLD, state.current, Constraint.COOL_DOWN, why)
-            if not self._is_worth(gain(self._at_worst(state, limits), best)):
+            if not self._is_worth(gain(current.at_worst, best)):
                 why = f"{trouble.reason}; no other candidate is better for that"
                 return _Verdict(Action.HOLD, state.current, trouble.constraint, why)
-        why = f"{trouble.reason}; best for that is {name_of(best.candidate)}"
+        why = f"{trouble.reason}; best for that is {describe(best.candidate)}"
         return _Verdict(Action.CHANGE, best.candidate, trouble.constraint, why, is_urgent=True)
 
     def _save(
-        self, now_s: float, state: ScalerState, limits: Limits, ranked: Sequence[Assessed]
+        self,
+        now_s: float,
+        state: ScalerState,
+        cluster: ClusterShape,
+        current: _Current,
+        ranked: Sequence[Judged],
     ) -> _Verdict:
         """Change to what is cheaper now and would still be best afterwards."""
-        assert state.current is not None, "zero is left by its own rule"
         seen, best = state.observed, ranked[0]
-        if best.candidate == state.current or not best.is_allowed:
-            why = f"{name_of(state.current)} is the best one"
+        if best is current.at_worst or not best.is_possible:
+            why = f"{describe(state.current)} is the best one"
             return _Verdict(Action.HOLD, state.current, binding(ranked, best), why)
-        now = self._assess(state.current, seen.load, limits)
-        then = self._assess(best.candidate, seen.load, limits)
-        saved = min(gain(now, then), gain(self._at_worst(state, limits), best))
+        then = self.planner.judge(best.candidate, cluster, Demand(seen.load))
+        saved = min(gain(current.now, then), gain(current.at_worst, best))
         rates = f"{seen.load.requests_per_s:.3g} to {seen.upper.requests_per_s:.3g} req/s"
-        what = f"{name_of(best.candidate)} saves {max(saved, 0):.0%} of the cost at {rates}"
+        what = f"{describe(best.candidate)} saves {max(saved, 0):.0%} of the cost at {rates}"
         if not self._is_worth(saved):
             why = f"{what}, below {self.config.min_gain:.0%}"
             return _Verdict(Action.HOLD, state.current, Constraint.HYSTERESIS, why)
@@ -288,12 +288,3 @@ class Autoscaler:
         limit = self.config.idle_to_zero_s
         is_empty = not (seen.waiting or seen.running)
         return limit is not None and is_empty and seen.idle_s >= limit
-
-    def _at_worst(self, state: ScalerState, limits: Limits) -> Assessed:
-        """The current candidate, as the others were ranked."""
-        assert state.current is not None, "zero is left by its own rule"
-        seen = state.observed
-        return under(state.current, self.predict, seen.upper, limits, self._stress(seen))
-
-    def _assess(self, candidate: Candidate, load: Load, limits: Limits) -> Assessed:
-        return assess(candidate, self.predict(candidate, load), load, limits)

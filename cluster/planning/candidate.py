@@ -50,3 +50,23 @@ class Prediction:
 def num_nodes(candidate: Candidate | None) -> int:
     """Machines that a candidate takes; none at zero."""
     return 0 if candidate is None else candidate.gateway_nodes + candidate.shard_nodes
+
+
+def describe(candidate: Candidate | None) -> str:
+    """Mode, shape and caps in words."""
+    if candidate is None:
+        return "zero"
+    if candidate.transport is LinkTransport.LOCAL:
+        shards = "local experts"
+    else:
+        shards = f"{_count(candidate.shards, 'shard')} x {_count(candidate.replicas, 'replica')}"
+        shards += f" over {candidate.transport.value}"
+    gateways, nodes = _count(candidate.gateways, "gateway"), num_nodes(candidate)
+    caps = f"{candidate.max_num_seqs} sequences, {candidate.max_batched_tokens} tokens a step"
+    micro = f", {candidate.micro_batches} micro-batches" if candidate.micro_batches > 1 else ""
+    machines = f", {nodes} nodes" if nodes > 1 else ""
+    return f"{candidate.mode.value} with {shards}, {gateways}{machines}{micro}, {caps}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

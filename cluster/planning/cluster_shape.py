@@ -18,6 +18,7 @@ class ClusterShape:
     shard_nodes: int = 0  # that can run shards and no gateway
     shard_node_bytes: float = 0.0
     max_nodes: int | None = None  # all together; unset: none can be either
+    available_nodes: int | None = None  # more were asked for and did not come
 
     def __post_init__(self) -> None:
         if self.gateway_nodes < 1 or self.cores_per_node < 1 or self.shard_nodes < 0:

@@ -8,11 +8,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from cluster.planning.assess import Assessed, Constraint, name_of
-from cluster.planning.candidate import Candidate, Prediction, num_nodes
+from cluster.planning.candidate import Candidate, Prediction, describe, num_nodes
+from cluster.planning.judge import Judged
+from cluster.planning.limits import Constraint
 from cluster.planning.load import Load
 from cluster.planning.observed import Observed
-from cluster.planning.switches import Sensitivity
+from cluster.planning.sensitivity import Sensitivity
 
 _NUM_ROWS = 8  # candidates in the text form
 
@@ -37,7 +38,7 @@ class Decision:
     observed: Observed
     decided_for: Load  # the load under which costs are compared: the upper estimate
     must_carry_requests_per_s: float  # the same, or more where a queue has to be emptied
-    ranked: tuple[Assessed, ...]  # the best first
+    ranked: tuple[Judged, ...]  # the best first
     binding: Constraint
     reason: str
     is_urgent: bool  # an objective is broken or about to be: no cool-down, no least gain
@@ -105,9 +106,9 @@ def outcome_of(
     Raises:
         ValueError: The target is none of the candidates.
     """
-    chosen = next((a for a in decision.ranked if a.candidate == decision.target), None)
+    chosen = next((j for j in decision.ranked if j.candidate == decision.target), None)
     if chosen is None:
-        raise ValueError(f"{name_of(decision.target)} is none of the candidates")
+        raise ValueError(f"{describe(decision.target)} is none of the candidates")
     pairs = {
         "completion_s": (prediction.completion_s, measured.completion_s),
         "ttft_p95_s": (prediction.ttft_p95_s, measured.ttft_p95_s),
@@ -115,9 +116,9 @@ def outcome_of(
         "requests_per_s": (prediction.requests_per_s, measured.requests_per_s),
     }
     errors = {name: p / m - 1 for name, (p, m) in pairs.items() if m and math.isfinite(p)}
-    allowed = [a.candidate for a in decision.ranked if a.is_allowed] or [chosen.candidate]
-    costs = {candidate: replay_cost(candidate) for candidate in allowed}
-    best = min(allowed, key=lambda c: costs[c])
+    possible = [j.candidate for j in decision.ranked if j.is_possible] or [chosen.candidate]
+    costs = {candidate: replay_cost(candidate) for candidate in possible}
+    best = min(possible, key=lambda c: costs[c])
     own = costs.get(chosen.candidate, math.inf)
     regret = own / costs[best] - 1 if costs[best] > 0 and own != costs[best] else 0.0
     return Outcome(measured=measured, error_by_quantity=errors, best=best, regret=regret)
@@ -140,8 +141,8 @@ def _plain(value: object) -> object:
 def _head(decision: Decision) -> list[str]:
     seen, lines = decision.observed, []
     lines.append(
-        f"{decision.at_s:.1f} s  {decision.action.value}: {name_of(decision.current)}"
-        + (f" -> {name_of(decision.target)}" if decision.target != decision.current else "")
+        f"{decision.at_s:.1f} s  {decision.action.value}: {describe(decision.current)}"
+        + (f" -> {describe(decision.target)}" if decision.target != decision.current else "")
     )
     lines.append(f"  because {decision.reason}; binding: {decision.binding.value}")
     lines.append(
@@ -158,7 +159,7 @@ def _head(decision: Decision) -> list[str]:
 
 def _table(decision: Decision) -> list[str]:
     header = ("candidate", "TTFT p95", "token p95", "req/s most", "nodes", "cost", "")
-    rows = [header] + [_row(a) for a in decision.ranked[:_NUM_ROWS]]
+    rows = [header] + [_row(j) for j in decision.ranked[:_NUM_ROWS]]
     widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
     lines = ["  " + "  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) for r in rows]
     if len(decision.ranked) > _NUM_ROWS:
@@ -166,19 +167,19 @@ def _table(decision: Decision) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-def _row(assessed: Assessed) -> tuple[str, ...]:
-    p = assessed.prediction
+def _row(judged: Judged) -> tuple[str, ...]:
+    p = judged.prediction
     numbers = (p.ttft_p95_s, p.inter_token_p95_s, p.max_requests_per_s)
     shown = tuple(f"{n:.3g}" for n in numbers)
-    nodes = str(num_nodes(assessed.candidate))
-    return (name_of(assessed.candidate), *shown, nodes, f"{assessed.cost:.3g}", assessed.refusal)
+    nodes = str(num_nodes(judged.candidate))
+    return (describe(judged.candidate), *shown, nodes, f"{judged.cost:.3g}", judged.reason)
 
 
 def _end(outcome: Outcome | None) -> list[str]:
     if outcome is None:
         return []
     errors = ", ".join(f"{name} {error:+.0%}" for name, error in outcome.error_by_quantity.items())
-    best = name_of(outcome.best)
+    best = describe(outcome.best)
     return [
         f"  came of it in {outcome.measured.seconds:.0f} s: predictions off by {errors}",
         f"  regret {outcome.regret:.0%} against {best}",

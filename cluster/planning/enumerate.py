@@ -60,15 +60,16 @@ def candidates(
     ]
 
 
-def finer(candidate: Candidate, cluster: ClusterShape, gateways: int) -> Candidate | None:
-    """The candidate with another number of gateways, if the machines allow it."""
-    spare = cluster.num_nodes - candidate.shard_nodes
-    beside = gateways * cluster.cores_per_node
-    is_beside = candidate.transport is not LinkTransport.LOCAL and not candidate.shard_nodes
-    if not 1 <= gateways <= min(spare, cluster.gateway_nodes):
-        return None
-    if is_beside and not gateways <= candidate.shards <= beside:
-        return None
+def gateway_counts(candidate: Candidate, cluster: ClusterShape) -> range:
+    """Numbers of gateways that the machines allow the candidate, all else being as it is."""
+    most = min(cluster.num_nodes - candidate.shard_nodes, cluster.gateway_nodes)
+    if candidate.transport is LinkTransport.LOCAL or candidate.shard_nodes:
+        return range(1, most + 1)
+    return range(ceil(candidate.shards / cluster.cores_per_node), min(most, candidate.shards) + 1)
+
+
+def finer(candidate: Candidate, gateways: int) -> Candidate:
+    """The candidate with another number of gateways: the list has gaps between them."""
     return replace(candidate, gateways=gateways, gateway_nodes=gateways)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,19 +12,52 @@ from cluster.planning.cluster_shape import ClusterShape
 from cluster.planning.load import Load, Objectives
 from galerne.topology import LinkTransport
 
+_LATENCIES = ("ttft_p95_s", "inter_token_p95_s")
+# Above every broken latency: a queue that grows without end breaks them all.
+_NOT_CARRIED = 1e6
+
+
+class Constraint(enum.StrEnum):
+    """What decides: a limit by its field, or a rule of the autoscaler; COST if nothing does."""
+
+    COST = "cost"
+    GATEWAY_MEMORY = "gateway_node_bytes"
+    SHARD_MEMORY = "shard_node_bytes"
+    COPIES = "min_copies"
+    MAX_NODES = "max_nodes"  # promised
+    NUM_NODES = "num_nodes"  # that the cluster can have
+    NODES_GIVEN_UP = "available_nodes"
+    CAPACITY = "requests_per_s"
+    TTFT = "ttft_p95_s"
+    INTER_TOKEN = "inter_token_p95_s"
+    HYSTERESIS = "hysteresis"
+    COOL_DOWN = "cool_down"
+    ONE_CHANGE = "one_change_in_flight"
+    PENDING = "pending_nodes"
+    IDLE = "idle"
+
+
+_BY_LOAD = frozenset({Constraint.CAPACITY, Constraint.TTFT, Constraint.INTER_TOKEN})
+
 
 @dataclass(frozen=True, slots=True)
 class Broken:
     """A limit and what a candidate has instead."""
 
-    field: str
+    field: Constraint
     limit: float
     value: float
+
+    @property
+    def is_by_load(self) -> bool:
+        """Whether less load would mend it; a machine's memory or a number of nodes it would not."""
+        return self.field in _BY_LOAD
 
     def __str__(self) -> str:
         if math.isinf(self.value):
             return f"{self.field}: limit {self.limit:.4g}, load not carried"
-        return f"{self.field}: {self.value:.4g}, limit {self.limit:.4g}"
+        text = f"{self.field}: {self.value:.4g}, limit {self.limit:.4g}"
+        return text + (": more did not come" if self.field is Constraint.NODES_GIVEN_UP else "")
 
 
 def broken_limits(
@@ -35,7 +69,8 @@ def broken_limits(
 ) -> tuple[Broken, ...]:
     """All limits that the candidate breaks, the hardest first.
 
-    Memory (bytes of a machine), copies, machines, the load (requests/s), times (seconds).
+    Memory (bytes of a machine), copies, machines, the load (requests/s), times (seconds), of which
+    the most broken comes first.
     """
     limits = (
         *_memory(candidate, prediction, cluster),
@@ -55,6 +90,29 @@ def num_copies(candidate: Candidate, cluster: ClusterShape) -> int:
     return min(candidate.replicas, candidate.shard_nodes or candidate.gateway_nodes)
 
 
+def excess_of(prediction: Prediction, objectives: Objectives) -> float:
+    """How many times over the promise that is broken most; 1: all are kept."""
+    if not prediction.is_carried:
+        return _NOT_CARRIED * max(1.0, prediction.utilisation)
+    return max((value / limit for _, limit, value in _promised(prediction, objectives)), default=1)
+
+
+def slack_of(prediction: Prediction, objectives: Objectives) -> float:
+    """Part of the tightest promise that is left; 0 without a promise, negative if broken."""
+    parts = (1 - value / limit for _, limit, value in _promised(prediction, objectives, every=True))
+    return min(parts, default=0.0)
+
+
+def _promised(
+    prediction: Prediction, objectives: Objectives, *, every: bool = False
+) -> Iterator[tuple[str, float, float]]:
+    """Field, limit and value of broken promises, or of every one."""
+    for field in _LATENCIES:
+        limit, value = getattr(objectives, field), getattr(prediction, field)
+        if limit is not None and (every or value > limit):
+            yield field, limit, value
+
+
 def _memory(
     candidate: Candidate, prediction: Prediction, cluster: ClusterShape
 ) -> Iterator[Broken]:
@@ -64,11 +122,11 @@ def _memory(
         shards = prediction.shard_bytes * math.ceil(candidate.shards / machines)
         if candidate.shard_nodes:
             if shards > cluster.shard_node_bytes:
-                yield Broken("shard_node_bytes", cluster.shard_node_bytes, shards)
+                yield Broken(Constraint.SHARD_MEMORY, cluster.shard_node_bytes, shards)
         else:
             held += shards
     if held > cluster.gateway_node_bytes:
-        yield Broken("gateway_node_bytes", cluster.gateway_node_bytes, held)
+        yield Broken(Constraint.GATEWAY_MEMORY, cluster.gateway_node_bytes, held)
 
 
 def _machines(
@@ -76,17 +134,20 @@ def _machines(
 ) -> Iterator[Broken]:
     copies = num_copies(candidate, cluster)
     if copies < objectives.min_copies:
-        yield Broken("min_copies", objectives.min_copies, copies)
+        yield Broken(Constraint.COPIES, objectives.min_copies, copies)
     nodes = num_nodes(candidate)
-    if objectives.max_nodes is not None and nodes > objectives.max_nodes:
-        yield Broken("max_nodes", objectives.max_nodes, nodes)
+    for field, most in (
+        (Constraint.MAX_NODES, objectives.max_nodes),
+        (Constraint.NUM_NODES, cluster.num_nodes),
+        (Constraint.NODES_GIVEN_UP, cluster.available_nodes),
+    ):
+        if most is not None and nodes > most:
+            yield Broken(field, most, nodes)
 
 
 def _objectives(prediction: Prediction, objectives: Objectives, load: Load) -> Iterator[Broken]:
     if not prediction.is_carried:
-        yield Broken("requests_per_s", load.requests_per_s, prediction.max_requests_per_s)
-    for field in ("ttft_p95_s", "inter_token_p95_s"):
-        limit = getattr(objectives, field)
-        value = getattr(prediction, field)
-        if limit is not None and value > limit:
-            yield Broken(field, limit, value)
+        yield Broken(Constraint.CAPACITY, load.requests_per_s, prediction.max_requests_per_s)
+    promises = sorted(_promised(prediction, objectives), key=lambda p: -p[2] / p[1])
+    for field, limit, value in promises:
+        yield Broken(Constraint(field), limit, value)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 _MAX_STEPS = 100
-_TOLERANCE = 1e-7  # relative
+_NUM_SECANTS = 6
+_TOLERANCE = 1e-6  # relative
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +79,33 @@ def fixed_point(function: Callable[[float], float], low: float, high: float) -> 
     """The x in [low, high] with ``function(x) == x``.
 
     ``function(low) >= low`` and ``function(high) <= high``, to within rounding; its quotient with x
-    falls, so that there is one such x. False position, Illinois variant.
+    falls, so that there is one such x. Secants from below, which need few evaluations where the
+    load is small; once there is a bracket, false position, Illinois variant.
     """
-    above, below = function(low) - low, function(high) - high
+    above = function(low) - low
     if above <= 0:
         return low
-    if below >= 0:
-        return high
+    middle = low + above
+    for _ in range(_NUM_SECANTS):
+        middle = min(middle, high)
+        value = function(middle) - middle
+        if abs(value) <= _TOLERANCE * middle:
+            return middle
+        if value < 0:
+            return _between(function, (low, above), (middle, value))
+        if middle == high:
+            return high
+        ahead = value * (middle - low) / (above - value) if value < above else math.inf
+        low, above, middle = middle, value, middle + max(value, ahead)
+    below = function(high) - high
+    return high if below >= 0 else _between(function, (low, above), (high, below))
+
+
+def _between(
+    function: Callable[[float], float], lower: tuple[float, float], upper: tuple[float, float]
+) -> float:
+    """Each end with its ``function(x) - x``, above and below 0."""
+    (low, above), (high, below) = lower, upper
     last = 0
     for _ in range(_MAX_STEPS):
         middle = (low * below - high * above) / (below - above)

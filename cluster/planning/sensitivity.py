@@ -2,95 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from cluster.planning.candidate import Candidate
-from cluster.planning.load import Load
-from galerne.topology import LinkTransport
+from cluster.planning.candidate import Candidate, describe
 
-_NUM_RIVALS = 6  # candidates of each kind below that are compared
-_NUM_RATES = 8  # looked at between now and the most that the chosen one carries
+_NUM_RATES = 8  # looked at in each direction; a switch and back between two of them is not seen
+_REACH = 64.0  # times the present rate, downwards
 _PRECISION = 0.005  # relative
 
-# Smaller is better; the first component is the number of broken limits.
-Order = Callable[[Candidate, Load], tuple[Any, ...]]
+# The best of some rivals at a rate; None: at that rate each of them breaks a limit.
+BestAt = Callable[[float], Candidate | None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Switch:
-    """The lowest rate above the present one at which another candidate is chosen."""
+    """From this rate on another candidate is chosen."""
+
+    requests_per_s: float
+    to: Candidate | None  # None: every candidate breaks a limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sensitivity:
+    """The next switches at more and at less load; None: there is none (below: within 1/64)."""
 
     now_requests_per_s: float
-    requests_per_s: float
-    candidate: Candidate | None  # None: at that rate every candidate breaks a limit
+    above: Switch | None
+    below: Switch | None
 
-    def __str__(self) -> str:
-        at = f"at {self.requests_per_s:.3g} req/s; now {self.now_requests_per_s:.3g}"
-        if self.candidate is None:
-            return f"nothing keeps all limits {at}"
-        return f"switches to {describe(self.candidate)} {at}"
-
-
-def describe(candidate: Candidate) -> str:
-    """Mode, shape and caps in words."""
-    if candidate.transport is LinkTransport.LOCAL:
-        shards = "local experts"
-    else:
-        shards = f"{_count(candidate.shards, 'shard')} x {_count(candidate.replicas, 'replica')}"
-        shards += f" over {candidate.transport.value}"
-    gateways = _count(candidate.gateways, "gateway")
-    caps = f"{candidate.max_num_seqs} sequences, {candidate.max_batched_tokens} tokens a step"
-    micro = f", {candidate.micro_batches} micro-batches" if candidate.micro_batches > 1 else ""
-    return f"{candidate.mode.value} with {shards}, {gateways}{micro}, {caps}"
+    @property
+    def text(self) -> str:
+        """Such as ``switches to throughput with … at 37 req/s; now 29``."""
+        parts = [
+            f"{_what(switch.to)} {word} {switch.requests_per_s:.3g} req/s"
+            for word, switch in (("at", self.above), ("below", self.below))
+            if switch is not None
+        ]
+        return "; ".join([*parts, f"now {self.now_requests_per_s:.3g}"])
 
 
-def next_switch(
-    chosen: Candidate, max_rates: Mapping[Candidate, float], load: Load, order: Order
-) -> Switch:
-    """Looks upwards from the load's rate, in equal ratios, then by bisection.
+def sensitivity(chosen: Candidate, now: float, most: float, best_at: BestAt) -> Sensitivity:
+    """Looks from the present rate up and down, in equal ratios, then by bisection.
 
-    ``max_rates``: all candidates, best first, with the requests/s that each could carry. Compared
-    are the best of now and those that carry most, so that the search stays small in a large
-    cluster: a switch to any other may be reported at too high a rate, never at too low a one.
+    Args:
+        chosen: The best one now.
+        now: Requests/s.
+        most: Requests/s that it carries: above them it is certainly another one.
+        best_at: Compares the rivals; those that it leaves out make a switch seem farther away,
+            never nearer.
     """
-    rivals = _rivals(chosen, max_rates)
+    beyond = most * (1 + _PRECISION / 2)
+    above = _search(chosen, now, max(now, beyond / 1000), beyond, best_at)
+    below = _search(chosen, now, now, now / _REACH, best_at) if now > 0 else None
+    return Sensitivity(now_requests_per_s=now, above=above, below=below)
 
-    def best_at(rate: float) -> Candidate | None:
-        at = replace(load, requests_per_s=rate)
-        keys = [(order(candidate, at), candidate) for candidate in rivals]
-        key, candidate = min(keys, key=lambda pair: pair[0])
-        return None if key[0] else candidate
 
-    # A little beyond what it carries, where it is certainly another one.
-    now, most = load.requests_per_s, max_rates[chosen] * (1 + _PRECISION / 2)
-    low = now
+def _search(
+    chosen: Candidate, now: float, start: float, end: float, best_at: BestAt
+) -> Switch | None:
+    near = now
     for step in range(1, _NUM_RATES + 1):
-        start = max(now, most / 1000)
-        high = start * (most / start) ** (step / _NUM_RATES)
-        best = best_at(high)
+        far = start * (end / start) ** (step / _NUM_RATES)
+        best = best_at(far)
         if best != chosen:
             break
-        low = high
-    while high - low > _PRECISION * max(high, most / 100):
-        middle = (low + high) / 2
+        near = far
+    else:
+        return None
+    while abs(far - near) > _PRECISION * max(far, near, end / 100):
+        middle = (near + far) / 2
         found = best_at(middle)
         if found == chosen:
-            low = middle
+            near = middle
         else:
-            high, best = middle, found
-    return Switch(now, high, best)
+            far, best = middle, found
+    return Switch(requests_per_s=far, to=best)
 
 
-def _rivals(chosen: Candidate, max_rates: Mapping[Candidate, float]) -> list[Candidate]:
-    best = list(max_rates)[:_NUM_RIVALS]
-    # Of those that carry more, the nearest: a planner takes the least that is enough.
-    more = sorted(
-        (c for c in max_rates if max_rates[c] > max_rates[chosen]), key=lambda c: max_rates[c]
-    )
-    return list(dict.fromkeys([chosen, *best, *more[:_NUM_RIVALS], *more[-_NUM_RIVALS:]]))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def _what(to: Candidate | None) -> str:
+    return "nothing keeps all limits" if to is None else f"switches to {describe(to)}"

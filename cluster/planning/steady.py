@@ -94,12 +94,15 @@ class GatewayModel:
         if rate <= 0:
             return lone
 
+        states: dict[float, Steady] = {}
+
         def seconds_at(step_s: float) -> float:
-            return self._state(rate, step_s, capacity).step_s
+            states[step_s] = self._state(rate, step_s, capacity)
+            return states[step_s].step_s
 
         longest_s = capacity.slots / (rate * self.output)
         step_s = fixed_point(seconds_at, lone.step_s, max(longest_s, lone.step_s))
-        return self._state(rate, step_s, capacity)
+        return states.get(step_s) or self._state(rate, step_s, capacity)
 
     def _state(self, rate: float, step_s: float, capacity: Capacity) -> Steady:
         """What steps of ``step_s`` would lead to."""

@@ -17,7 +17,8 @@ import heapq
 import math
 from collections import deque
 
-from cluster.simulator.timing import GatewayModel, Listener
+from cluster.planning.step import StepWork
+from cluster.simulator.timing import GatewayModel, Listener, Peers
 
 
 class _Request:
@@ -37,13 +38,27 @@ class _Request:
         return self.prompt + self.output - 1  # the last token is never computed
 
 
+class _Chunks:
+    """The prompts' part of a step."""
+
+    __slots__ = ("done", "num_keys", "num_tokens")
+
+    def __init__(self) -> None:
+        self.num_tokens = 0
+        self.num_keys = 0.0  # that all their queries see
+        self.done: list[_Request] = []  # whose prompts end with it
+
+
 class BatchedGateway:
     """The scheduler's rules in aggregate: first come, first served, chunked prefill, caps."""
 
-    def __init__(self, model: GatewayModel, listener: Listener, start_s: float = 0.0) -> None:
+    def __init__(
+        self, model: GatewayModel, listener: Listener, peers: Peers, start_s: float = 0.0
+    ) -> None:
         self.time_s = start_s
         self._model = model
         self._listener = listener
+        self._peers = peers
         self._waiting: deque[_Request] = deque()
         self._prefilling: deque[_Request] = deque()
         self._decoding: list[tuple[int, int, _Request]] = []  # heap by the step that ends it
@@ -94,11 +109,15 @@ class BatchedGateway:
         num = len(self._decoding)
         most = self._decoding[0][0] - self._num_steps
         mean = self._context / num
-        first_s = self._model.step_seconds(num, mean, 0)
+        first_s = self._seconds(StepWork(num_decoding=num, context=mean))
         count = most
         if first_s * most > until_s - self.time_s:
             count = max(1, math.ceil((until_s - self.time_s) / first_s))
-        self._pass(count, count * self._model.step_seconds(num, mean + (count - 1) / 2, 0))
+        middle = StepWork(num_decoding=num, context=mean + (count - 1) / 2)
+        self._pass(count, count * self._seconds(middle))
+
+    def _seconds(self, work: StepWork) -> float:
+        return self._model.step_seconds(work, self._peers.besides(self))
 
     def _can_admit(self) -> bool:
         """Whether the next waiting one fits; else only an end makes room for it."""
@@ -115,40 +134,44 @@ class BatchedGateway:
         model, num = self._model, len(self._decoding)
         # One token at least for each, also after the limits were lowered.
         budget = max(model.max_batched_tokens, self.num_running) - num
-        done: list[_Request] = []
-        prefill = 0
+        chunks = _Chunks()
         for place, request in enumerate(self._prefilling):
             num_behind = len(self._prefilling) - place - 1
-            prefill += self._chunk(request, budget - prefill - num_behind, done)
+            self._chunk(request, budget - chunks.num_tokens - num_behind, chunks)
         before = len(self._prefilling)
-        prefill += self._admit(budget - prefill, done)
+        self._admit(budget, chunks)
         num_begun = len(self._prefilling) - before
-        mean = self._context / num if num else 0.0
-        step_s = model.step_seconds(num, mean, prefill)
-        self._pass(1, step_s + num_begun * model.request_s)
-        for request in done:
+        work = StepWork(
+            num_decoding=num,
+            context=self._context / num if num else 0.0,
+            num_prefill=chunks.num_tokens,
+            prefill_context=chunks.num_keys / chunks.num_tokens if chunks.num_tokens else 0.0,
+        )
+        self._pass(1, self._seconds(work) + num_begun * model.request_s)
+        for request in chunks.done:
             self._prefilling.remove(request)
             self._start(request)
 
-    def _admit(self, budget: int, done: list[_Request]) -> int:
-        """Start waiting ones in order until one does not fit; returns their tokens."""
-        left = budget
-        while self._waiting and left > 0 and self.num_running < self._model.max_num_seqs:
+    def _admit(self, budget: int, chunks: _Chunks) -> None:
+        """Start waiting ones in order until one does not fit."""
+        while self._waiting and chunks.num_tokens < budget:
             request = self._waiting[0]
-            if not self._has_blocks_for(request):
-                break
+            is_full = self.num_running >= self._model.max_num_seqs
+            if is_full or not self._has_blocks_for(request):
+                return
             self._waiting.popleft()
             self._reserved += request.reserved
             self._prefilling.append(request)
-            left -= self._chunk(request, left, done)
-        return budget - left
+            self._chunk(request, budget - chunks.num_tokens, chunks)
 
-    def _chunk(self, request: _Request, budget: int, done: list[_Request]) -> int:
+    def _chunk(self, request: _Request, budget: int, chunks: _Chunks) -> None:
         count = min(request.pending, budget, self._model.max_chunk_tokens)
+        start = request.prompt - request.pending
+        chunks.num_tokens += count
+        chunks.num_keys += count * (start + (count + 1) / 2)
         request.pending -= count
         if not request.pending:
-            done.append(request)
-        return count
+            chunks.done.append(request)
 
     def _pass(self, num_steps: int, seconds: float) -> None:
         """Let steps pass for all that decode; end those whose last one it was."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cluster.simulator.timing import GatewayModel, Listener
+from cluster.planning.step import StepWork
+from cluster.simulator.timing import GatewayModel, Listener, Peers
 from router.engine.block_hash import HashContext
 from router.engine.block_pool import BlockPool
 from router.engine.plan import StepPlan
@@ -23,10 +24,13 @@ class ExactGateway:
     simulated: what a step costs is ``model.step_seconds``.
     """
 
-    def __init__(self, model: GatewayModel, listener: Listener, start_s: float = 0.0) -> None:
+    def __init__(
+        self, model: GatewayModel, listener: Listener, peers: Peers, start_s: float = 0.0
+    ) -> None:
         self.time_s = start_s
         self._model = model
         self._listener = listener
+        self._peers = peers
         pool = BlockPool(model.kv_tokens // model.block_size + 1, model.block_size)
         self._scheduler = Scheduler(_limits(model), pool, lambda _: _CONTEXT)
         self._arrived_s: dict[Sequence, float] = {}
@@ -86,15 +90,22 @@ class ExactGateway:
 
     def _seconds(self, plan: StepPlan) -> float:
         num_decoding = context = num_prefill = num_begun = 0
+        prefill_keys = 0.0
         for sequence, start, num_tokens, samples in plan.entries:
             if num_tokens == 1 and samples and sequence.num_generated:
                 num_decoding += 1
                 context += start + 1
             else:
                 num_prefill += num_tokens
+                prefill_keys += num_tokens * (start + (num_tokens + 1) / 2)
                 num_begun += start == 0 and not sequence.num_generated
-        mean = context / num_decoding if num_decoding else 0.0
-        step_s = self._model.step_seconds(num_decoding, mean, num_prefill)
+        work = StepWork(
+            num_decoding=num_decoding,
+            context=context / num_decoding if num_decoding else 0.0,
+            num_prefill=num_prefill,
+            prefill_context=prefill_keys / num_prefill if num_prefill else 0.0,
+        )
+        step_s = self._model.step_seconds(work, self._peers.besides(self))
         return step_s + num_begun * self._model.request_s
 
     def _report_token(self, sequence: Sequence) -> None:

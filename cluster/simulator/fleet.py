@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 
 from cluster.planning.candidate import Candidate
 from cluster.simulator.batched import BatchedGateway
 from cluster.simulator.exact import ExactGateway
-from cluster.simulator.timing import Gateway, GatewayModel, Listener
+from cluster.simulator.timing import Gateway, Listener, ModelOf, Peers
 from cluster.simulator.workload import Arrival
-
-ModelOf = Callable[[Candidate], GatewayModel]
 
 
 class Fleet:
@@ -21,6 +18,7 @@ class Fleet:
     if there are no more), as the real frontends do over all gateways but for prefix affinity, which
     has no meaning without prompts. With two looked at of a thousand, the fullest queue is a little
     longer than with all, and a request costs a simulation step on two gateways, not on a thousand.
+    How many others are in a step at the same time (they share shards) is known as of the last look.
     """
 
     def __init__(
@@ -37,6 +35,7 @@ class Fleet:
         self._is_exact = is_exact
         self._num_looked_at = num_looked_at
         self._chance = random.Random(seed)  # noqa: S311  # spreads load, guards nothing
+        self._peers = Peers()
         self._gateways: list[Gateway] = []
         self._leaving: list[Gateway] = []
         self._held: list[Arrival] = []  # came at zero; frontends hold them
@@ -56,7 +55,7 @@ class Fleet:
     def advance(self, until_s: float) -> None:
         """Let every gateway run; forget those that were leaving and are empty."""
         for gateway in (*self._gateways, *self._leaving):
-            gateway.advance(until_s)
+            self._run(gateway, until_s)
         self._leaving = [g for g in self._leaving if g.num_waiting or g.num_running]
 
     def arrive(self, arrival: Arrival) -> None:
@@ -64,7 +63,7 @@ class Fleet:
         if not self._gateways:
             self._held.append(arrival)
             return
-        self._choose(arrival.at_s).add(*arrival)
+        self._add(arrival, arrival.at_s)
 
     def commit(self, now_s: float, candidate: Candidate | None) -> None:
         """Switch to another shape between two steps; who runs stays where it runs.
@@ -83,12 +82,21 @@ class Fleet:
             gateway.reconfigure(model)
         make = ExactGateway if self._is_exact else BatchedGateway
         while len(self._gateways) < num:
-            self._gateways.append(make(model, self._listener, now_s))
+            self._gateways.append(make(model, self._listener, self._peers, now_s))
         held, self._held = self._held, []
         for prompted in held:
-            gateway = self._choose(now_s)
-            gateway.add(*prompted)
+            gateway = self._add(prompted, now_s)
             gateway.time_s = max(gateway.time_s, now_s)
+
+    def _run(self, gateway: Gateway, until_s: float) -> None:
+        gateway.advance(until_s)
+        self._peers.saw(gateway, has_work=bool(gateway.num_waiting or gateway.num_running))
+
+    def _add(self, arrival: Arrival, now_s: float) -> Gateway:
+        gateway = self._choose(now_s)
+        gateway.add(*arrival)
+        self._peers.saw(gateway, has_work=True)
+        return gateway
 
     def _choose(self, now_s: float) -> Gateway:
         if self._num_looked_at < len(self._gateways):
@@ -96,7 +104,7 @@ class Fleet:
         else:
             looked_at = self._gateways
         for gateway in looked_at:
-            gateway.advance(now_s)
+            self._run(gateway, now_s)
         least = min(g.num_waiting + g.num_running for g in looked_at)
         near = [g for g in looked_at if g.num_waiting + g.num_running == least]
         return near[0] if len(near) == 1 else self._chance.choice(near)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.planning.assess import name_of
-from cluster.planning.candidate import Candidate
+from cluster.planning.candidate import Candidate, describe
 from cluster.planning.decision import DecisionRecord
 from cluster.simulator.timing import Latencies
 
@@ -66,7 +65,7 @@ class Result:
             "completion_s": dict(latencies.completion_s.summary()),
             "calibration_error": self.calibration_error,
             "commits": [
-                {"at_s": c.at_s, "to": name_of(c.candidate), "reason": c.reason}
+                {"at_s": c.at_s, "to": describe(c.candidate), "reason": c.reason}
                 for c in self.commits
             ],
             "decisions": [record.to_dict() for record in self.records],

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from cluster.planning.candidate import Candidate, num_nodes
 from cluster.planning.observed import ObservedWindow
-from cluster.simulator.fleet import Fleet, ModelOf
+from cluster.simulator.fleet import Fleet
 from cluster.simulator.result import Commit, Result, Sample
 from cluster.simulator.scaling import ScalerShell, Scaling
-from cluster.simulator.timing import Latencies
+from cluster.simulator.timing import Latencies, ModelOf
 from cluster.simulator.watch import Period, PeriodListener, Tee, WindowListener
 from cluster.simulator.workload import Arrival
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from cluster.planning.autoscaler import Autoscaler, ScalerState
 from cluster.planning.candidate import Candidate, num_nodes
+from cluster.planning.cluster_shape import ClusterShape
 from cluster.planning.decision import Action, DecisionRecord, outcome_of
 from cluster.planning.load import Load
 from cluster.planning.memory import Memory
@@ -27,6 +28,7 @@ class Scaling:
     """An autoscaler and the world it acts on."""
 
     autoscaler: Autoscaler
+    cluster: ClusterShape  # with the nodes that may be asked for
     supply: NodeSupply
     change_s: ChangeSeconds  # from the last node's coming to the commit
     tick_s: float = 5.0  # between decisions
@@ -66,6 +68,7 @@ class ScalerShell:
         state = ScalerState(
             current=current,
             observed=window.observe(now_s),
+            cluster=self._scaling.cluster,
             num_nodes=self.num_nodes,
             pending_nodes=max(0, wanted - self.num_nodes),
             memory=self._memory,

@@ -6,10 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from cluster.planning.candidate import Candidate
+from cluster.planning.costs import Calibration
 from cluster.planning.histogram import LogHistogram
+from cluster.planning.shape import ModelShape
+from cluster.planning.step import StepWork, step_parts
 
-StepSeconds = Callable[[float, float, float], float]
-"""(sequences that decode, their mean context in tokens, prompt tokens computed) -> seconds."""
+StepSeconds = Callable[[StepWork, float], float]
+"""(what a step computes, other gateways that are in a step at the same time) -> seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +29,50 @@ class GatewayModel:
     request_s: float = 0.0  # of its time for each request, in the step that admits it
     frontend_s: float = 0.0  # on the way of the first token, outside the gateway
     max_model_len: int = 1 << 18
+
+
+ModelOf = Callable[[Candidate], GatewayModel]
+
+
+def models(shape: ModelShape, calibration: Calibration, **limits: int) -> ModelOf:
+    """Gateways whose steps take what the planner's cost model says (``step_parts``).
+
+    So a prediction and a simulation differ by queueing alone. ``limits``: other fields of
+    ``GatewayModel``, the same for every candidate.
+    """
+
+    def model_of(candidate: Candidate) -> GatewayModel:
+        def step_seconds(work: StepWork, peers: float) -> float:
+            return sum(step_parts(shape, calibration, candidate, work, peers=peers).values())
+
+        return GatewayModel(
+            step_seconds=step_seconds,
+            max_num_seqs=candidate.max_num_seqs,
+            max_batched_tokens=candidate.max_batched_tokens,
+            request_s=calibration.request_s,
+            frontend_s=calibration.frontend_s,
+            **limits,
+        )
+
+    return model_of
+
+
+class Peers:
+    """Gateways that had work when they were last looked at."""
+
+    def __init__(self) -> None:
+        self._busy: set[object] = set()
+
+    def besides(self, gateway: object) -> int:
+        """Others that have work."""
+        return len(self._busy) - (gateway in self._busy)
+
+    def saw(self, gateway: object, *, has_work: bool) -> None:
+        """Remember whether a gateway has work."""
+        if has_work:
+            self._busy.add(gateway)
+        else:
+            self._busy.discard(gateway)
 
 
 class Gateway(Protocol):

@@ -9,13 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.planning.assess import Constraint, rank
 from cluster.planning.candidate import num_nodes
 from cluster.planning.decision import Action, DecisionRecord, Measured, outcome_of
+from cluster.planning.limits import Constraint
+from cluster.planning.load import Demand
 from cluster.planning.memory import ChangeInFlight, Memory
 from galerne.errors import ConfigError
-from helpers.planning_stand_in import (
+from helpers.scaling import (
     CANDIDATES,
+    CLUSTER,
     create_autoscaler,
     create_load,
     create_observed,
@@ -71,7 +73,7 @@ def test_pending_nodes_time_out_and_the_next_best_needs_no_new_node_20():
     state = replace(state, pending_nodes=0, memory=memory)
     next_best = autoscaler.decide(305.0, state)
     assert (next_best.action, next_best.target) == (Action.CHANGE, TWO)
-    refused = {a.candidate: a.refusal for a in next_best.ranked}
+    refused = {j.candidate: j.reason for j in next_best.ranked}
     assert "did not come" in refused[FOUR]
     again = autoscaler.decide(1300.0, replace(state, current=TWO))
     assert num_nodes(again.target) > 2
@@ -134,18 +136,18 @@ def test_max_nodes_binds_when_nothing_allowed_carries_the_load():
     decision = decide(autoscaler=autoscaler, current=TWO, observed=create_observed(60.0))
     assert decision.action is Action.HOLD
     assert not decision.are_objectives_held
-    assert {a.candidate for a in decision.ranked if a.is_allowed} == {ONE, TWO}
+    assert {j.candidate for j in decision.ranked if j.is_possible} == {ONE, TWO}
 
 
 def test_a_change_names_the_load_at_which_it_would_choose_otherwise():
     decision = decide(current=ONE, observed=create_observed(15.0, upper=15.0))
     above, below = decision.sensitivity.above, decision.sensitivity.below
-    limits = create_autoscaler()._limits
+    planner = create_autoscaler().planner
     for switch, inside in ((above, 0.98), (below, 1.02)):
         beyond = create_load(switch.requests_per_s)
         within = create_load(switch.requests_per_s * inside)
-        assert rank(CANDIDATES, predict, beyond, limits)[0].candidate == switch.to
-        assert rank(CANDIDATES, predict, within, limits)[0].candidate == decision.target
+        assert planner.rank(CLUSTER, Demand(beyond))[0].candidate == switch.to
+        assert planner.rank(CLUSTER, Demand(within))[0].candidate == decision.target
     assert "now 15" in decision.sensitivity.text
 
 
@@ -170,7 +172,7 @@ def test_a_record_is_json_and_text_and_carries_its_outcome():
     plain = json.loads(json.dumps(record.to_dict(), allow_nan=False))
     assert plain["decision"]["action"] == "change"
     assert plain["decision"]["ranked"][-1]["prediction"]["ttft_p95_s"] is None
-    for word in ("because", "binding: capacity", "req/s most", "regret 50%"):
+    for word in ("because", "binding: requests_per_s", "req/s most", "regret 50%"):
         assert word in record.text
 
 

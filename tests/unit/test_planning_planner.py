@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from cluster.planning.candidate import num_nodes
 from cluster.planning.cluster_shape import ClusterShape
-from cluster.planning.enumerate import candidates, finer
+from cluster.planning.enumerate import candidates, finer, gateway_counts
 from cluster.planning.limits import num_copies
 from cluster.planning.load import Objectives
 from cluster.planning.planner import plan
@@ -15,6 +15,7 @@ from galerne.topology import LinkTransport, Mode, contiguous_placement
 from helpers.planning import SHAPE, create_calibration, create_cluster, create_load
 
 CALIBRATION = create_calibration()
+FEWEST = Objectives(node_weight=30)
 few = settings(deadline=None, max_examples=25)
 modes = st.sampled_from([None, *Mode])
 sizes = st.integers(1, 6)
@@ -25,6 +26,7 @@ promises = st.builds(
     inter_token_p95_s=st.none() | st.floats(0.005, 0.1),
     max_nodes=st.none() | st.integers(1, 6),
     min_copies=st.integers(1, 3),
+    node_weight=st.floats(0, 3),
 )
 
 
@@ -135,7 +137,7 @@ def test_model_that_fits_no_machine_is_spread_and_the_reason_is_memory():
 
 
 def test_auto_takes_one_machine_for_a_small_load_and_more_for_a_large_one():
-    small, large = (planned(rate, nodes=6) for rate in (1.0, 60.0))
+    small, large = (planned(rate, nodes=6, objectives=FEWEST) for rate in (1.0, 60.0))
     assert num_nodes(small.chosen.candidate) == 1
     assert num_nodes(large.chosen.candidate) > 1
     one_less = large.chosen.candidate.gateway_nodes - 1
@@ -147,14 +149,27 @@ def test_auto_takes_one_machine_for_a_small_load_and_more_for_a_large_one():
 
 
 def test_auto_looks_between_the_sizes_that_are_listed_for_the_fewest_machines():
-    chosen = planned(rate=300.0, nodes=100).chosen.candidate
+    chosen = planned(rate=300.0, nodes=100, objectives=FEWEST).chosen.candidate
     assert chosen.gateways not in {8, 32, 100}
     cluster = create_cluster(100)
     for candidate in candidates(SHAPE, cluster, Objectives()):
         gateways = num_nodes(chosen) - 1 - candidate.shard_nodes
-        fewer = finer(candidate, cluster, gateways)
-        if fewer is not None:
+        if gateways in gateway_counts(candidate, cluster):
+            fewer = finer(candidate, gateways)
             assert not predict(SHAPE, CALIBRATION, fewer, create_load(300.0)).is_carried
+
+
+def test_auto_takes_the_least_completion_time_times_machines_also_between_the_listed_sizes():
+    cluster, load = create_cluster(100), create_load(300.0)
+    decision = planned(rate=300.0, nodes=100)
+    chosen = decision.chosen
+    for verdict in decision.verdicts:
+        assert verdict.cost == verdict.prediction.completion_s * num_nodes(verdict.candidate)
+        assert verdict.cost > 0.95 * chosen.cost or not verdict.is_allowed
+    for gateways in gateway_counts(chosen.candidate, cluster):
+        other = finer(chosen.candidate, gateways)
+        cost = predict(SHAPE, CALIBRATION, other, load).completion_s * num_nodes(other)
+        assert cost > 0.95 * chosen.cost
 
 
 def test_modes_rank_by_what_they_are_named_for():
@@ -186,24 +201,25 @@ def test_nothing_is_chosen_where_every_candidate_breaks_a_limit_and_the_nearest_
 @pytest.mark.parametrize("rate", [0.0, 3.0, 14.0])
 def test_sensitivity_names_a_rate_at_which_another_candidate_is_chosen(nodes, rate):
     decision = planned(rate, nodes)
-    switch = decision.sensitivity
-    assert switch.now_requests_per_s == rate < switch.requests_per_s
+    switch = decision.sensitivity.above
+    assert decision.sensitivity.now_requests_per_s == rate < switch.requests_per_s
     there = planned(switch.requests_per_s, nodes)
     assert (there.chosen and there.chosen.candidate) != decision.chosen.candidate
-    assert f"now {rate:.3g}" in str(switch)
+    assert f"now {rate:.3g}" in decision.sensitivity.text
 
 
 @pytest.mark.parametrize("part", [0.99, 0.99999])
 def test_sensitivity_close_to_the_limit_is_another_candidate_or_none(part):
     most = planned(20.0).chosen.prediction.max_requests_per_s
     decision = planned(most * part)
-    assert decision.sensitivity.candidate != decision.chosen.candidate
-    assert decision.sensitivity.requests_per_s > most * part
+    assert decision.sensitivity.above.to != decision.chosen.candidate
+    assert decision.sensitivity.above.requests_per_s > most * part
 
 
 def test_small_cluster_says_at_which_rate_nothing_is_enough():
     decision = planned(20.0, mode=Mode.THROUGHPUT)
-    assert str(decision.sensitivity).startswith("nothing keeps all limits at ")
+    assert decision.sensitivity.above.to is None
+    assert decision.sensitivity.text.startswith("nothing keeps all limits at ")
 
 
 # -- size ------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from cluster.simulator.workload import (
     poisson,
     replay,
 )
-from helpers.planning_stand_in import CANDIDATES, create_autoscaler, model_of
+from helpers.scaling import CANDIDATES, CARRIED, CLUSTER, create_autoscaler, model_of
 
 ONE, TWO, THREE, FOUR = CANDIDATES[:4]
 LENGTHS = Lengths(prompt_mean=100, output_mean=50, cv2=0.3)
@@ -28,7 +28,10 @@ LENGTHS = Lengths(prompt_mean=100, output_mean=50, cv2=0.3)
 def create_scaling(supply=None, change_s=5.0, **config):
     supply = NodeSupply(at_start=0, most=8, provision_s=20.0) if supply is None else supply
     return Scaling(
-        autoscaler=create_autoscaler(**config), supply=supply, change_s=lambda old, new: change_s
+        autoscaler=create_autoscaler(**config),
+        cluster=CLUSTER,
+        supply=supply,
+        change_s=lambda old, new: change_s,
     )
 
 
@@ -37,9 +40,8 @@ def run(arrivals, scaling=None, start=ONE, **setup):
 
 
 def test_a_load_at_the_boundary_with_noise_changes_once_an_hour_at_most_21():
-    boundary = 11.3  # what one gateway carries
     for seed in range(6):
-        arrivals = poisson(boundary * 0.95, LENGTHS, 3600, seed)
+        arrivals = poisson(CARRIED * 0.95, LENGTHS, 3600, seed)
         assert len(run(arrivals, create_scaling(), seconds=3600).commits) <= 1
 
 
@@ -48,7 +50,7 @@ def test_a_burst_scales_up_for_its_queue_although_the_mean_load_fits_22():
     scaling = create_scaling(NodeSupply(at_start=4, most=4), change_s=2.0)
     result = run(arrivals, scaling, seconds=192)
     first = result.records[0].decision
-    assert first.observed.load.requests_per_s < 11.3
+    assert first.observed.load.requests_per_s < CARRIED
     assert first.is_urgent
     assert "requests wait" in first.reason
     assert 120 < first.at_s < 140

@@ -5,9 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.simulator.run import Setup, simulate
-from cluster.simulator.timing import GatewayModel
 from cluster.simulator.workload import Arrival, Lengths, poisson
-from helpers.planning_stand_in import CANDIDATES, STEP, model_of, step_seconds
+from helpers.scaling import CANDIDATES, KEY_S, STEP, model_of
 
 QUANTILES = (0.5, 0.95)
 
@@ -62,11 +61,8 @@ def test_batched_steps_agree_with_long_prompts_in_chunks_and_costs_per_request()
 )
 def test_batched_steps_agree_under_any_limits(seed, rate, seqs, budget, chunk):
     def model(candidate):
-        return GatewayModel(
-            step_seconds=step_seconds,
-            max_num_seqs=seqs,
-            max_batched_tokens=budget,
-            max_chunk_tokens=chunk,
+        return model_of(
+            candidate, max_num_seqs=seqs, max_batched_tokens=budget, max_chunk_tokens=chunk
         )
 
     lengths = Lengths(prompt_mean=30, output_mean=10, cv2=1.0)
@@ -80,7 +76,8 @@ def test_batched_steps_agree_under_any_limits(seed, rate, seqs, budget, chunk):
 
 def test_one_request_alone_takes_the_times_of_its_steps():
     (exact, batched) = both([Arrival(1.0, 100, 11)])
-    expected = STEP.seconds(100) + sum(step_seconds(1, 101 + i, 0) for i in range(10))
+    prefill_s = STEP.seconds(100) + KEY_S * sum(range(1, 101))
+    expected = prefill_s + sum(STEP.seconds(1) + KEY_S * (101 + i) for i in range(10))
     for result in (exact, batched):
         assert result.latencies.completion_s.mean == pytest.approx(expected)
-        assert result.latencies.ttft_s.mean == pytest.approx(STEP.seconds(100))
+        assert result.latencies.ttft_s.mean == pytest.approx(prefill_s)

@@ -1,0 +1,203 @@
+"""One judgement of candidates, and their order: for the planner, what-if and the autoscaler. Pure.
+
+Every mode has a cost, which falls as a candidate gets better:
+
+* latency: the completion time of a mean request, seconds;
+* throughput: 1 / (requests/s at the limits), seconds a request;
+* auto: completion time times nodes^w, w being ``Objectives.node_weight``.
+
+Promises are limits: whoever breaks one comes after all that keep them, by how much it breaks. Among
+those that keep them auto does not take the fewest machines, although an operator might expect that.
+The fewest run at the edge of a promise, so that noise in the load would change the topology back
+and forth; and a change would be worth nothing until a promise is broken. This cost rises before
+that, as queues and batches grow, and is continuous in the load: what a change saves is a number
+(``gain``), which the autoscaler's hysteresis needs. With w = 1 a second machine has to halve the
+time of every request; the larger w, the nearer to the fewest machines that keep the promises.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from cluster.planning.candidate import Candidate, Prediction, num_nodes
+from cluster.planning.cluster_shape import ClusterShape
+from cluster.planning.limits import Broken, Constraint, broken_limits, excess_of, slack_of
+from cluster.planning.load import Load, Objectives
+from galerne.topology import LinkTransport, Mode
+
+# Most important first; the cost in grains comes before them, and the simpler candidate after them.
+_CRITERIA = (
+    *("nodes", "cost", "slack", "completion_s", "max_requests_per_s"),
+    *("ttft_p95_s", "inter_token_p95_s"),
+)
+_MORE_IS_BETTER = frozenset({"slack", "max_requests_per_s"})
+_GRAIN = 0.05  # a difference below what a prediction can tell apart
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A candidate under a load: what it would give and break, and why it is not the chosen one."""
+
+    candidate: Candidate
+    prediction: Prediction
+    broken: tuple[Broken, ...]  # the hardest first
+    cost: float  # by mode, see above
+    excess: float  # how many times over the promise that it breaks most; 1: none is broken
+    slack: float  # part of the tightest promise that is left
+    reason: str  # empty: it breaks nothing, and nothing is better
+
+    @property
+    def is_allowed(self) -> bool:
+        """Whether it breaks no limit."""
+        return not self.broken
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether machines, their memory and copies permit it, whatever the load."""
+        return all(broken.is_by_load for broken in self.broken)
+
+    @property
+    def constraint(self) -> Constraint:
+        """The hardest limit that it breaks."""
+        return self.broken[0].field if self.broken else Constraint.COST
+
+    @property
+    def exact_key(self) -> tuple[int, float, float]:
+        """Smaller is better: what it breaks, then its cost."""
+        return sum(not b.is_by_load for b in self.broken), self.excess, self.cost
+
+    def is_near(self, best: Judged) -> bool:
+        """Whether it breaks no more and its cost is within a grain of the best one's."""
+        *broken, cost = best.exact_key
+        return self.exact_key <= (*broken, cost * (1 + _GRAIN))
+
+    def value_of(self, criterion: str) -> float:
+        """A criterion's number."""
+        if criterion == "nodes":
+            return num_nodes(self.candidate)
+        own = self if criterion in ("cost", "slack") else self.prediction
+        return float(getattr(own, criterion))
+
+    def lost_to(self, best: Judged) -> str:
+        """The first criterion in which it is worse than the best one, if it breaks nothing."""
+        names = _CRITERIA if self.is_near(best) else ("cost",)
+        name = next((n for n in names if self.value_of(n) != best.value_of(n)), None)
+        if name is None:
+            return "as good; the simpler one is chosen"
+        return f"{name}: {self.value_of(name):.6g}, the chosen one {best.value_of(name):.6g}"
+
+
+def judge(
+    candidate: Candidate,
+    prediction: Prediction,
+    load: Load,
+    cluster: ClusterShape,
+    objectives: Objectives,
+    mode: Mode | None,
+) -> Judged:
+    """Judge one candidate by its prediction under ``load``; mode None is auto."""
+    broken = broken_limits(candidate, prediction, cluster, objectives, load)
+    return Judged(
+        candidate=candidate,
+        prediction=prediction,
+        broken=broken,
+        cost=cost_of(candidate, prediction, objectives, mode),
+        excess=excess_of(prediction, objectives),
+        slack=slack_of(prediction, objectives),
+        reason="; ".join(map(str, broken)),
+    )
+
+
+def cost_of(
+    candidate: Candidate, prediction: Prediction, objectives: Objectives, mode: Mode | None
+) -> float:
+    """What a mode makes small; see above."""
+    if mode is Mode.THROUGHPUT:
+        return 1 / prediction.max_requests_per_s
+    weight: float = 1.0 if mode else num_nodes(candidate) ** objectives.node_weight
+    return prediction.completion_s * weight
+
+
+def stressed(usual: Judged, hard: Judged) -> Judged:
+    """Cheap for the usual load; what is broken under the harder one is broken."""
+    return replace(usual, broken=hard.broken, excess=hard.excess, reason=hard.reason)
+
+
+def ranked(judged: Sequence[Judged]) -> tuple[Judged, ...]:
+    """The best first, every other with its reason.
+
+    Raises:
+        ValueError: There is no candidate.
+    """
+    if not judged:
+        raise ValueError("no candidate")
+    best, *others = sorted(judged, key=_order(judged))
+    return (best, *(j if j.broken else replace(j, reason=j.lost_to(best)) for j in others))
+
+
+def best_of(judged: Sequence[Judged]) -> Judged:
+    """The first one of ``ranked``, without a reason."""
+    return min(judged, key=_order(judged))
+
+
+def _order(judged: Sequence[Judged]) -> Callable[[Judged], tuple[object, ...]]:
+    """A key, smaller being better: what it breaks, the cost in grains, criteria, the simpler one.
+
+    Grains are counted from the least cost, so that between two candidates there is one load at
+    which the choice changes. Within one the fewest machines win: none is taken for less than a
+    prediction can tell. Whoever is at least as good in every criterion has no larger key.
+    """
+    least = min(judged, key=lambda j: j.exact_key).cost
+
+    def key(one: Judged) -> tuple[object, ...]:
+        *broken, cost = one.exact_key
+        criteria = ((-1 if n in _MORE_IS_BETTER else 1) * one.value_of(n) for n in _CRITERIA)
+        return (*broken, _grains(cost, least), *criteria, _tie_key(one.candidate))
+
+    return key
+
+
+def gain(old: Judged, new: Judged) -> float:
+    """Share of the cost that a change saves; 1 where the old one breaks more than the new one."""
+    if new.is_possible and not old.is_possible:
+        return 1.0
+    if old.excess > new.excess * 1.001:
+        return 1.0
+    if new.excess > old.excess * 1.001 or not math.isfinite(new.cost):
+        return 0.0
+    if not math.isfinite(old.cost):
+        return 1.0
+    return 1.0 - new.cost / old.cost if old.cost > 0 else 0.0
+
+
+def binding(everyone: Sequence[Judged], chosen: Judged) -> Constraint:
+    """What keeps a cheaper candidate than the chosen one from being chosen."""
+    if chosen.broken:
+        return chosen.constraint
+    cheaper = [j for j in everyone if j.cost < chosen.cost and j.broken]
+    return min(cheaper, key=lambda j: j.cost).constraint if cheaper else Constraint.COST
+
+
+def _grains(cost: float, least: float) -> float:
+    if cost <= least * (1 + _GRAIN):
+        return 0.0
+    return math.floor(math.log(cost / least, 1 + _GRAIN)) if math.isfinite(cost) else math.inf
+
+
+def _tie_key(candidate: Candidate) -> tuple[str | int, ...]:
+    """A fixed order of candidates that nothing else tells apart: the simpler first."""
+    return (
+        candidate.transport is not LinkTransport.LOCAL,
+        candidate.shards,
+        candidate.replicas,
+        candidate.micro_batches,
+        candidate.gateways,
+        candidate.max_num_seqs,
+        candidate.max_batched_tokens,
+        candidate.transport.value,
+        candidate.mode.value,
+        candidate.shard_nodes,
+        candidate.gateway_nodes,
+    )
