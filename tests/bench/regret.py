@@ -3,11 +3,13 @@ wants another shape.
 
     python -m tests.bench.regret host [--rounds 3] [--seconds 5] [--live] [--model DIR]
     python -m tests.bench.regret hosts [--mbit 1000 100]
+    python -m tests.bench.regret simulated [--sites mixed threads gpus]
 
 ``host``: this machine, experts in the gateway or in shards. ``hosts``: three network namespaces as
-machines of one core, with limited links. Shapes are interleaved, medians of the rounds compared.
-``auto`` is what the planner chooses from a fresh calibration; with ``--live`` it is the autoscaler
-of the same server, measured after it has had ``--settle-s`` of the load.
+machines of one core, with limited links. ``simulated``: machines that are not here. Shapes are
+interleaved, medians of the rounds compared. ``auto`` is what the planner chooses from a fresh
+calibration; with ``--live`` it is the autoscaler of the same server, measured after it has had
+``--settle-s`` of the load.
 """
 
 import argparse
@@ -77,7 +79,7 @@ def run(served, shapes, loads, chosen, arguments, **where):
     # What auto chooses and nobody else: measured like the rest, for the loads it is chosen for.
     own, names = {}, {name_of(candidate) for candidate in shapes}
     for load, choice in chosen.items():
-        if name_of(choice["candidate"]) not in names and not arguments.live:
+        if choice["name"] not in names and not arguments.live:
             own.setdefault(choice["candidate"], set()).add(load)
     everyone = [*((candidate, None) for candidate in shapes), *own.items()]
     for number in range(arguments.rounds):
@@ -101,7 +103,7 @@ def run(served, shapes, loads, chosen, arguments, **where):
             for load, rows in live.items()
         }
     else:
-        choices = {load: name_of(choice["candidate"]) for load, choice in chosen.items()}
+        choices = {load: choice["name"] for load, choice in chosen.items()}
         auto = {load: middle[name][load] | {"choice": name} for load, name in choices.items()}
     return {name: by_load for name, by_load in middle.items() if name in names}, auto
 
@@ -113,10 +115,10 @@ def finish(static, auto, chosen, stem, title):
     for load, choice in chosen.items():
         lines.append(
             f"  {load}, taken for {choice['requests_per_s']:.2f} requests/s: "
-            f"{name_of(choice['candidate'])}; {choice['sensitivity']}"
+            f"{choice['name']}; {choice['sensitivity']}"
         )
     plain = {
-        load: choice | {"candidate": name_of(choice["candidate"])}
+        load: {key: value for key, value in choice.items() if key != "candidate"}
         for load, choice in chosen.items()
     }
     regret_report.plot(static, judged, stem, title)
@@ -151,7 +153,7 @@ def run_host(arguments):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("where", choices=("host", "hosts"))
+    parser.add_argument("where", choices=("host", "hosts", "simulated"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each load at each shape")
     parser.add_argument("--streams", type=int, nargs="*", default=[1, 4, 16, 64])
@@ -161,14 +163,23 @@ def main():
     parser.add_argument("--settle-s", type=float, default=30.0, help="of a load, before --live")
     parser.add_argument("--budget-s", type=float, default=20.0, help="of the calibration")
     parser.add_argument("--mbit", type=int, nargs="+", default=[1000, 100], help="of hosts")
+    parser.add_argument(
+        "--sites", nargs="+", default=["mixed", "threads", "gpus"], help="of simulated"
+    )
+    parser.add_argument("--simulated-s", type=float, default=1800.0, help="of each load")
+    parser.add_argument("--change-s", type=float, default=20.0, help="of a simulated change")
     parser.add_argument("--model", help="a checkpoint; unset: the embedded model")
     arguments = parser.parse_args()
     if arguments.where == "host":
         run_host(arguments)
-    else:
-        from tests.bench.regret_hosts import run_hosts
+    elif arguments.where == "hosts":
+        from tests.bench.regret_hosts import run_hosts  # it imports this module
 
         run_hosts(arguments)
+    else:
+        from tests.bench.regret_simulated import run_simulated
+
+        run_simulated(arguments)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from cluster.planning.predict import predict
 from cluster.presets import PRESETS
 from cluster.simulator.workload import Arrival, Lengths, phases
 from galerne.topology import LinkTransport, Mode
+from tests.bench.calibrating import name_of
 from tests.bench.open_load import Plan, run_load
 
 PROMPT, OUTPUT = 64, 64
@@ -137,9 +138,11 @@ def choose(model, calibration, cluster, objectives, loads, candidates):
         best = found.chosen
         # Nothing keeps all limits where the load is too much: then whoever carries most.
         by_rate = max(found.verdicts, key=lambda v: v.prediction.max_requests_per_s)
+        candidate = (best or by_rate).candidate
         chosen[load.name] = {
-            "candidate": (best or by_rate).candidate,
+            "candidate": candidate,
+            "name": name_of(candidate),
             "requests_per_s": asked.requests_per_s,
-            "sensitivity": str(found.sensitivity),
+            "sensitivity": found.sensitivity.text if found.sensitivity else "nothing carries it",
         }
     return chosen

@@ -81,7 +81,7 @@ def _cell(found):
     if found is None:
         return ""
     failed = f", {found['failed']} failed" if found["failed"] else ""
-    return f"{1e3 * found['completion_s']:.0f} ({found['requests_per_s']:.1f}{failed})"
+    return f"{1e3 * found['completion_s']:.0f} ({found['requests_per_s']:.3g}{failed})"
 
 
 def plot(static, judged, stem, title):
