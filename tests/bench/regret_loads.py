@@ -121,8 +121,11 @@ def measure(address, load, seconds, seed, settle_s=0.0, **where):
         result = run_load(address, made, **where)
         found = result.summary(settle_s)
         rate = found["requests_per_s"]
+    completion_s = found["completion_s"]["mean"]
+    if completion_s is None and load.streams and rate:
+        completion_s = load.streams / rate  # none began and ended in that time: Little's law
     return {
-        "completion_s": found["completion_s"]["mean"] or math.inf,
+        "completion_s": math.inf if completion_s is None else completion_s,
         "requests_per_s": rate,
         "ttft_p95_s": found["ttft_s"]["p95"],
         "failed": found["failed"],
