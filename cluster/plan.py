@@ -12,7 +12,7 @@ import psutil
 from cluster.actors.launch_spec import LaunchSpec
 from cluster.config import ServeConfig, kv_bytes
 from cluster.demo import MODEL_DIRECTORY, MODEL_NAME
-from cluster.planning.shape import shape_of
+from cluster.planning.shape import ModelShape, shape_of
 from cluster.presets import PRESETS, PresetInputs, build_topology
 from galerne.errors import ConfigError
 from galerne.topology import LinkTransport, Topology
@@ -48,6 +48,33 @@ def resident_bytes(
     copies = num_gateways if topology.transport is LinkTransport.LOCAL else config.replicas
     as_bf16 = shape.routed_bytes * copies + shape.dense_bytes * num_gateways
     return int(as_bf16 * width / DTYPES["bf16"].itemsize)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldModel:
+    """A checkpoint and how its weights will be held."""
+
+    path: Path
+    config: ModelConfig
+    experts: WeightFormat
+    dense: WeightFormat
+
+    @property
+    def shape(self) -> ModelShape:
+        """Its sizes as held."""
+        return shape_of(self.config, self.experts, self.dense)
+
+
+def held_model(config: ServeConfig) -> HeldModel:
+    """Open the checkpoint that the settings name; unset: the embedded model.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be used.
+        ConfigError: It cannot be held in the formats asked for.
+    """
+    path = (config.model or MODEL_DIRECTORY).resolve()
+    model = open_checkpoint(path).config
+    return HeldModel(path, model, *held_formats(config, model))
 
 
 def weight_format(
@@ -98,9 +125,8 @@ def plan_serving(config: ServeConfig, app_name: str, num_nodes: int) -> ServePla
         CheckpointError: The checkpoint cannot be used.
         ConfigError: Settings contradict one another, or it does not fit in memory.
     """
-    path = (config.model or MODEL_DIRECTORY).resolve()
-    checkpoint = open_checkpoint(path)
-    model = checkpoint.config
+    held = held_model(config)
+    path, model = held.path, held.config
     num_cores = available_cores()
     inputs = PresetInputs(
         config=config,
@@ -110,7 +136,6 @@ def plan_serving(config: ServeConfig, app_name: str, num_nodes: int) -> ServePla
         num_nodes=num_nodes,
     )
     topology = build_topology(inputs)
-    experts, dense = held_formats(config, model)
     if num_nodes > 1 and not config.insecure_network:
         problem = f"the Ray cluster has {num_nodes} nodes and internal links are not encrypted yet"
         raise ConfigError("insecure_network", config.insecure_network, problem)
@@ -121,7 +146,7 @@ def plan_serving(config: ServeConfig, app_name: str, num_nodes: int) -> ServePla
     if not has_tokenizer and model.vocab_size < EMBEDDED_VOCAB_SIZE:
         problem = f"has no tekken.json, and its {model.vocab_size} ids are fewer than the embedded "
         raise ConfigError("model", path, problem + f"tokenizer's {EMBEDDED_VOCAB_SIZE}")
-    resident = resident_bytes(config, model, topology, (experts, dense))
+    resident = resident_bytes(config, model, topology, (held.experts, held.dense))
     free = psutil.virtual_memory().available - (resident if num_nodes == 1 else 0)
     if free <= 0:
         text = f"weights take {size_text(resident)}, more than the memory that is available"
@@ -145,11 +170,11 @@ def plan_serving(config: ServeConfig, app_name: str, num_nodes: int) -> ServePla
         checkpoint=path,
         model_name=config.served_model_name or (MODEL_NAME if config.model is None else path.name),
         numerics=config.numerics,
-        experts=experts,
-        dense=dense,
+        experts=held.experts,
+        dense=held.dense,
         topology=topology,
         inputs=inputs,
-        expert_bytes=int(shape_of(model, experts, dense).expert_bytes),
+        expert_bytes=int(held.shape.expert_bytes),
         cluster_token=secrets.token_hex(32),
         max_model_len=max_model_len,
         kv_bytes=min(per_gateway, (most + BLOCK_SIZE) * per_token),

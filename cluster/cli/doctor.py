@@ -41,21 +41,18 @@ def doctor(
     code 2: something was refused; what could be measured was.
     """
     from cluster.cli.doctor_print import as_plain, print_examination
-    from cluster.demo import MODEL_DIRECTORY
     from cluster.doctor.examine import examine
     from cluster.doctor.steps import MeasurePlan
     from cluster.doctor.store import default_path, save
-    from cluster.plan import held_formats
-    from shards.checkpoint.open import open_checkpoint
+    from cluster.plan import held_model
 
-    path = (model or MODEL_DIRECTORY).resolve()
-    config = load_config(None, {"experts": experts, "dense": dense})
-    formats = held_formats(config, open_checkpoint(path).config)
+    asked = {"model": model, "experts": experts, "dense": dense}
+    held = held_model(load_config(None, asked))
     errors = Console(stderr=True, highlight=False)
     with errors.status("starting") as status:
         found = examine(
-            path,
-            formats,
+            held.path,
+            (held.experts, held.dense),
             MeasurePlan(budget_s=budget_s),
             {"http_port": http_port, "grpc_port": grpc_port},
             lambda stage: status.update(stage),

