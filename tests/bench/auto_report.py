@@ -112,10 +112,8 @@ def _word(is_held):
 
 
 def decision_lines(decisions, began_unix_s):
-    """The decisions but for those that held, with their reasons."""
+    """Decisions with their reasons."""
     for decision in decisions:
-        if decision["action"] == "hold":
-            continue
         at_s = decision["time_s"] - began_unix_s
         yield (
             f"{at_s:7.1f} s {decision['action']}: {decision['current']} -> {decision['target']}; "

@@ -4,40 +4,35 @@ import tempfile
 from pathlib import Path
 
 from cluster.config import load_config
-from cluster.demo import MODEL_DIRECTORY
 from cluster.doctor.store import StoredCalibration, default_path, load, save
-from cluster.plan import held_formats
+from cluster.plan import held_model
 from cluster.planning.candidate import Candidate
-from cluster.planning.shape import shape_of
 from galerne.topology import LinkTransport, Mode
 from helpers.serve_process import run_cli
-from shards.checkpoint.open import open_checkpoint
 
 
 class Calibrator:
     """``galerne doctor`` for one checkpoint, in a process of its own as a user runs it."""
 
     def __init__(self, model=None, budget_s=20.0):
-        self._path = Path(model or MODEL_DIRECTORY).resolve()
+        self._model = held_model(load_config(None, {"model": model}))
         self._budget_s = budget_s
-        checkpoint = open_checkpoint(self._path).config
-        self._formats = held_formats(load_config(None, {}), checkpoint)
-        self.shape = shape_of(checkpoint, *self._formats)
+        self.shape = self._model.shape
 
     def measure(self) -> StoredCalibration:
         """Nothing else may run meanwhile; a server that idles may."""
         with tempfile.TemporaryDirectory() as directory:
             out = Path(directory) / "calibration.json"
-            flags = ("--model", self._path, "--budget-s", self._budget_s, "--out", out)
+            flags = ("--model", self._model.path, "--budget-s", self._budget_s, "--out", out)
             flags += ("--http-port", 0, "--grpc-port", 0)
             done = run_cli("doctor", *map(str, flags), timeout=60 + 5 * self._budget_s)
             assert done.returncode == 0, done.stdout + done.stderr
-            return load(out, self.shape, *self._formats)
+            return load(out, self.shape, self._model.experts, self._model.dense)
 
     def keep(self):
         """Measure, and leave it where ``galerne serve`` and ``what-if`` look for it."""
         stored = self.measure()
-        save(stored, default_path(stored.machine, stored.shape, *self._formats))
+        save(stored, default_path(stored.machine, stored.shape, stored.experts, stored.dense))
 
 
 def candidate_of(info):

@@ -47,22 +47,19 @@ class TopologyWatch:
 def decisions_of(served):
     """All decisions that the server keeps, oldest first, as plain values; None: it tells none."""
     found = []
-    if not hasattr(cluster_pb2, "ListDecisionsRequest"):
-        return None
     while True:
-        request = cluster_pb2.ListDecisionsRequest(after=found[-1]["number"] if found else None)
+        last = found[-1]["number"] if found else 0
+        request = cluster_pb2.ListDecisionsRequest(after=last)
         try:
             some = served.cluster.ListDecisions(request, timeout=30).decisions
         except grpc.RpcError as error:
-            if error.code() in (
-                grpc.StatusCode.UNIMPLEMENTED,
-                grpc.StatusCode.FAILED_PRECONDITION,
-            ):
+            if error.code() is grpc.StatusCode.FAILED_PRECONDITION:  # there is no autoscaler
                 return None
             raise
-        if not some:
+        new = [_plain(decision) for decision in some if decision.number > last]
+        if not new:
             return found
-        found += [_plain(decision) for decision in some]
+        found += new
 
 
 def _plain(decision):
