@@ -193,12 +193,10 @@ def plot(runs, decided):
 
 
 def sizes_of(arguments):
-    """All numbers of nodes with the most requests, all numbers of requests with the most nodes."""
-    nodes, requests = max(arguments.nodes), max(arguments.requests)
-    pairs = [(n, min(arguments.requests)) for n in arguments.nodes]
-    pairs += [(n, requests) for n in arguments.nodes]
-    pairs += [(nodes, r) for r in arguments.requests]
-    return sorted(set(pairs))
+    """All numbers of nodes with the middle number of requests, and the most nodes with all."""
+    middle = sorted(arguments.requests)[len(arguments.requests) // 2]
+    pairs = {(nodes, middle) for nodes in arguments.nodes}
+    return sorted(pairs | {(max(arguments.nodes), requests) for requests in arguments.requests})
 
 
 def main():
