@@ -153,7 +153,7 @@ def run_host(arguments):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("where", choices=("host", "hosts", "simulated"))
+    parser.add_argument("where", nargs="*", help="host, hosts, simulated; unset: all of them")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each load at each shape")
     parser.add_argument("--streams", type=int, nargs="*", default=[1, 4, 16, 64])
@@ -170,16 +170,15 @@ def main():
     parser.add_argument("--change-s", type=float, default=20.0, help="of a simulated change")
     parser.add_argument("--model", help="a checkpoint; unset: the embedded model")
     arguments = parser.parse_args()
-    if arguments.where == "host":
-        run_host(arguments)
-    elif arguments.where == "hosts":
-        from tests.bench.regret_hosts import run_hosts  # it imports this module
+    from tests.bench.regret_hosts import run_hosts  # they import this module
+    from tests.bench.regret_simulated import run_simulated
 
-        run_hosts(arguments)
-    else:
-        from tests.bench.regret_simulated import run_simulated
-
-        run_simulated(arguments)
+    runs = {"host": run_host, "hosts": run_hosts, "simulated": run_simulated}
+    wanted = arguments.where or list(runs)
+    if unknown := set(wanted) - set(runs):
+        parser.error(f"where: one of {', '.join(runs)}, not {', '.join(unknown)}")
+    for name in wanted:
+        runs[name](arguments)
 
 
 if __name__ == "__main__":
