@@ -6,7 +6,7 @@ UV := .venv/bin/uv
 FIND_LINKS := $(shell python3 -m pip config get global.find-links 2>/dev/null || true)
 UV_INSTALL = $(UV) pip install -q -p $(PY) $(addprefix --find-links ,$(FIND_LINKS))
 
-.PHONY: install dev demo serve test check bench bench-kernels bench-claim bench-http bench-context bench-long bench-against defects identity faults switching layer-kills sim hosts proto
+.PHONY: install dev demo serve test check bench bench-kernels bench-claim bench-http bench-context bench-long bench-against bench-prediction bench-auto bench-regret bench-simulator defects identity faults switching layer-kills sim hosts proto
 
 .venv/installed: pyproject.toml deploy/build_hook.py $(wildcard shards/kernels/native/*.cpp shards/kernels/native/*.h)
 	python3 -m venv .venv
@@ -64,6 +64,15 @@ bench-against: .venv/dev
 	git worktree add --detach /tmp/galerne-base $(BASE)
 	cd /tmp/galerne-base && $(CURDIR)/$(PY) -c "import sys; sys.path.insert(0, 'shards/kernels/native'); import compile; compile.compile_library(['g++'])"
 	PYTHONPATH=tests $(PY) -m tests.bench.against /tmp/galerne-base; git worktree remove --force /tmp/galerne-base
+
+bench-prediction bench-auto bench-regret bench-simulator: bench-%: .venv/dev
+	PYTHONPATH=tests $(PY) -m tests.bench.$(BENCH_$*) $(ARGS)
+
+# ARGS: flags of the tool.
+BENCH_prediction := prediction
+BENCH_auto := live_auto
+BENCH_regret := regret
+BENCH_simulator := simulate
 
 faults: .venv/dev
 	PYTHONPATH=tests $(PY) -m tests.bench.faults

@@ -33,29 +33,17 @@ class Stream:
         return max(self.waits_s, default=0.0)
 
 
-class Served:
-    """``galerne serve`` with a client."""
+class Client:
+    """Of a server that runs."""
 
-    def __init__(self, *flags):
-        self._process = ServeProcess(*flags, "--http-port", "0", "--grpc-port", "0", timeout=300)
-        self._drain = threading.Thread(target=self._read_output, daemon=True)
-        self._drain.start()
-        self._channel = grpc.insecure_channel(self._process.grpc)
+    def __init__(self, address):
+        self.grpc = address
+        self._channel = grpc.insecure_channel(address)
         self.stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
         self.cluster = cluster_pb2_grpc.ClusterServiceStub(self._channel)
 
-    def _read_output(self):
-        while chunk := self._process.process.stdout.read1(65536):
-            self._process.output = (self._process.output + chunk.decode())[-20000:]
-
-    def family(self):
-        """All processes, as they are now."""
-        return psutil.Process(self._process.process.pid).children(recursive=True)
-
     def close(self):
         self._channel.close()
-        self._process.process.terminate()
-        self._process.process.wait(60)
 
     def stream(self, seed, num_tokens, on_token=lambda count: None):
         """One request, token by token; hot, and without repetitions."""
@@ -115,6 +103,18 @@ class Served:
     def topology(self):
         return self.cluster.GetTopology(cluster_pb2.GetTopologyRequest(), timeout=30)
 
+    def events(self, since_unix_s):
+        """All that the controller keeps, as plain values, seconds since a time."""
+        found, request = [], cluster_pb2.WatchEventsRequest(after=0)
+        try:
+            for event in self.cluster.WatchEvents(request, timeout=3):  # it would go on for ever
+                at_s = event.time_s - since_unix_s
+                found.append({"at_s": at_s, "kind": event.kind, "text": event.text})
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise
+        return found
+
     def change(self, timeout_s=300, **wish):
         """Change the topology; seconds until it was done."""
         started = time.monotonic()
@@ -124,8 +124,31 @@ class Served:
             assert time.monotonic() - started < timeout_s, info.stage
             time.sleep(0.05)
             info = self.topology()
-        assert info.epoch == target, info.last_error
+        assert info.epoch >= target, info.last_error  # the autoscaler may have gone on
         return time.monotonic() - started
+
+
+class Served(Client):
+    """``galerne serve`` with a client."""
+
+    def __init__(self, *flags):
+        self._process = ServeProcess(*flags, "--http-port", "0", "--grpc-port", "0", timeout=300)
+        self._drain = threading.Thread(target=self._read_output, daemon=True)
+        self._drain.start()
+        super().__init__(self._process.grpc)
+
+    def _read_output(self):
+        while chunk := self._process.process.stdout.read1(65536):
+            self._process.output = (self._process.output + chunk.decode())[-20000:]
+
+    def family(self):
+        """All processes, as they are now."""
+        return psutil.Process(self._process.process.pid).children(recursive=True)
+
+    def close(self):
+        super().close()
+        self._process.process.terminate()
+        self._process.process.wait(60)
 
 
 def _is_well(part):

@@ -9,17 +9,19 @@ for the seconds in which a change goes on.
 
 import argparse
 import json
-import random
 import statistics
-import threading
 import time
 from pathlib import Path
 
+from cluster.simulator.workload import Arrival, Lengths, poisson
+from tests.bench.load_result import spread
+from tests.bench.open_load import LoadProcess, Plan, run_load
 from tests.bench.served import Served
 
 FLAGS = ("--shards", "3", "--max-model-len", "2048")
-NUM_TOKENS = 64
+LENGTHS = Lengths(prompt_mean=16, output_mean=64)
 NUM_DISTINCT = 24  # requests
+SAMPLING = {"seed": 1, "num_distinct": NUM_DISTINCT, "temperature": 1.0}
 WISHES = (
     {"mode": "latency"},
     {"mode": "throughput", "shards": 2},
@@ -29,44 +31,21 @@ WISHES = (
 OUT = Path("bench-out/switching.json")
 
 
-class Load:
-    """Requests at random times, each in a thread of its own."""
-
-    def __init__(self, served, rate, want):
-        self._served, self._rate, self._want = served, rate, want
-        self._lock = threading.Lock()
-        self.failed, self.different, self.done, self.sent = [], 0, 0, 0
-        self.waits = []  # (when, seconds)
-
-    def run(self, until_s):
-        rng, threads = random.Random(1), []
-        due = time.monotonic()
-        while due < until_s:
-            time.sleep(max(0.0, due - time.monotonic()))
-            thread = threading.Thread(target=self._one, args=(self.sent % NUM_DISTINCT,))
-            thread.start()
-            threads.append(thread)
-            self.sent += 1
-            due += rng.expovariate(self._rate)
-        for thread in threads:
-            thread.join(300)
-
-    def _one(self, seed):
-        stream = self._served.stream(seed, NUM_TOKENS)
-        end = time.monotonic()
-        with self._lock:
-            self.done += 1
-            if stream.error:
-                self.failed.append(stream.error)
-            elif stream.digest != self._want[seed]:
-                self.different += 1
-            for wait in reversed(stream.waits_s):
-                self.waits.append((end, wait))
-                end -= wait
+def answers_standing_still(served):
+    """Digest of every distinct request's tokens."""
+    sizes = (int(LENGTHS.prompt_mean), int(LENGTHS.output_mean))
+    calm = [Arrival(0.5 * number, *sizes) for number in range(NUM_DISTINCT)]
+    result = run_load(served.grpc, Plan(arrivals=calm, **SAMPLING))
+    assert not result.failed, result.failed[0].error
+    return [answer.digest for answer in result.answers]
 
 
-def p99(values):
-    return statistics.quantiles(values, n=100, method="inclusive")[98] if len(values) > 1 else 0.0
+def waits_of(result):
+    """(when, since 1970; seconds) of every wait between two tokens of a request."""
+    for answer in result.answers:
+        times_s = answer.token_times_s[1:]
+        for at_s, wait_s in zip(times_s, answer.gaps_s, strict=True):
+            yield result.began_unix_s + at_s, wait_s
 
 
 def main():
@@ -78,41 +57,42 @@ def main():
     arguments = parser.parse_args()
     served = Served(*FLAGS, *(("--model", arguments.model) if arguments.model else ()))
     try:
-        want = [served.stream(seed, NUM_TOKENS).digest for seed in range(NUM_DISTINCT)]
-        load = Load(served, arguments.rate, want)
-        started = time.monotonic()
+        want = answers_standing_still(served)
+        arrivals = list(poisson(arguments.rate, LENGTHS, 60 * arguments.minutes, seed=1))
+        load = LoadProcess(served.grpc, Plan(arrivals=arrivals, **SAMPLING))
+        started = time.time()
         end = started + 60 * arguments.minutes
-        loader = threading.Thread(target=load.run, args=(end,))
-        loader.start()
         changes, number = [], 0
-        while time.monotonic() < end - arguments.every:
-            time.sleep(max(0.0, started + arguments.every * (number + 1) - time.monotonic()))
-            begun = time.monotonic()
+        while time.time() < end - arguments.every:
+            time.sleep(max(0.0, started + arguments.every * (number + 1) - time.time()))
+            begun = time.time()
             served.change(**WISHES[number % len(WISHES)])
-            changes.append((begun, time.monotonic()))
+            changes.append((begun, time.time()))
             number += 1
             print(
                 f"{number:3} {WISHES[(number - 1) % 4]} {changes[-1][1] - begun:.1f} s", flush=True
             )
-        loader.join()
+        loaded = load.wait()
     finally:
         served.close()
-    during = [s for at, s in load.waits if any(a <= at <= b for a, b in changes)]
-    beside = [s for at, s in load.waits if not any(a <= at <= b for a, b in changes)]
+    waits = list(waits_of(loaded))
+    during = spread([s for at, s in waits if any(a <= at <= b for a, b in changes)])
+    beside = spread([s for at, s in waits if not any(a <= at <= b for a, b in changes)])
+    good = [answer for answer in loaded.answers if not answer.error]
     result = {
         "minutes": arguments.minutes,
-        "requests": load.sent,
-        "failed": len(load.failed),
-        "different": load.different,
+        "requests": len(loaded.answers),
+        "failed": len(loaded.failed),
+        "different": sum(answer.digest != want[answer.number % NUM_DISTINCT] for answer in good),
         "changes": len(changes),
         "change_s_median": round(statistics.median(b - a for a, b in changes), 2),
-        "tokens": len(load.waits),
-        "p50_ms_beside": round(1e3 * statistics.median(beside), 2),
-        "p99_ms_beside": round(1e3 * p99(beside), 2),
-        "p50_ms_during": round(1e3 * statistics.median(during), 2),
-        "p99_ms_during": round(1e3 * p99(during), 2),
-        "longest_ms": round(1e3 * max(s for _, s in load.waits), 1),
-        "errors": load.failed[:5],
+        "tokens": len(waits),
+        "p50_ms_beside": round(1e3 * beside["p50"], 2),
+        "p99_ms_beside": round(1e3 * beside["p99"], 2),
+        "p50_ms_during": round(1e3 * during["p50"], 2),
+        "p99_ms_during": round(1e3 * during["p99"], 2),
+        "longest_ms": round(1e3 * max(beside["max"], during["max"]), 1),
+        "errors": [answer.error for answer in loaded.failed[:5]],
     }
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps(result, indent=1))

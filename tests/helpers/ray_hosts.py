@@ -37,8 +37,9 @@ _HEALTH_CHECKS = {
 class RayHosts:
     """Hosts with a Ray node each, the head on the first. Use as a context manager."""
 
-    def __init__(self, count, num_cpus=2):
-        self._num_cpus = num_cpus
+    def __init__(self, count, num_cpus=2, cores=None):
+        """``cores``: the one core that each host may use; unset: any."""
+        self._num_cpus, self._cores = num_cpus, cores
         path = os.pathsep.join([str(TESTS), *(p for p in sys.path if p)])
         self.env = os.environ | _HEALTH_CHECKS
         self.env |= {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -71,7 +72,13 @@ class RayHosts:
         command += [f"--object-store-memory={OBJECT_STORE_BYTES}"]
         if not is_head:
             command = ["sh", "-c", 'while :; do "$@"; sleep 0.5; done', "supervisor", *command]
+        command = [*self._pinned(host), *command]
         return host.popen(command, self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    def _pinned(self, host):
+        if self._cores is None:
+            return ()
+        return ("taskset", "--cpu-list", str(self._cores[self.hosts.index(host)]))
 
     def serve(self, *flags, **options):
         """``galerne serve`` on the head."""
