@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +11,6 @@ import psutil
 
 from cluster.actors.launch_spec import LaunchSpec
 from cluster.config import ServeConfig, kv_bytes
-from cluster.control.scaling_plan import ScalingPlan
-from cluster.control.standing import Spread
 from cluster.demo import MODEL_DIRECTORY, MODEL_NAME
 from cluster.planning.shape import ModelShape, shape_of
 from cluster.presets import PRESETS, PresetInputs, build_topology
@@ -118,16 +116,8 @@ class ServePlan:
     spec: LaunchSpec
     tokenizer_directory: Path | None  # None: the embedded tokenizer
     kv_note: str
-
-    def scaled(
-        self, scaling: ScalingPlan | None, spread: Spread | None, *, is_auto: bool
-    ) -> ServePlan:
-        """With what the autoscaler needs to know."""
-        spec = replace(self.spec, scaling=scaling, spread=spread, is_auto=is_auto)
-        return replace(self, spec=spec)
-
-    weight_bytes: int  # of all processes
-    free_bytes: int  # of this machine, with the weights in it where it is the only one
+    weight_bytes: int  # over all processes
+    free_bytes: int  # that are left on this machine
 
 
 def plan_serving(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from cluster.config import ServeConfig
 from cluster.control.scaling_plan import ScalingPlan, wish_of
@@ -15,7 +16,7 @@ from cluster.doctor.steps import MeasurePlan
 from cluster.doctor.store import StoredCalibration, default_path, load, save
 from cluster.node_kinds import NodeKind, local_cluster
 from cluster.nodes import Node, Role
-from cluster.plan import held_model
+from cluster.plan import ServePlan, held_model, plan_serving
 from cluster.planning.load import Demand, Load, Objectives
 from cluster.planning.planner import Planner
 from galerne.errors import ConfigError
@@ -31,11 +32,11 @@ _FIRST_DEMAND = Demand(Load(requests_per_s=0.0, prompt_tokens=512.0, output_toke
 
 
 def find_calibration(
-    config: ServeConfig, on_step: Callable[[str], None]
+    config: ServeConfig, on_step: Callable[[str], None] | None = None
 ) -> StoredCalibration | None:
     """The one that the settings name, or this machine's last one; measured anew for auto.
 
-    None without one, where the mode is not auto.
+    None without one, where the mode is not auto, or nobody is told of a measurement (``on_step``).
 
     Raises:
         ConfigError: The file that the settings name is of no use; names what differs.
@@ -51,7 +52,7 @@ def find_calibration(
             return load(path, *measured)
         except ConfigError as error:
             logger.warning("calibration_unusable reason=%s", error)
-    if config.mode != "auto":
+    if config.mode != "auto" or on_step is None:
         return None
     on_step(f"measuring this machine, about {_MEASURE_S:.0f} s, once: kept in {path}")
     plan = MeasurePlan(budget_s=_MEASURE_S)
@@ -113,3 +114,31 @@ def first_config(config: ServeConfig, scaling: ScalingPlan) -> tuple[ServeConfig
     chosen = found.chosen.candidate
     spread = Spread(chosen.gateway_nodes, chosen.shard_nodes)
     return wanted_config(config, wish_of(chosen)), spread
+
+
+def plan_scaled(
+    config: ServeConfig, app_name: str, nodes: Sequence[Node], stored: StoredCalibration | None
+) -> ServePlan:
+    """What is going to be started, and what its autoscaler needs to know.
+
+    Args:
+        config: As the user gave it.
+        app_name: Of the deployment.
+        nodes: Of the Ray cluster that was joined; none: a local one will be started.
+        stored: Calibration to decide by; needed for auto.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be used.
+        ConfigError: Settings contradict one another, or it does not fit in memory.
+    """
+    is_auto, scaling, spread = config.mode == "auto", None, None
+    if stored is not None:
+        scaling = scaling_plan(config, stored, nodes)
+    if is_auto:
+        if scaling is None:
+            raise ConfigError("mode", "auto", "there is no calibration: run galerne doctor first")
+        config, spread = first_config(config, scaling)
+    num_nodes = max(len(nodes), sum(kind.most for kind in config.nodes), 1)
+    planned = plan_serving(config, app_name, num_nodes)
+    spec = replace(planned.spec, scaling=scaling, spread=spread, is_auto=is_auto)
+    return replace(planned, spec=spec)

@@ -95,23 +95,10 @@ class Server:
         )
 
     def _plan(self, on_step: Callable[[str], None], nodes: Sequence[Node]) -> ServePlan:
-        """``nodes``: of the Ray cluster that was joined; none: a local one will be started."""
-        from cluster.plan import plan_serving
-        from cluster.scaling import find_calibration, first_config, scaling_plan
+        from cluster.scaling import find_calibration, plan_scaled
 
-        config = self.config
-        stored = find_calibration(config, on_step)
-        scaling, spread = None, None
-        if stored is not None:
-            scaling = scaling_plan(config, stored, nodes)
-        if config.mode == "auto" and scaling is not None:
-            config, spread = first_config(config, scaling)
-        most = sum(kind.most for kind in config.nodes)
-        plan = plan_serving(
-            config, f"galerne-{secrets.token_hex(4)}", num_nodes=max(len(nodes), most, 1)
-        )
-        is_auto = self.config.mode == "auto"
-        return plan.scaled(scaling, spread, is_auto=is_auto)
+        stored = find_calibration(self.config, on_step)
+        return plan_scaled(self.config, f"galerne-{secrets.token_hex(4)}", nodes, stored)
 
     def _start_ray(self) -> RayRuntime:
         wanted = self.config.ray_storage

@@ -309,6 +309,7 @@ class Controller:
             max_num_seqs=shown.max_num_seqs,
             max_batched_tokens=shown.max_batched_tokens,
             target_epoch=shown.epoch if target is None else target.epoch,
+            is_auto=self._is_auto,
             stage=self._view.pause or conductor.stage.value,
             last_error=conductor.last_error,
             availability=availability(shown.placement, nodes).text if nodes else "",

@@ -12,6 +12,7 @@ from cluster.cli.serve import serve, settings_of
 
 if TYPE_CHECKING:
     from cluster.config import ServeConfig
+    from cluster.nodes import Node
     from cluster.plan import ServePlan
 
 Command = Callable[..., None]
@@ -30,12 +31,13 @@ def _with_flags_of(command: Command) -> Callable[[Command], Command]:
 @_with_flags_of(serve)
 def plan(**flags: Any) -> None:  # noqa: ANN401 - those of ``serve``
     """Check the settings of ``galerne serve`` and print what it would start; starts nothing."""
-    from cluster.plan import plan_serving
+    from cluster.scaling import find_calibration, plan_scaled
 
     settings = settings_of(flags)
-    num_nodes = 1 if settings.address is None else _count_nodes(settings.address)
+    nodes = [] if settings.address is None else _nodes_at(settings.address)
+    planned = plan_scaled(settings, "plan", nodes, find_calibration(settings))
     console = Console(highlight=False)
-    for line in describe(settings, plan_serving(settings, "plan", num_nodes)):
+    for line in describe(settings, planned):
         console.print(line, markup=False, soft_wrap=True)
 
 
@@ -49,7 +51,8 @@ def describe(settings: ServeConfig, planned: ServePlan) -> list[str]:
     return [
         f"model         {spec.model_name}: {spec.checkpoint}, {spec.numerics}, "
         f"experts {spec.experts.label}, dense {spec.dense.label}",
-        f"mode          {topology.mode.value}: at most {topology.max_num_seqs} sequences and "
+        f"mode          {'auto, begins in ' if spec.is_auto else ''}{topology.mode.value}: "
+        f"at most {topology.max_num_seqs} sequences and "
         f"{topology.max_batched_tokens} tokens a step",
         f"machines      {spec.inputs.num_nodes}, {spec.inputs.num_cores} cores here",
         f"gateways      {len(topology.gateways)}, {spec.gateway_threads} threads each",
@@ -75,7 +78,7 @@ def _availability(planned: ServePlan) -> str:
     return f"{copies} copies of an expert, on different machines as far as there are enough"
 
 
-def _count_nodes(address: str) -> int:
+def _nodes_at(address: str) -> list[Node]:
     """Machines of a Ray cluster that runs.
 
     Raises:
@@ -87,6 +90,6 @@ def _count_nodes(address: str) -> int:
 
     runtime = join_ray(address, namespace=NAMESPACE)
     try:
-        return len(alive_nodes())
+        return alive_nodes()
     finally:
         runtime.leave()

@@ -35,7 +35,6 @@ _NUM_RANKED = 8  # best candidates of a decision, outside its JSON
 _NUM_PLANNED = 32  # the same of a plan
 _NUM_LISTED = 200  # decisions in one answer: some 1 MB
 _LOAD_FIELDS = ("requests_per_s", "prompt_tokens", "output_tokens", "arrival_cv2")
-_TIME_FIELDS = ("ttft_p95_s", "inter_token_p95_s")
 _NOTHING = Load(requests_per_s=0, prompt_tokens=0, output_tokens=0)
 NumberedRecord: TypeAlias = tuple[int, float, DecisionRecord]  # the float: seconds since 1970
 
@@ -216,9 +215,17 @@ def _asked_load(question: WhatIfQuestion, seen: Load) -> Load:
 
 
 def _asked_objectives(question: WhatIfQuestion, own: Objectives) -> Objectives:
-    times = {f: v or None for f in _TIME_FIELDS if (v := getattr(question, f)) is not None}
-    copies = own.min_copies if question.min_copies is None else question.min_copies
-    return replace(own, min_copies=copies, **times)
+    def time(field: str) -> float | None:
+        told: float | None = getattr(question, field)
+        kept: float | None = getattr(own, field)
+        return kept if told is None else told or None
+
+    return replace(
+        own,
+        min_copies=own.min_copies if question.min_copies is None else question.min_copies,
+        ttft_p95_s=time("ttft_p95_s"),
+        inter_token_p95_s=time("inter_token_p95_s"),
+    )
 
 
 def _detailed(number: int, time_s: float, record: DecisionRecord) -> DecisionFacts:
