@@ -157,6 +157,8 @@ class Scaler:
     async def turn(self) -> None:
         """One decision, and what it asks for."""
         if self._cluster.is_changing and self._memory.change is None:
+            self.ledger.interrupted()
+            self._cluster.start_period()
             return  # somebody else's: what it leads to is looked at afterwards
         now_s = self._now_s()
         state = ScalerState(

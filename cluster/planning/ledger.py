@@ -46,6 +46,10 @@ class DecisionLedger:
         """The last decision has taken effect."""
         self._in_force = self._num_added
 
+    def interrupted(self) -> None:
+        """Somebody else has changed what is in effect: no decision is to be judged by it."""
+        self._in_force = None
+
     def judge(
         self,
         autoscaler: Autoscaler,
@@ -63,7 +67,7 @@ class DecisionLedger:
                 the time before had left behind was gone. The calibration error counts these alone.
 
         A period of too few answers is not judged, and one that began before the first decision has
-        no record: None.
+        no record that is still kept: None.
         """
         num = round(measured.requests_per_s * measured.seconds)
         if current is None or num < _MIN_JUDGED:
@@ -72,7 +76,9 @@ class DecisionLedger:
         mean_s, num_settled = settled
         if mean_s and num_settled >= _MIN_JUDGED and math.isfinite(prediction.completion_s):
             self._errors.append(abs(prediction.completion_s / mean_s - 1))
-        index = (self._in_force or 0) - (self._num_added - len(self._records)) - 1
+        if self._in_force is None:
+            return None
+        index = self._in_force - (self._num_added - len(self._records)) - 1
         if index < 0:
             return None
         time_s, record = self._records[index]

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from cluster.planning.autoscaler import Autoscaler, ScalerState
 from cluster.planning.candidate import Candidate, num_nodes
 from cluster.planning.cluster_shape import ClusterShape
-from cluster.planning.decision import Action, DecisionRecord, outcome_of
-from cluster.planning.load import Load
+from cluster.planning.decision import Action, DecisionRecord
+from cluster.planning.ledger import DecisionLedger
 from cluster.planning.memory import Memory
 from cluster.planning.observed import ObservedWindow
 from cluster.simulator.nodes import NodeSupply
 from cluster.simulator.result import Commit
 from cluster.simulator.watch import Period
-
-_MIN_JUDGED = 20  # answers, below which a mean says nothing about a prediction
 
 ChangeSeconds = Callable[[Candidate | None, Candidate | None], float]
 
@@ -41,24 +38,26 @@ class ScalerShell:
     Attributes:
         num_nodes: There now.
         commit_s: When the change in flight commits; infinite without one, or while nodes pend.
-        records: All decisions but holds.
     """
 
     def __init__(self, scaling: Scaling, current: Candidate | None) -> None:
         self.num_nodes = max(scaling.supply.at_start, num_nodes(current))
         self.commit_s = math.inf
-        self.records: list[DecisionRecord] = []
         self._scaling = scaling
         self._memory = Memory()
         self._nodes_ready_s = -math.inf
         self._target: Candidate | None = None
-        self._in_force: int | None = None  # record of the decision that is in effect
-        self._errors: list[float] = []
+        self._ledger = DecisionLedger()
+
+    @property
+    def records(self) -> list[DecisionRecord]:
+        """All decisions but holds."""
+        return [record for _, _, record in self._ledger.records]
 
     @property
     def calibration_error(self) -> float | None:
-        """Median relative error of the completion time; None: nothing was judged yet."""
-        return statistics.median(self._errors) if self._errors else None
+        """See ``DecisionLedger``."""
+        return self._ledger.calibration_error
 
     def tick(self, now_s: float, current: Candidate | None, window: ObservedWindow) -> None:
         """Decide, and start or cancel a change."""
@@ -79,7 +78,7 @@ class ScalerShell:
         self._memory = self._memory.after(decision, autoscaler.config.remember_s)
         if decision.action is Action.HOLD:
             return
-        self.records.append(DecisionRecord(decision=decision))
+        self._ledger.add(decision, now_s)
         if decision.action is Action.GIVE_UP:
             self.commit_s = math.inf
             return
@@ -89,34 +88,16 @@ class ScalerShell:
         """The change in flight takes effect."""
         self._memory = self._memory.change_ended(now_s)
         self.commit_s = math.inf
-        self._in_force = len(self.records) - 1
+        self._ledger.committed()
         self.num_nodes = max(self._scaling.supply.at_start, num_nodes(self._target))
         reason = self.records[-1].decision.reason
         return Commit(at_s=now_s, candidate=self._target, reason=reason)
 
     def judge(self, current: Candidate | None, period: Period, now_s: float) -> None:
-        """Compare a period between two commits with its prediction; write its decision's outcome.
-
-        The outcome counts all answers, also those to who queued before the commit; the calibration
-        error only who came one window after it. One with too few of them is not judged, and one
-        that began before the first decision has no record.
-        """
-        if current is None or period.latencies.completion_s.count < _MIN_JUDGED:
-            return
+        """Compare a period between two commits with its prediction; see ``DecisionLedger``."""
+        settled = period.settled.mean, period.settled.count
         measured = period.measured(now_s)
-        prediction = self._scaling.autoscaler.predict(current, measured.load)
-        settled_s, expected_s = period.settled.mean, prediction.completion_s
-        if settled_s and period.settled.count >= _MIN_JUDGED and math.isfinite(expected_s):
-            self._errors.append(abs(expected_s / settled_s - 1))
-        if self._in_force is None:
-            return
-        decision = self.records[self._in_force].decision
-        outcome = outcome_of(decision, measured, prediction, self._replay(measured.load))
-        self.records[self._in_force] = DecisionRecord(decision=decision, outcome=outcome)
-
-    def _replay(self, load: Load) -> Callable[[Candidate], float]:
-        autoscaler = self._scaling.autoscaler
-        return lambda candidate: autoscaler.cost(candidate, load)
+        self._ledger.judge(self._scaling.autoscaler, current, measured, settled)
 
     def _start(self, now_s: float, current: Candidate | None, target: Candidate | None) -> None:
         supply = self._scaling.supply
