@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import grpc
 import pytest
-from helpers.planning_stand_in import CANDIDATES
 from typer.testing import CliRunner
 
 from cluster.cli import app
@@ -21,6 +20,7 @@ from galerne.v1 import cluster_pb2_grpc
 from helpers.api_servers import cluster_served, make_frontend
 from helpers.explained import OBJECTIVES, FakeController, RecordedScaler, decide, decided
 from helpers.fake_gateway import FakeGateway
+from helpers.scaling import CANDIDATES
 from helpers.waiting import until
 from router.api.cluster_messages import _MESSAGE_BY_FACTS
 from router.api.keys import ApiKeys
