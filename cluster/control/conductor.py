@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 _POLL_S = 0.1
 _RETRY_S = 0.5
+_TOLD_S = 3.0  # in which frontends, who ask every second, learn that the cluster is to sleep
 _CALL_S = 10.0
 _NOT_PREPARED = "FAILED_PRECONDITION"  # what a gateway says of an epoch that it does not know
 
@@ -95,6 +96,7 @@ class TopologyConductor:
         self.last_error = ""
         self.is_asleep = False  # scaled to zero: no part is wanted
         self.is_waking = False  # after that, until a gateway lives
+        self._ends_s = 0.0  # when the parts end, by the clock of the loop
         self._calls = calls
         self._registry = registry
         self._events = events
@@ -105,7 +107,7 @@ class TopologyConductor:
     @property
     def wanted(self) -> dict[str, Topology]:
         """Parts that shall run, and the topology that they start in."""
-        if self.is_asleep:
+        if self.is_asleep and asyncio.get_running_loop().time() >= self._ends_s:
             return {}
         parts = self._leaving | dict.fromkeys(self.current.parts, self.current)
         if self.target is not None and self.stage is not Stage.IDLE:
@@ -113,7 +115,7 @@ class TopologyConductor:
         return parts
 
     def sleep(self) -> None:
-        """Want no part until the next ``change``.
+        """Want no part until the next ``change``. Parts end when frontends have heard of it.
 
         Raises:
             ChangeRefusedError: A change goes on.
@@ -121,6 +123,7 @@ class TopologyConductor:
         self._check_idle()
         if not self.is_asleep:
             self.is_asleep, self.is_waking = True, False
+            self._ends_s = asyncio.get_running_loop().time() + _TOLD_S
             self._events.add("asleep", "controller", f"epoch={self.current.epoch}")
 
     def _wake(self, target: Topology) -> None:

@@ -57,7 +57,7 @@ class RosterView:
 
     async def roster(self, *, with_metrics: bool) -> Roster:
         """Gateways and shards that live; facts and metrics of every part if asked for."""
-        topology = self._conductor.current
+        topology, is_asleep = self._conductor.current, self._conductor.is_asleep
         members = self._members.members
         live = {p: m.told.address for p, m in members.items() if self._members.is_live(p)}
         described = await self._ask(list(live)) if with_metrics else {}
@@ -71,7 +71,7 @@ class RosterView:
             micro_batches=topology.num_micro_batches,
             max_num_seqs=topology.max_num_seqs,
             max_batched_tokens=topology.max_batched_tokens,
-            gateways={g: live[g] for g in topology.gateways if g in live},
+            gateways={g: live[g] for g in topology.gateways if g in live and not is_asleep},
             shards={s: live[s] for s in topology.shards if s in live},
             parts=tuple(self._facts(p, described.get(p, {})) for p in sorted(members)),
             process_metrics={

@@ -53,6 +53,7 @@ class SmallCluster:
     async def roster(self, *, with_metrics=False):
         wanted = self.conductor.current.gateways
         live = {g: self.gateways[g].address for g in wanted if g in self.gateways}
+        live = {} if self.conductor.is_asleep else live
         is_paused = self.conductor.is_asleep or self.conductor.is_waking
         return Roster(gateways=live, pause="asleep" if is_paused and not live else "")
 

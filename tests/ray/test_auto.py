@@ -120,5 +120,5 @@ def test_a_controller_that_is_lost_at_zero_knows_when_it_is_back_that_this_is_ri
     lost.kill()
     lost.wait(20)
     assert tokens(channel) == want
-    kinds = run_cli("events", "--target", server.grpc).stdout
-    assert "woken" in kinds
+    told = run_cli("events", "--target", server.grpc)
+    assert "woken" in told.stdout, told.stderr
