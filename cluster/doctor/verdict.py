@@ -27,6 +27,7 @@ _WORDS = {
     "experts": "routed experts",
     "head": "the head",
     "step": "scheduling, sampling and Python",
+    "answer": "the way of tokens through frontends to clients",
 }
 
 _LOCAL = Candidate(

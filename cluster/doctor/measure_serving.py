@@ -1,0 +1,141 @@
+"""What serving adds to an engine's steps: frontends and clients that want the kernels' cores.
+
+A real gateway with its engine's thread, a frontend with its gRPC server and a client, each in its
+own process on this machine. Whole steps as the client sees them, less the engine's own, are what
+the way of the tokens takes. The ingress in front of frontends is not in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from statistics import median
+from typing import NamedTuple
+
+from cluster.doctor.fit import Point, fit_curve, relative_drift
+from cluster.doctor.line_process import LineProcess, MeasureProcessError
+from cluster.doctor.measure_engine import CheckPoint
+from cluster.doctor.setup import Subject, gateway_settings, topology_of
+from cluster.doctor.steps import Rounds, StepShape
+from cluster.planning.costs import Curve
+from galerne.topology import LinkTransport
+from router.gateway.host import GatewayHost
+
+_PROMPT_TOKENS = 4
+_COUNTS = (1, 4, 16, 32)
+_OUTPUT_TOKENS = 32  # and two more for every sequence: late ones must find the early ones running
+_LEAST_S = 1e-6
+
+
+class ServingCosts(NamedTuple):
+    """Costs around the engine."""
+
+    answer: Curve  # of a step, by sequences
+    request_s: float
+    frontend_s: float
+    steps: Sequence[CheckPoint]  # whole, as the client saw them
+    drift: float  # last round against first
+
+
+class Wave(NamedTuple):
+    """So many requests at once."""
+
+    num_sequences: int
+    first_s: float  # until the last of them has its first token
+    gap_s: float  # between two tokens, while all of them run
+
+
+def measure_serving(
+    subject: Subject, alone: Sequence[CheckPoint], deadline_s: float
+) -> ServingCosts:
+    """Measure until ``deadline_s`` of ``time.monotonic``; a few rounds are made even so.
+
+    ``alone``: decode steps of the same model without any of that.
+
+    Raises:
+        MeasureProcessError: Frontend or client do not start.
+        CheckpointError, ConfigError: See ``build_gateway``.
+    """
+    alone = [step for step in alone if step.num_sequences in _COUNTS] or alone
+    counts = [step.num_sequences for step in alone]
+    shape = StepShape(max(counts), 1, _PROMPT_TOKENS + _num_output(max(counts)))
+    topology = topology_of(subject.model, LinkTransport.LOCAL, 1)
+    host = GatewayHost(gateway_settings(subject, topology, [shape]), None)
+    try:
+        with ExitStack() as processes:
+            client = _client_of(host, subject, processes)
+            for count in counts:  # connects, and warms up
+                _wave(client, count, len(counts))
+            rounds = [
+                [_wave(client, count, number) for count in counts] for number in Rounds(deadline_s)
+            ]
+    finally:
+        host.stop()
+    first, last = ([wave.gap_s for wave in rounds[at]] for at in (0, -1))
+    waves = [
+        Wave(some[0].num_sequences, median(w.first_s for w in some), median(w.gap_s for w in some))
+        for some in zip(*rounds, strict=True)
+    ]
+    return fit_serving(waves, alone, relative_drift(first, last))
+
+
+def fit_serving(waves: Sequence[Wave], alone: Sequence[CheckPoint], drift: float) -> ServingCosts:
+    """What waves take beyond the engine's own steps, which are ``alone``, in the same order.
+
+    A wave's first tokens take ``frontend_s + n · request_s`` and a step.
+
+    Raises:
+        ValueError: No waves.
+    """
+    answer = fit_curve(
+        [
+            Point(w.num_sequences, max(w.gap_s - a.seconds, _LEAST_S))
+            for w, a in zip(waves, alone, strict=True)
+        ]
+    )
+    extra = [(w.num_sequences, w.first_s - a.seconds) for w, a in zip(waves, alone, strict=True)]
+    (fewest, few_s), (most, many_s) = extra[0], extra[-1]
+    request_s = max((many_s - few_s) / max(most - fewest, 1), _LEAST_S)
+    return ServingCosts(
+        answer=answer.curve,
+        request_s=request_s,
+        frontend_s=max(few_s - fewest * request_s, _LEAST_S),
+        steps=[
+            CheckPoint(w.num_sequences, _PROMPT_TOKENS + _OUTPUT_TOKENS / 2, w.gap_s) for w in waves
+        ],
+        drift=drift,
+    )
+
+
+def _client_of(host: GatewayHost, subject: Subject, processes: ExitStack) -> LineProcess:
+    frontend = LineProcess(
+        "frontend",
+        "cluster.doctor.frontend_process",
+        {
+            "gateway": host.address,
+            "cluster_token": subject.cluster_token,
+            "tokenizer": None if subject.tokenizer is None else str(subject.tokenizer.resolve()),
+        },
+    )
+    processes.callback(frontend.close)
+    settings = {
+        "address": frontend.first_words()["address"],
+        "vocab_size": subject.model.vocab_size,
+    }
+    client = LineProcess("client", "cluster.doctor.client_process", settings)
+    processes.callback(client.close)
+    client.first_words()
+    return client
+
+
+def _wave(client: LineProcess, count: int, seed: int) -> Wave:
+    wave = {"streams": count, "prompt_tokens": _PROMPT_TOKENS, "seed": seed}
+    short = client.ask(wave | {"output_tokens": 1})
+    long = client.ask(wave | {"output_tokens": _num_output(count)})
+    if long["gap_s"] is None:
+        raise MeasureProcessError("client", f"{count} requests never ran all at once")
+    return Wave(count, short["first_s"], long["gap_s"])
+
+
+def _num_output(count: int) -> int:
+    return _OUTPUT_TOKENS + 2 * count
