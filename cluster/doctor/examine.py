@@ -23,6 +23,7 @@ from cluster.doctor.measure_engine import CheckPoint
 from cluster.doctor.measure_link import measure_links
 from cluster.doctor.measure_node import LocalCosts, measure_node
 from cluster.doctor.measure_serving import measure_serving
+from cluster.doctor.others import OthersWatch
 from cluster.doctor.setup import NUMERICS, Subject
 from cluster.doctor.shard_processes import ShardProcesses
 from cluster.doctor.small_model import write_small_model
@@ -97,6 +98,7 @@ def examine(
         OSError: No room for the small checkpoint.
     """
     started_s = time.monotonic()
+    others = OthersWatch()
     on_stage("memory, arithmetic, disk")
     model = open_checkpoint(checkpoint).config
     machine, found = machine_and_findings(checkpoint, model, formats, port_by_field)
@@ -129,7 +131,7 @@ def examine(
     )
     return Examination(
         machine=machine,
-        findings=[*found, *doubts(local.drift, residuals)],
+        findings=[*found, *doubts(local.drift, residuals, others.taken())],
         stored=stored,
         measured=subject.model,
         checks=list(local.engine.steps),
