@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from galerne.errors import GalerneError
+from shards.cores import PASSIVE_POOLS
 
 START_S = 120.0  # to load what it serves
 _ANSWER_S = 60.0
@@ -35,7 +36,7 @@ class LineProcess:
     def __init__(self, name: str, module: str, settings: Mapping[str, Any]) -> None:
         self._name = name
         # As launch.py sets the pools of an actor; the modules are found where ours were.
-        env = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        env = os.environ | PASSIVE_POOLS | {"OMP_NUM_THREADS": "1"}
         env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
         self._process = subprocess.Popen(
             [sys.executable, "-m", module],
