@@ -137,7 +137,7 @@ def _print_costs(console: Console, found: Examination) -> None:
     costs = stored.calibration
     table.add_row("answer", _line(costs.answer, "sequence"), "", "")
     table.add_row("request_s", f"{costs.request_s * 1e6:.1f}", "", "")
-    table.add_row("frontend_s", f"{costs.frontend_s * 1e6:.1f} (gRPC, no ingress)", "", "")
+    table.add_row("frontend_s", f"{costs.frontend_s * 1e6:.1f} (gRPC)", "", "")
     console.print(table)
 
 

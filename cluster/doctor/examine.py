@@ -111,7 +111,6 @@ def examine(
             experts=formats[0],
             dense=formats[1],
             cluster_token=secrets.token_hex(32),
-            tokenizer=checkpoint if (checkpoint / "tekken.json").exists() else None,
         )
         has_shm = not machine.shared_memory_problem
         calibration, residuals, local = calibrate(
@@ -154,7 +153,7 @@ def calibrate(
     """
     on_stage("layers and experts in one process")
     local = measure_node(subject, plan, _share(deadline_s, _NODE_SHARE))
-    on_stage("serving: frontend and client")
+    on_stage("serving: a private server and its client")
     serving = measure_serving(subject, local.engine.steps, _share(deadline_s, _SERVING_SHARE))
     on_stage("starting shards")
     with closing(ShardProcesses(subject, plan.counts_on(available_cores()))) as shards:

@@ -15,7 +15,7 @@ from shards.cores import PASSIVE_POOLS
 
 START_S = 120.0  # to load what it serves
 _ANSWER_S = 60.0
-_END_S = 10.0
+_END_S = 60.0  # a server ends what it has started
 
 
 class MeasureProcessError(GalerneError):

@@ -34,7 +34,6 @@ class Subject:
     experts: WeightFormat
     dense: WeightFormat
     cluster_token: str
-    tokenizer: Path | None = None  # directory with tekken.json; None: the embedded one
 
 
 def topology_of(model: ModelConfig, transport: LinkTransport, num_shards: int) -> Topology:

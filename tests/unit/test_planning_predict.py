@@ -53,10 +53,13 @@ def test_steady_state_satisfies_littles_law(candidate, mix, part):
     state = model.steady(rate, capacity)
     assert state.running == pytest.approx(rate * model.output * state.step_s)
     mean = state.decode_s + state.chunk_fraction * (state.chunk_s - state.decode_s)
+    begun = rate * state.step_s  # requests a step; they lengthen those with their chunks
+    if not state.chunk_fraction:
+        mean += begun * CALIBRATION.request_s
+    else:
+        extra_s = begun / state.chunk_fraction * CALIBRATION.request_s
+        assert state.chunk_s >= state.decode_s + extra_s * (1 - 1e-5)
     assert state.step_s == pytest.approx(mean, rel=1e-5)
-    if state.chunk_fraction:
-        begun = rate * state.step_s / state.chunk_fraction  # requests in a step with a chunk
-        assert state.chunk_s >= state.decode_s + begun * CALIBRATION.request_s * (1 - 1e-5)
     assert state.running <= candidate.max_num_seqs * (1 + 1e-6)
     # Time-shared prefill: what arrives is computed.
     tokens = state.running * (1 + model.prompt / model.output)
