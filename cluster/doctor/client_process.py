@@ -9,6 +9,7 @@ asks for a wave of requests, all sent at once, and is answered with what the cli
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -24,6 +25,7 @@ from galerne.v1 import inference_pb2_grpc
 
 _CONNECT_S = 30.0
 _TIMEOUT_S = 50.0  # of a wave
+_PARTS = (0.5, 0.95)
 _FIRST_WORD = 1000  # ids below are control tokens
 
 
@@ -58,7 +60,14 @@ async def _wave(stub: Any, asked: dict[str, Any], words: range) -> dict[str, Any
     between = [sum(last_first_s < at <= first_end_s for at in each) for each in times]
     tokens = sum(between) / len(between)
     gap_s = (first_end_s - last_first_s) / tokens if tokens else None
-    return {"first_s": last_first_s - began_s, "gap_s": gap_s}
+    gaps = sorted(
+        after - before
+        for each in times
+        for before, after in itertools.pairwise(each)
+        if last_first_s <= before and after <= first_end_s
+    )
+    quantiles = [gaps[int(part * len(gaps))] for part in _PARTS] if gaps else None
+    return {"first_s": last_first_s - began_s, "gap_s": gap_s, "gap_quantiles_s": quantiles}
 
 
 async def _follow(stub: Any, request: pb.GenerateRequest) -> list[float]:  # noqa: ANN401

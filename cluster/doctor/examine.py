@@ -171,6 +171,7 @@ def calibrate(
         request_s=serving.request_s,
         frontend_s=serving.frontend_s,
         answer=serving.answer,
+        scatter=serving.scatter,
     )
     return calibration, _residuals(local, links, beside), local
 

@@ -11,17 +11,18 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cluster.doctor.fit import Point, fit_curve, relative_drift
 from cluster.doctor.line_process import LineProcess, MeasureProcessError
 from cluster.doctor.measure_engine import CheckPoint
 from cluster.doctor.setup import Subject
 from cluster.doctor.steps import Rounds
-from cluster.planning.costs import Curve
+from cluster.planning.costs import Curve, Scatter
 
 _PROMPT_TOKENS = 4
 _COUNTS = (1, 4, 16, 32)
+_NUM_LONE = 30
 _OUTPUT_TOKENS = 32  # and one more for every sequence: late ones must find the early ones running
 _MAX_MODEL_LEN = 1024
 _WARM_SEED = 1 << 20
@@ -35,6 +36,7 @@ class ServingCosts(NamedTuple):
     answer: Curve  # of a step, by sequences
     request_s: float
     frontend_s: float
+    scatter: Scatter
     steps: Sequence[CheckPoint]  # whole, as the client saw them
     drift: float  # last round against first
 
@@ -45,6 +47,8 @@ class Wave(NamedTuple):
     num_sequences: int
     first_s: float  # until the last of them has its first token
     gap_s: float  # between two tokens, while all of them run
+    gap_p50_s: float
+    gap_p95_s: float
 
 
 def measure_serving(
@@ -65,17 +69,24 @@ def measure_serving(
             _wave(client, count, _WARM_SEED)
         # What starting took is not taken from measuring.
         until_s = max(deadline_s, time.monotonic() + _AT_LEAST_S)
+        lone = [_ask(client, 1, number, 1)["first_s"] for number in range(_NUM_LONE)]
         rounds = [[_wave(client, count, number) for count in counts] for number in Rounds(until_s)]
     first, last = ([wave.gap_s for wave in rounds[at]] for at in (0, -1))
     waves = [
-        Wave(some[0].num_sequences, median(w.first_s for w in some), median(w.gap_s for w in some))
+        Wave(
+            some[0].num_sequences, *(median(values) for values in list(zip(*some, strict=True))[1:])
+        )
         for some in zip(*rounds, strict=True)
     ]
-    return fit_serving(waves, alone, relative_drift(first, last))
+    return fit_serving(waves, alone, lone, relative_drift(first, last))
 
 
-def fit_serving(waves: Sequence[Wave], alone: Sequence[CheckPoint], drift: float) -> ServingCosts:
+def fit_serving(
+    waves: Sequence[Wave], alone: Sequence[CheckPoint], lone: Sequence[float], drift: float
+) -> ServingCosts:
     """What waves take beyond the engine's own steps, which are ``alone``, in the same order.
+
+    ``lone``: seconds to the first token of single requests, one after another.
 
     A wave's first tokens take ``frontend_s + n · request_s`` and a step.
 
@@ -95,8 +106,14 @@ def fit_serving(waves: Sequence[Wave], alone: Sequence[CheckPoint], drift: float
         answer=answer.curve,
         request_s=request_s,
         frontend_s=max(few_s - fewest * request_s, _LEAST_S),
+        scatter=Scatter(
+            gap_p50=min(median(w.gap_p50_s / w.gap_s for w in waves), 1.0),
+            gap_p95=max(median(w.gap_p95_s / w.gap_s for w in waves), 1.0),
+            first_p95=sorted(lone)[int(0.95 * len(lone))] / median(lone),
+        ),
         steps=[
-            CheckPoint(w.num_sequences, _PROMPT_TOKENS + _OUTPUT_TOKENS / 2, w.gap_s) for w in waves
+            CheckPoint(w.num_sequences, _PROMPT_TOKENS + _num_output(w.num_sequences) / 2, w.gap_s)
+            for w in waves
         ],
         drift=drift,
     )
@@ -128,12 +145,16 @@ def _client_of(subject: Subject, processes: ExitStack) -> LineProcess:
 
 
 def _wave(client: LineProcess, count: int, seed: int) -> Wave:
-    wave = {"streams": count, "prompt_tokens": _PROMPT_TOKENS, "seed": seed}
-    short = client.ask(wave | {"output_tokens": 1})
-    long = client.ask(wave | {"output_tokens": _num_output(count)})
-    if long["gap_s"] is None:
+    short = _ask(client, count, seed, 1)
+    long = _ask(client, count, seed, _num_output(count))
+    if long["gap_quantiles_s"] is None:
         raise MeasureProcessError("client", f"{count} requests never ran all at once")
-    return Wave(count, short["first_s"], long["gap_s"])
+    return Wave(count, short["first_s"], long["gap_s"], *long["gap_quantiles_s"])
+
+
+def _ask(client: LineProcess, count: int, seed: int, output_tokens: int) -> dict[str, Any]:
+    wave = {"streams": count, "prompt_tokens": _PROMPT_TOKENS, "seed": seed}
+    return client.ask(wave | {"output_tokens": output_tokens})
 
 
 def _num_output(count: int) -> int:

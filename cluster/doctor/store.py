@@ -21,6 +21,7 @@ from cluster.planning.costs import (
     Linear,
     LinkCosts,
     NodeCosts,
+    Scatter,
 )
 from cluster.planning.shape import ModelShape
 from galerne.errors import ConfigError
@@ -122,6 +123,7 @@ def encode(stored: StoredCalibration) -> dict[str, Any]:
             "request_s": costs.request_s,
             "frontend_s": costs.frontend_s,
             "answer": asdict(costs.answer),
+            "scatter": None if costs.scatter is None else asdict(costs.scatter),
         },
     }
 
@@ -150,6 +152,7 @@ def decode(told: Mapping[str, Any]) -> StoredCalibration:
             request_s=costs["request_s"],
             frontend_s=costs["frontend_s"],
             answer=_cost("answer", costs["answer"]),
+            scatter=None if costs["scatter"] is None else Scatter(**costs["scatter"]),
         ),
     )
 

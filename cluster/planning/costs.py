@@ -110,6 +110,19 @@ class LinkCosts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scatter:
+    """How clients see times that the model says are alike: a machine's other work, and batching."""
+
+    gap_p50: float  # of waits for a token over their mean, while nothing begins
+    gap_p95: float
+    first_p95: float  # of a lone request's time to its first token, over the median
+
+    def __post_init__(self) -> None:
+        if not 0 < self.gap_p50 <= self.gap_p95 or self.first_p95 < 1:
+            raise ValueError(f"scatter: quantiles must be above 0 and in order, got {self}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
     """Everything a prediction takes from measurement."""
 
@@ -121,3 +134,4 @@ class Calibration:
     # By which the way of its tokens to clients lengthens a step, by sequences: frontends, proxies
     # and clients want cores that kernels have.
     answer: Cost = Linear(0.0, 0.0)
+    scatter: Scatter | None = None  # of times that clients see; unset: none

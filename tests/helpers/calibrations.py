@@ -14,6 +14,7 @@ from cluster.planning.costs import (
     Linear,
     LinkCosts,
     NodeCosts,
+    Scatter,
 )
 from cluster.planning.shape import shape_of
 from galerne.topology import LinkTransport
@@ -48,6 +49,7 @@ def calibration(**changes):
         request_s=1e-4,
         frontend_s=1e-3,
         answer=Linear(1e-5, 1e-4),
+        scatter=Scatter(gap_p50=0.8, gap_p95=2.0, first_p95=1.5),
     )
 
 

@@ -1,5 +1,7 @@
 """Measured points become the coefficients that made them."""
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -110,10 +112,12 @@ def test_what_serving_adds_is_told_by_steps_and_requests():
     counts = (1, 4, 16)
     alone = [CheckPoint(n, 10.0, 1e-3 + 1e-4 * n) for n in counts]
     waves = [
-        Wave(a.num_sequences, 5e-3 + 2e-3 * a.num_sequences + a.seconds, a.seconds + 3e-4 * n)
+        Wave(n, 5e-3 + 2e-3 * n + a.seconds, gap_s, 0.8 * gap_s, 2 * gap_s)
         for a, n in zip(alone, counts, strict=True)
+        for gap_s in [a.seconds + 3e-4 * n]
     ]
-    found = fit_serving(waves, alone, 0.0)
+    found = fit_serving(waves, alone, [8e-3] * 19 + [12e-3], 0.0)
+    assert astuple(found.scatter) == pytest.approx((0.8, 2.0, 1.5))
     assert [found.answer.seconds(n) for n in (1, 4, 10, 32)] == pytest.approx(
         [3e-4 * n for n in (1, 4, 10, 32)]
     )
