@@ -8,7 +8,7 @@ from cluster.planning.candidate import Candidate, Prediction
 from cluster.planning.costs import Calibration, Scatter
 from cluster.planning.load import Load
 from cluster.planning.occupancy import Occupancy, occupancy
-from cluster.planning.queueing import NO_WAIT, Wait, prefill_wait
+from cluster.planning.queueing import Wait, admission_wait, prefill_wait
 from cluster.planning.shape import ModelShape
 from cluster.planning.steady import Capacity, GatewayModel, Steady, busy_fraction
 from galerne.topology import LinkTransport
@@ -37,16 +37,14 @@ def predict(
     variation = (load.arrival_cv2 + load.service_cv2) / 2
     prefill_s = _prefill_seconds(model, state)
     present = _occupancy(model, state, rate, capacity)
-    admission = NO_WAIT
-    if rate > 0:
-        admission = Wait(present.waits, variation / (capacity.requests_per_s - rate))
+    admission = admission_wait(rate, capacity.requests_per_s, present.waits, variation=variation)
     share = rate * state.step_s * model.prompt / model.budget(state.seen)
     behind = prefill_wait(share, prefill_s, variation=variation)
     waits = (admission, behind)
     fixed_s = calibration.request_s + calibration.frontend_s + prefill_s
     mean_ttft_s = fixed_s + busy_fraction(state.running) * state.step_s / 2
     mean_ttft_s += admission.mean_s + behind.mean_s
-    extra_s = state.chunk_s - state.decode_s
+    extra_s = _chunk_seconds(model, state)
     ttft = [fixed_s + _found_seconds(present, part) + _percentile(waits, part) for part in _PARTS]
     gaps = [present.gap_s(part, state.chunk_fraction, extra_s) for part in _PARTS]
     scatter = calibration.scatter or _NO_SCATTER
@@ -103,6 +101,16 @@ def _occupancy(model: GatewayModel, state: Steady, rate: float, capacity: Capaci
         return model.seconds(num_decoding, 0.0, state.peers)
 
     return occupancy(rate, model.output, slots, decode_s, delay)
+
+
+def _chunk_seconds(model: GatewayModel, state: Steady) -> float:
+    """By which a chunk lengthens a step, at least as beside one sequence: it shares least there."""
+    chunk = min(model.prompt, model.budget(1.0))
+    if not chunk:
+        return 0.0
+    lone_s = model.seconds(1.0, chunk, 0.0) - model.seconds(1.0, 0.0, 0.0)
+    begun_s = model.calibration.request_s * chunk / model.prompt
+    return max(state.chunk_s - state.decode_s, lone_s + begun_s)
 
 
 def _found_seconds(present: Occupancy, fraction: float) -> float:

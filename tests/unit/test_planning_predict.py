@@ -8,8 +8,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from cluster.planning.occupancy import occupancy
 from cluster.planning.predict import predict
-from cluster.planning.queueing import Wait, admission_wait, erlang_c, fixed_point, prefill_wait
+from cluster.planning.queueing import Wait, admission_wait, fixed_point, prefill_wait
 from cluster.planning.steady import GatewayModel
 from helpers.placements import relaxed
 from helpers.planning import FAR, LOCAL, NEAR, SHAPE, create_calibration, create_load
@@ -135,12 +136,6 @@ def test_memory_is_weights_and_cache():
 # -- queues ----------------------------------------------------------------------------------
 
 
-def test_erlang_c_is_what_textbooks_say():
-    assert erlang_c(1, 0.5) == pytest.approx(0.5)
-    assert erlang_c(2, 1.0) == pytest.approx(1 / 3)
-    assert erlang_c(10, 10.0) == 1
-
-
 @pytest.mark.parametrize("servers", [1, 4])
 def test_admission_wait_is_what_a_simulated_queue_shows(servers):
     chance = random.Random(3)
@@ -153,7 +148,8 @@ def test_admission_wait_is_what_a_simulated_queue_shows(servers):
         waits.append(start - now)
         free[0] = start + chance.expovariate(1 / service_s)
     waits.sort()
-    wait = admission_wait(rate, servers / service_s, rate * service_s, servers, variation=1.0)
+    taken = occupancy(rate, 1.0, servers, lambda _: service_s).waits
+    wait = admission_wait(rate, servers / service_s, taken, variation=1.0)
     assert wait.mean_s == pytest.approx(sum(waits) / len(waits), rel=0.12)
     assert wait.percentile_s(0.95) == pytest.approx(waits[int(0.95 * len(waits))], rel=0.12)
 
