@@ -22,7 +22,8 @@ from cluster.planning.costs import Curve, Scatter
 
 _PROMPT_TOKENS = 4
 _COUNTS = (1, 4, 16, 32)
-_NUM_LONE = 30
+_NUM_LONE = 24
+_REST_S = 0.1
 _OUTPUT_TOKENS = 32  # and one more for every sequence: late ones must find the early ones running
 _MAX_MODEL_LEN = 1024
 _WARM_SEED = 1 << 20
@@ -69,7 +70,7 @@ def measure_serving(
             _wave(client, count, _WARM_SEED)
         # What starting took is not taken from measuring.
         until_s = max(deadline_s, time.monotonic() + _AT_LEAST_S)
-        lone = [_ask(client, 1, number, 1)["first_s"] for number in range(_NUM_LONE)]
+        lone = [_lone_first_s(client, number) for number in range(_NUM_LONE)]
         rounds = [[_wave(client, count, number) for count in counts] for number in Rounds(until_s)]
     first, last = ([wave.gap_s for wave in rounds[at]] for at in (0, -1))
     waves = [
@@ -86,9 +87,9 @@ def fit_serving(
 ) -> ServingCosts:
     """What waves take beyond the engine's own steps, which are ``alone``, in the same order.
 
-    ``lone``: seconds to the first token of single requests, one after another.
+    ``lone``: seconds to the first token of single requests, each with a rest before it.
 
-    A wave's first tokens take ``frontend_s + n · request_s`` and a step.
+    The first tokens of n requests take ``frontend_s + n · request_s`` and a step.
 
     Raises:
         ValueError: No waves.
@@ -105,7 +106,7 @@ def fit_serving(
     return ServingCosts(
         answer=answer.curve,
         request_s=request_s,
-        frontend_s=max(few_s - fewest * request_s, _LEAST_S),
+        frontend_s=max(median(lone) - alone[0].seconds - request_s, _LEAST_S),
         scatter=Scatter(
             gap_p50=min(median(w.gap_p50_s / w.gap_s for w in waves), 1.0),
             gap_p95=max(median(w.gap_p95_s / w.gap_s for w in waves), 1.0),
@@ -150,6 +151,12 @@ def _wave(client: LineProcess, count: int, seed: int) -> Wave:
     if long["gap_quantiles_s"] is None:
         raise MeasureProcessError("client", f"{count} requests never ran all at once")
     return Wave(count, short["first_s"], long["gap_s"], *long["gap_quantiles_s"])
+
+
+def _lone_first_s(client: LineProcess, seed: int) -> float:
+    """To the first token of a request that finds a server at rest, as most lone ones do."""
+    time.sleep(_REST_S)
+    return float(_ask(client, 1, seed, 1)["first_s"])
 
 
 def _ask(client: LineProcess, count: int, seed: int, output_tokens: int) -> dict[str, Any]:

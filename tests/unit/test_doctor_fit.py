@@ -116,7 +116,7 @@ def test_what_serving_adds_is_told_by_steps_and_requests():
         for a, n in zip(alone, counts, strict=True)
         for gap_s in [a.seconds + 3e-4 * n]
     ]
-    found = fit_serving(waves, alone, [8e-3] * 19 + [12e-3], 0.0)
+    found = fit_serving(waves, alone, [8.1e-3] * 19 + [12.15e-3], 0.0)
     assert astuple(found.scatter) == pytest.approx((0.8, 2.0, 1.5))
     assert [found.answer.seconds(n) for n in (1, 4, 10, 32)] == pytest.approx(
         [3e-4 * n for n in (1, 4, 10, 32)]
