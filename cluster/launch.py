@@ -20,6 +20,7 @@ from cluster.control.standing import Spread, Standing
 from cluster.nodes import HEAD_RESOURCE, alive_nodes, node_by_part
 from galerne.errors import ConfigError
 from galerne.topology import Topology
+from shards.cores import PASSIVE_POOLS
 from shards.kernels.native.library import FAMILY_VARIABLE, SPIN_VARIABLE
 
 logger = logging.getLogger(__name__)
@@ -215,6 +216,5 @@ def _remote(kind: type, name: str, **options: Any) -> Any:  # noqa: ANN401 - Ray
 
 def _environment(num_threads: int) -> dict[str, str]:
     """Of an actor: what it computes with, on other nodes too."""
-    # Pools of several processes on few cores must not spin against one another.
-    pools = {"OMP_NUM_THREADS": str(num_threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    pools = PASSIVE_POOLS | {"OMP_NUM_THREADS": str(num_threads)}
     return pools | {k: v for k, v in os.environ.items() if k in (FAMILY_VARIABLE, SPIN_VARIABLE)}

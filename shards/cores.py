@@ -8,6 +8,11 @@ import os
 logger = logging.getLogger(__name__)
 
 
+# Environment of processes that compute: torch's pools must not spin against our own threads, or
+# those of other processes. Read when torch is loaded.
+PASSIVE_POOLS = {"OMP_WAIT_POLICY": "PASSIVE"}
+
+
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 from rich.console import Console
 
 from cluster.config import load_config
+from shards.cores import PASSIVE_POOLS
 
 _DEFAULTS = load_config(None, {})
 
@@ -40,6 +42,7 @@ def doctor(
     Measures the local machine alone, also where it is one of several nodes of a Ray cluster. Exit
     code 2: something was refused; what could be measured was.
     """
+    os.environ.update(PASSIVE_POOLS)  # torch comes with the imports below
     from cluster.cli.doctor_print import as_plain, print_examination
     from cluster.doctor.examine import examine
     from cluster.doctor.steps import MeasurePlan

@@ -19,7 +19,7 @@ from cluster.doctor.verdict import (
     exchange_words,
     judge_step,
 )
-from cluster.planning.costs import ExpertCost, Linear
+from cluster.planning.costs import Cost, ExpertCost, Linear
 from galerne.units import size_text
 
 LOCAL_NOTE = (
@@ -131,9 +131,13 @@ def _print_costs(console: Console, found: Examination) -> None:
         error = residuals[name]
         table.add_row(name, text, f"{error.median:.1%}", f"{error.worst:.1%}")
     table.add_row("attention_s", f"{node.attention_s * 1e6:.5f} a query and key", "in layer", "")
+    if node.chunk_attention_s is not None:
+        text = f"{node.chunk_attention_s * 1e6:.5f} a query and key"
+        table.add_row("chunk_attention_s", text, "in layer", "")
     costs = stored.calibration
+    table.add_row("answer", _line(costs.answer, "sequence"), "", "")
     table.add_row("request_s", f"{costs.request_s * 1e6:.1f}", "", "")
-    table.add_row("frontend_s", f"{costs.frontend_s * 1e6:.1f} (gRPC only, no HTTP)", "", "")
+    table.add_row("frontend_s", f"{costs.frontend_s * 1e6:.1f} (gRPC)", "", "")
     console.print(table)
 
 
@@ -156,15 +160,22 @@ def _checks(found: Examination) -> list[dict[str, Any]]:
             "num_sequences": check.num_sequences,
             "measured_s": check.seconds,
             "predicted_s": sum(
-                decode_parts(costs, shape, check.num_sequences, check.context).values()
+                seconds
+                for name, seconds in decode_parts(
+                    costs, shape, check.num_sequences, check.context
+                ).items()
+                if name != "answer"
             ),
         }
         for check in found.checks
     ]
 
 
-def _line(line: Linear, unit: str) -> str:
-    return f"{line.fixed_s * 1e6:.1f} + {line.per_unit_s * 1e6:.3f} a {unit}"
+def _line(cost: Cost, unit: str) -> str:
+    if isinstance(cost, Linear):
+        return f"{cost.fixed_s * 1e6:.1f} + {cost.per_unit_s * 1e6:.3f} a {unit}"
+    knots = ", ".join(f"{knot.seconds * 1e6:.0f} at {knot.units:g}" for knot in cost.knots)
+    return f"{knots} {unit}s"
 
 
 def _experts(cost: ExpertCost) -> str:

@@ -20,9 +20,10 @@ from cluster.doctor.link_fit import LinkFit
 from cluster.doctor.machine import Machine, measure_machine
 from cluster.doctor.measure_beside import BesideCosts, measure_beside
 from cluster.doctor.measure_engine import CheckPoint
-from cluster.doctor.measure_frontend import measure_frontend
 from cluster.doctor.measure_link import measure_links
 from cluster.doctor.measure_node import LocalCosts, measure_node
+from cluster.doctor.measure_serving import measure_serving
+from cluster.doctor.others import OthersWatch
 from cluster.doctor.setup import NUMERICS, Subject
 from cluster.doctor.shard_processes import ShardProcesses
 from cluster.doctor.small_model import write_small_model
@@ -41,7 +42,7 @@ from shards.kernels.formats import WeightFormat
 from shards.kernels.native.library import kernels_for, set_spin
 
 # Of the time that is left when each begins.
-_NODE_SHARE, _LINK_SHARE = 0.45, 0.6
+_NODE_SHARE, _SERVING_SHARE, _LINK_SHARE = 0.4, 0.3, 0.6
 
 OnStage = Callable[[str], None]
 
@@ -93,10 +94,11 @@ def examine(
     Raises:
         CheckpointError: The checkpoint cannot be used.
         ConfigError: These formats cannot be held here.
-        ShardProcessError: A shard of the measurement did not start.
+        MeasureProcessError: A shard of the measurement did not start.
         OSError: No room for the small checkpoint.
     """
     started_s = time.monotonic()
+    others = OthersWatch()
     on_stage("memory, arithmetic, disk")
     model = open_checkpoint(checkpoint).config
     machine, found = machine_and_findings(checkpoint, model, formats, port_by_field)
@@ -128,7 +130,7 @@ def examine(
     )
     return Examination(
         machine=machine,
-        findings=[*found, *doubts(local.drift, residuals)],
+        findings=[*found, *doubts(local.drift, residuals, others.taken())],
         stored=stored,
         measured=subject.model,
         checks=list(local.engine.steps),
@@ -147,27 +149,29 @@ def calibrate(
     """Run the small model in every way until ``deadline_s`` of ``time.monotonic``.
 
     Raises:
-        CheckpointError, ConfigError, ShardProcessError: See ``examine``.
+        CheckpointError, ConfigError, MeasureProcessError: See ``examine``.
     """
     on_stage("layers and experts in one process")
     local = measure_node(subject, plan, _share(deadline_s, _NODE_SHARE))
-    on_stage("the way of a first token")
-    frontend_s = measure_frontend(subject, local.engine.request_s)
+    on_stage("serving: a private server and its client")
+    serving = measure_serving(subject, local.engine.steps, _share(deadline_s, _SERVING_SHARE))
     on_stage("starting shards")
     with closing(ShardProcesses(subject, plan.counts_on(available_cores()))) as shards:
         on_stage("round trips to shards")
         transports = (LinkTransport.SHM, LinkTransport.GRPC)[not has_shared_memory :]
         links = measure_links(subject, shards, plan, _share(deadline_s, _LINK_SHARE), transports)
         on_stage("layers and experts beside shards")
-        beside = measure_beside(subject, shards, plan, local.attention_s, deadline_s)
+        beside = measure_beside(subject, shards, plan, local.layer, deadline_s)
     set_spin(owns_cores=False)  # this process has no engine any more
     node = _node(local, beside)
     calibration = Calibration(
         gateway=node,
         shard=node,
         links={transport: link.costs for transport, link in links.items()},
-        request_s=local.engine.request_s,
-        frontend_s=frontend_s,
+        request_s=serving.request_s,
+        frontend_s=serving.frontend_s,
+        answer=serving.answer,
+        scatter=serving.scatter,
     )
     return calibration, _residuals(local, links, beside), local
 
@@ -185,9 +189,10 @@ def _share(deadline_s: float, share: float) -> float:
 
 def _node(local: LocalCosts, beside: BesideCosts) -> NodeCosts:
     return NodeCosts(
-        layer=local.layer,
+        layer=local.layer.layer,
         layer_beside=beside.layer,
-        attention_s=local.attention_s,
+        attention_s=local.layer.attention_s,
+        chunk_attention_s=local.layer.chunk_attention_s,
         experts=local.experts,
         shard_experts=beside.shard_experts,
         head=local.head,

@@ -1,4 +1,4 @@
-"""Measured points become coefficients. Pure.
+"""Measured points become coefficients and curves. Pure.
 
 Least squares of the relative error, because points span four orders of magnitude and a prediction
 is judged by its relative error; coefficients are above 0, because no work takes negative time.
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cluster.planning.costs import ExpertCost, Linear
+from cluster.planning.costs import Curve, ExpertCost, Knot
 
 Floats = npt.NDArray[np.float64]
 
@@ -53,10 +53,10 @@ class Fitted(NamedTuple):
     residuals: Residuals
 
 
-class FittedLine(NamedTuple):
-    """A line and how far the points lie from it."""
+class FittedCurve(NamedTuple):
+    """A curve and how far the points lie from it."""
 
-    line: Linear
+    curve: Curve
     residuals: Residuals
 
 
@@ -104,19 +104,44 @@ def fit(features: Floats, seconds: Floats) -> Fitted:
                 best, least = np.zeros(num_features), float(error @ error)
                 best[list(chosen)] = some
     coefficients = best + MIN_COEFFICIENT
-    return Fitted(coefficients, _residuals(features @ coefficients, seconds))
+    return Fitted(coefficients, residuals_of(features @ coefficients, seconds))
 
 
-def fit_line(points: Sequence[Point]) -> FittedLine:
-    """``fixed_s + per_unit_s * units`` through points.
+def fit_curve(points: Sequence[Point]) -> FittedCurve:
+    """The curve that never falls and lies nearest, with a knot for every number of units.
 
     Raises:
-        ValueError: See ``fit``.
+        ValueError: No points, or times that are not above 0.
     """
     units, seconds = _columns(points, 2)
-    found = fit(np.stack([np.ones_like(units), units], axis=1), seconds)
-    fixed_s, per_unit_s = found.coefficients.tolist()
-    return FittedLine(Linear(fixed_s, per_unit_s), found.residuals)
+    if not len(units) or not (np.isfinite(seconds).all() and (seconds > 0).all()):
+        raise ValueError("points: there must be one at least, with seconds above 0")
+    at = np.unique(units)
+    counts = np.array([(units == n).sum() for n in at], dtype=np.float64)
+    level = rising(np.array([np.median(seconds[units == n]) for n in at]), counts)
+    curve = curve_of(at, level)
+    return FittedCurve(curve, residuals_of(np.array([curve.seconds(n) for n in units]), seconds))
+
+
+def curve_of(units: Floats, seconds: Floats) -> Curve:
+    """The curve through ``seconds`` ``[N]`` at ``units`` ``[N]``."""
+    return Curve(tuple(Knot(float(n), float(s)) for n, s in zip(units, seconds, strict=True)))
+
+
+def rising(values: Floats, weights: Floats) -> Floats:
+    """The values ``[N]`` that never fall and lie nearest by weighted least squares.
+
+    Source: pool adjacent violators (Ayer and others, 1955).
+    """
+    pools: list[tuple[float, float, int]] = []  # mean, weight, length
+    for value, weight in zip(values.tolist(), weights.tolist(), strict=True):
+        pool = (value, weight, 1)
+        while pools and pools[-1][0] > pool[0]:
+            mean, before, length = pools.pop()
+            total = before + pool[1]
+            pool = ((mean * before + pool[0] * pool[1]) / total, total, length + pool[2])
+        pools.append(pool)
+    return np.repeat([pool[0] for pool in pools], [pool[2] for pool in pools])
 
 
 def fit_experts(points: Sequence[ExpertPoint]) -> FittedExperts:
@@ -154,6 +179,7 @@ def _columns(points: Sequence[tuple[float, ...]], num_columns: int) -> Sequence[
     return list(np.asarray(points, dtype=np.float64).reshape(-1, num_columns).T)
 
 
-def _residuals(fitted: Floats, measured: Floats) -> Residuals:
+def residuals_of(fitted: Floats, measured: Floats) -> Residuals:
+    """Of times ``[N]``."""
     relative = np.abs(fitted / measured - 1)
     return Residuals(float(np.median(relative)), float(relative.max()))

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from cluster.doctor.fit import ExpertPoint, Residuals, fit, fit_experts
+from cluster.doctor.fit import ExpertPoint, FittedCurve, Residuals, fit_experts, residuals_of
+from cluster.doctor.layer_fit import LayerFit, LayerPoint, own_curve
 from cluster.doctor.measure_link import await_links
 from cluster.doctor.setup import Subject, gateway_settings, topology_of
 from cluster.doctor.shard_processes import ShardProcesses
@@ -27,7 +28,7 @@ from cluster.doctor.steps import (
     routing_of,
     run_step,
 )
-from cluster.planning.costs import ExpertCost, Linear
+from cluster.planning.costs import Curve, ExpertCost
 from galerne.topology import LinkTransport, Topology
 from router.exchange.dispatch import Ints
 from router.gateway.build import build_gateway
@@ -40,7 +41,7 @@ _MIN_S = 1e-7  # of a shard's pass; one without a row takes none
 class BesideCosts(NamedTuple):
     """Costs where gateway and shards share a machine."""
 
-    layer: Linear
+    layer: Curve
     shard_experts: ExpertCost
     layer_residuals: Residuals
     expert_residuals: Residuals
@@ -62,16 +63,15 @@ def measure_beside(
     subject: Subject,
     shards: ShardProcesses,
     plan: MeasurePlan,
-    attention_s: float,
+    local: LayerFit,
     deadline_s: float,
 ) -> BesideCosts:
     """Measure until ``deadline_s`` of ``time.monotonic``; a few rounds are made even so.
 
-    ``attention_s``: of a query with a key, as ``measure_node`` found it; attention runs on all
-    cores here too.
+    ``local``: as ``measure_node`` found it; attention runs on all cores here too.
 
     Raises:
-        ShardProcessError: A shard has ended, or cannot be reached.
+        MeasureProcessError: A shard has ended, or cannot be reached.
         CheckpointError, ConfigError: See ``build_gateway``.
     """
     count = max(shards.counts)
@@ -87,9 +87,9 @@ def measure_beside(
     finally:
         built.runner.close()
         torch.set_num_threads(had_threads)
-    layer, layer_residuals = _fit_layer(measured, attention_s)
+    layer = _fit_layer(measured, local)
     experts = fit_experts([p for step in measured for p in step.shards if p.num_rows])
-    return BesideCosts(layer, experts.cost, layer_residuals, experts.residuals, measured)
+    return BesideCosts(layer.curve, experts.cost, layer.residuals, experts.residuals, measured)
 
 
 def _steps(plan: MeasurePlan, max_positions: int) -> list[StepShape]:
@@ -153,14 +153,14 @@ def _work(routing: Sequence[Ints], topology: Topology) -> list[tuple[float, floa
     return found
 
 
-def _fit_layer(measured: Sequence[BesideStep], attention_s: float) -> tuple[Linear, Residuals]:
-    features = np.array([[1.0, step.shape.num_tokens] for step in measured])
+def _fit_layer(measured: Sequence[BesideStep], local: LayerFit) -> FittedCurve:
+    points = [LayerPoint(step.shape, step.layer_s) for step in measured]
+    per_key = (local.attention_s, local.chunk_attention_s)
+    curve = own_curve(points, *per_key)
     whole = np.array([step.layer_s for step in measured])
-    attention = attention_s * np.array([step.shape.num_pairs for step in measured])
-    # Weighed by the whole layer, like all other fits, where attention is most of it.
-    own = np.maximum(whole - attention, 0.05 * whole)
-    fixed_s, per_token_s = fit(features * (own / whole)[:, None], own**2 / whole).coefficients
-    fitted = features @ np.array([fixed_s, per_token_s]) + attention
-    relative = np.abs(fitted / whole - 1)
-    residuals = Residuals(float(np.median(relative)), float(relative.max()))
-    return Linear(float(fixed_s), float(per_token_s)), residuals
+    fitted = [
+        curve.seconds(step.shape.num_tokens)
+        + per_key[step.shape.num_new > 1] * step.shape.num_pairs
+        for step in measured
+    ]
+    return FittedCurve(curve, residuals_of(np.array(fitted), whole))

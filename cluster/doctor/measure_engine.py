@@ -1,4 +1,4 @@
-"""What a step costs around the model (scheduling, sampling, emitting), and what a request adds."""
+"""What a step costs around the model: scheduling, sampling, emitting."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cluster.doctor.fit import Point, Residuals, fit_line
+from cluster.doctor.fit import Point, Residuals, fit_curve
 from cluster.doctor.steps import EMBED, Rounds
-from cluster.planning.costs import Linear
+from cluster.planning.costs import Curve
 from router.engine.request import GenerationRequest, SamplingParams
 from router.gateway.build import BuiltGateway
 from shards.checkpoint.config import ModelConfig
@@ -32,8 +32,7 @@ class CheckPoint(NamedTuple):
 class EngineCosts(NamedTuple):
     """Costs around the model."""
 
-    step: Linear  # by sequences
-    request_s: float
+    step: Curve  # by sequences
     residuals: Residuals
     steps: Sequence[CheckPoint]  # whole, to hold predictions against
 
@@ -41,7 +40,6 @@ class EngineCosts(NamedTuple):
 class _Batch(NamedTuple):
     step_s: float  # median wall time of a decode step
     around_s: float  # of it, without layers and head
-    request_s: float  # what a request takes beyond its steps
 
 
 def measure_engine(
@@ -57,12 +55,11 @@ def measure_engine(
         for count, found in batches.items():
             found.append(_run_batch(built, model, count, seed=number))
     points = {n: median(b.around_s for b in found) for n, found in batches.items()}
-    line = fit_line([Point(n, seconds) for n, seconds in points.items()])
+    step = fit_curve([Point(n, seconds) for n, seconds in points.items()])
     context = _PROMPT_TOKENS + _WARM_STEPS + _NUM_STEPS / 2
     return EngineCosts(
-        step=line.line,
-        request_s=max(median(b.request_s for found in batches.values() for b in found), 1e-9),
-        residuals=line.residuals,
+        step=step.curve,
+        residuals=step.residuals,
         steps=[
             CheckPoint(n, context, median(b.step_s for b in found)) for n, found in batches.items()
         ],
@@ -71,19 +68,13 @@ def measure_engine(
 
 def _run_batch(built: BuiltGateway, model: ModelConfig, count: int, seed: int) -> _Batch:
     engine = built.engine
-    requests = _requests(model, count, seed)
-    started = time.perf_counter()
-    admitted = [engine.submit(request) for request in requests]
+    admitted = [engine.submit(request) for request in _requests(model, count, seed)]
     engine.take_commands()
-    admission_s = time.perf_counter() - started
     for future in admitted:
         future.result(0)
     steps = [_run_one(built) for _ in range(_WARM_STEPS + _NUM_STEPS + 1)]
-    first, decoding, last = steps[0], steps[_WARM_STEPS:-1], steps[-1]
-    around_s = median(around for _, around in decoding)
-    # The first and the last step also begin and end every request.
-    extra_s = admission_s + first[1] + last[1] - 2 * around_s
-    return _Batch(median(wall for wall, _ in decoding), around_s, max(extra_s, 0.0) / count)
+    decoding = steps[_WARM_STEPS:-1]  # the last one ends every request
+    return _Batch(median(wall for wall, _ in decoding), median(around for _, around in decoding))
 
 
 def _run_one(built: BuiltGateway) -> tuple[float, float]:

@@ -15,14 +15,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from cluster.doctor.line_process import MeasureProcessError
 from cluster.doctor.link_fit import LinkFit, LinkPoint, fit_link
 from cluster.doctor.setup import Subject, gateway_settings, topology_of
-from cluster.doctor.shard_processes import (
-    Counters,
-    ShardProcessError,
-    ShardProcesses,
-    wait_monotonic,
-)
+from cluster.doctor.shard_processes import Counters, ShardProcesses, wait_monotonic
 from cluster.doctor.steps import MeasurePlan, Rounds, StepShape
 from galerne.topology import LinkTransport, Topology
 from router.exchange.dispatch import Ints
@@ -56,7 +52,7 @@ def measure_links(
     """Measure until ``deadline_s`` of ``time.monotonic``; a few rounds are made even so.
 
     Raises:
-        ShardProcessError: A shard has ended, or cannot be reached.
+        MeasureProcessError: A shard has ended, or cannot be reached.
     """
     found: dict[LinkTransport, LinkFit] = {}
     for number, transport in enumerate(transports):
@@ -90,7 +86,7 @@ def await_links(exchange: RoutedExperts) -> None:
     """Poll until all links are up.
 
     Raises:
-        ShardProcessError: One does not come up in time.
+        MeasureProcessError: One does not come up in time.
     """
     until_s = time.monotonic() + _LINKS_UP_S
     while True:
@@ -99,7 +95,7 @@ def await_links(exchange: RoutedExperts) -> None:
         if not down:
             return
         if not wait_monotonic(until_s):
-            raise ShardProcessError(down[0], f"could not be reached in {_LINKS_UP_S:g} s")
+            raise MeasureProcessError(down[0], f"could not be reached in {_LINKS_UP_S:g} s")
 
 
 def _measure_count(

@@ -12,19 +12,17 @@ from dataclasses import dataclass
 from statistics import median
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from cluster.doctor.fit import (
     ExpertPoint,
-    Floats,
     Point,
     Residuals,
-    fit,
+    fit_curve,
     fit_experts,
-    fit_line,
     relative_drift,
 )
+from cluster.doctor.layer_fit import LayerFit, LayerPoint, fit_layer
 from cluster.doctor.measure_engine import EngineCosts, measure_engine
 from cluster.doctor.setup import Subject, gateway_settings, topology_of
 from cluster.doctor.steps import (
@@ -37,7 +35,7 @@ from cluster.doctor.steps import (
     routing_of,
     run_step,
 )
-from cluster.planning.costs import ExpertCost, Linear
+from cluster.planning.costs import Curve, ExpertCost
 from galerne.topology import LinkTransport
 from router.gateway.build import build_gateway
 from router.model.runner import PagedRunner
@@ -58,22 +56,13 @@ class Measured(NamedTuple):
     samples: Sequence[StepSample]
 
 
-class LayerFit(NamedTuple):
-    """A layer without its routed experts."""
-
-    layer: Linear
-    attention_s: float
-    residuals: Residuals
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalCosts:
     """Costs with all experts in the gateway."""
 
-    layer: Linear
-    attention_s: float
+    layer: LayerFit
     experts: ExpertCost
-    head: Linear
+    head: Curve
     engine: EngineCosts
     residuals: Mapping[str, Residuals]
     drift: float  # last round against first, median over steps
@@ -98,18 +87,17 @@ def measure_node(subject: Subject, plan: MeasurePlan, deadline_s: float) -> Loca
     finally:
         built.runner.close()
         torch.set_num_threads(had_threads)
-    layer = fit_layer(measured)
+    layer = fit_layer([LayerPoint(m.shape, m.layer_s) for m in measured])
     top_k = subject.model.num_experts_per_tok
     experts = fit_experts(
         [ExpertPoint(m.num_touched, m.shape.num_tokens * top_k, m.experts_s) for m in measured]
     )
-    head = fit_line([Point(m.shape.num_sequences, m.head_s) for m in measured])
+    head = fit_curve([Point(m.shape.num_sequences, m.head_s) for m in measured])
     residuals = {"layer": layer.residuals, "experts": experts.residuals, "head": head.residuals}
     return LocalCosts(
-        layer=layer.layer,
-        attention_s=layer.attention_s,
+        layer=layer,
         experts=experts.cost,
-        head=head.line,
+        head=head.curve,
         engine=engine,
         residuals=residuals | {"step": engine.residuals},
         drift=drift_of(measured),
@@ -143,16 +131,6 @@ def measure_steps(
         )
         for step, num, some in zip(steps, touched, samples, strict=True)
     ]
-
-
-def fit_layer(measured: Sequence[Measured]) -> LayerFit:
-    """A fixed part, a part per token, a part per query and key."""
-    features: Floats = np.array(
-        [[1.0, m.shape.num_tokens, m.shape.num_pairs] for m in measured], dtype=np.float64
-    )
-    found = fit(features, np.array([m.layer_s for m in measured]))
-    fixed_s, per_token_s, attention_s = found.coefficients.tolist()
-    return LayerFit(Linear(fixed_s, per_token_s), attention_s, found.residuals)
 
 
 def drift_of(measured: Sequence[Measured]) -> float:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from cluster.doctor.line_process import say
 from cluster.doctor.setup import EPOCH, NUMERICS
 from galerne.ids import ShardId
 from router.gateway.settings import DTYPES, numerics_profile
@@ -42,16 +43,11 @@ def main() -> None:
             held=experts,
         )
     )
-    _say({"address": host.address})
+    say({"address": host.address})
     for _ in sys.stdin:
         computed_s = host.describe()["compute_seconds"]
-        _say({"compute_seconds": computed_s, "cpu_seconds": time.process_time()})
+        say({"compute_seconds": computed_s, "cpu_seconds": time.process_time()})
     host.stop()
-
-
-def _say(what: dict[str, object]) -> None:
-    sys.stdout.write(json.dumps(what) + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-import select
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from cluster.doctor.line_process import LineProcess
 from cluster.doctor.setup import Subject, topology_of
-from galerne.errors import GalerneError
 from galerne.ids import ShardId
 from galerne.topology import LinkTransport
 
-_START_S = 120.0  # to load its experts
-_ANSWER_S = 30.0
-_END_S = 10.0
+_MODULE = "cluster.doctor.shard_process"
 _POLL_S = 0.005
-
-
-class ShardProcessError(GalerneError):
-    """A shard of a measurement did not start, or ended."""
-
-    def __init__(self, shard: str, problem: str) -> None:
-        super().__init__(shard, problem)
-        self.shard = shard
-        self.problem = problem
-
-    def __str__(self) -> str:
-        return f"{self.shard}: {self.problem}"
 
 
 class Counters(NamedTuple):
@@ -48,57 +29,10 @@ class Counters(NamedTuple):
         )
 
 
-class _ShardProcess:
-    def __init__(self, shard: ShardId, settings: dict[str, Any]) -> None:
-        self._shard = shard
-        # As launch.py sets the pools of an actor; the modules are found where ours were.
-        env = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-        env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "cluster.doctor.shard_process"],
-            env=env,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._write(json.dumps(settings))
-
-    def address(self) -> str:
-        return str(self._read(_START_S)["address"])
-
+class _ShardProcess(LineProcess):
     def counters(self) -> Counters:
-        self._write("")
-        told = self._read(_ANSWER_S)
+        told = self.ask({})
         return Counters(told["compute_seconds"], told["cpu_seconds"])
-
-    def close(self) -> None:
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
-        try:
-            self._process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def _write(self, line: str) -> None:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(line + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise ShardProcessError(self._shard, "ended") from None
-
-    def _read(self, timeout_s: float) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        ready, _, _ = select.select([self._process.stdout], [], [], timeout_s)
-        if not ready:
-            raise ShardProcessError(self._shard, f"said nothing for {timeout_s:g} s")
-        line = self._process.stdout.readline()
-        if not line:
-            raise ShardProcessError(self._shard, "ended")
-        told: dict[str, Any] = json.loads(line)
-        return told
 
 
 class ShardProcesses:
@@ -111,7 +45,7 @@ class ShardProcesses:
         """Start the most that one of the topologies needs, and wait until they listen.
 
         Raises:
-            ShardProcessError: One does not start.
+            MeasureProcessError: One does not start.
         """
         self.counts = tuple(sorted(counts))
         self._names = topology_of(subject.model, LinkTransport.SHM, self.counts[-1]).shards
@@ -129,9 +63,9 @@ class ShardProcesses:
                     "cluster_token": subject.cluster_token,
                     "core": number,
                 }
-                self._by_shard[shard] = _ShardProcess(shard, settings)
+                self._by_shard[shard] = _ShardProcess(shard, _MODULE, settings)
             for shard, process in self._by_shard.items():
-                self._addresses[shard] = process.address()
+                self._addresses[shard] = str(process.first_words()["address"])
         except BaseException:
             self.close()
             raise

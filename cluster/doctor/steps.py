@@ -56,8 +56,8 @@ class StepShape:
 class MeasurePlan:
     """Which steps are measured, and for how long."""
 
-    decode_sequences: tuple[int, ...] = (1, 4, 16, 64)
-    prefill_tokens: tuple[int, ...] = (64, 256, 1024)
+    decode_sequences: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    prefill_tokens: tuple[int, ...] = (64, 128, 256, 512, 1024)
     contexts: tuple[int, ...] = (64, 512, 2048)
     exchange_tokens: tuple[int, ...] = (1, 16, 256)
     shard_counts: tuple[int, ...] = (1, 2, 4)

@@ -12,13 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from cluster.doctor.fit import Residuals
-from cluster.planning.costs import Calibration, ExpertCost, Linear, LinkCosts, NodeCosts
+from cluster.planning.costs import (
+    Calibration,
+    Cost,
+    Curve,
+    ExpertCost,
+    Knot,
+    Linear,
+    LinkCosts,
+    NodeCosts,
+    Scatter,
+)
 from cluster.planning.shape import ModelShape
 from galerne.errors import ConfigError
 from galerne.topology import LinkTransport
 from shards.kernels.formats import FORMATS, WeightFormat
 
-VERSION = 1
+VERSION = 2
 _CACHE_VARIABLE = "XDG_CACHE_HOME"
 
 
@@ -78,7 +88,8 @@ def load(
         raise ConfigError("calibration", path, str(error)) from error
     version = told.get("version") if isinstance(told, dict) else None
     if version != VERSION:
-        raise ConfigError("calibration.version", version, f"must be {VERSION}: {path}")
+        problem = f"must be {VERSION}: measure again with galerne doctor: {path}"
+        raise ConfigError("calibration.version", version, problem)
     try:
         stored = decode(told)
     except (KeyError, TypeError, ValueError) as error:
@@ -111,6 +122,8 @@ def encode(stored: StoredCalibration) -> dict[str, Any]:
             "links": {transport.value: asdict(link) for transport, link in costs.links.items()},
             "request_s": costs.request_s,
             "frontend_s": costs.frontend_s,
+            "answer": asdict(costs.answer),
+            "scatter": None if costs.scatter is None else asdict(costs.scatter),
         },
     }
 
@@ -138,14 +151,25 @@ def decode(told: Mapping[str, Any]) -> StoredCalibration:
             links={LinkTransport(name): LinkCosts(**each) for name, each in costs["links"].items()},
             request_s=costs["request_s"],
             frontend_s=costs["frontend_s"],
+            answer=_cost("answer", costs["answer"]),
+            scatter=None if costs["scatter"] is None else Scatter(**costs["scatter"]),
         ),
     )
 
 
 def _node(told: Mapping[str, Any]) -> NodeCosts:
-    lines = {name: Linear(**told[name]) for name in ("layer", "layer_beside", "head", "step")}
+    lines = {name: _cost(name, told[name]) for name in ("layer", "layer_beside", "head", "step")}
     experts = {name: ExpertCost(**told[name]) for name in ("experts", "shard_experts")}
     return NodeCosts(**(dict(told) | lines | experts))
+
+
+def _cost(field: str, told: Mapping[str, Any]) -> Cost:
+    try:
+        if "knots" in told:
+            return Curve(tuple(Knot(*map(float, knot)) for knot in told["knots"]))
+        return Linear(**told)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{field}: {error}") from error
 
 
 def _same(field: str, stored: object, asked: object) -> None:

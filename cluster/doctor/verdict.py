@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cluster.doctor.fit import Residuals
 from cluster.doctor.machine import Machine
+from cluster.doctor.others import Taken
 from cluster.planning.candidate import Candidate
 from cluster.planning.costs import Calibration
 from cluster.planning.shape import ModelShape
@@ -20,6 +21,7 @@ _SAME = 0.7  # of the memory's rate: weights are read as fast as they come
 
 MAX_MEDIAN_ERROR = 0.15  # what the planner's predictions are to keep: issue 6
 MAX_DRIFT = 0.15
+MAX_TAKEN = 0.1  # of the cores' time
 
 _WORDS = {
     "layer": "projections, gate and shared expert",
@@ -27,6 +29,7 @@ _WORDS = {
     "experts": "routed experts",
     "head": "the head",
     "step": "scheduling, sampling and Python",
+    "answer": "the way of tokens through frontends to clients",
 }
 
 _LOCAL = Candidate(
@@ -128,12 +131,15 @@ def findings(
     return [*_memory(machine, shape), *_ports(machine, port_by_field or {}), *_sharing(machine)]
 
 
-def doubts(drift: float, residuals: Mapping[str, Residuals]) -> list[Finding]:
+def doubts(drift: float, residuals: Mapping[str, Residuals], taken: Taken) -> list[Finding]:
     """Why a calibration should not be trusted; other work on the machine is the usual reason."""
     poor = [f"{n} {r.median:.0%}" for n, r in residuals.items() if r.median > MAX_MEDIAN_ERROR]
     found = []
     if abs(drift) > MAX_DRIFT:
         found.append(f"the machine drifted by {drift:+.0%} while measuring")
+    if sum(taken) > MAX_TAKEN:
+        problem = f"others took {taken.by_others:.0%} of the cores meanwhile"
+        found.append(f"{problem}, and the host {taken.stolen:.0%}")
     if poor:
         found.append(f"fits miss their points by a median of more than 15 %: {', '.join(poor)}")
     return [Finding(field="calibration", problem=p, is_refusal=False) for p in found]

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 
 from cluster.planning.candidate import Candidate, Prediction
-from cluster.planning.costs import Calibration
+from cluster.planning.costs import Calibration, Scatter
 from cluster.planning.load import Load
+from cluster.planning.occupancy import Occupancy, occupancy
 from cluster.planning.queueing import Wait, admission_wait, prefill_wait
 from cluster.planning.shape import ModelShape
 from cluster.planning.steady import Capacity, GatewayModel, Steady, busy_fraction
 from galerne.topology import LinkTransport
 
-_NOTICED = 0.05  # what happens in more of the steps than this is what the p95 sees
+_PARTS = (0.5, 0.95)
+_NO_SCATTER = Scatter(gap_p50=1.0, gap_p95=1.0, first_p95=1.0)
 
 
 def predict(
@@ -34,21 +36,26 @@ def predict(
     state = model.steady(rate, capacity)
     variation = (load.arrival_cv2 + load.service_cv2) / 2
     prefill_s = _prefill_seconds(model, state)
-    admission = admission_wait(
-        rate, capacity.requests_per_s, state.running, capacity.slots, variation=variation
-    )
+    present = _occupancy(model, state, rate, capacity)
+    admission = admission_wait(rate, capacity.requests_per_s, present.waits, variation=variation)
     share = rate * state.step_s * model.prompt / model.budget(state.seen)
     behind = prefill_wait(share, prefill_s, variation=variation)
+    waits = (admission, behind)
     fixed_s = calibration.request_s + calibration.frontend_s + prefill_s
-    fixed_s += busy_fraction(state.running) * state.step_s / 2  # the step that an arrival finds
-    mean_ttft_s = fixed_s + admission.mean_s + behind.mean_s
+    mean_ttft_s = fixed_s + busy_fraction(state.running) * state.step_s / 2
+    mean_ttft_s += admission.mean_s + behind.mean_s
+    extra_s = _chunk_seconds(model, state)
+    ttft = [fixed_s + _found_seconds(present, part) + _percentile(waits, part) for part in _PARTS]
+    gaps = [present.gap_s(part, state.chunk_fraction, extra_s) for part in _PARTS]
+    scatter = calibration.scatter or _NO_SCATTER
     gateway_bytes, shard_bytes = _memory(model, max(state.running, 1.0))
     parts = model.parts(state.seen, 0.0, state.peers)
     return Prediction(
-        ttft_p50_s=fixed_s + _percentile((admission, behind), 0.5),
-        ttft_p95_s=fixed_s + _percentile((admission, behind), 0.95),
-        inter_token_p50_s=state.chunk_s if state.chunk_fraction > 0.5 else state.decode_s,
-        inter_token_p95_s=_late_token_seconds(state),
+        ttft_p50_s=ttft[0],
+        ttft_p95_s=_scattered(ttft[0], ttft[1], scatter.first_p95),
+        inter_token_p50_s=gaps[0] * scatter.gap_p50,
+        inter_token_p95_s=scatter.gap_p50
+        * _scattered(gaps[0], gaps[1], scatter.gap_p95 / scatter.gap_p50),
         completion_s=mean_ttft_s + (model.output - 1) * state.step_s,
         requests_per_s=load.requests_per_s,
         max_requests_per_s=candidate.gateways * capacity.requests_per_s,
@@ -59,6 +66,14 @@ def predict(
         step_s=state.decode_s,
         parts_s=parts,
     )
+
+
+def _scattered(p50_s: float, p95_s: float, ratio: float) -> float:
+    """The p95 where each value scatters besides by ``ratio``, its own p95 over its p50.
+
+    Independent factors: the squares of their logarithms add up, as lognormal ones' do.
+    """
+    return p50_s * math.exp(math.hypot(math.log(p95_s / p50_s), math.log(ratio)))
 
 
 def _prefill_seconds(model: GatewayModel, state: Steady) -> float:
@@ -77,10 +92,31 @@ def _percentile(waits: tuple[Wait, ...], fraction: float) -> float:
     return sum(wait.percentile_s(fraction) for wait in waits)
 
 
-def _late_token_seconds(state: Steady) -> float:
-    """The p95 of steps that a running sequence is in."""
-    noticed = min(state.chunk_fraction / _NOTICED, 1.0)
-    return state.decode_s + noticed * (state.chunk_s - state.decode_s)
+def _occupancy(model: GatewayModel, state: Steady, rate: float, capacity: Capacity) -> Occupancy:
+    """How many run at the same time; arrivals lengthen all steps alike."""
+    slots = max(1, math.floor(capacity.slots))
+    delay = state.step_s / state.decode_s
+
+    def decode_s(num_decoding: float) -> float:
+        return model.seconds(num_decoding, 0.0, state.peers)
+
+    return occupancy(rate, model.output, slots, decode_s, delay)
+
+
+def _chunk_seconds(model: GatewayModel, state: Steady) -> float:
+    """By which a chunk lengthens a step, at least as beside one sequence: it shares least there."""
+    chunk = min(model.prompt, model.budget(1.0))
+    if not chunk:
+        return 0.0
+    lone_s = model.seconds(1.0, chunk, 0.0) - model.seconds(1.0, 0.0, 0.0)
+    begun_s = model.calibration.request_s * chunk / model.prompt
+    return max(state.chunk_s - state.decode_s, lone_s + begun_s)
+
+
+def _found_seconds(present: Occupancy, fraction: float) -> float:
+    """The step that an arrival finds going on: half of it is left, at worst all of it."""
+    found = present.found(fraction)
+    return fraction * present.step_s[found - 1] if found else 0.0
 
 
 def _memory(model: GatewayModel, running: float) -> tuple[float, float]:

@@ -34,20 +34,14 @@ class Wait:
 NO_WAIT = Wait(0.0, 0.0)
 
 
-def admission_wait(
-    rate: float, capacity: float, running: float, slots: float, *, variation: float
-) -> Wait:
-    """Wait for one of ``slots`` that ``running`` sequences hold on average.
+def admission_wait(rate: float, capacity: float, probability: float, *, variation: float) -> Wait:
+    """Wait for a slot, where an arrival finds all taken with ``probability``.
 
     ``rate`` and ``capacity`` in requests/s, ``rate < capacity``. ``variation``: mean of the squared
     coefficients of variation of arrivals and lengths.
 
-    Source: Allen-Cunneen, W = C(c, a) · variation / (c mu - lambda), where C is Erlang's formula.
-    The load ``a`` is ``running``, not rate / capacity: a step with less to do is quicker.
+    Source: Allen-Cunneen, W = P(all taken) · variation / (c mu - lambda).
     """
-    if rate <= 0:
-        return NO_WAIT
-    probability = erlang_c(max(1, math.floor(slots)), running)
     return Wait(probability, variation / (capacity - rate))
 
 
@@ -60,19 +54,6 @@ def prefill_wait(share: float, service_s: float, *, variation: float) -> Wait:
         return NO_WAIT
     share = min(share, 1 - 1e-9)
     return Wait(share, variation * service_s / (1 - share))
-
-
-def erlang_c(slots: int, load: float) -> float:
-    """Probability that all ``slots`` are busy at an offered ``load`` in Erlang; 1 at saturation.
-
-    Source: Erlang C by the recursion of Erlang B.
-    """
-    if load >= slots:
-        return 1.0
-    blocked = 1.0
-    for servers in range(1, slots + 1):
-        blocked = load * blocked / (servers + load * blocked)
-    return blocked / (1 - load / slots * (1 - blocked))
 
 
 def fixed_point(function: Callable[[float], float], low: float, high: float) -> float:

@@ -21,7 +21,7 @@ class Steady:
     seen: float  # sequences in a step that a running one is in, itself among them
     step_s: float  # mean distance of a running sequence's tokens
     decode_s: float  # a step without prefill
-    chunk_s: float  # one with a chunk
+    chunk_s: float  # one with a chunk: with what the requests in it cost besides
     chunk_fraction: float  # of steps that carry one
     peers: float  # other gateways in a step at the same time
 
@@ -81,9 +81,8 @@ class GatewayModel:
         limit = self.candidate.max_batched_tokens / (1 + self.prompt / self.output)
         slots = min(float(self.candidate.max_num_seqs), limit)
         ended = slots / self.output  # requests a step
-        state = self._at(max(slots, 1.0), ended * self.prompt, self.candidate.gateways - 1.0)
-        step_s = state.step_s + ended * self.calibration.request_s
-        return Capacity(slots, ended / step_s, step_s)
+        state = self._at(max(slots, 1.0), ended, self.candidate.gateways - 1.0)
+        return Capacity(slots, ended / state.step_s, state.step_s)
 
     def steady(self, rate: float, capacity: Capacity) -> Steady:
         """The state at ``rate`` requests/s of this gateway, below its capacity.
@@ -111,18 +110,20 @@ class GatewayModel:
         # (Schweitzer); a lone one finds nobody.
         others = running * max(capacity.slots - 1, 0.0) / max(capacity.slots, 1.0)
         peers = (self.candidate.gateways - 1) * busy_fraction(running)
-        state = self._at(1 + others, rate * self.prompt * step_s, peers)
-        total_s = state.step_s + rate * step_s * self.calibration.request_s
-        return replace(state, running=running, step_s=total_s)
+        return replace(self._at(1 + others, rate * step_s, peers), running=running)
 
-    def _at(self, seen: float, prefill: float, peers: float) -> Steady:
-        """Steps with ``prefill`` tokens on average: chunks in some, as the scheduler cuts them."""
+    def _at(self, seen: float, arrivals: float, peers: float) -> Steady:
+        """Steps in which so many requests begin on average: chunks in some, as they are cut."""
         decode_s = self.seconds(seen, 0.0, peers)
+        prefill, begun_s = arrivals * self.prompt, arrivals * self.calibration.request_s
         chunk = max(prefill, min(self.prompt, self.budget(seen)))
         fraction = prefill / chunk if chunk else 0.0
         # Never shorter: one large chunk may split into fewer micro-batches, each a pass of reads.
-        chunk_s = max(decode_s, self.seconds(seen, chunk, peers)) if fraction else decode_s
-        mean_s = decode_s + fraction * (chunk_s - decode_s)
+        if fraction:
+            chunk_s = max(decode_s, self.seconds(seen, chunk, peers)) + begun_s / fraction
+            mean_s = decode_s + fraction * (chunk_s - decode_s)
+        else:
+            chunk_s, mean_s = decode_s, decode_s + begun_s
         return Steady(seen, seen, mean_s, decode_s, chunk_s, fraction, peers)
 
 

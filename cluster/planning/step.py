@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cluster.planning.candidate import Candidate
-from cluster.planning.costs import Calibration
+from cluster.planning.costs import Calibration, NodeCosts
 from cluster.planning.exchange import RoundTrip, queued_service, round_trip
 from cluster.planning.shape import ModelShape
 from galerne.topology import LinkTransport
@@ -25,11 +25,6 @@ class StepWork:
         """All tokens that go through the layers."""
         return self.num_decoding + self.num_prefill
 
-    @property
-    def num_scores(self) -> float:
-        """Products of a query with a key, one layer."""
-        return self.num_decoding * self.context + self.num_prefill * self.prefill_context
-
 
 def step_parts(
     shape: ModelShape,
@@ -39,7 +34,9 @@ def step_parts(
     *,
     peers: float = 0.0,
 ) -> dict[str, float]:
-    """Seconds of a step by ``layer, attention, experts, exchange, head, step``; they sum up.
+    """Seconds of a step by ``layer, attention, experts, exchange, head, step, answer``.
+
+    They sum up to a step as clients see it.
 
     ``peers``: other gateways that are in a step at the same time, on average. What the exchange
     hides behind attention is in neither ``experts`` nor ``exchange``.
@@ -52,7 +49,7 @@ def step_parts(
     costs, layers = calibration.gateway, shape.num_layers
     # Gateways on one machine take its cores from one another.
     slower = 1 + peers * _near_peers(candidate)
-    attention_s = slower * costs.attention_s * work.num_scores
+    attention_s = slower * _attention(costs, work)
     if candidate.transport is LinkTransport.LOCAL:
         layer_s = slower * costs.layer.seconds(work.num_tokens)
         rows = work.num_tokens * shape.num_experts_per_tok
@@ -74,7 +71,16 @@ def step_parts(
         "exchange": layers * exchange_s,
         "head": slower * costs.head.seconds(work.num_decoding),
         "step": slower * costs.step.seconds(work.num_decoding),
+        # All tokens of gateways on one machine go through the same frontends.
+        "answer": calibration.answer.seconds(slower * work.num_decoding),
     }
+
+
+def _attention(costs: NodeCosts, work: StepWork) -> float:
+    """One layer's products of queries with keys; queries of a chunk share their keys."""
+    in_chunk_s = costs.attention_s if costs.chunk_attention_s is None else costs.chunk_attention_s
+    decoded_s = costs.attention_s * work.num_decoding * work.context
+    return decoded_s + in_chunk_s * work.num_prefill * work.prefill_context
 
 
 def _near_peers(candidate: Candidate) -> float:

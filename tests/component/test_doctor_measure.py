@@ -3,12 +3,13 @@
 import math
 import secrets
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from cluster.doctor.examine import calibrate
 from cluster.doctor.setup import Subject
 from cluster.doctor.small_model import write_small_model
 from cluster.doctor.steps import MeasurePlan
+from cluster.plan import EMBEDDED_VOCAB_SIZE
 from galerne.topology import LinkTransport
 from shards.checkpoint.presets import preset
 from shards.kernels.formats import WeightFormat
@@ -24,8 +25,8 @@ PLAN = MeasurePlan(
 
 
 def numbers(value):
-    if isinstance(value, dict):
-        for each in value.values():
+    if isinstance(value, dict | list | tuple):
+        for each in value.values() if isinstance(value, dict) else value:
             yield from numbers(each)
     else:
         yield value
@@ -35,7 +36,7 @@ def test_every_cost_is_measured(tmp_path):
     path = tmp_path / "model"
     subject = Subject(
         path=path,
-        model=write_small_model(path, preset("tiny")),
+        model=write_small_model(path, replace(preset("tiny"), vocab_size=EMBEDDED_VOCAB_SIZE)),
         experts=WeightFormat.BF16,
         dense=WeightFormat.BF16,
         cluster_token=secrets.token_hex(32),
@@ -48,5 +49,6 @@ def test_every_cost_is_measured(tmp_path):
         assert all(math.isfinite(n) and n > 0 for n in numbers(asdict(node)))
     assert costs.request_s > 0
     assert costs.frontend_s > 0
+    assert costs.answer.seconds(16) >= costs.answer.seconds(1) > 0
     assert {"layer", "layer_beside", "experts", "shard_experts", "head", "step"} < set(residuals)
     assert all(step.seconds > 0 for step in local.engine.steps)

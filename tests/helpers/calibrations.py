@@ -6,7 +6,16 @@ from datetime import UTC, datetime
 from cluster.doctor.fit import Residuals
 from cluster.doctor.machine import Machine
 from cluster.doctor.store import StoredCalibration
-from cluster.planning.costs import Calibration, ExpertCost, Linear, LinkCosts, NodeCosts
+from cluster.planning.costs import (
+    Calibration,
+    Curve,
+    ExpertCost,
+    Knot,
+    Linear,
+    LinkCosts,
+    NodeCosts,
+    Scatter,
+)
 from cluster.planning.shape import shape_of
 from galerne.topology import LinkTransport
 from shards.checkpoint.presets import preset
@@ -18,7 +27,7 @@ SHAPE = shape_of(preset("1b"), BF16, BF16)
 
 def node(**changes):
     costs = NodeCosts(
-        layer=Linear(1e-4, 2e-6),
+        layer=Curve((Knot(1.0, 1e-4), Knot(64.0, 2.3e-4), Knot(1024.0, 2.2e-3))),
         layer_beside=Linear(2e-4, 3e-6),
         attention_s=1e-9,
         experts=ExpertCost(fixed_s=1e-5, per_expert_s=4e-5, per_row_s=1e-6),
@@ -26,6 +35,7 @@ def node(**changes):
         head=Linear(4e-4, 1e-6),
         step=Linear(1e-4, 5e-6),
         num_workers=2,
+        chunk_attention_s=5e-10,
     )
     return replace(costs, **changes)
 
@@ -38,6 +48,8 @@ def calibration(**changes):
         links={LinkTransport.SHM: link, LinkTransport.GRPC: replace(link, latency_s=2e-4)},
         request_s=1e-4,
         frontend_s=1e-3,
+        answer=Linear(1e-5, 1e-4),
+        scatter=Scatter(gap_p50=0.8, gap_p95=2.0, first_p95=1.5),
     )
 
 

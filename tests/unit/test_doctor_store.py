@@ -23,7 +23,25 @@ def test_another_version_is_refused_by_name(tmp_path):
     save(stored(), path)
     told = json.loads(path.read_text())
     path.write_text(json.dumps(told | {"version": 99}))
-    with pytest.raises(ConfigError, match=r"calibration\.version=99: must be 1"):
+    with pytest.raises(ConfigError, match=r"calibration\.version=99: must be 2: measure"):
+        load(path, SHAPE, BF16, BF16)
+
+
+def test_older_file_says_to_measure_again(tmp_path):
+    path = tmp_path / "c.json"
+    save(stored(), path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 1}))
+    with pytest.raises(ConfigError, match=r"calibration\.version=1: .* measure again with galerne"):
+        load(path, SHAPE, BF16, BF16)
+
+
+def test_curve_that_falls_is_refused_by_its_field(tmp_path):
+    path = tmp_path / "c.json"
+    save(stored(), path)
+    told = json.loads(path.read_text())
+    told["calibration"]["gateway"]["head"] = {"knots": [[1, 2e-3], [4, 1e-3]]}
+    path.write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match="head: knots"):
         load(path, SHAPE, BF16, BF16)
 
 

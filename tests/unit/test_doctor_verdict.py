@@ -1,6 +1,7 @@
 """What will be the bottleneck, and what is refused by name."""
 
 from cluster.doctor.fit import Residuals
+from cluster.doctor.others import Taken, added_seconds
 from cluster.doctor.small_model import MAX_EXPERT_BYTES, cut
 from cluster.doctor.verdict import decode_parts, doubts, exchange_words, findings, judge_step
 from cluster.planning.costs import ExpertCost, Linear
@@ -8,6 +9,7 @@ from cluster.planning.shape import shape_of
 from helpers.calibrations import BF16, SHAPE, calibration, machine
 from shards.checkpoint.presets import preset
 
+QUIET = Taken(0.01, 0.0)
 PORTS = {"http_port": 8000, "grpc_port": 9000}
 
 
@@ -92,8 +94,18 @@ def test_model_of_a_cache_size_keeps_all_its_layers():
 
 def test_calibration_that_drifted_or_fits_badly_is_doubted():
     good, bad = Residuals(0.05, 0.5), Residuals(0.8, 6.0)
-    assert doubts(0.02, {"layer": good}) == []
-    drifted, poor = doubts(-0.8, {"layer": good, "link_shm": bad})
+    assert doubts(0.02, {"layer": good}, QUIET) == []
+    drifted, poor = doubts(-0.8, {"layer": good, "link_shm": bad}, QUIET)
     assert "-80%" in drifted.problem
     assert "link_shm 80%" in poor.problem
     assert "layer" not in poor.problem
+
+
+def test_busy_machine_is_told_with_who_was_busy():
+    (busy,) = doubts(0.0, {}, Taken(0.3, 0.02))
+    assert "others took 30% of the cores meanwhile, and the host 2%" in busy.problem
+    assert not busy.is_refusal
+
+
+def test_time_of_others_is_counted_by_process():
+    assert added_seconds({1: 5.0, 2: 1.0}, {1: 5.5, 3: 2.0}) == 2.5

@@ -49,7 +49,7 @@ def test_step_of_the_parts_predicts_the_measured_decode_rate(streams, tokens_per
 def test_parts_of_a_step_are_those_that_were_measured(streams, milliseconds):
     work = StepWork(num_decoding=streams, context=CONTEXT)
     parts = step_parts(SHAPE, create_calibration(), LOCAL, work)
-    assert list(parts) == ["layer", "attention", "experts", "exchange", "head", "step"]
+    assert list(parts) == ["layer", "attention", "experts", "exchange", "head", "step", "answer"]
     assert parts["experts"] / SHAPE.num_layers == pytest.approx(milliseconds / 1000)
     assert parts["exchange"] == 0
 

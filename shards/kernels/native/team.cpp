@@ -131,6 +131,8 @@ uint32_t Word::wait_while(uint32_t old, int64_t active_ns) {
     do {
       for (int i = 0; i < 64; ++i, relax())
         if ((value = read()) != old) return value;
+      // Whoever else wants this core gets it: a frontend, a client, or the member waited for.
+      sched_yield();
     } while (clock_ns() < end);
   }
   num_sleepers_.fetch_add(1);
