@@ -14,6 +14,7 @@ from cluster.planning.candidate import Candidate
 from cluster.planning.cluster_shape import ClusterShape
 from cluster.planning.decision import Measured
 from cluster.planning.observed import Observed
+from cluster.planning.refresh import ObservedSteps
 from router.api.cluster_port import TopologyWish
 
 _FRESH_S = 3.0  # a frontend that holds requests says so every second
@@ -91,6 +92,11 @@ class LiveCluster:
     def measured(self) -> tuple[Measured, tuple[float | None, int]]:
         """See ``ScaledCluster``."""
         return self._traffic.measured(self._now_s())
+
+    def take_steps(self) -> ObservedSteps | None:
+        """See ``ScaledCluster``."""
+        current = self.current
+        return None if current is None else self._traffic.take_steps(current, self._now_s())
 
     async def change(self, target: Candidate) -> None:
         """See ``ScaledCluster``."""

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 
+from cluster.planning.candidate import Candidate
 from cluster.planning.decision import Measured
 from cluster.planning.load import Load
+from cluster.planning.refresh import ObservedSteps
+from cluster.planning.step import StepWork
 from galerne.histogram import LogHistogram
 from router.engine.load_counter import LoadTotals
+
+_COUNTS = ("arrivals", "admitted", "prompt_tokens", "ended", "output_tokens", "steps")
+_MODEL = "model"  # the timer around whole passes
+_MIN_STEPS = 200  # below which their mean says little
 
 
 @dataclass(slots=True)
@@ -19,15 +27,37 @@ class Sums:
     prompt_tokens: int = 0
     ended: int = 0
     output_tokens: int = 0
+    steps: int = 0
+    seconds_by_part: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     ttft_s: LogHistogram = field(default_factory=LogHistogram)
     inter_token_s: LogHistogram = field(default_factory=LogHistogram)
 
     def add(self, new: LoadTotals) -> None:
         """Add one."""
-        for name in ("arrivals", "admitted", "prompt_tokens", "ended", "output_tokens"):
+        for name in _COUNTS:
             setattr(self, name, getattr(self, name) + getattr(new, name))
+        for part, seconds in new.seconds_by_part.items():
+            self.seconds_by_part[part] += seconds
         self.ttft_s.merge(new.ttft_s)
         self.inter_token_s.merge(new.inter_token_s)
+
+    def observed_steps(self, candidate: Candidate, span_s: float) -> ObservedSteps:
+        """Of one gateway of ``candidate``, on average, in ``span_s`` seconds; one step at least."""
+        prompt = self.prompt_tokens / max(self.admitted, 1)
+        output = self.output_tokens / max(self.ended, 1)
+        busy = self.seconds_by_part[_MODEL] / max(span_s, 1e-9) / candidate.gateways
+        return ObservedSteps(
+            candidate=candidate,
+            work=StepWork(
+                num_decoding=self.inter_token_s.count / self.steps,
+                context=prompt + output / 2,
+                num_prefill=self.prompt_tokens / self.steps,
+                prefill_context=prompt / 2,
+            ),
+            num_steps=self.steps,
+            seconds_by_part=self.seconds_by_part,
+            peers=(candidate.gateways - 1) * min(busy, 1.0),
+        )
 
     @property
     def completion_s(self) -> float | None:
@@ -50,12 +80,22 @@ class Period:
         self.start_s = start_s
         self._settled_s = start_s + settle_s
         self._all, self._settled = Sums(), Sums()
+        self._fresh, self._fresh_s = Sums(), self._settled_s
 
     def add(self, new: LoadTotals, now_s: float) -> None:
         """A gateway has counted this lately."""
         self._all.add(new)
         if now_s >= self._settled_s:
             self._settled.add(new)
+            self._fresh.add(new)
+
+    def take_steps(self, candidate: Candidate, now_s: float) -> ObservedSteps | None:
+        """Steps since it was last asked for; None, and they are kept, while they are few."""
+        if self._fresh.steps < _MIN_STEPS:
+            return None
+        taken, since_s = self._fresh, self._fresh_s
+        self._fresh, self._fresh_s = Sums(), now_s
+        return taken.observed_steps(candidate, now_s - since_s)
 
     def measured(self, now_s: float, lately: Load) -> tuple[Measured, tuple[float | None, int]]:
         """The period until now; mean completion (seconds) and number of the settled answers.

@@ -24,12 +24,15 @@ from cluster.planning.load import Demand, Load, Objectives
 from cluster.planning.memory import Memory
 from cluster.planning.observed import Observed
 from cluster.planning.planner import Plan
+from cluster.planning.refresh import ObservedSteps, refreshed
 from galerne.errors import GalerneError
 from galerne.topology import Mode
 
 logger = logging.getLogger(__name__)
 
 _NODES_POLL_S = 0.5
+_REFRESH_S = 60.0
+_REFRESH_WEIGHT = 0.1  # of a minute: what was measured before has half as much after seven
 
 
 class ScaledCluster(Protocol):
@@ -60,6 +63,10 @@ class ScaledCluster(Protocol):
 
     def measured(self) -> tuple[Measured, tuple[float | None, int]]:
         """The period; and of its answers without what the time before left, as ``judge`` asks."""
+        ...
+
+    def take_steps(self) -> ObservedSteps | None:
+        """What steps of the current topology have cost lately, if there were enough of them."""
         ...
 
     async def change(self, target: Candidate) -> None:
@@ -106,6 +113,7 @@ class Scaler:
         self._now_s = now_s
         self._memory = Memory()
         self._turned_s: float | None = None
+        self._refreshed_s = now_s()
         self._change: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
 
@@ -132,7 +140,7 @@ class Scaler:
 
     def plan_for(self, load: Load, objectives: Objectives, mode: Mode | None, nodes: int) -> Plan:
         """See ``Explainable``."""
-        planner = replace(self.plan.planner, objectives=objectives, mode=mode)
+        planner = replace(self.autoscaler.planner, objectives=objectives, mode=mode)
         return planner.plan(self._cluster.shape.with_more(nodes), Demand(load))
 
     def wake(self) -> None:
@@ -161,6 +169,7 @@ class Scaler:
             self._cluster.start_period()
             return  # somebody else's: what it leads to is looked at afterwards
         now_s = self._now_s()
+        self._refresh(now_s)
         state = ScalerState(
             current=self._cluster.current,
             observed=self._cluster.observe(now_s),
@@ -176,6 +185,18 @@ class Scaler:
         self._metrics.decided(decision)
         if self.is_auto and decision.action is not Action.HOLD and not self._is_stale(state):
             self._act(decision)
+
+    def _refresh(self, now_s: float) -> None:
+        """Let costs follow what gateways measure: machines and their neighbours change."""
+        if now_s - self._refreshed_s < _REFRESH_S:
+            return
+        self._refreshed_s = now_s
+        steps = self._cluster.take_steps()
+        if steps is None:
+            return
+        planner = self.autoscaler.planner
+        calibration = refreshed(planner.shape, planner.calibration, steps, _REFRESH_WEIGHT)
+        self.autoscaler = Autoscaler(self.plan.config, replace(planner, calibration=calibration))
 
     def _is_stale(self, state: ScalerState) -> bool:
         """Whether the world has changed while the decision was made."""

@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 from cluster.control.members import GONE_AFTER_S, HEARTBEAT_S, Heartbeat
 from cluster.control.period import Period
+from cluster.planning.candidate import Candidate
 from cluster.planning.decision import Measured
 from cluster.planning.observed import Observed, ObservedWindow
+from cluster.planning.refresh import ObservedSteps
 from router.engine.load_counter import LoadTotals
 
 WINDOW_S = 60.0
@@ -108,6 +110,10 @@ class TrafficBook:
     def measured(self, now_s: float) -> tuple[Measured, tuple[float | None, int]]:
         """See ``Period``."""
         return self._period.measured(now_s, self._window.observe(now_s).load)
+
+    def take_steps(self, candidate: Candidate, now_s: float) -> ObservedSteps | None:
+        """See ``Period``."""
+        return self._period.take_steps(candidate, now_s)
 
     def work(self) -> Work:
         """Steps, and seconds by part of a step, of all engines together."""

@@ -15,7 +15,9 @@ from cluster.planning.load import Objectives
 from cluster.planning.observed import Observed
 from cluster.planning.planner import Planner
 from cluster.planning.predict import predict
+from cluster.planning.refresh import ObservedSteps
 from cluster.planning.scaler_config import ScalerConfig
+from cluster.planning.step import StepWork, step_parts
 from galerne.errors import GalerneError
 from helpers.planning import SHAPE, create_calibration, create_cluster, create_load
 
@@ -33,6 +35,7 @@ class World:
         self.is_changing = False
         self.done = []
         self.load, self.waiting, self.idle_s = create_load(0.0), 0, 0.0
+        self.steps = None
         self.problem = None  # why a change is undone
         self.never_comes = False
 
@@ -64,6 +67,9 @@ class World:
             inter_token_p95_s=0.01,
         )
         return measured, SETTLED
+
+    def take_steps(self):
+        return self.steps
 
     async def change(self, target):
         await asyncio.sleep(0)
@@ -267,3 +273,25 @@ async def test_every_turn_is_counted_and_told_as_a_metric():
     task.cancel()
     assert scaler.turns >= 3
     assert b"galerne_autoscaler_decisions_total" in scaler.registry.text()
+
+
+async def test_costs_follow_what_gateways_measure_a_little_a_minute():
+    world = World(best_at(1.0))
+    scaler = create_scaler(world)
+    before = scaler.autoscaler.planner.calibration
+    work = StepWork(num_decoding=4.0, context=100.0)
+    parts = step_parts(SHAPE, before, world.current, work)
+    model_s = 200 * 2 * sum(parts.values())  # twice what was predicted
+    world.steps = ObservedSteps(
+        candidate=world.current,
+        work=work,
+        num_steps=200,
+        seconds_by_part={"head": 200 * 2 * parts["head"], "model": model_s},
+    )
+    await scaler.turn()
+    assert scaler.autoscaler.planner.calibration is before  # not every turn
+    scaler.clock.now_s += 61
+    await scaler.turn()
+    after = scaler.autoscaler.planner.calibration
+    ratio = after.gateway.head.seconds(4) / before.gateway.head.seconds(4)
+    assert ratio == pytest.approx(2**0.1)
