@@ -251,3 +251,13 @@ def test_a_process_that_was_replaced_may_not_go_on():
     assert members.address_of("shard-0") is None
     assert beat(1, "b")
     assert members.is_live("shard-0")
+
+
+def test_parts_that_may_not_stay_are_replaced_by_new_ones():
+    now = build_topology(inputs(shards=3))
+    wish = TopologyWish(shards=3)
+    _, moved = next_topology(now, inputs(shards=3), wish, now.parts, now.gateways)
+    assert moved.gateways == now.gateways
+    assert moved.shards == ("shard-3", "shard-4", "shard-5")
+    _, woken = next_topology(now, inputs(shards=3), wish, now.parts, ())
+    assert set(woken.parts).isdisjoint(now.parts)
