@@ -99,7 +99,7 @@ class TrafficBook:
         newest = {part: known for (part, _, _), known in self._known.items()}
         live = [k.told for k in newest.values() if now_s - k.heard_s < GONE_AFTER_S]
         waiting, running = sum(t.waiting for t in live), sum(t.running for t in live)
-        self._window.queues(now_s, waiting, running)
+        self._window.queues(now_s, waiting, running, sum(t.parked for t in live))
         end_s = math.floor((now_s - _LAG_S) / self._bin_s) * self._bin_s
         return self._window.observe(end_s - _AN_INSTANT_S)
 

@@ -113,10 +113,13 @@ class ObservedWindow:
         """So many tokens followed their forerunner after ``seconds``."""
         self._at(at_s).inter_token.add(seconds, count)
 
-    def queues(self, at_s: float, waiting: int, running: int) -> None:
-        """All queues' lengths now; they count until the next report or for one window."""
+    def queues(self, at_s: float, waiting: int, running: int, parked: int = 0) -> None:
+        """All queues' lengths now; they count until the next report or for one window.
+
+        ``parked``: streams that are kept for their clients. They are no load, but not idle either.
+        """
         self._waiting, self._running, self._reported_s = waiting, running, at_s
-        if waiting or running:
+        if waiting or running or parked:
             self._busy_s = max(self._busy_s, at_s)
 
     def observe(self, now_s: float) -> Observed:

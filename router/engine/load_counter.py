@@ -39,6 +39,7 @@ class LoadTotals:
     seconds_by_part: Mapping[str, float] = field(default_factory=dict)
     waiting: int = 0  # now
     running: int = 0  # now
+    parked: int = 0  # now: streams, ended or not, that are kept for a client to come back
 
     def since(self, earlier: LoadTotals) -> LoadTotals:
         """What has been added to an earlier report of the same engine."""

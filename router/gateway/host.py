@@ -96,7 +96,11 @@ class GatewayHost:
 
     def load_totals(self) -> LoadTotals:
         """All load since the gateway began, for the autoscaler."""
-        return replace(self.engine.load_totals(), seconds_by_part=self._seconds_by_part())
+        return replace(
+            self.engine.load_totals(),
+            seconds_by_part=self._seconds_by_part(),
+            parked=self.hub.held.num_parked,
+        )
 
     def _seconds_by_part(self) -> dict[str, float]:
         return self._built.runner.timer.snapshot() | self.engine.timer.snapshot()

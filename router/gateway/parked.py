@@ -76,6 +76,11 @@ class HeldRequests:
         held = self._held.get(request_id)
         return held is not None and held.is_running
 
+    @property
+    def num_parked(self) -> int:
+        """Requests that wait for a client to come back. From any thread."""
+        return len(self._parking)
+
     def find(self, request_id: str, owner: bytes) -> HeldRequest | None:
         """What is kept of a request for that owner."""
         held = self._held.get(request_id)

@@ -167,3 +167,13 @@ def test_late_and_lost_reports_make_no_burst_of_a_steady_load(window_s):
     assert seen.load.arrival_cv2 < 0.01
     assert seen.load.requests_per_s == pytest.approx(20)
     assert seen.recent_requests_per_s == pytest.approx(20)
+
+
+def test_a_cluster_that_keeps_a_stream_for_its_client_is_not_idle():
+    book = TrafficBook(START_S)
+    for age_s, parked in ((10.0, 0), (20.0, 1), (30.0, 0)):
+        now_s = START_S + age_s
+        book.hear(told(LoadTotals(age_s=age_s, parked=parked)), now_s)
+        seen = book.observe(now_s)
+        assert seen.waiting == seen.running == 0
+    assert seen.idle_s < 20  # since it was fetched, and not since the beginning
