@@ -26,6 +26,7 @@ from cluster.control.explain import (
     asked,
     decisions,
     explain,
+    find,
     what_if_facts,
 )
 from cluster.control.health import HealthBook
@@ -317,11 +318,12 @@ class Controller:
 
     async def explain(self, number: int | None = None) -> ScalerFacts:
         """See ``ClusterPort``."""
-        return explain(self._calibrated(), number)
+        # Beside the loop, as below: JSON of many candidates takes its time.
+        return await asyncio.to_thread(explain, find(self._calibrated(), number))
 
     async def decisions(self, after: int = 0) -> list[DecisionFacts]:
         """See ``ClusterPort``."""
-        return decisions(self._calibrated(), after)
+        return await asyncio.to_thread(decisions, self._calibrated().records, after)
 
     async def what_if(self, question: WhatIfQuestion) -> WhatIfFacts:
         """See ``ClusterPort``."""

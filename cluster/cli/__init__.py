@@ -17,6 +17,7 @@ from cluster.cli.plan import plan
 from cluster.cli.quantize import quantize
 from cluster.cli.replay import replay
 from cluster.cli.serve import serve
+from cluster.cli.simulate import simulate
 from cluster.cli.status import status
 from cluster.cli.topology import drain, events, rebalance, roll, set_topology, show
 from cluster.cli.what_if import what_if
@@ -37,6 +38,7 @@ for command in (
     doctor,
     plan,
     what_if,
+    simulate,
     explain,
     decisions,
     replay,

@@ -39,7 +39,7 @@ def explain(
     api_key: ApiKey = "",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="wait for more")] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="print JSON, all candidates; one line a decision")
+        bool, typer.Option("--json", help="print JSON, up to 200 candidates; one line a decision")
     ] = False,
 ) -> None:
     """Show a decision of the autoscaler: why, what else there was, what came of it."""

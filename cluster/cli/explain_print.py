@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -60,10 +61,12 @@ def decisions_table(decisions: Iterable[pb.Decision]) -> Table:
     table = Table(box=None, pad_edge=False)
     for name in ("number", "time", "action", "from → to", "reason", "regret"):
         right = name in ("number", "regret")
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
+        justify: Literal["left", "right"] = "right" if right else "left"
+        table.add_column(name, justify=justify, no_wrap=name != "reason")
     for decision in decisions:
         regret = f"{decision.outcome.regret:.0%}" if decision.HasField("outcome") else ""
-        cells = (_at(decision), decision.action, _change(decision), decision.reason)
+        change = _change(decision, "\n→ ")
+        cells = (_at(decision), decision.action, change, decision.reason)
         table.add_row(str(decision.number), *map(escape, cells), regret)
     return table
 
@@ -72,10 +75,10 @@ def _at(decision: pb.Decision) -> str:
     return datetime.fromtimestamp(decision.time_s).astimezone().strftime("%H:%M:%S")
 
 
-def _change(decision: pb.Decision) -> str:
+def _change(decision: pb.Decision, to: str = " → ") -> str:
     if decision.target == decision.current:
         return decision.current
-    return f"{decision.current} → {decision.target}"
+    return f"{decision.current}{to}{decision.target}"
 
 
 def _load(load: pb.ObservedLoad) -> str:

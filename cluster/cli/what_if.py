@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 
+from cluster.cli.calibrated import (
+    OUTPUT_TOKENS,
+    PROMPT_TOKENS,
+    CalibrationFile,
+    Dense,
+    Experts,
+    InterTokenP95,
+    MinCopies,
+    Model,
+    MoreNodes,
+    TtftP95,
+    find_stored,
+    source_of,
+)
 from cluster.cli.client import CALL_TIMEOUT_S, ApiKey, connect_cluster, metadata, wide_console
 from galerne.errors import ConfigError
 
@@ -16,7 +29,6 @@ if TYPE_CHECKING:
     from cluster.doctor.store import StoredCalibration
     from router.api.cluster_port import WhatIfFacts, WhatIfQuestion
 
-_PROMPT_TOKENS, _OUTPUT_TOKENS = 512.0, 128.0  # where no server has seen any
 _LOCAL_ONLY = ("model", "experts", "dense", "calibration")
 
 
@@ -34,18 +46,10 @@ def what_if(
         Literal["auto", "latency", "throughput"] | None,
         typer.Option(help="what to choose by; unset: auto, or as set"),
     ] = None,
-    nodes: Annotated[
-        int, typer.Option(min=0, help="more machines like this one, for shards (gRPC)")
-    ] = 0,
-    ttft_p95: Annotated[
-        float | None, typer.Option(min=0, help="at most, seconds; 0: no matter; unset: as set")
-    ] = None,
-    inter_token_p95: Annotated[
-        float | None, typer.Option(min=0, help="at most, seconds; 0: no matter; unset: as set")
-    ] = None,
-    min_copies: Annotated[
-        int | None, typer.Option(min=1, help="of every expert; unset: 1, or as set")
-    ] = None,
+    nodes: MoreNodes = 0,
+    ttft_p95: TtftP95 = None,
+    inter_token_p95: InterTokenP95 = None,
+    min_copies: MinCopies = None,
     arrival_cv2: Annotated[
         float | None,
         typer.Option(min=0, help="of the time between requests; 1: Poisson, more: bursts"),
@@ -55,14 +59,10 @@ def what_if(
         typer.Option(help="gRPC address of a server to ask; unset: by this machine's calibration"),
     ] = None,
     api_key: ApiKey = "",
-    model: Annotated[
-        Path | None, typer.Option(help="checkpoint directory; unset: the embedded model")
-    ] = None,
-    experts: Annotated[str | None, typer.Option(help="bf16, int8 or int4; unset: stored")] = None,
-    dense: Annotated[str | None, typer.Option(help="bf16, int8 or int4; unset: stored")] = None,
-    calibration: Annotated[
-        Path | None, typer.Option(help="of galerne doctor; unset: this machine's last one")
-    ] = None,
+    model: Model = None,
+    experts: Experts = None,
+    dense: Dense = None,
+    calibration: CalibrationFile = None,
     num_shown: Annotated[int, typer.Option("--show", min=1, help="candidates in the table")] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON, all candidates")] = False,
 ) -> None:
@@ -82,10 +82,9 @@ def what_if(
     )
     console = wide_console()
     if server is None:
-        stored = _calibration(model, experts, dense, calibration)
+        stored = find_stored(model, experts, dense, calibration)
         answer = _plan(question, stored, num_shown)
-        source = f"measured on {stored.machine} {stored.measured_at:%Y-%m-%d %H:%M}, "
-        source += f"drift {stored.drift:+.0%}"
+        source = source_of(stored)
     else:
         given = dict(zip(_LOCAL_ONLY, (model, experts, dense, calibration), strict=True))
         for name, value in given.items():
@@ -129,8 +128,8 @@ def _plan(question: WhatIfQuestion, stored: StoredCalibration, num_shown: int) -
     wanted = asked(
         replace(
             question,
-            prompt_tokens=question.prompt_tokens or _PROMPT_TOKENS,
-            output_tokens=question.output_tokens or _OUTPUT_TOKENS,
+            prompt_tokens=question.prompt_tokens or PROMPT_TOKENS,
+            output_tokens=question.output_tokens or OUTPUT_TOKENS,
         )
     )
     cluster = local_cluster(stored.num_cores, stored.calibration.links, wanted.nodes)
@@ -155,22 +154,3 @@ def _print(console: Console, answer: WhatIfFacts, num_shown: int) -> None:
     if rest:
         console.print(rest, highlight=False, markup=False)
     print_candidates(console, answer.candidates[:num_shown], answer.num_candidates)
-
-
-def _calibration(
-    model: Path | None, experts: str | None, dense: str | None, file: Path | None
-) -> StoredCalibration:
-    """Raises ConfigError if there is none for this model and these formats."""
-    import platform
-
-    from cluster.config import load_config
-    from cluster.doctor.store import default_path, load
-    from cluster.plan import held_model
-
-    asked = {"model": model, "experts": experts, "dense": dense}
-    held = held_model(load_config(None, asked))
-    measured = (held.shape, held.experts, held.dense)
-    path = file or default_path(platform.node(), *measured)
-    if not path.exists():
-        raise ConfigError("calibration", path, "not measured yet: run galerne doctor first")
-    return load(path, *measured)

@@ -6,13 +6,12 @@ All knowledge of the planner's and the autoscaler's types that interfaces need i
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol, TypeAlias
 
-from cluster.planning.candidate import Candidate, describe, num_nodes
-from cluster.planning.decision import DecisionRecord, Outcome
+from cluster.planning.candidate import Candidate, describe, num_nodes, short
+from cluster.planning.decision import DecisionRecord, Outcome, plain
 from cluster.planning.judge import Judged
 from cluster.planning.load import Load, Objectives
 from cluster.planning.observed import Observed
@@ -76,6 +75,14 @@ class Asked(NamedTuple):
     nodes: int  # more machines for shards than there are
 
 
+class Found(NamedTuple):
+    """What is to be told: plain values that no loop changes any more."""
+
+    now: ScalerView
+    record: NumberedRecord | None  # None: no decision was made yet
+    last_number: int
+
+
 class Explainable(Protocol):
     """The autoscaler's shell, as far as it is explained."""
 
@@ -96,14 +103,20 @@ class Explainable(Protocol):
         ...
 
 
-def explain(scaler: Explainable, number: int | None = None) -> ScalerFacts:
-    """Its standing, and the latest decision or the one with that number.
+def find(scaler: Explainable, number: int | None = None) -> Found:
+    """The latest decision or the one with that number, for ``explain``.
 
     Raises:
         InvalidRequestError: No decision of that number is kept.
     """
-    now = scaler.view()
-    record = now.latest if number is None else _find(scaler.records, number)
+    now, records = scaler.view(), scaler.records
+    record = now.latest if number is None else _find(records, number)
+    return Found(now, record, max((number for number, _, _ in records[-1:]), default=0))
+
+
+def explain(found: Found) -> ScalerFacts:
+    """The autoscaler's standing and a decision with its JSON, which takes some ms."""
+    now, record = found.now, found.record
     return ScalerFacts(
         mode=AUTO if now.mode is None else now.mode.value,
         objectives=ObjectivesFacts(
@@ -116,13 +129,13 @@ def explain(scaler: Explainable, number: int | None = None) -> ScalerFacts:
         calibration_error=now.calibration_error,
         turned_s_ago=now.turned_s_ago,
         load=None if now.observed is None else _observed(now.observed),
-        last_number=max((number for number, _, _ in scaler.records[-1:]), default=0),
+        last_number=found.last_number,
     )
 
 
-def decisions(scaler: Explainable, after: int) -> list[DecisionFacts]:
+def decisions(records: Sequence[NumberedRecord], after: int) -> list[DecisionFacts]:
     """Those with a higher number, oldest first, without their JSON; 200 at most."""
-    found = [record for record in scaler.records if record[0] > after]
+    found = [record for record in records if record[0] > after]
     return [decision_facts(*record) for record in found[:_NUM_LISTED]]
 
 
@@ -164,12 +177,12 @@ def decision_facts(number: int, time_s: float, record: DecisionRecord) -> Decisi
         reason=made.reason,
         binding=made.binding.value,
         is_urgent=made.is_urgent,
-        current=describe(made.current),
-        target=describe(made.target),
+        current=short(made.current),
+        target=short(made.target),
         text=record.text,
         json="",
         candidates=[_candidate(judged, made.target, made.current) for judged in shown],
-        num_candidates=len(made.ranked),
+        num_candidates=made.num_candidates,
         sensitivity="" if made.sensitivity is None else made.sensitivity.text,
         calibration_error=made.calibration_error,
         load=_observed(made.observed),
@@ -190,7 +203,7 @@ def what_if_facts(
     best = None if plan.chosen is None else plan.chosen.candidate
     chosen = "" if best is None else describe(best)
     sensitivity = "" if plan.sensitivity is None else plan.sensitivity.text
-    plain = {
+    told = {
         "chosen": None if plan.chosen is None else _plain(plan.chosen),
         "sensitivity": sensitivity or None,
         "candidates": [_plain(verdict) for verdict in plan.verdicts],
@@ -198,7 +211,7 @@ def what_if_facts(
     }
     return WhatIfFacts(
         text=f"{chosen}\n{sensitivity}" if chosen else "no topology keeps all limits",
-        json=json.dumps(plain, allow_nan=False),
+        json=json.dumps(told, allow_nan=False),
         chosen=chosen,
         candidates=[_candidate(judged, best) for judged in plan.verdicts[:num_shown]],
         num_candidates=len(plan.verdicts),
@@ -229,9 +242,9 @@ def _asked_objectives(question: WhatIfQuestion, own: Objectives) -> Objectives:
 
 
 def _detailed(number: int, time_s: float, record: DecisionRecord) -> DecisionFacts:
-    plain = {"number": number, "time_s": time_s, **record.to_dict()}
+    told = {"number": number, "time_s": time_s, **record.to_dict()}
     facts = decision_facts(number, time_s, record)
-    return replace(facts, json=json.dumps(plain, allow_nan=False))
+    return replace(facts, json=json.dumps(told, allow_nan=False))
 
 
 def _candidate(
@@ -239,7 +252,7 @@ def _candidate(
 ) -> CandidateFacts:
     candidate, gives = judged.candidate, judged.prediction
     return CandidateFacts(
-        name=describe(candidate),
+        name=short(candidate),
         cost=judged.cost,
         reason=judged.reason,
         is_chosen=candidate == chosen,
@@ -257,7 +270,7 @@ def _outcome(outcome: Outcome) -> OutcomeFacts:
     return OutcomeFacts(
         seconds=outcome.measured.seconds,
         error_by_quantity=dict(outcome.error_by_quantity),
-        best=describe(outcome.best),
+        best=short(outcome.best),
         regret=outcome.regret,
     )
 
@@ -276,12 +289,10 @@ def _observed(seen: Observed) -> ObservedLoad:
     )
 
 
-def _plain(verdict: Judged) -> dict[str, Any]:
-    """Infinite numbers, which JSON has not, become null."""
-    candidate = asdict(verdict.candidate)
-    candidate |= {name: candidate[name].value for name in ("mode", "transport")}
-    finite = {
-        name: None if isinstance(value, float) and math.isinf(value) else value
-        for name, value in asdict(verdict.prediction).items()
+def _plain(verdict: Judged) -> dict[str, object]:
+    return {
+        "candidate": plain(verdict.candidate),
+        "prediction": plain(verdict.prediction),
+        "broken": plain(verdict.broken),
+        "reason": verdict.reason or "chosen",
     }
-    return {"candidate": candidate, "prediction": finite, "reason": verdict.reason or "chosen"}

@@ -19,7 +19,7 @@ from cluster.planning.autoscaler import Autoscaler, ScalerState
 from cluster.planning.candidate import Candidate
 from cluster.planning.cluster_shape import ClusterShape
 from cluster.planning.decision import Action, Decision, DecisionRecord, Measured
-from cluster.planning.ledger import DecisionLedger
+from cluster.planning.ledger import DecisionLedger, judgement
 from cluster.planning.load import Demand, Load, Objectives
 from cluster.planning.memory import Memory
 from cluster.planning.observed import Observed
@@ -225,7 +225,7 @@ class Scaler:
         try:
             if target is not None:
                 await self._until_nodes(target)
-            self._judge(before)
+            await self._judge(before)
             if target is None:
                 self._cluster.sleep()
             else:
@@ -250,8 +250,13 @@ class Scaler:
                 return
             await asyncio.sleep(_NODES_POLL_S)
 
-    def _judge(self, served: Candidate | None) -> None:
+    async def _judge(self, served: Candidate | None) -> None:
+        """Of the period that ends; before the change, which begins another one."""
         measured, settled = self._cluster.measured()
-        record = self.ledger.judge(self.autoscaler, served, measured, settled)
+        number, decision = self.ledger.in_force or (None, None)
+        found = await asyncio.to_thread(
+            judgement, self.autoscaler, decision, served, measured, settled
+        )
+        record = self.ledger.note(number, found)
         if record is not None and record.outcome is not None:
             self._metrics.judged(record.outcome, self.ledger.calibration_error)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from cluster.planning.candidate import Candidate, Prediction, describe, num_nodes
 from cluster.planning.cluster_shape import ClusterShape
-from cluster.planning.decision import Action, Decision
+from cluster.planning.decision import Action, Decision, worth_keeping
 from cluster.planning.judge import Judged, binding, cost_of, gain
 from cluster.planning.limits import Constraint, excess_of
 from cluster.planning.load import Demand, Load
@@ -99,7 +99,8 @@ class Autoscaler:
             observed=state.observed,
             decided_for=demand.load,
             must_carry_requests_per_s=demand.stress.requests_per_s,
-            ranked=ranked,
+            ranked=worth_keeping(ranked, (state.current, verdict.target)),
+            num_candidates=len(ranked),
             binding=verdict.binding,
             reason=verdict.reason,
             is_urgent=verdict.is_urgent,

@@ -68,5 +68,23 @@ def describe(candidate: Candidate | None) -> str:
     return f"{candidate.mode.value} with {shards}, {gateways}{machines}{micro}, {caps}"
 
 
+def short(candidate: Candidate | None) -> str:
+    """The same for tables, such as ``latency · local · 1g · 8×256``; see ``NAME_LEGEND``."""
+    if candidate is None:
+        return "zero"
+    parts = [candidate.mode.value, candidate.transport.value]
+    if candidate.transport is not LinkTransport.LOCAL:
+        parts[-1] += f" {candidate.shards}s×{candidate.replicas}"
+    parts += [
+        f"{candidate.gateways}g",
+        f"{candidate.max_num_seqs}×{candidate.max_batched_tokens}",
+    ]
+    if candidate.micro_batches > 1:
+        parts.append(f"{candidate.micro_batches}mb")
+    if num_nodes(candidate) > 1:
+        parts.append(f"{num_nodes(candidate)} nodes")
+    return " · ".join(parts)
+
+
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from cluster.planning.candidate import Candidate, Prediction, describe, num_nodes
+from cluster.planning.candidate import Candidate, Prediction, describe, num_nodes, short
 from cluster.planning.judge import Judged
 from cluster.planning.limits import Constraint
 from cluster.planning.load import Load
 from cluster.planning.observed import Observed
 from cluster.planning.sensitivity import Sensitivity
+from router.api.cluster_port import NAME_LEGEND
 
 _NUM_ROWS = 8  # candidates in the text form
+_NUM_KEPT = 160  # the best ones in a decision: a record of 1,000 nodes would have some 2,000
+_NUM_REPLAYED = 50  # the best ones that an outcome compares
 
 
 class Action(enum.Enum):
@@ -38,7 +41,8 @@ class Decision:
     observed: Observed
     decided_for: Load  # the load under which costs are compared: the upper estimate
     must_carry_requests_per_s: float  # the same, or more where a queue has to be emptied
-    ranked: tuple[Judged, ...]  # the best first
+    ranked: tuple[Judged, ...]  # the best first; of many those of ``worth_keeping``
+    num_candidates: int  # that were compared
     binding: Constraint
     reason: str
     is_urgent: bool  # an objective is broken or about to be: no cool-down, no least gain
@@ -77,15 +81,22 @@ class DecisionRecord:
     outcome: Outcome | None = None
 
     def to_dict(self) -> dict[str, object]:
-        """Plain values for JSON. Infinite numbers, which JSON has not, become null."""
-        plain = _plain(self)
-        assert isinstance(plain, dict)
-        return plain
+        """Plain values for JSON; see ``plain``."""
+        told = plain(self)
+        assert isinstance(told, dict)
+        return told
 
     @property
     def text(self) -> str:
         """For a terminal: the decision, the candidates as a table, the outcome."""
         return "\n".join([*_head(self.decision), *_table(self.decision), *_end(self.outcome)])
+
+
+def worth_keeping(
+    ranked: Sequence[Judged], ends: Collection[Candidate | None]
+) -> tuple[Judged, ...]:
+    """Some 160 at most: the best, the best of each size, both ends of the decision; in order."""
+    return _some(ranked, _NUM_KEPT, ends)
 
 
 def outcome_of(
@@ -95,6 +106,10 @@ def outcome_of(
     replay_cost: Callable[[Candidate], float],
 ) -> Outcome:
     """Compare what came with what was predicted and with what else could have been chosen.
+
+    Replayed are the best 50 possible candidates, the best of each size (another load may have come
+    than was decided for), and the two of the decision: one left out could be better still, but
+    hardly by more than a prediction can tell.
 
     Args:
         decision: Its target is not zero.
@@ -116,7 +131,9 @@ def outcome_of(
         "requests_per_s": (prediction.requests_per_s, measured.requests_per_s),
     }
     errors = {name: p / m - 1 for name, (p, m) in pairs.items() if m and math.isfinite(p)}
-    possible = [j.candidate for j in decision.ranked if j.is_possible] or [chosen.candidate]
+    everyone = [j for j in decision.ranked if j.is_possible] or [chosen]
+    ends = (decision.current, decision.target)
+    possible = [j.candidate for j in _some(everyone, _NUM_REPLAYED, ends)]
     costs = {candidate: replay_cost(candidate) for candidate in possible}
     best = min(possible, key=lambda c: costs[c])
     own = costs.get(chosen.candidate, math.inf)
@@ -124,25 +141,36 @@ def outcome_of(
     return Outcome(measured=measured, error_by_quantity=errors, best=best, regret=regret)
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
+    """Of records for JSON: enums by value, infinite numbers, which JSON has not, as None."""
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
+
+
+def _some(
+    ranked: Sequence[Judged], num_best: int, ends: Collection[Candidate | None]
+) -> tuple[Judged, ...]:
+    best_by_size: dict[int, Candidate] = {}  # by powers of two of machines
+    for judged in ranked:
+        best_by_size.setdefault(num_nodes(judged.candidate).bit_length(), judged.candidate)
+    wanted = {*best_by_size.values(), *ends}
+    return tuple(j for i, j in enumerate(ranked) if i < num_best or j.candidate in wanted)
 
 
 def _head(decision: Decision) -> list[str]:
     seen, lines = decision.observed, []
     lines.append(
-        f"{decision.at_s:.1f} s  {decision.action.value}: {describe(decision.current)}"
-        + (f" -> {describe(decision.target)}" if decision.target != decision.current else "")
+        f"{decision.at_s:.1f} s  {decision.action.value}: {short(decision.current)}"
+        + (f" → {short(decision.target)}" if decision.target != decision.current else "")
     )
     lines.append(f"  because {decision.reason}; binding: {decision.binding.value}")
     lines.append(
@@ -158,21 +186,20 @@ def _head(decision: Decision) -> list[str]:
 
 
 def _table(decision: Decision) -> list[str]:
-    header = ("candidate", "TTFT p95", "token p95", "req/s most", "nodes", "cost", "")
+    header = ("candidate", "TTFT p95", "token p95", "max req/s", "cost", "")
     rows = [header] + [_row(j) for j in decision.ranked[:_NUM_ROWS]]
     widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
     lines = ["  " + "  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) for r in rows]
-    if len(decision.ranked) > _NUM_ROWS:
-        lines.append(f"  and {len(decision.ranked) - _NUM_ROWS} more")
-    return [line.rstrip() for line in lines]
+    if decision.num_candidates > _NUM_ROWS:
+        lines.append(f"  and {decision.num_candidates - _NUM_ROWS} more")
+    return [line.rstrip() for line in (*lines, f"  {NAME_LEGEND}")]
 
 
 def _row(judged: Judged) -> tuple[str, ...]:
     p = judged.prediction
     numbers = (p.ttft_p95_s, p.inter_token_p95_s, p.max_requests_per_s)
     shown = tuple(f"{n:.3g}" for n in numbers)
-    nodes = str(num_nodes(judged.candidate))
-    return (describe(judged.candidate), *shown, nodes, f"{judged.cost:.3g}", judged.reason)
+    return (short(judged.candidate), *shown, f"{judged.cost:.3g}", judged.reason)
 
 
 def _end(outcome: Outcome | None) -> list[str]:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 
 from cluster.planning.candidate import Candidate, Prediction, num_nodes
 from cluster.planning.cluster_shape import ClusterShape
-from cluster.planning.limits import Broken, Constraint, broken_limits, excess_of, slack_of
+from cluster.planning.limits import Broken, Constraint, broken_limits, excess_of, slack_of, told
 from cluster.planning.load import Load, Objectives
 from galerne.topology import LinkTransport, Mode
 
@@ -32,6 +32,15 @@ _CRITERIA = (
     *("nodes", "cost", "slack", "completion_s", "max_requests_per_s"),
     *("ttft_p95_s", "inter_token_p95_s"),
 )
+_WORDS = {
+    "nodes": "takes {own:.0f} nodes, the chosen one {best:.0f}",
+    "cost": "costs {more} more",
+    "slack": "leaves {own:.1%} of its tightest promise, the chosen one {best:.1%}",
+    "completion_s": "answers {more} later",
+    "max_requests_per_s": "carries {less} less",
+    "ttft_p95_s": "first token (p95) {more} later",
+    "inter_token_p95_s": "tokens (p95) {more} slower",
+}
 _MORE_IS_BETTER = frozenset({"slack", "max_requests_per_s"})
 _GRAIN = 0.05  # a difference below what a prediction can tell apart
 
@@ -81,12 +90,19 @@ class Judged:
         return float(getattr(own, criterion))
 
     def lost_to(self, best: Judged) -> str:
-        """The first criterion in which it is worse than the best one, if it breaks nothing."""
+        """In words, the first criterion in which it is worse than the best one.
+
+        Both break nothing, so that all but the slack are finite and above 0.
+        """
         names = _CRITERIA if self.is_near(best) else ("cost",)
         name = next((n for n in names if self.value_of(n) != best.value_of(n)), None)
         if name is None:
             return "as good; the simpler one is chosen"
-        return f"{name}: {self.value_of(name):.6g}, the chosen one {best.value_of(name):.6g}"
+        own, least = self.value_of(name), best.value_of(name)
+        more, less = (
+            ("", "") if name == "slack" else (_share(own / least - 1), _share(1 - own / least))
+        )
+        return _WORDS[name].format(own=own, best=least, more=more, less=less)
 
 
 def judge(
@@ -106,7 +122,7 @@ def judge(
         cost=cost_of(candidate, prediction, objectives, mode),
         excess=excess_of(prediction, objectives),
         slack=slack_of(prediction, objectives),
-        reason="; ".join(map(str, broken)),
+        reason=told(broken),
     )
 
 
@@ -178,6 +194,10 @@ def binding(everyone: Sequence[Judged], chosen: Judged) -> Constraint:
         return chosen.constraint
     cheaper = [j for j in everyone if j.cost < chosen.cost and j.broken]
     return min(cheaper, key=lambda j: j.cost).constraint if cheaper else Constraint.COST
+
+
+def _share(part: float) -> str:
+    return f"{part:,.0%}" if abs(part) >= 0.1 else f"{100 * part:.2g}%"
 
 
 def _grains(cost: float, least: float) -> float:

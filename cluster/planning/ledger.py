@@ -6,10 +6,11 @@ import math
 import statistics
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cluster.planning.autoscaler import Autoscaler
 from cluster.planning.candidate import Candidate
-from cluster.planning.decision import Decision, DecisionRecord, Measured, outcome_of
+from cluster.planning.decision import Decision, DecisionRecord, Measured, Outcome, outcome_of
 
 _MAX_RECORDS = 1000
 _MAX_ERRORS = 64  # the latest; what a calibration was before it drifted says little
@@ -50,44 +51,71 @@ class DecisionLedger:
         """Somebody else has changed what is in effect: no decision is to be judged by it."""
         self._in_force = None
 
-    def judge(
-        self,
-        autoscaler: Autoscaler,
-        current: Candidate | None,
-        measured: Measured,
-        settled: tuple[float | None, int],
-    ) -> DecisionRecord | None:
-        """Compare a period between two commits with its prediction; its decision's outcome.
-
-        Args:
-            autoscaler: Predicts.
-            current: Served in that period; None: nothing did.
-            measured: All answers of the period, also those to who queued before it.
-            settled: Mean completion in seconds, and number, of the answers to who came when what
-                the time before had left behind was gone. The calibration error counts these alone.
-
-        A period of too few answers is not judged, and one that began before the first decision has
-        no record that is still kept: None.
-        """
-        num = round(measured.requests_per_s * measured.seconds)
-        if current is None or num < _MIN_JUDGED:
-            return None
-        prediction = autoscaler.predict(current, measured.load)
-        mean_s, num_settled = settled
-        if mean_s and num_settled >= _MIN_JUDGED and math.isfinite(prediction.completion_s):
-            self._errors.append(abs(prediction.completion_s / mean_s - 1))
+    @property
+    def in_force(self) -> tuple[int, Decision] | None:
+        """Number and decision that what is measured now comes of; None: of none that is kept."""
         if self._in_force is None:
             return None
-        index = self._in_force - (self._num_added - len(self._records)) - 1
-        if index < 0:
+        first = self._num_added - len(self._records) + 1
+        if self._in_force < first:
             return None
-        time_s, record = self._records[index]
-        decision = record.decision
+        return self._in_force, self._records[self._in_force - first][1].decision
 
-        def replay(candidate: Candidate) -> float:
-            return autoscaler.cost(candidate, measured.load)
+    def note(self, number: int | None, found: Judgement) -> DecisionRecord | None:
+        """Keep what became of a period, and of the decision that was in force; its record.
 
-        outcome = outcome_of(decision, measured, prediction, replay)
-        record = DecisionRecord(decision=decision, outcome=outcome)
-        self._records[index] = time_s, record
+        None: there was none, or it has been forgotten by now.
+        """
+        if found.error is not None:
+            self._errors.append(found.error)
+        first = self._num_added - len(self._records) + 1
+        if number is None or number < first or found.outcome is None:
+            return None
+        time_s, record = self._records[number - first]
+        record = DecisionRecord(decision=record.decision, outcome=found.outcome)
+        self._records[number - first] = time_s, record
         return record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What a period between two commits says. None: nothing."""
+
+    error: float | None = None  # relative, of the predicted completion time
+    outcome: Outcome | None = None  # of the decision that was in force
+
+
+def judgement(
+    autoscaler: Autoscaler,
+    decision: Decision | None,
+    current: Candidate | None,
+    measured: Measured,
+    settled: tuple[float | None, int],
+) -> Judgement:
+    """Compare a period between two commits with its prediction. Pure; some hundred predictions.
+
+    A period of too few answers says nothing.
+
+    Args:
+        autoscaler: Predicts.
+        decision: That led to the period; None: none that is kept.
+        current: Served in that period; None: nothing did.
+        measured: All answers of the period, also those to who queued before it.
+        settled: Mean completion in seconds, and number, of the answers to who came when what
+            the time before had left behind was gone. The calibration error counts these alone.
+    """
+    num = round(measured.requests_per_s * measured.seconds)
+    if current is None or num < _MIN_JUDGED:
+        return Judgement()
+    prediction = autoscaler.predict(current, measured.load)
+    mean_s, num_settled = settled
+    error = None
+    if mean_s and num_settled >= _MIN_JUDGED and math.isfinite(prediction.completion_s):
+        error = abs(prediction.completion_s / mean_s - 1)
+    if decision is None:
+        return Judgement(error=error)
+
+    def replay(candidate: Candidate) -> float:
+        return autoscaler.cost(candidate, measured.load)
+
+    return Judgement(error=error, outcome=outcome_of(decision, measured, prediction, replay))

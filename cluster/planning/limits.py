@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cluster.planning.candidate import Candidate, Prediction, num_nodes
 from cluster.planning.cluster_shape import ClusterShape
 from cluster.planning.load import Load, Objectives
 from galerne.topology import LinkTransport
+from galerne.units import seconds_text, size_text
 
 _LATENCIES = ("ttft_p95_s", "inter_token_p95_s")
 # Above every broken latency: a queue that grows without end breaks them all.
@@ -37,7 +38,21 @@ class Constraint(enum.StrEnum):
     IDLE = "idle"
 
 
-_BY_LOAD = frozenset({Constraint.CAPACITY, Constraint.TTFT, Constraint.INTER_TOKEN})
+_TIMES = frozenset({Constraint.TTFT, Constraint.INTER_TOKEN})
+_SIZES = frozenset({Constraint.GATEWAY_MEMORY, Constraint.SHARD_MEMORY})
+_BY_LOAD = _TIMES | {Constraint.CAPACITY}
+_LEAST = frozenset({Constraint.COPIES, Constraint.CAPACITY})  # less than the limit breaks them
+_WORDS = {
+    Constraint.GATEWAY_MEMORY: "takes {value} of a gateway's machine, which has {limit}",
+    Constraint.SHARD_MEMORY: "takes {value} of a shard's machine, which has {limit}",
+    Constraint.COPIES: "holds {value} of {limit} copies of every expert",
+    Constraint.MAX_NODES: "takes {value} nodes, at most {limit} are promised",
+    Constraint.NUM_NODES: "takes {value} nodes, the cluster has {limit} at most",
+    Constraint.NODES_GIVEN_UP: "takes {value} nodes, more than {limit} did not come",
+    Constraint.CAPACITY: "carries {value} of {limit} requests/s",
+    Constraint.TTFT: "TTFT p95 {value}, promised {limit}",
+    Constraint.INTER_TOKEN: "inter-token p95 {value}, promised {limit}",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +69,26 @@ class Broken:
         return self.field in _BY_LOAD
 
     def __str__(self) -> str:
-        if math.isinf(self.value):
-            return f"{self.field}: limit {self.limit:.4g}, load not carried"
-        text = f"{self.field}: {self.value:.4g}, limit {self.limit:.4g}"
-        return text + (": more did not come" if self.field is Constraint.NODES_GIVEN_UP else "")
+        """In words, with units."""
+        value, limit = self._text(self.value), self._text(self.limit)
+        if value == limit:  # by less than people are told
+            value = f"a little {'under' if self.field in _LEAST else 'over'} {value}"
+        return _WORDS[self.field].format(value=value, limit=limit)
+
+    def _text(self, number: float) -> str:
+        if math.isinf(number):
+            return "without end"
+        if self.field in _TIMES:
+            return seconds_text(number)
+        if self.field in _SIZES:
+            return size_text(round(number))
+        return f"{number:.3g}" if number < 1000 else f"{number:,.0f}"
+
+
+def told(broken: Sequence[Broken]) -> str:
+    """All of them in words, but times that never end where it is said that the load is too much."""
+    is_carried = all(b.field is not Constraint.CAPACITY for b in broken)
+    return "; ".join(str(b) for b in broken if is_carried or not math.isinf(b.value))
 
 
 def broken_limits(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from cluster.planning.candidate import Candidate
+from cluster.planning.candidate import Candidate, short
 from cluster.simulator.result import Result
 from cluster.simulator.run import Setup, simulate
 from cluster.simulator.scaling import Scaling
@@ -24,13 +24,24 @@ class Comparison:
     @property
     def best(self) -> tuple[Candidate, Result]:
         """The static candidate of least cost."""
-        return min(self.static, key=lambda pair: cost_of(pair[1], self.node_weight))
+        return min(self.static, key=lambda pair: self.cost_of(pair[1]))
 
     @property
     def regret(self) -> float:
         """Cost of the autoscaler over the best static candidate's, less 1; below 0: it beat it."""
-        least = cost_of(self.best[1], self.node_weight)
-        return cost_of(self.auto, self.node_weight) / least - 1
+        return self.cost_of(self.auto) / self.cost_of(self.best[1]) - 1
+
+    def cost_of(self, result: Result) -> float:
+        """See the function of that name."""
+        return cost_of(result, self.node_weight)
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values for JSON."""
+        return {
+            "auto": self.auto.to_dict(),
+            "static": [{"name": short(c)} | result.to_dict() for c, result in self.static],
+            "regret": self.regret if math.isfinite(self.regret) else None,
+        }
 
 
 def cost_of(result: Result, node_weight: float) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cluster.planning.candidate import describe
+from cluster.planning.candidate import short
 from cluster.simulator.result import Quantiles, Result, Sample
 
 
@@ -67,7 +67,7 @@ def _nodes(axes: Axes, result: Result) -> None:
     changes += [(commit.at_s, commit.candidate) for commit in result.commits]
     for row, (at_s, candidate) in enumerate(changes):
         place = (at_s, 0.92 - 0.12 * (row % 7))
-        text = describe(candidate)
+        text = short(candidate)
         axes.annotate(text, place, xycoords=("data", "axes fraction"), fontsize=6)
 
 

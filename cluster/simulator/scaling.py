@@ -10,7 +10,7 @@ from cluster.planning.autoscaler import Autoscaler, ScalerState
 from cluster.planning.candidate import Candidate, num_nodes
 from cluster.planning.cluster_shape import ClusterShape
 from cluster.planning.decision import Action, DecisionRecord
-from cluster.planning.ledger import DecisionLedger
+from cluster.planning.ledger import DecisionLedger, judgement
 from cluster.planning.memory import Memory
 from cluster.planning.observed import ObservedWindow
 from cluster.simulator.nodes import NodeSupply
@@ -94,10 +94,12 @@ class ScalerShell:
         return Commit(at_s=now_s, candidate=self._target, reason=reason)
 
     def judge(self, current: Candidate | None, period: Period, now_s: float) -> None:
-        """Compare a period between two commits with its prediction; see ``DecisionLedger``."""
+        """Compare a period between two commits with its prediction; see ``judgement``."""
         settled = period.settled.mean, period.settled.count
         measured = period.measured(now_s)
-        self._ledger.judge(self._scaling.autoscaler, current, measured, settled)
+        number, decision = self._ledger.in_force or (None, None)
+        found = judgement(self._scaling.autoscaler, decision, current, measured, settled)
+        self._ledger.note(number, found)
 
     def _start(self, now_s: float, current: Candidate | None, target: Candidate | None) -> None:
         supply = self._scaling.supply

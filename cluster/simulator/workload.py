@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
+
+from galerne.errors import ConfigError
 
 
 class Arrival(NamedTuple):
@@ -53,6 +57,16 @@ class Bursts:
     burst_requests_per_s: float
     quiet_mean_s: float  # exponential stays
     burst_mean_s: float
+
+    @classmethod
+    def of_mean(cls, requests_per_s: float) -> Bursts:
+        """Four minutes at half the rate, two at twice the rate, both in the mean."""
+        return cls(
+            quiet_requests_per_s=requests_per_s / 2,
+            burst_requests_per_s=2 * requests_per_s,
+            quiet_mean_s=240.0,
+            burst_mean_s=120.0,
+        )
 
     @property
     def mean_requests_per_s(self) -> float:
@@ -123,6 +137,29 @@ def phases(
     for rate, seconds in rate_and_seconds:
         yield from _poisson(chance, rate, lengths, now_s, now_s + seconds)
         now_s += seconds
+
+
+def read_arrivals(file: Path) -> list[Arrival]:
+    """A recorded load: in every line JSON, ``[seconds, prompt tokens, output tokens]``.
+
+    Raises:
+        ConfigError: There is no such file, or a line is no arrival; names the line.
+    """
+    if not file.is_file():
+        raise ConfigError("workload", file, "is poisson, burst, day, or a file of arrivals")
+    return [_read(file, *line) for line in enumerate(file.read_bytes().splitlines(), 1)]
+
+
+def _read(file: Path, number: int, line: bytes) -> Arrival:
+    try:
+        at_s, prompt_tokens, output_tokens = json.loads(line)
+        arrival = Arrival(float(at_s), int(prompt_tokens), int(output_tokens))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"workload line {number}", file, f"no arrival: {error}") from None
+    if not (0 <= arrival.at_s < math.inf and arrival.prompt_tokens > 0 < arrival.output_tokens):
+        problem = f"seconds must be at least 0 and tokens at least 1, got {list(arrival)}"
+        raise ConfigError(f"workload line {number}", file, problem)
+    return arrival
 
 
 def replay(recorded: Iterable[Arrival], speed: float = 1.0) -> Iterator[Arrival]:

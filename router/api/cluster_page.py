@@ -13,7 +13,7 @@ from importlib.resources import files
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from galerne.units import seconds_text
-from router.api.cluster_port import DecisionFacts, ScalerFacts, TopologyFacts
+from router.api.cluster_port import NAME_LEGEND, DecisionFacts, ScalerFacts, TopologyFacts
 
 _REFRESH_S = 5
 _NOTHING = "-"
@@ -53,7 +53,7 @@ def failure_page(problem: str) -> str:
 
 def _render(*, model: str = "", problem: str = "", **shown: object) -> str:
     template = _environment().get_template("cluster.html")
-    return template.render(model=model, problem=problem, style=_STYLE, **shown)
+    return template.render(model=model, problem=problem, style=_STYLE, legend=NAME_LEGEND, **shown)
 
 
 @cache

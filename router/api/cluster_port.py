@@ -95,6 +95,13 @@ class ObservedLoad:
     inter_token_p95_s: float | None = None
 
 
+# What tables say below names of candidates.
+NAME_LEGEND = (
+    "names: mode · link, shards×copies of an expert · gateways · sequences×tokens of a step · "
+    "micro-batches · machines"
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateFacts:
     """A topology that could serve, and what it would give; as ``galerne.v1.Candidate``.
@@ -102,14 +109,14 @@ class CandidateFacts:
     Times are infinite where the load is too much for it.
     """
 
-    name: str
+    name: str  # short; see ``NAME_LEGEND``
     ttft_p95_s: float
     inter_token_p95_s: float
     completion_s: float  # of a request of mean length
     max_requests_per_s: float
     utilisation: float  # load over what the busiest gateway could carry
     nodes: int
-    cost: float | None  # what they are ranked by; None: ranked by the mode's own criteria
+    cost: float  # what they are ranked by
     reason: str  # why it was not chosen; empty: nothing speaks against it
     is_chosen: bool
     is_current: bool = False
@@ -121,7 +128,7 @@ class OutcomeFacts:
 
     seconds: float  # until the next change
     error_by_quantity: Mapping[str, float]  # predicted / measured - 1
-    best: str  # candidate, by replay of what really arrived
+    best: str  # candidate's name, by replay of what really arrived
     regret: float  # cost of the choice over the best one's, less 1
 
 
@@ -135,7 +142,7 @@ class DecisionFacts:
     reason: str
     binding: str  # the constraint that decided
     is_urgent: bool
-    current: str  # in words, as target
+    current: str  # a candidate's name, as target; "zero" without any
     target: str
     text: str  # all of it, for a terminal
     json: str  # all of it; empty in lists

@@ -144,7 +144,7 @@ def decisions(nodes):
             began_s = time.monotonic()
             found = autoscaler.decide(1e6, state)
             times.append(time.monotonic() - began_s)
-            num_candidates = max(num_candidates, len(found.ranked))
+            num_candidates = max(num_candidates, found.num_candidates)
     return {
         "nodes": nodes,
         "candidates": num_candidates,

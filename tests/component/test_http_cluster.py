@@ -69,7 +69,12 @@ async def test_the_page_shows_topology_load_decision_candidates_and_regret():
     assert latest.status_code == first.status_code == 200
     page = Checker(latest.text)
     text = " ".join(page.text)
-    for part in ("shard-1", "Decision 2", "saves 86% of the cost", "switches to throughput 2g"):
+    for part in (
+        "shard-1",
+        "Decision 2",
+        "saves 85% of the cost",
+        "switches to throughput with local experts, 2 gateways",
+    ):
         assert part in text, text
     assert page.links == ["/cluster?number=2", "/cluster?number=1"]
     assert 'http-equiv="refresh"' in latest.text
@@ -79,7 +84,7 @@ async def test_the_page_shows_topology_load_decision_candidates_and_regret():
         "urgent",
         "carries 11.3 of 66 requests/s",
         "ttft_p95_s -50%",
-        "0% against throughput 8g",
+        "0% against throughput · local · 8g · 32×512 · 8 nodes",
         "chosen",
     ):
         assert part in text, text
@@ -146,7 +151,7 @@ async def test_json_has_the_decisions_after_a_number_and_the_whole_record_of_one
     assert told["autoscaler"]["objectives"]["ttft_p95_s"] == 2.0
     lost = all_of_them["decisions"][0]["candidates"][-1]
     assert lost["ttft_p95_s"] is None, "JSON has no infinity"
-    assert record["decision"]["binding"] == "capacity"
+    assert record["decision"]["binding"] == "requests_per_s"
     assert record["outcome"]["regret"] == 0
 
 

@@ -3,9 +3,10 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from cluster.demo import MODEL_DIRECTORY
 from cluster.doctor.fit import Residuals
 from cluster.doctor.machine import Machine
-from cluster.doctor.store import StoredCalibration
+from cluster.doctor.store import StoredCalibration, save
 from cluster.planning.costs import (
     Calibration,
     Curve,
@@ -18,6 +19,7 @@ from cluster.planning.costs import (
 )
 from cluster.planning.shape import shape_of
 from galerne.topology import LinkTransport
+from shards.checkpoint.open import open_checkpoint
 from shards.checkpoint.presets import preset
 from shards.kernels.formats import WeightFormat
 
@@ -67,6 +69,13 @@ def stored(**changes):
         "calibration": calibration(),
     }
     return StoredCalibration(**fields | changes)
+
+
+def save_embedded(file):
+    """Those of the embedded model, for commands that read a file; their flags."""
+    config = open_checkpoint(MODEL_DIRECTORY).config
+    save(stored(shape=shape_of(config, BF16, BF16)), file)
+    return ["--experts", "bf16", "--dense", "bf16", "--calibration", str(file)]
 
 
 def machine(**changes):

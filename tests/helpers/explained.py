@@ -10,6 +10,7 @@ from cluster.control.explain import (
     asked,
     decisions,
     explain,
+    find,
     what_if_facts,
 )
 from cluster.planning.decision import DecisionRecord, Measured, outcome_of
@@ -120,11 +121,11 @@ class FakeController:
         self.past.append(EventFacts(number=number, time_s=1.5, kind=kind, part="p", text="t"))
 
     async def explain(self, number=None):
-        return explain(self._calibrated(), number)
+        return explain(find(self._calibrated(), number))
 
     async def decisions(self, after):
         self.num_listed += 1
-        return decisions(self._calibrated(), after)
+        return decisions(self._calibrated().records, after)
 
     async def what_if(self, question):
         scaler = self._calibrated()

@@ -172,7 +172,47 @@ def test_a_decision_for_a_thousand_machines_takes_a_few_thousand_predictions(mon
     asked.clear()
     held = replace(state, current=changed.target, observed=create_observed(rate))
     decision = autoscaler.decide(1000.0, held)
-    assert len(asked) <= len(decision.ranked) + 1000 * (decision.action is Action.CHANGE) + 2
+    assert len(asked) <= decision.num_candidates + 1000 * (decision.action is Action.CHANGE) + 2
+
+
+def test_of_a_thousand_machines_a_decision_keeps_few_and_its_outcome_replays_fewer():
+    every = planner.Planner(
+        shape=SHAPE, calibration=create_calibration(), objectives=Objectives(ttft_p95_s=2.0)
+    )
+    cluster = create_cluster(1000, cores_per_node=8)
+    state = create_state(
+        current=ONE, num_nodes=1000, cluster=cluster, observed=create_observed(400.0)
+    )
+    decision = Autoscaler(ScalerConfig(), every).decide(1000.0, state)
+    kept = [judged.candidate for judged in decision.ranked]
+    everyone = every.rank(cluster, Demand(decision.decided_for), [ONE])
+    assert decision.num_candidates > 500
+    assert len(kept) <= 200
+    assert kept[:100] == [judged.candidate for judged in everyone[:100]]
+    assert {ONE, decision.target} < set(kept)
+    assert (
+        decision.num_candidates
+        == DecisionRecord(decision=decision).to_dict()["decision"]["num_candidates"]
+    )
+    replayed = []
+
+    def cost(candidate):
+        replayed.append(candidate)
+        return num_nodes(candidate)
+
+    load = create_load(1.0)
+    prediction = every.predict(decision.target, load)
+    measured = Measured(
+        seconds=60.0,
+        load=load,
+        requests_per_s=1.0,
+        completion_s=prediction.completion_s,
+        ttft_p95_s=None,
+        inter_token_p95_s=None,
+    )
+    outcome = outcome_of(decision, measured, prediction, cost)
+    assert len(replayed) == len(set(replayed)) <= 70
+    assert num_nodes(outcome.best) == 1, "a size that the load then did not ask for"
 
 
 def test_every_machine_is_a_choice_where_no_candidates_are_given():
@@ -242,7 +282,7 @@ def test_a_record_is_json_and_text_and_carries_its_outcome():
     plain = json.loads(json.dumps(record.to_dict(), allow_nan=False))
     assert plain["decision"]["action"] == "change"
     assert plain["decision"]["ranked"][-1]["prediction"]["ttft_p95_s"] is None
-    for word in ("because", "binding: requests_per_s", "req/s most", "regret 50%"):
+    for word in ("because", "binding: requests_per_s", "max req/s", "regret 50%"):
         assert word in record.text
 
 

@@ -1,5 +1,7 @@
 """The planner: what it chooses, what it refuses and why, and when it would choose otherwise."""
 
+import math
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -83,7 +85,7 @@ def test_rejected_candidates_truly_break_what_they_are_rejected_for(rate, nodes,
             "max_nodes": num_nodes(c),
         }
         for broken in verdict.broken:
-            assert broken.field in verdict.reason
+            assert str(broken) in verdict.reason or math.isinf(broken.value)
             if broken.field in own:
                 assert broken.value == own[broken.field] > getattr(goals, broken.field)
             elif broken.field == "min_copies":
@@ -184,7 +186,7 @@ def test_copies_are_on_different_machines_where_there_are_several():
     decision = planned(1.0, nodes=3, objectives=Objectives(min_copies=2))
     assert num_copies(decision.chosen.candidate, create_cluster(3)) >= 2
     alone = next(v for v in decision.verdicts if num_nodes(v.candidate) == 1)
-    assert "min_copies: 1, limit 2" in alone.reason
+    assert "holds 1 of 2 copies of every expert" in alone.reason
 
 
 def test_nothing_is_chosen_where_every_candidate_breaks_a_limit_and_the_nearest_is_first():

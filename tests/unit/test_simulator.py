@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cluster.planning.candidate import describe
+from cluster.planning.candidate import short
 from cluster.planning.decision import Action
 from cluster.simulator.compare import compare
 from cluster.simulator.nodes import NodeSupply
@@ -143,7 +143,7 @@ def test_a_run_is_drawn_with_its_load_topologies_and_decisions(tmp_path, suffix)
     assert head.startswith(b"\x89PNG") or b"<svg" in head
     if suffix == "svg":
         told = file.read_text()
-        assert all(f"<!-- {describe(c.candidate)} -->" in told for c in result.commits)
+        assert all(f"<!-- {short(c.candidate)} -->" in told for c in result.commits)
     with pytest.raises(ValueError, match=r"\.png or \.svg"):
         plot(result, tmp_path / "run.gif")
 

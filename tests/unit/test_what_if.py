@@ -5,24 +5,17 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from cluster.cli import app
-from cluster.demo import MODEL_DIRECTORY
-from cluster.doctor.store import save
-from cluster.planning.shape import shape_of
+from cluster.cli import app, client
 from galerne.errors import ConfigError
-from helpers.calibrations import BF16, stored
-from shards.checkpoint.open import open_checkpoint
+from helpers.calibrations import save_embedded
 
 
 @pytest.fixture
 def ask(tmp_path):
-    file = tmp_path / "calibration.json"
-    config = open_checkpoint(MODEL_DIRECTORY).config
-    save(stored(shape=shape_of(config, BF16, BF16)), file)
+    flags = save_embedded(tmp_path / "calibration.json")
 
     def ask(*arguments, catch=True):
-        command = ["what-if", "--experts", "bf16", "--dense", "bf16", "--calibration", str(file)]
-        return CliRunner().invoke(app, [*command, *arguments], catch_exceptions=catch)
+        return CliRunner().invoke(app, ["what-if", *flags, *arguments], catch_exceptions=catch)
 
     return ask
 
@@ -33,6 +26,15 @@ def test_the_choice_its_rivals_and_the_load_at_which_it_ends_are_told(ask):
     assert "with local experts" in said.stdout.splitlines()[0]
     assert "req/s; now 2" in said.stdout
     assert "chosen" in said.stdout
+    assert "names: mode · link" in said.stdout
+
+
+def test_a_terminal_of_120_columns_shows_names_and_numbers_whole(ask, monkeypatch):
+    monkeypatch.setattr(client, "_WIDTH", 120)
+    said = ask("--rate", "2", "--nodes", "16")
+    rows = [line for line in said.stdout.splitlines() if "×" in line and "names:" not in line]
+    assert len(rows) == 8
+    assert all(len(line) <= 120 and "…" not in line for line in said.stdout.splitlines())
 
 
 def test_json_holds_every_candidate_and_no_infinity(ask):
@@ -42,13 +44,16 @@ def test_json_holds_every_candidate_and_no_infinity(ask):
     assert told["chosen"] is None
     assert len(told["candidates"]) > 5
     assert all(c["prediction"]["completion_s"] is None for c in told["candidates"])
-    assert all("requests_per_s" in c["reason"] for c in told["candidates"])
+    assert all("carries" in c["reason"] for c in told["candidates"])
+    fields = [{broken["field"] for broken in c["broken"]} for c in told["candidates"]]
+    assert all("requests_per_s" in each for each in fields)
 
 
 def test_an_objective_is_kept_or_named(ask):
     told = json.loads(ask("--rate", "1", "--inter-token-p95", "1e-6", "--json").stdout)
     assert told["chosen"] is None
-    assert "inter_token_p95_s" in told["candidates"][0]["reason"]
+    assert "inter-token p95" in told["candidates"][0]["reason"]
+    assert told["candidates"][0]["broken"][0]["field"] == "inter_token_p95_s"
 
 
 def test_more_machines_bring_candidates_of_their_own(ask):
