@@ -233,6 +233,9 @@ class Scaler:
             self.ledger.committed()
         except GalerneError as error:
             self._events.add("autoscaler_failed", "controller", str(error))
+        except Exception as error:  # or no other change would ever begin
+            logger.exception("change_failed")
+            self._events.add("autoscaler_failed", "controller", repr(error))
         self._memory = self._memory.change_ended(self._now_s())
         self._cluster.start_period()
         self._nodes.give_up()  # it is the parts that keep their nodes from now on
