@@ -9,12 +9,14 @@ from dataclasses import dataclass
 
 from cluster.planning.candidate import Candidate, Prediction, num_nodes
 from cluster.planning.cluster_shape import ClusterShape
-from cluster.planning.load import Load, Objectives
+from cluster.planning.load import Demand, Load, Objectives, Queue
 from galerne.topology import LinkTransport
 
 _LATENCIES = ("ttft_p95_s", "inter_token_p95_s")
 # Above every broken latency: a queue that grows without end breaks them all.
 _NOT_CARRIED = 1e6
+# Above 1, and the same for all: by how much one empties a queue later is told by its cost.
+_SLOW_DRAIN = 2.0
 
 
 class Constraint(enum.StrEnum):
@@ -30,6 +32,7 @@ class Constraint(enum.StrEnum):
     CAPACITY = "requests_per_s"
     TTFT = "ttft_p95_s"
     INTER_TOKEN = "inter_token_p95_s"
+    DRAIN = "drain_s"  # in which a queue that breaks the TTFT is to be emptied
     HYSTERESIS = "hysteresis"
     COOL_DOWN = "cool_down"
     ONE_CHANGE = "one_change_in_flight"
@@ -37,7 +40,9 @@ class Constraint(enum.StrEnum):
     IDLE = "idle"
 
 
-_BY_LOAD = frozenset({Constraint.CAPACITY, Constraint.TTFT, Constraint.INTER_TOKEN})
+_BY_LOAD = frozenset(
+    {Constraint.CAPACITY, Constraint.TTFT, Constraint.INTER_TOKEN, Constraint.DRAIN}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +70,18 @@ def broken_limits(
     prediction: Prediction,
     cluster: ClusterShape,
     objectives: Objectives,
-    load: Load,
+    demand: Demand,
 ) -> tuple[Broken, ...]:
     """All limits that the candidate breaks, the hardest first.
 
     Memory (bytes of a machine), copies, machines, the load (requests/s), times (seconds), of which
-    the most broken comes first.
+    the most broken comes first, the queue (seconds).
     """
     limits = (
         *_memory(candidate, prediction, cluster),
         *_machines(candidate, cluster, objectives),
-        *_objectives(prediction, objectives, load),
+        *_objectives(prediction, objectives, demand.load),
+        *_drain(prediction, objectives, demand.queue),
     )
     return tuple(limits)
 
@@ -90,11 +96,13 @@ def num_copies(candidate: Candidate, cluster: ClusterShape) -> int:
     return min(candidate.replicas, candidate.shard_nodes or candidate.gateway_nodes)
 
 
-def excess_of(prediction: Prediction, objectives: Objectives) -> float:
+def excess_of(prediction: Prediction, objectives: Objectives, queue: Queue | None = None) -> float:
     """How many times over the promise that is broken most; 1: all are kept."""
     if not prediction.is_carried:
         return _NOT_CARRIED * max(1.0, prediction.utilisation)
-    return max((value / limit for _, limit, value in _promised(prediction, objectives)), default=1)
+    broken = (value / limit for _, limit, value in _promised(prediction, objectives))
+    slow = any(True for _ in _drain(prediction, objectives, queue))
+    return max(broken, default=1.0) * (_SLOW_DRAIN if slow else 1.0)
 
 
 def slack_of(prediction: Prediction, objectives: Objectives) -> float:
@@ -151,3 +159,11 @@ def _objectives(prediction: Prediction, objectives: Objectives, load: Load) -> I
     promises = sorted(_promised(prediction, objectives), key=lambda p: -p[2] / p[1])
     for field, limit, value in promises:
         yield Broken(Constraint(field), limit, value)
+
+
+def _drain(prediction: Prediction, objectives: Objectives, queue: Queue | None) -> Iterator[Broken]:
+    if queue is None or objectives.ttft_p95_s is None or not prediction.is_carried:
+        return
+    seconds = queue.seconds(prediction.max_requests_per_s)
+    if seconds > queue.drain_s:
+        yield Broken(Constraint.DRAIN, queue.drain_s, seconds)
