@@ -132,8 +132,6 @@ class Autoscaler:
 
     def _demand(self, seen: Observed) -> Demand:
         """The upper estimate, and the queue."""
-        if not seen.waiting:
-            return Demand(seen.upper)
         queue = Queue(
             waiting=seen.waiting,
             requests_per_s=seen.recent_requests_per_s,
@@ -145,7 +143,9 @@ class Autoscaler:
     def _drain_rate(self, demand: Demand) -> float:
         """Requests/s that empty the queue in time."""
         queue = demand.queue
-        return queue.requests_per_s + queue.waiting / queue.drain_s if queue else 0.0
+        if queue is None or not queue.waiting:
+            return 0.0
+        return queue.requests_per_s + queue.waiting / queue.drain_s
 
     def _within(self, ranked: Sequence[Judged], seen: Observed, demand: Demand) -> Demand | None:
         """Of an upper estimate that nobody carries, the part that can be; None: it is carried.
@@ -154,7 +154,8 @@ class Autoscaler:
         where others carry all that really comes.
         """
         possible = [j.prediction for j in ranked if j.is_possible]
-        if not possible or any(p.is_carried for p in possible):
+        is_priced = not self.planner.objectives.has_times
+        if is_priced or not possible or any(p.is_carried for p in possible):
             return None
         rate = _CARRIED_PART * max(p.max_requests_per_s for p in possible)
         return demand.at(rate) if rate > seen.load.requests_per_s else None

@@ -8,7 +8,9 @@ Every mode has a cost, which falls as a candidate gets better:
   that, so that a difference of 10 % is 10 % more machines, as it is 10 % more time of w <= 1.
 
 A queue adds to the completion time what it makes the mean request wait (``Queue.mean_wait_s``): who
-carries more empties it sooner, and is worth that much, not more.
+carries more empties it sooner, and is worth that much, not more. So does, where no time is promised,
+a load of now that is too much: whoever carries it may be so slow that a queue is the lesser evil for
+as long as a burst lasts. If it lasts, the queue grows, and with it the cost.
 
 Promises are limits: whoever breaks one comes after all that keep them, by how much it breaks. Among
 those that keep them an operator expects the fewest machines that have some headroom, which others
@@ -32,7 +34,7 @@ from dataclasses import dataclass, replace
 from cluster.planning.candidate import Candidate, Prediction, num_nodes
 from cluster.planning.cluster_shape import ClusterShape
 from cluster.planning.limits import Broken, Constraint, broken_limits, excess_of, slack_of
-from cluster.planning.load import Demand, Objectives, Queue
+from cluster.planning.load import Demand, Objectives
 from galerne.topology import LinkTransport, Mode
 
 # Most important first; the cost in grains comes before them, and the simpler candidate after them.
@@ -111,7 +113,7 @@ def judge(
         candidate=candidate,
         prediction=prediction,
         broken=broken,
-        cost=cost_of(candidate, prediction, objectives, mode, demand.queue),
+        cost=cost_of(candidate, prediction, objectives, mode, demand),
         excess=excess_of(prediction, objectives, demand.queue),
         slack=slack_of(prediction, objectives),
         reason="; ".join(map(str, broken)),
@@ -123,17 +125,29 @@ def cost_of(
     prediction: Prediction,
     objectives: Objectives,
     mode: Mode | None,
-    queue: Queue | None = None,
+    demand: Demand | None = None,
 ) -> float:
-    """What a mode makes small; see above."""
-    capacity = prediction.max_requests_per_s
+    """What a mode makes small; see above. ``demand`` unset: no queue, and a load that lasts."""
     if mode is Mode.THROUGHPUT:
-        return 1 / capacity
-    completion_s = prediction.completion_s
-    if queue is not None and prediction.is_carried:
-        completion_s += queue.mean_wait_s(capacity)
+        return 1 / prediction.max_requests_per_s
     weight = 0.0 if mode else objectives.weight
-    return weighed(completion_s, num_nodes(candidate), weight)
+    return weighed(_completion_s(candidate, prediction, demand), num_nodes(candidate), weight)
+
+
+def _completion_s(candidate: Candidate, prediction: Prediction, demand: Demand | None) -> float:
+    """With the wait that a queue brings.
+
+    A load that is not carried makes a queue of its own, from now to the horizon, before gateways at
+    their limits; there a request takes, by Little's law, running / (requests/s) seconds.
+    """
+    if demand is None or demand.queue is None:
+        return prediction.completion_s
+    capacity, queue = prediction.max_requests_per_s, demand.queue
+    if prediction.is_carried:
+        return prediction.completion_s + queue.mean_wait_s(capacity)
+    full_s = prediction.running * candidate.gateways / capacity
+    queue = replace(queue, requests_per_s=demand.load.requests_per_s)
+    return full_s + queue.mean_wait_s(capacity)
 
 
 def weighed(completion_s: float, nodes: float, weight: float) -> float:

@@ -97,8 +97,14 @@ def num_copies(candidate: Candidate, cluster: ClusterShape) -> int:
 
 
 def excess_of(prediction: Prediction, objectives: Objectives, queue: Queue | None = None) -> float:
-    """How many times over the promise that is broken most; 1: all are kept."""
+    """How many times over the promise that is broken most; 1: all are kept.
+
+    A load that is not carried breaks every promise in the end. Where no time is promised, and the
+    load is one of now, it makes a queue, which ``judge`` prices.
+    """
     if not prediction.is_carried:
+        if queue is not None and not objectives.has_times:
+            return 1.0
         return _NOT_CARRIED * max(1.0, prediction.utilisation)
     broken = (value / limit for _, limit, value in _promised(prediction, objectives))
     slow = any(True for _ in _drain(prediction, objectives, queue))

@@ -29,7 +29,7 @@ class Queue:
     waiting: int
     requests_per_s: float  # that come meanwhile
     drain_s: float  # in which it is to be emptied where a TTFT is promised
-    horizon_s: float  # whose requests share the wait: what is decided holds for so long
+    horizon_s: float  # for which what is decided holds, and the load is taken to last
 
     def seconds(self, capacity: float) -> float:
         """Until it is empty, at ``capacity`` requests/s; infinite where more comes than goes."""
@@ -39,23 +39,28 @@ class Queue:
         return self.waiting / spare if spare > 0 else math.inf
 
     def mean_wait_s(self, capacity: float) -> float:
-        """What it adds to the mean request of the horizon.
+        """What it adds to the mean request until the horizon.
 
-        The queue falls from W to 0 in a time T: W · T / 2 seconds of waiting in all, shared by the
-        W and by who comes in that time or the horizon, whichever is longer.
+        The wait of all is the area under the queue, shared by the W that wait and who comes until
+        the horizon H. It falls to 0 in a time T (area W · T / 2), or is R at the horizon, and then
+        flows off at the capacity, no longer having others before it (area R^2 / (2 · capacity)).
         """
-        seconds = self.seconds(capacity)
-        if not 0 < seconds < math.inf:
-            return seconds
-        sharing = self.waiting + self.requests_per_s * max(self.horizon_s, seconds)
-        return seconds / 2 * self.waiting / sharing
+        sharing = self.waiting + self.requests_per_s * self.horizon_s
+        if not sharing:
+            return 0.0
+        left = self.waiting + (self.requests_per_s - capacity) * self.horizon_s
+        if left <= 0:
+            return self.seconds(capacity) / 2 * self.waiting / sharing
+        area = (self.waiting + left) / 2 * self.horizon_s + left**2 / (2 * capacity)
+        return area / sharing
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
     """A load, and the queue that it finds.
 
-    A queue passes: a candidate must empty it, but need not be cheap for a load that would.
+    A queue passes: a candidate must empty it, but need not be cheap for a load that would. Given
+    one, also an empty one, it is a load of now; without, one that lasts.
     """
 
     load: Load
@@ -106,5 +111,9 @@ class Objectives:
         """The weight of machines that is in effect."""
         if self.node_weight is not None:
             return self.node_weight
-        is_promised = self.ttft_p95_s is not None or self.inter_token_p95_s is not None
-        return _PROMISED_WEIGHT if is_promised else _USUAL_WEIGHT
+        return _PROMISED_WEIGHT if self.has_times else _USUAL_WEIGHT
+
+    @property
+    def has_times(self) -> bool:
+        """Whether a time is promised."""
+        return self.ttft_p95_s is not None or self.inter_token_p95_s is not None

@@ -31,6 +31,7 @@ from tests.bench.roofline_costs import SMALL_4
 LENGTHS = Lengths(prompt_mean=800, output_mean=200, cv2=0.5)
 SETTLED_S = 120.0  # from then on an autoscaler has had the time to watch, to decide and to change
 LOW, STEADY, HIGH, PEAK = 0.05, 0.25, 0.5, 0.8  # of what the fullest candidate carries
+BETWEEN = (0.02, 0.1, 0.15, 0.35, 0.42, 0.6, 0.7, 0.9, 0.97)
 KV_TOKENS = 1 << 20
 
 
@@ -86,10 +87,11 @@ def load_at(rate):
 
 
 def static_shapes(site, most, weight):
-    """(shapes, the best one of each mode, requests/s that the fullest of all carries).
+    """(shapes, what auto may choose, the best one of each mode, requests/s of the fullest of all).
 
-    Of all that the machines' memory permits the best one of each mode, and those that are best at
-    one of the loads, up to ``most``; sizes between the listed ones are among them.
+    Of all that the machines' memory permits: the best one of each mode, the best at one of the
+    loads, and the next best ones up to ``most``; sizes between the listed ones are among them. Auto
+    has, besides, those that are best at loads between.
     """
 
     def order(rate, mode=None):
@@ -99,9 +101,12 @@ def static_shapes(site, most, weight):
     top = max(judged.prediction.max_requests_per_s for judged in order(0.0))
 
     of_mode = {mode: order(STEADY * top, mode)[0].candidate for mode in Mode}
-    by_load = zip(*(order(share * top) for share in (LOW, STEADY, HIGH, PEAK)), strict=False)
+    ladder = {share: order(share * top) for share in (LOW, STEADY, HIGH, PEAK, *BETWEEN)}
+    by_load = zip(*(ladder[share] for share in (LOW, STEADY, HIGH, PEAK)), strict=False)
     chosen = dict.fromkeys([*of_mode.values(), *(j.candidate for row in by_load for j in row)])
-    return list(chosen)[:most], of_mode, top
+    shapes = list(chosen)[:most]
+    allowed = dict.fromkeys([*shapes, *(row[0].candidate for row in ladder.values())])
+    return shapes, list(allowed), of_mode, top
 
 
 def planner_of(site, only, weight, mode=None):
@@ -153,9 +158,9 @@ def name_of(candidate: Candidate):
 
 def run_site(name, arguments):
     site, weight = SITES[name], arguments.node_weight
-    shapes, best, top = static_shapes(site, arguments.shapes or 16, weight)
-    planner = planner_of(site, shapes, weight)
-    titles = {c: name_of(c) for c in shapes}
+    shapes, allowed, best, top = static_shapes(site, arguments.shapes or 16, weight)
+    planner = planner_of(site, allowed, weight)
+    titles = {c: name_of(c) for c in allowed}
     titles |= {c: f"static {mode.value}: {name_of(c)}" for mode, c in best.items()}
     start = planner.rank(site.cluster, Demand(load_at(LOW * top)))[0].candidate
     setup = Setup(
