@@ -198,8 +198,10 @@ class Autoscaler:
         """
         limit = self.planner.objectives.ttft_p95_s
         rate = now.prediction.max_requests_per_s
-        if limit is None or not seen.waiting:
+        if not seen.waiting:
             return None
+        if limit is None:
+            return self._growing_queue(rate, seen)
         wait_s = seen.waiting / rate if rate > 0 else float("inf")
         # Of a load that was watched for a moment only the queue itself is certain.
         usual_s = now.prediction.ttft_p50_s if seen.is_settled else 0.0
@@ -209,6 +211,16 @@ class Autoscaler:
             Constraint.TTFT,
             f"{seen.waiting} requests wait, {wait_s:.3g} s at {rate:.3g} req/s, "
             f"besides {usual_s:.3g} s, which breaks the TTFT of {limit:.3g} s",
+        )
+
+    def _growing_queue(self, rate: float, seen: Observed) -> _Trouble | None:
+        """Nothing is promised: a queue is trouble if it is not gone before a saving may act."""
+        spare, limit = rate - seen.load.requests_per_s, self.config.cool_down_s
+        if spare > 0 and seen.waiting / spare <= limit:
+            return None
+        return _Trouble(
+            Constraint.DRAIN,
+            f"{seen.waiting} requests wait, not gone within {limit:.3g} s at {rate:.3g} req/s",
         )
 
     def _verdict(

@@ -7,14 +7,14 @@ Every mode has a cost, which falls as a candidate gets better:
 * auto: completion time times nodes^w, w being ``Objectives.weight``; of w > 1 the w-th root of
   that, so that a difference of 10 % is 10 % more machines, as it is 10 % more time of w <= 1.
 
-A queue adds to the completion time what it makes the mean request wait (``Queue.mean_wait_s``): who
-carries more empties it sooner, and is worth that much, not more. So does, where no time is promised,
-a load of now that is too much: whoever carries it may be so slow that a queue is the lesser evil for
-as long as a burst lasts. If it lasts, the queue grows, and with it the cost.
+A queue adds to the completion time what it makes the mean request wait (``Queue.mean_wait_s``):
+who carries more empties it sooner, and is worth that much, not more. So does, where no time is
+promised, a load of now that is too much: whoever carries it may be so slow that a queue is the
+lesser evil for as long as a burst lasts. If it lasts, the queue grows, and with it the cost.
 
 Promises are limits: whoever breaks one comes after all that keep them, by how much it breaks. Among
 those that keep them an operator expects the fewest machines that have some headroom, which others
-set as a utilisation to aim at (Kubernetes' HPA, KEDA: usually 70 to 80 %). The weight says the like:
+set as a utilisation to aim at (Kubernetes' HPA, KEDA: usually 70 to 80 %). The weight says alike:
 where time grows as 1 / (1 - u) with the utilisation u, as it does where all that run share a step,
 machines^w · time is least at u = w / (1 + w). That is 80 % for w = 4, the usual weight where a time
 is promised; the promise then bounds how slow it may get. Where nothing is promised nobody has said
@@ -38,8 +38,9 @@ from cluster.planning.load import Demand, Objectives
 from galerne.topology import LinkTransport, Mode
 
 # Most important first; the cost in grains comes before them, and the simpler candidate after them.
+# Of as many machines the one that carries more: what it is ready for costs nothing.
 _CRITERIA = (
-    *("nodes", "cost", "slack", "completion_s", "max_requests_per_s"),
+    *("nodes", "max_requests_per_s", "cost", "slack", "completion_s"),
     *("ttft_p95_s", "inter_token_p95_s"),
 )
 _MORE_IS_BETTER = frozenset({"slack", "max_requests_per_s"})

@@ -201,7 +201,13 @@ class ObservedWindow:
                 rates.append(num / span_s)
         if not rates:
             return 0.0, 0.0
-        return _certain_peak(max(rates), load, width * self._bin_s), rates[0]
+        peak = _certain_peak(max(rates), load, width * self._bin_s)
+        half = width // 2  # a step of a high load is certain sooner
+        begin_s = max(self._start_s, (last - half) * self._bin_s)
+        if half and now_s - begin_s >= half * self._bin_s:
+            latest = sum(self._count(i) for i in range(last - half, last + 1)) / (now_s - begin_s)
+            peak = max(peak, _certain_peak(latest, load, now_s - begin_s))
+        return peak, rates[0]
 
     def _count(self, index: int) -> int:
         return self._bins[index].arrivals if index in self._bins else 0

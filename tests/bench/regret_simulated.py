@@ -41,6 +41,7 @@ class Site:
 
     cluster: ClusterShape
     calibration: Calibration
+    window_s: float = 60.0  # of observation
 
 
 GRPC = frozenset({LinkTransport.GRPC})
@@ -56,7 +57,7 @@ def with_servers(server):
         shard_nodes=8,
         shard_node_bytes=256e9,
     )
-    return Site(cluster, machines.calibration(machines.H100, server, machines.ETHERNET_25))
+    return Site(cluster, machines.calibration(machines.H100, server, machines.ETHERNET_25), 300.0)
 
 
 SITES = {
@@ -174,6 +175,7 @@ def run_site(name, arguments):
         cluster=site.cluster,
         # Those that are not used are paid for only where machines weigh nothing.
         supply=NodeSupply(at_start=0, most=site.cluster.num_nodes, provision_s=0.0),
+        window_s=site.window_s,  # some requests a minute, each of a minute, tell little in one
         change_s=lambda old, new: arguments.change_s,
     )
     static, auto, chosen = ({}, {}), ({}, {}), {}
