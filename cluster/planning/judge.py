@@ -44,6 +44,9 @@ _CRITERIA = (
     *("ttft_p95_s", "inter_token_p95_s"),
 )
 _MORE_IS_BETTER = frozenset({"slack", "max_requests_per_s"})
+# A load that is too much is taken to last as long as so many requests: the time in which the queue
+# of gateways at their limits shows. A shorter one makes them look cheaper than they are.
+_LASTS = 10
 _GRAIN = 0.05  # a difference below what a prediction can tell apart
 
 
@@ -147,7 +150,8 @@ def _completion_s(candidate: Candidate, prediction: Prediction, demand: Demand |
     if prediction.is_carried:
         return prediction.completion_s + queue.mean_wait_s(capacity)
     full_s = prediction.running * candidate.gateways / capacity
-    queue = replace(queue, requests_per_s=demand.load.requests_per_s)
+    rate, lasts_s = demand.load.requests_per_s, max(queue.horizon_s, _LASTS * full_s)
+    queue = replace(queue, requests_per_s=rate, horizon_s=lasts_s)
     return full_s + queue.mean_wait_s(capacity)
 
 

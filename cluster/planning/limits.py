@@ -15,8 +15,9 @@ from galerne.topology import LinkTransport
 _LATENCIES = ("ttft_p95_s", "inter_token_p95_s")
 # Above every broken latency: a queue that grows without end breaks them all.
 _NOT_CARRIED = 1e6
-# Above 1, and the same for all: by how much one empties a queue later is told by its cost.
-_SLOW_DRAIN = 2.0
+# Whoever empties a queue later by less than this factor is told from others by its cost.
+_DRAIN_GRAIN = 4.0
+_MOST_DRAIN = 1000.0  # times the limit; less than any load that is not carried
 
 
 class Constraint(enum.StrEnum):
@@ -107,8 +108,10 @@ def excess_of(prediction: Prediction, objectives: Objectives, queue: Queue | Non
             return 1.0
         return _NOT_CARRIED * max(1.0, prediction.utilisation)
     broken = (value / limit for _, limit, value in _promised(prediction, objectives))
-    slow = any(True for _ in _drain(prediction, objectives, queue))
-    return max(broken, default=1.0) * (_SLOW_DRAIN if slow else 1.0)
+    excess = max(broken, default=1.0)
+    for slow in _drain(prediction, objectives, queue):
+        excess *= _DRAIN_GRAIN ** math.ceil(math.log(slow.value / slow.limit, _DRAIN_GRAIN))
+    return excess
 
 
 def slack_of(prediction: Prediction, objectives: Objectives) -> float:
@@ -170,6 +173,6 @@ def _objectives(prediction: Prediction, objectives: Objectives, load: Load) -> I
 def _drain(prediction: Prediction, objectives: Objectives, queue: Queue | None) -> Iterator[Broken]:
     if queue is None or objectives.ttft_p95_s is None or not prediction.is_carried:
         return
-    seconds = queue.seconds(prediction.max_requests_per_s)
+    seconds = min(queue.seconds(prediction.max_requests_per_s), _MOST_DRAIN * queue.drain_s)
     if seconds > queue.drain_s:
         yield Broken(Constraint.DRAIN, queue.drain_s, seconds)

@@ -220,9 +220,10 @@ def _certain_peak(peak: float, load: Load, span_s: float) -> float:
     is noise which the queueing formulas count already. All of it counts from 4 sigmas on.
     """
     mean = load.requests_per_s
-    sigma = math.sqrt(mean * max(load.arrival_cv2, 1.0) / span_s)
-    if peak <= mean or not sigma:
-        return max(peak, mean)
+    if peak <= mean:
+        return mean
+    # Of the part's own count: that of the mean is too small where a part has few arrivals.
+    sigma = math.sqrt(peak * max(load.arrival_cv2, 1.0) / span_s)
     sigmas = (peak - mean) / sigma
     certain = (sigmas - _CHANCE_SIGMAS) / (_CERTAIN_SIGMAS - _CHANCE_SIGMAS)
     return mean + (peak - mean) * min(max(certain, 0.0), 1.0)
