@@ -28,6 +28,7 @@ from cluster.planning.observed import Observed
 from cluster.planning.planner import Planner
 from cluster.planning.scaler_config import ScalerConfig
 
+_HEADROOM = 0.8  # of its capacity is what a smaller candidate may be given at the upper estimate
 _CARRIED_PART = 0.9  # of what the fullest candidate carries: queues are still short there
 
 
@@ -297,7 +298,7 @@ class Autoscaler:
         demand: Demand,
     ) -> _Verdict:
         """Change to what is cheaper now and would still be best afterwards."""
-        seen, best = state.observed, ranked[0]
+        seen, best = state.observed, _with_headroom(current.at_worst, ranked)
         if best is current.at_worst or not best.is_possible:
             why = f"{describe(state.current)} is the best one"
             return _Verdict(Action.HOLD, state.current, binding(ranked, best), why)
@@ -338,3 +339,18 @@ class Autoscaler:
         limit = self.config.idle_to_zero_s
         is_empty = not (seen.waiting or seen.running)
         return limit is not None and is_empty and seen.idle_s >= limit
+
+
+def _with_headroom(current: Judged, ranked: Sequence[Judged]) -> Judged:
+    """The best one that does not carry less than the current, or has headroom all the same.
+
+    Else noise would break a promise soon, and lead back.
+    """
+    if not current.is_possible:
+        return ranked[0]
+    least = current.prediction.max_requests_per_s
+    return next(
+        j
+        for j in ranked
+        if j.prediction.max_requests_per_s >= least or j.prediction.utilisation <= _HEADROOM
+    )
