@@ -24,10 +24,10 @@ class ScalerSettings(BaseModel):
 
     tick_s: float = Field(default=5.0, ge=0.1, description="seconds between decisions")
     window_s: float = Field(default=60.0, ge=1, description="seconds of load it looks at")
-    node_weight: float = Field(
-        default=1.0,
+    node_weight: float | None = Field(
+        default=None,
         ge=0,
-        description="cost: completion time * machines^weight",
+        description="cost: time * machines^weight; unset: 1, or 4 with promised times",
     )
     min_gain: float = Field(
         default=ScalerConfig().min_gain,

@@ -22,11 +22,14 @@ from cluster.planning.cluster_shape import ClusterShape
 from cluster.planning.decision import Action, Decision, worth_keeping
 from cluster.planning.judge import Judged, binding, cost_of, gain
 from cluster.planning.limits import Constraint, excess_of
-from cluster.planning.load import Demand, Load
+from cluster.planning.load import Demand, Load, Queue
 from cluster.planning.memory import ChangeInFlight, Memory
 from cluster.planning.observed import Observed
 from cluster.planning.planner import Planner
 from cluster.planning.scaler_config import ScalerConfig
+
+_HEADROOM = 0.8  # of its capacity is what a smaller candidate may be given at the upper estimate
+_CARRIED_PART = 0.9  # of what the fullest candidate carries: queues are still short there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,9 +90,11 @@ class Autoscaler:
         demand = self._demand(state.observed)
         also = () if state.current is None else (state.current,)
         ranked = self.planner.rank(cluster, demand, also)
+        if (less := self._within(ranked, state.observed, demand)) is not None:
+            demand, ranked = less, self.planner.rank(cluster, less, also)
         current = self._current(state, cluster, demand, ranked)
         trouble = self._trouble(state.observed, current)
-        verdict = self._verdict(now_s, state, cluster, current, trouble, ranked)
+        verdict = self._verdict(now_s, state, cluster, current, trouble, ranked, demand)
         is_made = verdict.action is not Action.HOLD
         return Decision(
             at_s=now_s,
@@ -98,7 +103,7 @@ class Autoscaler:
             target=verdict.target,
             observed=state.observed,
             decided_for=demand.load,
-            must_carry_requests_per_s=demand.stress.requests_per_s,
+            must_carry_requests_per_s=max(demand.load.requests_per_s, self._drain_rate(demand)),
             ranked=worth_keeping(ranked, (state.current, verdict.target)),
             num_candidates=len(ranked),
             binding=verdict.binding,
@@ -128,8 +133,34 @@ class Autoscaler:
         return replace(state.cluster, available_nodes=present)
 
     def _demand(self, seen: Observed) -> Demand:
-        """Cheap for the upper estimate; what empties the queue in time must be carried, too."""
-        return Demand(seen.upper, seen.recent_requests_per_s + seen.waiting / self.config.drain_s)
+        """The upper estimate, and the queue."""
+        queue = Queue(
+            waiting=seen.waiting,
+            requests_per_s=seen.recent_requests_per_s,
+            drain_s=self.config.drain_s,
+            horizon_s=self.config.cool_down_s,
+        )
+        return Demand(seen.upper, queue).at(seen.upper.requests_per_s)
+
+    def _drain_rate(self, demand: Demand) -> float:
+        """Requests/s that empty the queue in time."""
+        queue = demand.queue
+        if queue is None or not queue.waiting:
+            return 0.0
+        return queue.requests_per_s + queue.waiting / queue.drain_s
+
+    def _within(self, ranked: Sequence[Judged], seen: Observed, demand: Demand) -> Demand | None:
+        """Of an upper estimate that nobody carries, the part that can be; None: it is carried.
+
+        It is an estimate. Taken as it is, whoever carries most would be chosen, however slow, also
+        where others carry all that really comes.
+        """
+        possible = [j.prediction for j in ranked if j.is_possible]
+        is_priced = not self.planner.objectives.has_times
+        if is_priced or not possible or any(p.is_carried for p in possible):
+            return None
+        rate = _CARRIED_PART * max(p.max_requests_per_s for p in possible)
+        return demand.at(rate) if rate > seen.load.requests_per_s else None
 
     def _current(
         self,
@@ -141,10 +172,14 @@ class Autoscaler:
         if state.current is None:
             return None
         at_worst = next(j for j in ranked if j.candidate == state.current)
-        now, usual = at_worst, Demand(state.observed.load)
-        if demand.stress != usual.load:
-            now = self.planner.judge(state.current, cluster, usual)
+        usual = Demand(state.observed.load)
+        now = self._again(at_worst, cluster, demand, usual)
         return _Current(state.current, now, at_worst)
+
+    def _again(self, judged: Judged, cluster: ClusterShape, old: Demand, new: Demand) -> Judged:
+        """Under another demand; predicted again only if the load is another one."""
+        given = judged.prediction if old.load == new.load else None
+        return self.planner.judge(judged.candidate, cluster, new, given)
 
     def _trouble(self, seen: Observed, current: _Current | None) -> _Trouble | None:
         """Whether the current candidate breaks an objective under the load and the queue seen."""
@@ -165,8 +200,10 @@ class Autoscaler:
         """
         limit = self.planner.objectives.ttft_p95_s
         rate = now.prediction.max_requests_per_s
-        if limit is None or not seen.waiting:
+        if not seen.waiting:
             return None
+        if limit is None:
+            return self._growing_queue(rate, seen)
         wait_s = seen.waiting / rate if rate > 0 else float("inf")
         # Of a load that was watched for a moment only the queue itself is certain.
         usual_s = now.prediction.ttft_p50_s if seen.is_settled else 0.0
@@ -178,6 +215,16 @@ class Autoscaler:
             f"besides {usual_s:.3g} s, which breaks the TTFT of {limit:.3g} s",
         )
 
+    def _growing_queue(self, rate: float, seen: Observed) -> _Trouble | None:
+        """Nothing is promised: a queue is trouble if it is not gone before a saving may act."""
+        spare, limit = rate - seen.load.requests_per_s, self.config.cool_down_s
+        if spare > 0 and seen.waiting / spare <= limit:
+            return None
+        return _Trouble(
+            Constraint.DRAIN,
+            f"{seen.waiting} requests wait, not gone within {limit:.3g} s at {rate:.3g} req/s",
+        )
+
     def _verdict(
         self,
         now_s: float,
@@ -186,6 +233,7 @@ class Autoscaler:
         current: _Current | None,
         trouble: _Trouble | None,
         ranked: Sequence[Judged],
+        demand: Demand,
     ) -> _Verdict:
         if state.memory.change is not None:
             return self._wait(now_s, state, state.memory.change)
@@ -201,7 +249,7 @@ class Autoscaler:
         if not state.observed.is_settled:
             why = "the load has not been watched for long enough"
             return _Verdict(Action.HOLD, state.current, Constraint.HYSTERESIS, why)
-        return self._save(now_s, state, cluster, current, ranked)
+        return self._save(now_s, state, cluster, current, ranked, demand)
 
     def _wait(self, now_s: float, state: ScalerState, change: ChangeInFlight) -> _Verdict:
         """One change at a time; one whose nodes do not come is given up."""
@@ -248,14 +296,17 @@ class Autoscaler:
         cluster: ClusterShape,
         current: _Current,
         ranked: Sequence[Judged],
+        demand: Demand,
     ) -> _Verdict:
         """Change to what is cheaper now and would still be best afterwards."""
-        seen, best = state.observed, ranked[0]
+        seen, best = state.observed, _with_headroom(current.at_worst, ranked)
         if best is current.at_worst or not best.is_possible:
             why = f"{describe(state.current)} is the best one"
             return _Verdict(Action.HOLD, state.current, binding(ranked, best), why)
-        then = self.planner.judge(best.candidate, cluster, Demand(seen.load))
-        saved = min(gain(current.now, then), gain(current.at_worst, best))
+        usual = Demand(seen.load, demand.queue).at(seen.load.requests_per_s)
+        then = self._again(best, cluster, demand, usual)
+        now = self.planner.judge(current.candidate, cluster, usual, current.now.prediction)
+        saved = min(gain(now, then), gain(current.at_worst, best))
         rates = f"{seen.load.requests_per_s:.3g} to {seen.upper.requests_per_s:.3g} req/s"
         what = f"{describe(best.candidate)} saves {max(saved, 0):.0%} of the cost at {rates}"
         if not self._is_worth(saved):
@@ -289,3 +340,18 @@ class Autoscaler:
         limit = self.config.idle_to_zero_s
         is_empty = not (seen.waiting or seen.running)
         return limit is not None and is_empty and seen.idle_s >= limit
+
+
+def _with_headroom(current: Judged, ranked: Sequence[Judged]) -> Judged:
+    """The best one that does not carry less than the current, or has headroom all the same.
+
+    Else noise would break a promise soon, and lead back.
+    """
+    if not current.is_possible:
+        return ranked[0]
+    least = current.prediction.max_requests_per_s
+    return next(
+        j
+        for j in ranked
+        if j.prediction.max_requests_per_s >= least or j.prediction.utilisation <= _HEADROOM
+    )

@@ -4,15 +4,25 @@ Every mode has a cost, which falls as a candidate gets better:
 
 * latency: the completion time of a mean request, seconds;
 * throughput: 1 / (requests/s at the limits), seconds a request;
-* auto: completion time times nodes^w, w being ``Objectives.node_weight``.
+* auto: completion time times nodes^w, w being ``Objectives.weight``; of w > 1 the w-th root of
+  that, so that a difference of 10 % is 10 % more machines, as it is 10 % more time of w <= 1.
+
+A queue adds to the completion time what it makes the mean request wait (``Queue.mean_wait_s``):
+who carries more empties it sooner, and is worth that much, not more. So does, where no time is
+promised, a load of now that is too much: whoever carries it may be so slow that a queue is the
+lesser evil for as long as a burst lasts. If it lasts, the queue grows, and with it the cost.
 
 Promises are limits: whoever breaks one comes after all that keep them, by how much it breaks. Among
-those that keep them auto does not take the fewest machines, although an operator might expect that.
-The fewest run at the edge of a promise, so that noise in the load would change the topology back
-and forth; and a change would be worth nothing until a promise is broken. This cost rises before
-that, as queues and batches grow, and is continuous in the load: what a change saves is a number
-(``gain``), which the autoscaler's hysteresis needs. With w = 1 a second machine has to halve the
-time of every request; the larger w, the nearer to the fewest machines that keep the promises.
+those that keep them an operator expects the fewest machines that have some headroom, which others
+set as a utilisation to aim at (Kubernetes' HPA, KEDA: usually 70 to 80 %). The weight says alike:
+where time grows as 1 / (1 - u) with the utilisation u, as it does where all that run share a step,
+machines^w · time is least at u = w / (1 + w). That is 80 % for w = 4, the usual weight where a time
+is promised; the promise then bounds how slow it may get. Where nothing is promised nobody has said
+how slow is slow enough: w = 1, u = 50 %, a second machine has to halve the time of every request.
+The fewest machines without more ado would run at the edge of a promise, where noise in the load
+changes the topology back and forth, and a change would be worth nothing until a promise is broken.
+This cost rises before that, and is continuous in the load: what a change saves is a number
+(``gain``), which the hysteresis needs.
 """
 
 from __future__ import annotations
@@ -24,12 +34,13 @@ from dataclasses import dataclass, replace
 from cluster.planning.candidate import Candidate, Prediction, num_nodes
 from cluster.planning.cluster_shape import ClusterShape
 from cluster.planning.limits import Broken, Constraint, broken_limits, excess_of, slack_of, told
-from cluster.planning.load import Load, Objectives
+from cluster.planning.load import Demand, Objectives
 from galerne.topology import LinkTransport, Mode
 
 # Most important first; the cost in grains comes before them, and the simpler candidate after them.
+# Of as many machines the one that carries more: what it is ready for costs nothing.
 _CRITERIA = (
-    *("nodes", "cost", "slack", "completion_s", "max_requests_per_s"),
+    *("nodes", "max_requests_per_s", "cost", "slack", "completion_s"),
     *("ttft_p95_s", "inter_token_p95_s"),
 )
 _WORDS = {
@@ -42,6 +53,9 @@ _WORDS = {
     "inter_token_p95_s": "tokens (p95) {more} slower",
 }
 _MORE_IS_BETTER = frozenset({"slack", "max_requests_per_s"})
+# A load that is too much is taken to last as long as so many requests: the time in which the queue
+# of gateways at their limits shows. A shorter one makes them look cheaper than they are.
+_LASTS = 10
 _GRAIN = 0.05  # a difference below what a prediction can tell apart
 
 
@@ -108,37 +122,60 @@ class Judged:
 def judge(
     candidate: Candidate,
     prediction: Prediction,
-    load: Load,
+    demand: Demand,
     cluster: ClusterShape,
     objectives: Objectives,
     mode: Mode | None,
 ) -> Judged:
-    """Judge one candidate by its prediction under ``load``; mode None is auto."""
-    broken = broken_limits(candidate, prediction, cluster, objectives, load)
+    """Judge one candidate by its prediction under the demand's load; mode None is auto."""
+    broken = broken_limits(candidate, prediction, cluster, objectives, demand)
     return Judged(
         candidate=candidate,
         prediction=prediction,
         broken=broken,
-        cost=cost_of(candidate, prediction, objectives, mode),
-        excess=excess_of(prediction, objectives),
+        cost=cost_of(candidate, prediction, objectives, mode, demand),
+        excess=excess_of(prediction, objectives, demand.queue),
         slack=slack_of(prediction, objectives),
         reason=told(broken),
     )
 
 
 def cost_of(
-    candidate: Candidate, prediction: Prediction, objectives: Objectives, mode: Mode | None
+    candidate: Candidate,
+    prediction: Prediction,
+    objectives: Objectives,
+    mode: Mode | None,
+    demand: Demand | None = None,
 ) -> float:
-    """What a mode makes small; see above."""
+    """What a mode makes small; see above. ``demand`` unset: no queue, and a load that lasts."""
     if mode is Mode.THROUGHPUT:
         return 1 / prediction.max_requests_per_s
-    weight: float = 1.0 if mode else num_nodes(candidate) ** objectives.node_weight
-    return prediction.completion_s * weight
+    weight = 0.0 if mode else objectives.weight
+    return weighed(_completion_s(candidate, prediction, demand), num_nodes(candidate), weight)
 
 
-def stressed(usual: Judged, hard: Judged) -> Judged:
-    """Cheap for the usual load; what is broken under the harder one is broken."""
-    return replace(usual, broken=hard.broken, excess=hard.excess, reason=hard.reason)
+def _completion_s(candidate: Candidate, prediction: Prediction, demand: Demand | None) -> float:
+    """With the wait that a queue brings.
+
+    A load that is not carried makes a queue of its own, from now to the horizon, before gateways at
+    their limits; there a request takes, by Little's law, running / (requests/s) seconds.
+    """
+    if demand is None or demand.queue is None:
+        return prediction.completion_s
+    capacity, queue = prediction.max_requests_per_s, demand.queue
+    if prediction.is_carried:
+        return prediction.completion_s + queue.mean_wait_s(capacity)
+    full_s = prediction.running * candidate.gateways / capacity
+    rate, lasts_s = demand.load.requests_per_s, max(queue.horizon_s, _LASTS * full_s)
+    queue = replace(queue, requests_per_s=rate, horizon_s=lasts_s)
+    return full_s + queue.mean_wait_s(capacity)
+
+
+def weighed(completion_s: float, nodes: float, weight: float) -> float:
+    """``completion_s * nodes ** weight``, of which the root is taken if the weight is above 1."""
+    root = max(weight, 1.0)
+    cost: float = completion_s ** (1 / root) * nodes ** (weight / root)
+    return cost
 
 
 def ranked(judged: Sequence[Judged]) -> tuple[Judged, ...]:

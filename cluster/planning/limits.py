@@ -9,13 +9,16 @@ from dataclasses import dataclass
 
 from cluster.planning.candidate import Candidate, Prediction, num_nodes
 from cluster.planning.cluster_shape import ClusterShape
-from cluster.planning.load import Load, Objectives
+from cluster.planning.load import Demand, Load, Objectives, Queue
 from galerne.topology import LinkTransport
 from galerne.units import seconds_text, size_text
 
 _LATENCIES = ("ttft_p95_s", "inter_token_p95_s")
 # Above every broken latency: a queue that grows without end breaks them all.
 _NOT_CARRIED = 1e6
+# Whoever empties a queue later by less than this factor is told from others by its cost.
+_DRAIN_GRAIN = 4.0
+_MOST_DRAIN = 1000.0  # times the limit; less than any load that is not carried
 
 
 class Constraint(enum.StrEnum):
@@ -31,6 +34,7 @@ class Constraint(enum.StrEnum):
     CAPACITY = "requests_per_s"
     TTFT = "ttft_p95_s"
     INTER_TOKEN = "inter_token_p95_s"
+    DRAIN = "drain_s"  # in which a queue that breaks the TTFT is to be emptied
     HYSTERESIS = "hysteresis"
     COOL_DOWN = "cool_down"
     ONE_CHANGE = "one_change_in_flight"
@@ -38,7 +42,7 @@ class Constraint(enum.StrEnum):
     IDLE = "idle"
 
 
-_TIMES = frozenset({Constraint.TTFT, Constraint.INTER_TOKEN})
+_TIMES = frozenset({Constraint.TTFT, Constraint.INTER_TOKEN, Constraint.DRAIN})
 _SIZES = frozenset({Constraint.GATEWAY_MEMORY, Constraint.SHARD_MEMORY})
 _BY_LOAD = _TIMES | {Constraint.CAPACITY}
 _LEAST = frozenset({Constraint.COPIES, Constraint.CAPACITY})  # less than the limit breaks them
@@ -51,6 +55,7 @@ _WORDS = {
     Constraint.NODES_GIVEN_UP: "takes {value} nodes, more than {limit} did not come",
     Constraint.CAPACITY: "carries {value} of {limit} requests/s",
     Constraint.TTFT: "TTFT p95 {value}, promised {limit}",
+    Constraint.DRAIN: "empties the queue in {value}, wanted {limit}",
     Constraint.INTER_TOKEN: "inter-token p95 {value}, promised {limit}",
 }
 
@@ -96,17 +101,18 @@ def broken_limits(
     prediction: Prediction,
     cluster: ClusterShape,
     objectives: Objectives,
-    load: Load,
+    demand: Demand,
 ) -> tuple[Broken, ...]:
     """All limits that the candidate breaks, the hardest first.
 
     Memory (bytes of a machine), copies, machines, the load (requests/s), times (seconds), of which
-    the most broken comes first.
+    the most broken comes first, the queue (seconds).
     """
     limits = (
         *_memory(candidate, prediction, cluster),
         *_machines(candidate, cluster, objectives),
-        *_objectives(prediction, objectives, load),
+        *_objectives(prediction, objectives, demand.load),
+        *_drain(prediction, objectives, demand.queue),
     )
     return tuple(limits)
 
@@ -121,11 +127,21 @@ def num_copies(candidate: Candidate, cluster: ClusterShape) -> int:
     return min(candidate.replicas, candidate.shard_nodes or candidate.gateway_nodes)
 
 
-def excess_of(prediction: Prediction, objectives: Objectives) -> float:
-    """How many times over the promise that is broken most; 1: all are kept."""
+def excess_of(prediction: Prediction, objectives: Objectives, queue: Queue | None = None) -> float:
+    """How many times over the promise that is broken most; 1: all are kept.
+
+    A load that is not carried breaks every promise in the end. Where no time is promised, and the
+    load is one of now, it makes a queue, which ``judge`` prices.
+    """
     if not prediction.is_carried:
+        if queue is not None and not objectives.has_times:
+            return 1.0
         return _NOT_CARRIED * max(1.0, prediction.utilisation)
-    return max((value / limit for _, limit, value in _promised(prediction, objectives)), default=1)
+    broken = (value / limit for _, limit, value in _promised(prediction, objectives))
+    excess = max(broken, default=1.0)
+    for slow in _drain(prediction, objectives, queue):
+        excess *= _DRAIN_GRAIN ** math.ceil(math.log(slow.value / slow.limit, _DRAIN_GRAIN))
+    return excess
 
 
 def slack_of(prediction: Prediction, objectives: Objectives) -> float:
@@ -182,3 +198,11 @@ def _objectives(prediction: Prediction, objectives: Objectives, load: Load) -> I
     promises = sorted(_promised(prediction, objectives), key=lambda p: -p[2] / p[1])
     for field, limit, value in promises:
         yield Broken(Constraint(field), limit, value)
+
+
+def _drain(prediction: Prediction, objectives: Objectives, queue: Queue | None) -> Iterator[Broken]:
+    if queue is None or objectives.ttft_p95_s is None or not prediction.is_carried:
+        return
+    seconds = min(queue.seconds(prediction.max_requests_per_s), _MOST_DRAIN * queue.drain_s)
+    if seconds > queue.drain_s:
+        yield Broken(Constraint.DRAIN, queue.drain_s, seconds)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from galerne.errors import ConfigError
 
 _MAX_NODE_WEIGHT = 50  # machines to this power are still a number
+_USUAL_WEIGHT, _PROMISED_WEIGHT = 1.0, 4.0  # without and with a promise of time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,35 +23,65 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
-    """A load to be cheap for, and how much of it must be carried with every promise kept.
+class Queue:
+    """Requests that wait already, as a fluid that flows off at what capacity the load leaves."""
 
-    A queue is a load that passes: a candidate must carry it, but need not be cheap for it.
+    waiting: int
+    requests_per_s: float  # that come meanwhile
+    drain_s: float  # in which it is to be emptied where a TTFT is promised
+    horizon_s: float  # for which what is decided holds, and the load is taken to last
+
+    def seconds(self, capacity: float) -> float:
+        """Until it is empty, at ``capacity`` requests/s; infinite where more comes than goes."""
+        if not self.waiting:
+            return 0.0
+        spare = capacity - self.requests_per_s
+        return self.waiting / spare if spare > 0 else math.inf
+
+    def mean_wait_s(self, capacity: float) -> float:
+        """What it adds to the mean request until the horizon.
+
+        The wait of all is the area under the queue, shared by the W that wait and who comes until
+        the horizon H. It falls to 0 in a time T (area W · T / 2), or is R at the horizon, and then
+        flows off at the capacity, no longer having others before it (area R^2 / (2 · capacity)).
+        """
+        sharing = self.waiting + self.requests_per_s * self.horizon_s
+        if not sharing:
+            return 0.0
+        left = self.waiting + (self.requests_per_s - capacity) * self.horizon_s
+        if left <= 0:
+            return self.seconds(capacity) / 2 * self.waiting / sharing
+        area = (self.waiting + left) / 2 * self.horizon_s + left**2 / (2 * capacity)
+        return area / sharing
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """A load, and the queue that it finds.
+
+    A queue passes: a candidate must empty it, but need not be cheap for a load that would. Given
+    one, also an empty one, it is a load of now; without, one that lasts.
     """
 
     load: Load
-    must_carry_requests_per_s: float = 0.0  # below the load's: the load's
-
-    @property
-    def stress(self) -> Load:
-        """The load that must be carried; the very same one where no queue adds to it."""
-        if self.must_carry_requests_per_s <= self.load.requests_per_s:
-            return self.load
-        return replace(self.load, requests_per_s=self.must_carry_requests_per_s)
+    queue: Queue | None = None
 
     def at(self, requests_per_s: float) -> Demand:
-        """With another rate: without a queue both change, with one it stays the least."""
-        load = replace(self.load, requests_per_s=requests_per_s)
-        return Demand(load, 0.0 if self.stress is self.load else self.must_carry_requests_per_s)
+        """With another rate; at most as many come while the queue is emptied."""
+        queue = self.queue
+        if queue is not None and queue.requests_per_s > requests_per_s:
+            queue = replace(queue, requests_per_s=requests_per_s)
+        return Demand(replace(self.load, requests_per_s=requests_per_s), queue)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objectives:
     """What a deployment promises, and how machines weigh. None: no promise of that kind.
 
-    ``node_weight`` w: in ``auto`` a candidate costs completion time times nodes^w. 0: machines are
-    free. 1: twice the machines must halve the completion time, so that a request takes the same
-    machine-seconds. The more, the nearer to the fewest machines that keep the promises.
+    ``node_weight`` w: in ``auto`` candidates are compared by completion time times nodes^w. 0:
+    machines are free. 1: twice the machines must halve the completion time. The more, the nearer to
+    the fewest machines that keep the promises. Unset: 1 without a promise of time, 4 with one; see
+    ``judge`` for why.
 
     Raises:
         ConfigError: A promise that nothing can keep, or a weight below 0.
@@ -59,7 +91,7 @@ class Objectives:
     inter_token_p95_s: float | None = None
     max_nodes: int | None = None
     min_copies: int = 1  # of every expert, on different nodes where there are several
-    node_weight: float = 1.0
+    node_weight: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("ttft_p95_s", "inter_token_p95_s"):
@@ -70,6 +102,18 @@ class Objectives:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"objectives.{name}", value, "must be at least 1")
-        if not 0 <= self.node_weight <= _MAX_NODE_WEIGHT:
+        if self.node_weight is not None and not 0 <= self.node_weight <= _MAX_NODE_WEIGHT:
             problem = f"must be in [0, {_MAX_NODE_WEIGHT}]"
             raise ConfigError("objectives.node_weight", self.node_weight, problem)
+
+    @property
+    def weight(self) -> float:
+        """The weight of machines that is in effect."""
+        if self.node_weight is not None:
+            return self.node_weight
+        return _PROMISED_WEIGHT if self.has_times else _USUAL_WEIGHT
+
+    @property
+    def has_times(self) -> bool:
+        """Whether a time is promised."""
+        return self.ttft_p95_s is not None or self.inter_token_p95_s is not None

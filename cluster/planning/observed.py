@@ -13,6 +13,8 @@ from router.engine.load_counter import LoadTotals
 
 _UPPER_SIGMAS = 2.0  # of the estimate of a rate: it is lower in 97.7 % of windows
 _NUM_PEAK_PARTS = 6  # parts of a window whose busiest one bounds the load too
+# The busiest of 6 parts of a steady load is 1.3 sigmas above the mean; beyond 4 it never is.
+_CHANCE_SIGMAS, _CERTAIN_SIGMAS = 2.0, 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,8 +140,7 @@ class ObservedWindow:
             requests_per_s=num / span_s,
             arrival_cv2=self._arrival_cv2(first, last),
         )
-        peak, recent = self._parts(first, last, now_s)
-        chance = _UPPER_SIGMAS * math.sqrt(num * load.arrival_cv2) / span_s
+        peak, recent = self._parts(first, last, now_s, load)
         is_fresh = now_s - self._reported_s <= self.window_s
         ttft, inter_token = LogHistogram(), LogHistogram()
         for b in bins:
@@ -148,7 +149,7 @@ class ObservedWindow:
         return Observed(
             at_s=now_s,
             load=load,
-            upper=replace(load, requests_per_s=max(load.requests_per_s + chance, peak)),
+            upper=_upper(load, span_s, peak),
             recent_requests_per_s=recent,
             waiting=self._waiting if is_fresh else 0,
             running=self._running if is_fresh else 0,
@@ -189,8 +190,10 @@ class ObservedWindow:
         squares = sum((b - a) ** 2 for a, b in itertools.pairwise(counts))
         return squares / (2 * (len(counts) - 1)) / mean
 
-    def _parts(self, first: int, last: int, now_s: float) -> tuple[float, float]:
-        """Requests/s of the busiest and of the last full part of the window."""
+    def _parts(self, first: int, last: int, now_s: float, load: Load) -> tuple[float, float]:
+        """Requests/s of the busiest part of the window, as far as it is not chance, and of the
+        last full part.
+        """
         width = self._num_bins // _NUM_PEAK_PARTS
         rates = []
         for end in range(last, first + width - 2, -width):
@@ -199,7 +202,43 @@ class ObservedWindow:
             if span_s >= width * self._bin_s / 2:  # a shorter one says too little
                 num = sum(self._count(i) for i in range(end - width + 1, end + 1))
                 rates.append(num / span_s)
-        return (max(rates), rates[0]) if rates else (0.0, 0.0)
+        if not rates:
+            return 0.0, 0.0
+        peak = _certain_peak(max(rates), load, width * self._bin_s)
+        half = width // 2  # a step of a high load is certain sooner
+        begin_s = max(self._start_s, (last - half) * self._bin_s)
+        if half and now_s - begin_s >= half * self._bin_s:
+            latest = sum(self._count(i) for i in range(last - half, last + 1)) / (now_s - begin_s)
+            peak = max(peak, _certain_peak(latest, load, now_s - begin_s))
+        return peak, rates[0]
 
     def _count(self, index: int) -> int:
         return self._bins[index].arrivals if index in self._bins else 0
+
+
+def _certain_peak(peak: float, load: Load, span_s: float) -> float:
+    """Of the rate of the busiest part, of ``span_s``, what is no chance; at least the mean rate.
+
+    A part has few arrivals, so that its busiest one is far above the mean of a steady load; that
+    is noise which the queueing formulas count already. All of it counts from 4 sigmas on.
+    """
+    mean = load.requests_per_s
+    if peak <= mean:
+        return mean
+    # Of the part's own count: that of the mean is too small where a part has few arrivals.
+    sigma = math.sqrt(peak * max(load.arrival_cv2, 1.0) / span_s)
+    sigmas = (peak - mean) / sigma
+    certain = (sigmas - _CHANCE_SIGMAS) / (_CERTAIN_SIGMAS - _CHANCE_SIGMAS)
+    return mean + (peak - mean) * min(max(certain, 0.0), 1.0)
+
+
+def _upper(load: Load, span_s: float, peak: float) -> Load:
+    """By chance or by the busiest part, whichever is more.
+
+    Of the busiest part the burst is the load itself: its variation is not counted once more.
+    """
+    num = load.requests_per_s * span_s
+    by_chance = load.requests_per_s + _UPPER_SIGMAS * math.sqrt(num * load.arrival_cv2) / span_s
+    if by_chance >= peak:
+        return replace(load, requests_per_s=by_chance)
+    return replace(load, requests_per_s=peak, arrival_cv2=min(load.arrival_cv2, 1.0))

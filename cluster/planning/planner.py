@@ -9,7 +9,7 @@ from cluster.planning.candidate import Candidate, Prediction, num_nodes
 from cluster.planning.cluster_shape import ClusterShape
 from cluster.planning.costs import Calibration
 from cluster.planning.enumerate import candidates, finer, gateway_counts
-from cluster.planning.judge import Judged, best_of, judge, ranked, stressed
+from cluster.planning.judge import Judged, best_of, judge, ranked
 from cluster.planning.load import Demand, Load, Objectives
 from cluster.planning.predict import predict
 from cluster.planning.sensitivity import Sensitivity, sensitivity
@@ -46,20 +46,16 @@ class Planner:
         """
         return predict(self.shape, self.calibration, candidate, load)
 
-    def judge(self, candidate: Candidate, cluster: ClusterShape, demand: Demand) -> Judged:
-        """Cost under the demand's load; what is broken, under the load that must be carried.
-
-        What cannot carry the latter has no cost, whatever the former is.
-        """
-
-        def under(load: Load) -> Judged:
-            given = self.predict(candidate, load)
-            return judge(candidate, given, load, cluster, self.objectives, self.mode)
-
-        hard = under(demand.stress)
-        if demand.stress == demand.load or not hard.prediction.is_carried:
-            return hard
-        return stressed(under(demand.load), hard)
+    def judge(
+        self,
+        candidate: Candidate,
+        cluster: ClusterShape,
+        demand: Demand,
+        given: Prediction | None = None,
+    ) -> Judged:
+        """Cost, and what is broken; ``given``: the prediction for the demand's load, if known."""
+        given = given or self.predict(candidate, demand.load)
+        return judge(candidate, given, demand, cluster, self.objectives, self.mode)
 
     def rank(
         self, cluster: ClusterShape, demand: Demand, also: Iterable[Candidate] = ()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cluster.planning.candidate import Candidate, short
+from cluster.planning.judge import weighed
 from cluster.simulator.result import Result
 from cluster.simulator.run import Setup, simulate
 from cluster.simulator.scaling import Scaling
@@ -45,14 +46,13 @@ class Comparison:
 
 
 def cost_of(result: Result, node_weight: float) -> float:
-    """Mean completion time times the mean number of nodes to the power of their weight."""
+    """As the planner weighs: the mean completion time and the mean number of nodes."""
     completion_s = result.latencies.completion_s.mean
     if completion_s is None or result.num_unserved:
         return math.inf
     seconds = result.samples[-1].at_s if result.samples else 0.0
     nodes = result.node_seconds / seconds if seconds else 1.0
-    factor: float = nodes**node_weight
-    return completion_s * factor
+    return weighed(completion_s, nodes, node_weight)
 
 
 def compare(

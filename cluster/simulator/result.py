@@ -46,6 +46,7 @@ class Result:
     """A whole run, until its last request was answered."""
 
     latencies: Latencies
+    settled: Latencies  # of those who came from ``Setup.settled_from_s`` on
     num_arrivals: int
     num_unserved: int  # held at zero to the end
     first_s: float  # first arrival

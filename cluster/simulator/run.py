@@ -11,7 +11,7 @@ from cluster.planning.observed import ObservedWindow
 from cluster.simulator.fleet import Fleet
 from cluster.simulator.result import Commit, Result, Sample
 from cluster.simulator.scaling import ScalerShell, Scaling
-from cluster.simulator.timing import Latencies, ModelOf
+from cluster.simulator.timing import Latencies, Listener, ModelOf
 from cluster.simulator.watch import Period, PeriodListener, SampleListener, Tee, WindowListener
 from cluster.simulator.workload import Arrival
 
@@ -29,6 +29,7 @@ class Setup:
     sample_s: float = 5.0  # between samples; the autoscaler's tick where there is one
     seconds: float | None = None  # the load's length; None: to its last arrival
     seed: int = 0
+    settled_from_s: float = 0.0  # who came from then on is counted once more, for itself
 
 
 def simulate(arrivals: Iterable[Arrival], setup: Setup, scaling: Scaling | None = None) -> Result:
@@ -61,6 +62,7 @@ class _Run:
         self._window = None if scaling is None else ObservedWindow(scaling.window_s)
         self._shell = None if scaling is None else ScalerShell(scaling, setup.start)
         self._latencies = Latencies()
+        self._settled = Latencies(from_s=setup.settled_from_s) if setup.settled_from_s else None
         self._settle_s = 0.0 if scaling is None else scaling.window_s
         self._in_sample = SampleListener()
         self._in_period = PeriodListener(self._new_period(0.0))
@@ -120,6 +122,7 @@ class _Run:
         self._judge(max(wait_s, self._latencies.last_end_s))
         return Result(
             latencies=self._latencies,
+            settled=self._settled or self._latencies,
             num_arrivals=self._num_arrivals,
             num_unserved=num_unserved,
             first_s=self._first_s,
@@ -131,9 +134,12 @@ class _Run:
         )
 
     def _listeners(self) -> Tee:
-        if self._window is None:
-            return Tee(self._latencies, self._in_sample)
-        return Tee(self._latencies, self._in_sample, WindowListener(self._window), self._in_period)
+        every: list[Listener] = [self._latencies, self._in_sample]
+        if self._settled is not None:
+            every.append(self._settled)
+        if self._window is not None:
+            every += [WindowListener(self._window), self._in_period]
+        return Tee(*every)
 
     def _clock(self, now_s: float) -> None:
         self._node_seconds += (now_s - self._now_s) * self._num_nodes

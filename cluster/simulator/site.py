@@ -64,7 +64,7 @@ class Site:
             change_s=lambda old, new: self.change_s,
         )
         setup = Setup(model_of=models(self.shape, self.calibration), start=rest[0].candidate)
-        weight = self.objectives.node_weight
+        weight = self.objectives.weight
         try:
             return compare(arrivals, fixed[:num_static], setup, scaling, weight)
         except ValueError as error:

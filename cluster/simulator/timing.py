@@ -113,8 +113,12 @@ class Listener(Protocol):
 
 @dataclass(slots=True)
 class Latencies:
-    """What became of all requests. Times are seconds; quantiles are right to 1 %."""
+    """What became of all requests that came from ``from_s`` on.
 
+    Times are seconds; quantiles are right to 1 %. Inter-token times are of all tokens since then.
+    """
+
+    from_s: float = 0.0
     ttft_s: LogHistogram = field(default_factory=LogHistogram)
     inter_token_s: LogHistogram = field(default_factory=LogHistogram)
     completion_s: LogHistogram = field(default_factory=LogHistogram)
@@ -123,14 +127,18 @@ class Latencies:
 
     def first_token(self, at_s: float, ttft_s: float) -> None:
         """A request's first token went out."""
-        self.ttft_s.add(ttft_s)
+        if at_s - ttft_s >= self.from_s:
+            self.ttft_s.add(ttft_s)
 
     def inter_token(self, at_s: float, seconds: float, count: int = 1) -> None:
         """So many tokens followed their forerunner after ``seconds``."""
-        self.inter_token_s.add(seconds, count)
+        if at_s >= self.from_s:
+            self.inter_token_s.add(seconds, count)
 
     def completed(self, at_s: float, arrived_s: float, output_tokens: int) -> None:
         """A request was answered."""
+        if arrived_s < self.from_s:
+            return
         self.completion_s.add(at_s - arrived_s)
         self.output_tokens += output_tokens
         self.last_end_s = max(self.last_end_s, at_s)

@@ -167,6 +167,7 @@ def main():
         "--sites", nargs="+", default=["mixed", "threads", "gpus"], help="of simulated"
     )
     parser.add_argument("--simulated-s", type=float, default=1800.0, help="of each load")
+    parser.add_argument("--node-weight", type=float, default=0.0, help="of a simulated machine")
     parser.add_argument("--change-s", type=float, default=20.0, help="of a simulated change")
     parser.add_argument("--model", help="a checkpoint; unset: the embedded model")
     arguments = parser.parse_args()

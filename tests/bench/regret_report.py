@@ -23,35 +23,42 @@ def judge(static, auto):
         static: shape -> load -> medians.
         auto: load -> medians, with ``"choice"``.
 
-    A regret of 0.1 is a completion time, or a time per answer, 10 % above that of the static shape
-    that is best at it; below 0: better than all. Shapes of which a request failed are not compared.
+    A regret of 0.1 is a cost, or a time per answer, 10 % above that of the static shape that is
+    best at it; below 0: better than all. The cost is a row's ``"cost"``, or its completion time.
+    Shapes of which a request failed are not compared.
     """
     found = {}
     for load, own in auto.items():
         shapes = {name: by_load[load] for name, by_load in static.items() if load in by_load}
         sound = {name: m for name, m in shapes.items() if not m["failed"]} or shapes
-        quickest = min(sound, key=lambda name: sound[name]["completion_s"])
+        best = min(sound, key=lambda name: cost_of(sound[name]))
         fullest = max(sound, key=lambda name: sound[name]["requests_per_s"])
         found[load] = {
             "choice": own["choice"],
             "completion_s": own["completion_s"],
             "requests_per_s": own["requests_per_s"],
             "failed": own["failed"],
-            "quickest": quickest,
+            "nodes": own.get("nodes"),
+            "best": best,
             "fullest": fullest,
-            "regret_completion": own["completion_s"] / sound[quickest]["completion_s"] - 1,
+            "regret_cost": cost_of(own) / cost_of(sound[best]) - 1,
             "regret_rate": sound[fullest]["requests_per_s"] / own["requests_per_s"] - 1,
         }
     return found
 
 
+def cost_of(row):
+    """What is compared: a row's cost, or its completion time if it has none."""
+    return row.get("cost", row["completion_s"])
+
+
 def constant_regret(static):
-    """shape -> its worst regret of completion time over all loads: what a constant choice costs."""
+    """shape -> its worst regret of cost over all loads: what a constant choice loses."""
     worst = {}
     for name, by_load in static.items():
         for load, own in by_load.items():
-            best = min(other[load]["completion_s"] for other in static.values() if load in other)
-            worst[name] = max(worst.get(name, 0.0), own["completion_s"] / best - 1)
+            best = min(cost_of(other[load]) for other in static.values() if load in other)
+            worst[name] = max(worst.get(name, 0.0), cost_of(own) / best - 1)
     return worst
 
 
@@ -65,14 +72,14 @@ def table(static, judged):
         cells = (_cell(by_load.get(load)) for load in loads)
         yield f"| {name} | {' | '.join(cells)} | {worst[name]:+.0%} |"
     cells = (_cell(judged[load]) for load in loads)
-    most = max(own["regret_completion"] for own in judged.values())
+    most = max(own["regret_cost"] for own in judged.values())
     yield f"| auto | {' | '.join(cells)} | {most:+.0%} |"
     yield ""
-    yield "| load | auto chose | quickest | regret | most answers/s | regret |"
+    yield "| load | auto chose | best static | regret | most answers/s | regret |"
     yield "|---|---|---|---:|---|---:|"
     for load, own in judged.items():
         yield (
-            f"| {load} | {own['choice']} | {own['quickest']} | {own['regret_completion']:+.0%} | "
+            f"| {load} | {own['choice']} | {own['best']} | {own['regret_cost']:+.0%} | "
             f"{own['fullest']} | {own['regret_rate']:+.0%} |"
         )
 
@@ -81,7 +88,8 @@ def _cell(found):
     if found is None:
         return ""
     failed = f", {found['failed']} failed" if found["failed"] else ""
-    return f"{1e3 * found['completion_s']:.0f} ({found['requests_per_s']:.3g}{failed})"
+    nodes = f", {found['nodes']:.3g} nodes" if found.get("nodes") else ""
+    return f"{1e3 * found['completion_s']:.0f} ({found['requests_per_s']:.3g}{nodes}{failed})"
 
 
 def plot(static, judged, stem, title):

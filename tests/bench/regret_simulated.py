@@ -6,6 +6,7 @@ one thread on each of 16 cores, which is how shards are built today. ``gpus``: 6
 400 Gb/s between them; no one of them holds the model.
 """
 
+import statistics
 import time
 from dataclasses import dataclass, replace
 
@@ -13,7 +14,7 @@ from cluster.planning.autoscaler import Autoscaler
 from cluster.planning.candidate import Candidate
 from cluster.planning.cluster_shape import ClusterShape
 from cluster.planning.costs import Calibration
-from cluster.planning.enumerate import candidates
+from cluster.planning.judge import weighed
 from cluster.planning.load import Demand, Load, Objectives
 from cluster.planning.planner import Planner
 from cluster.planning.scaler_config import ScalerConfig
@@ -28,8 +29,9 @@ from tests.bench.regret import OUT, finish
 from tests.bench.roofline_costs import SMALL_4
 
 LENGTHS = Lengths(prompt_mean=800, output_mean=200, cv2=0.5)
-OBJECTIVES = Objectives(node_weight=0.0)  # the machines are there, used or not
+SETTLED_S = 120.0  # from then on an autoscaler has had the time to watch, to decide and to change
 LOW, STEADY, HIGH, PEAK = 0.05, 0.25, 0.5, 0.8  # of what the fullest candidate carries
+BETWEEN = (0.02, 0.1, 0.15, 0.35, 0.42, 0.6, 0.7, 0.9, 0.97)
 KV_TOKENS = 1 << 20
 
 
@@ -39,6 +41,7 @@ class Site:
 
     cluster: ClusterShape
     calibration: Calibration
+    window_s: float = 60.0  # of observation
 
 
 GRPC = frozenset({LinkTransport.GRPC})
@@ -54,7 +57,7 @@ def with_servers(server):
         shard_nodes=8,
         shard_node_bytes=256e9,
     )
-    return Site(cluster, machines.calibration(machines.H100, server, machines.ETHERNET_25))
+    return Site(cluster, machines.calibration(machines.H100, server, machines.ETHERNET_25), 300.0)
 
 
 SITES = {
@@ -84,36 +87,36 @@ def load_at(rate):
     )
 
 
-def static_shapes(site, most):
-    """(shapes, the best one of each mode, requests/s that the fullest of all carries).
+def static_shapes(site, most, weight):
+    """(shapes, what auto may choose, the best one of each mode, requests/s of the fullest of all).
 
-    Of all that the machines' memory permits the best one of each mode, and those that are best at
-    one of the three loads, up to ``most``.
+    Of all that the machines' memory permits: the best one of each mode, the best at one of the
+    loads, and the next best ones up to ``most``; sizes between the listed ones are among them. Auto
+    has, besides, those that are best at loads between.
     """
-    listed = [c for c in candidates(SMALL_4, site.cluster, OBJECTIVES) if c.replicas == 1]
-    idle = planner_of(site, listed).rank(site.cluster, Demand(load_at(0.0)))
-    possible = [judged for judged in idle if judged.is_possible]
-    top = max(judged.prediction.max_requests_per_s for judged in possible)
-    names = [judged.candidate for judged in possible]
 
-    def order(share, mode=None):
-        only = [c for c in names if mode in (None, c.mode)]
-        found = planner_of(site, only, mode).rank(site.cluster, Demand(load_at(share * top)))
-        return [judged.candidate for judged in found]
+    def order(rate, mode=None):
+        found = planner_of(site, None, weight, mode).rank(site.cluster, Demand(load_at(rate)))
+        return [j for j in found if j.is_possible and j.candidate.replicas == 1]
 
-    of_mode = {mode: order(STEADY, mode)[0] for mode in Mode}
-    by_load = zip(*(order(share) for share in (LOW, STEADY, HIGH, PEAK)), strict=True)
-    chosen = dict.fromkeys([*of_mode.values(), *(c for row in by_load for c in row)])
-    return list(chosen)[:most], of_mode, top
+    top = max(judged.prediction.max_requests_per_s for judged in order(0.0))
+
+    of_mode = {mode: order(STEADY * top, mode)[0].candidate for mode in Mode}
+    ladder = {share: order(share * top) for share in (LOW, STEADY, HIGH, PEAK, *BETWEEN)}
+    by_load = zip(*(ladder[share] for share in (LOW, STEADY, HIGH, PEAK)), strict=False)
+    chosen = dict.fromkeys([*of_mode.values(), *(j.candidate for row in by_load for j in row)])
+    shapes = list(chosen)[:most]
+    allowed = dict.fromkeys([*shapes, *(row[0].candidate for row in ladder.values())])
+    return shapes, list(allowed), of_mode, top
 
 
-def planner_of(site, only, mode=None):
+def planner_of(site, only, weight, mode=None):
     return Planner(
         shape=SMALL_4,
         calibration=site.calibration,
-        objectives=OBJECTIVES,
+        objectives=Objectives(node_weight=weight),
         mode=mode,
-        only=tuple(only),
+        only=only,
     )
 
 
@@ -133,12 +136,17 @@ def workloads(top, seconds, seed):
     return found
 
 
-def plain(result):
+def plain(result, latencies, from_s, weight):
+    """What is told of a run, of the requests that came from a time on."""
+    watched = [sample.num_nodes for sample in result.samples if sample.at_s >= from_s]
+    nodes, completion_s = statistics.mean(watched), latencies.completion_s.mean
     return {
-        "completion_s": result.latencies.completion_s.mean,
-        "requests_per_s": result.requests_per_s,
-        "ttft_p95_s": result.latencies.ttft_s.quantile(0.95),
+        "completion_s": completion_s,
+        "requests_per_s": latencies.completion_s.count / (latencies.last_end_s - from_s),
+        "ttft_p95_s": latencies.ttft_s.quantile(0.95),
         "failed": result.num_unserved,
+        "nodes": nodes,
+        "cost": weighed(completion_s, nodes, weight),
     }
 
 
@@ -150,32 +158,36 @@ def name_of(candidate: Candidate):
 
 
 def run_site(name, arguments):
-    site = SITES[name]
-    shapes, best, top = static_shapes(site, arguments.shapes or 16)
-    model_of = models(SMALL_4, site.calibration, kv_tokens=KV_TOKENS)
-    work = workloads(top, arguments.simulated_s, seed=1)
-    static, auto, chosen = {}, {}, {}
-    titles = {c: name_of(c) for c in shapes}
+    site, weight = SITES[name], arguments.node_weight
+    shapes, allowed, best, top = static_shapes(site, arguments.shapes or 16, weight)
+    planner = planner_of(site, allowed, weight)
+    titles = {c: name_of(c) for c in allowed}
     titles |= {c: f"static {mode.value}: {name_of(c)}" for mode, c in best.items()}
-    planner = planner_of(site, shapes)
     start = planner.rank(site.cluster, Demand(load_at(LOW * top)))[0].candidate
+    setup = Setup(
+        model_of=models(SMALL_4, site.calibration, kv_tokens=KV_TOKENS),
+        start=start,
+        seconds=arguments.simulated_s,
+        settled_from_s=SETTLED_S,
+    )
     scaling = Scaling(
         autoscaler=Autoscaler(ScalerConfig(), planner),
         cluster=site.cluster,
-        supply=NodeSupply(at_start=site.cluster.num_nodes, most=site.cluster.num_nodes),
+        # Those that are not used are paid for only where machines weigh nothing.
+        supply=NodeSupply(at_start=0, most=site.cluster.num_nodes, provision_s=0.0),
+        window_s=site.window_s,  # some requests a minute, each of a minute, tell little in one
         change_s=lambda old, new: arguments.change_s,
     )
-    for load, (rate, arrivals) in work.items():
+    static, auto, chosen = ({}, {}), ({}, {}), {}
+    for load, (rate, arrivals) in workloads(top, arguments.simulated_s, seed=1).items():
         began_s = time.monotonic()
-        setup = Setup(model_of=model_of, start=start, seconds=arguments.simulated_s)
         for candidate in shapes:
-            held = Setup(model_of=model_of, start=candidate, seconds=arguments.simulated_s)
-            static.setdefault(titles[candidate], {})[load] = plain(simulate(arrivals, held))
+            result = simulate(arrivals, replace(setup, start=candidate))
+            for told, row in zip(static, rows(result, weight), strict=True):
+                told.setdefault(titles[candidate], {})[load] = row
         result = simulate(arrivals, setup, scaling)
-        last = result.commits[-1].candidate if result.commits else start
-        changes = len(result.commits)
-        word = f"{changes} change{'s' * (changes != 1)}, last {name_of(last)}"
-        auto[load] = plain(result) | {"choice": word}
+        for told, row in zip(auto, rows(result, weight), strict=True):
+            told[load] = row | {"choice": history(start, result)}
         demand = Demand(load_at(rate))
         order = planner.rank(site.cluster, demand)
         chosen[load] = {
@@ -185,7 +197,22 @@ def run_site(name, arguments):
         }
         spent_s = time.monotonic() - began_s
         print(f"  {load}: {len(arrivals)} requests, {spent_s:.1f} s", flush=True)
-    finish(static, auto, chosen, OUT / f"regret-simulated-{name}", f"simulated: {name}")
+    stem, title = f"regret-simulated-{name}-w{weight:g}", f"simulated: {name}, weight {weight:g}"
+    finish(static[0], auto[0], chosen, OUT / stem, f"{title}, from the shape of the low load")
+    later = f"{title}, who came after {SETTLED_S:.0f} s"
+    finish(static[1], auto[1], chosen, OUT / f"{stem}-settled", later)
+
+
+def rows(result, weight):
+    """Of all requests, and of those that came later."""
+    whole = plain(result, result.latencies, result.first_s, weight)
+    return whole, plain(result, result.settled, SETTLED_S, weight)
+
+
+def history(start, result):
+    """The shapes that the autoscaler had, and since when."""
+    changes = [f"{name_of(c.candidate)} at {c.at_s:.0f} s" for c in result.commits]
+    return "; ".join([name_of(start), *changes])
 
 
 def run_simulated(arguments):

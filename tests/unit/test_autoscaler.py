@@ -103,6 +103,33 @@ def test_a_queue_scales_up_at_once_although_the_mean_load_fits_22():
     assert "120 requests wait" in decision.reason
 
 
+def test_a_queue_that_nobody_empties_in_time_does_not_take_all_machines_22():
+    seen = create_observed(5.0, waiting=5000)
+    decision = decide(current=ONE, observed=seen)
+    assert decision.is_urgent
+    assert 1 < decision.target.gateways < len(CANDIDATES)
+    assert all(Constraint.DRAIN in {b.field for b in j.broken} for j in decision.ranked)
+
+
+def test_a_queue_that_grows_is_left_at_once_also_where_nothing_is_promised_22():
+    autoscaler = create_autoscaler(ttft_p95_s=None)
+    seen = create_observed(20.0, waiting=50, is_settled=False)
+    decision = decide(autoscaler=autoscaler, current=ONE, observed=seen)
+    assert (decision.action, decision.binding) == (Action.CHANGE, Constraint.DRAIN)
+    passing = replace(seen, load=create_load(9.0))
+    assert decide(autoscaler=autoscaler, current=ONE, observed=passing).action is Action.HOLD
+
+
+def test_an_upper_estimate_that_nobody_carries_does_not_leave_what_carries_the_load():
+    for ttft_p95_s in (None, 2.0):
+        autoscaler = create_autoscaler(CANDIDATES[:2], ttft_p95_s=ttft_p95_s)
+        decision = decide(
+            autoscaler=autoscaler, current=TWO, observed=create_observed(15.0, upper=40.0)
+        )
+        assert decision.action is Action.HOLD
+        assert decision.ranked[0].candidate == TWO
+
+
 def test_a_queue_that_empties_in_time_by_itself_changes_nothing_22():
     decision = decide(current=TWO, observed=create_observed(6.0, waiting=60, recent=6.0))
     assert decision.action is Action.HOLD

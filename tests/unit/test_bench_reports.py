@@ -78,9 +78,9 @@ def test_regret_is_against_the_best_static_shape_of_each_load_that_answered_all(
     }
     auto = {"low": row(1.1) | {"choice": "a"}, "high": row(4.0) | {"choice": "b"}}
     found = regret_report.judge(static, auto)
-    assert found["low"]["quickest"] == "a"
-    assert found["low"]["regret_completion"] == pytest.approx(0.1)
-    assert found["high"]["regret_completion"] == 0
+    assert found["low"]["best"] == "a"
+    assert found["low"]["regret_cost"] == pytest.approx(0.1)
+    assert found["high"]["regret_cost"] == 0
     assert regret_report.constant_regret({n: static[n] for n in "ab"}) == {"a": 1.0, "b": 1.0}
 
 

@@ -65,6 +65,32 @@ def test_the_upper_estimate_knows_the_busiest_part_of_the_window():
     assert seen.recent_requests_per_s == 0
 
 
+@pytest.mark.parametrize("rate", [0.2, 1, 10])
+def test_the_busiest_part_of_a_steady_load_is_chance(rate):
+    for seed in range(20):
+        seen = fed(poisson(rate, LENGTHS, 60, seed)).observe(59.9)
+        load, span_s = seen.load, 59.9
+        sigma = (max(load.arrival_cv2, 1.0) * load.requests_per_s / span_s) ** 0.5
+        assert seen.upper.requests_per_s <= load.requests_per_s + 3 * sigma
+
+
+def test_a_burst_that_is_taken_for_the_load_is_not_taken_for_variation_too():
+    window = ObservedWindow(60.0)
+    for number in range(200):
+        window.arrived(20 + number / 20, 10)
+    seen = window.observe(59.9)
+    assert seen.load.arrival_cv2 > 1.5
+    assert seen.upper.requests_per_s > 2 * seen.load.requests_per_s
+    assert seen.upper.arrival_cv2 == 1
+
+
+def test_a_step_of_a_high_load_is_seen_whole_after_a_few_seconds():
+    window = ObservedWindow(60.0)
+    for number in range(600):
+        window.arrived(54 + number / 100, 10)
+    assert window.observe(59.99).upper.requests_per_s == pytest.approx(100, rel=0.05)
+
+
 def test_a_queue_that_nobody_reports_any_more_is_forgotten():
     window = ObservedWindow(60.0)
     window.queues(10.0, waiting=5, running=3)

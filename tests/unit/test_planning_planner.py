@@ -174,6 +174,15 @@ def test_auto_takes_the_least_completion_time_times_machines_also_between_the_li
         assert cost > 0.95 * chosen.cost
 
 
+def test_promised_times_take_fewer_machines_with_headroom():
+    free, promised = (
+        planned(60.0, nodes=100, objectives=goals).chosen
+        for goals in (Objectives(), Objectives(ttft_p95_s=2.0))
+    )
+    assert num_nodes(promised.candidate) < num_nodes(free.candidate)
+    assert 0.6 < promised.prediction.utilisation < 0.9
+
+
 def test_modes_rank_by_what_they_are_named_for():
     quick, wide = (planned(2.0, nodes=3, mode=mode).chosen for mode in Mode)
     assert quick.candidate.mode is Mode.LATENCY

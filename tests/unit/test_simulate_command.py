@@ -10,7 +10,7 @@ from cluster.simulator.workload import Bursts
 from galerne.errors import ConfigError
 from helpers.calibrations import save_embedded
 
-BUSY = ("--rate", "12", "--minutes", "2", "--nodes", "2", "--ttft-p95", "1")
+BUSY = ("--rate", "24", "--minutes", "2", "--nodes", "2", "--ttft-p95", "1")
 SHORT = ("--minutes", "3", "--prompt", "64", "--output", "16")
 
 

@@ -91,10 +91,10 @@ def test_changes_never_overlap_24():
 
 
 def test_a_record_gets_its_outcome_and_predictions_their_error():
-    arrivals = phases([(4, 300), (20, 600)], LENGTHS, seed=6)
+    arrivals = phases([(4, 300), (24, 600)], LENGTHS, seed=6)
     result = run(arrivals, create_scaling(), seconds=900)
     record = result.records[-1]
-    assert record.outcome.measured.load.requests_per_s == pytest.approx(20, rel=0.1)
+    assert record.outcome.measured.load.requests_per_s == pytest.approx(24, rel=0.1)
     assert record.outcome.regret < 0.1
     assert record.outcome.error_by_quantity["requests_per_s"] == pytest.approx(0, abs=0.05)
     steady = run(poisson(20, LENGTHS, 600, seed=6), create_scaling(), start=THREE, seconds=600)
