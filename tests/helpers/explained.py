@@ -35,10 +35,14 @@ FACTS = TopologyFacts(
 )
 
 
+def _autoscaler():
+    return create_autoscaler(node_weight=1.0, cool_down_s=0)
+
+
 def decide(rate, current=CANDIDATES[0], **observed):
     """What the autoscaler makes of a rate."""
     state = create_state(current=current, observed=create_observed(rate, **observed))
-    return create_autoscaler(cool_down_s=0).decide(1000.0, replace(state, calibration_error=0.07))
+    return _autoscaler().decide(1000.0, replace(state, calibration_error=0.07))
 
 
 def judged(decision, rate):
@@ -53,7 +57,7 @@ def judged(decision, rate):
         ttft_p95_s=2 * gives.ttft_p95_s,
         inter_token_p95_s=gives.inter_token_p95_s,
     )
-    autoscaler = create_autoscaler()
+    autoscaler = _autoscaler()
     outcome = outcome_of(decision, measured, gives, lambda c: autoscaler.cost(c, load))
     assert math.isfinite(outcome.regret)
     return DecisionRecord(decision=decision, outcome=outcome)

@@ -108,8 +108,8 @@ def create_state(current=CANDIDATES[0], num_nodes=8, observed=None, cluster=CLUS
     )
 
 
-def create_autoscaler(candidates=CANDIDATES, ttft_p95_s=2.0, max_nodes=None, **config):
-    return Autoscaler(
-        ScalerConfig(**config),
-        create_planner(candidates, ttft_p95_s=ttft_p95_s, max_nodes=max_nodes),
-    )
+def create_autoscaler(
+    candidates=CANDIDATES, ttft_p95_s=2.0, max_nodes=None, node_weight=None, **config
+):
+    promised = {"ttft_p95_s": ttft_p95_s, "max_nodes": max_nodes, "node_weight": node_weight}
+    return Autoscaler(ScalerConfig(**config), create_planner(candidates, **promised))
