@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import Awaitable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -96,7 +96,7 @@ class TopologyConductor:
         self.last_error = ""
         self.is_asleep = False  # scaled to zero: no part is wanted
         self.is_waking = False  # after that, until a gateway lives
-        self._ends_s = 0.0  # when the parts end, by the clock of the loop
+        self._is_told: Callable[[], bool] = lambda: True  # frontends know that it is to sleep
         self._calls = calls
         self._registry = registry
         self._events = events
@@ -107,7 +107,7 @@ class TopologyConductor:
     @property
     def wanted(self) -> dict[str, Topology]:
         """Parts that shall run, and the topology that they start in."""
-        if self.is_asleep and asyncio.get_running_loop().time() >= self._ends_s:
+        if self.is_asleep and self._is_told():
             return {}
         parts = self._leaving | dict.fromkeys(self.current.parts, self.current)
         if self.target is not None and self.stage is not Stage.IDLE:
@@ -123,7 +123,9 @@ class TopologyConductor:
         self._check_idle()
         if not self.is_asleep:
             self.is_asleep, self.is_waking = True, False
-            self._ends_s = asyncio.get_running_loop().time() + _TOLD_S
+            loop = asyncio.get_running_loop()
+            told_s = loop.time() + _TOLD_S
+            self._is_told = lambda: loop.time() >= told_s
             self._events.add("asleep", "controller", f"epoch={self.current.epoch}")
 
     def _wake(self, target: Topology) -> None:
