@@ -79,12 +79,12 @@ class Period:
     def __init__(self, start_s: float, settle_s: float) -> None:
         self.start_s = start_s
         self._settled_s = start_s + settle_s
-        self._all, self._settled = Sums(), Sums()
+        self.sums, self._settled = Sums(), Sums()
         self._fresh, self._fresh_s = Sums(), self._settled_s
 
     def add(self, new: LoadTotals, now_s: float) -> None:
         """A gateway has counted this lately."""
-        self._all.add(new)
+        self.sums.add(new)
         if now_s >= self._settled_s:
             self._settled.add(new)
             self._fresh.add(new)
@@ -102,7 +102,7 @@ class Period:
 
         ``lately``: for what counts alone do not tell, the variation of arrivals and of lengths.
         """
-        span_s, sums = max(now_s - self.start_s, 1e-9), self._all
+        span_s, sums = max(now_s - self.start_s, 1e-9), self.sums
         load = replace(
             lately,
             requests_per_s=sums.arrivals / span_s,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from cluster.control.members import GONE_AFTER_S, HEARTBEAT_S, Heartbeat
 from cluster.control.period import Period
@@ -21,13 +19,6 @@ _NUM_BINS = 60
 _LAG_S = HEARTBEAT_S + 0.5  # until every gateway has told what came
 _AN_INSTANT_S = 1e-6
 _DRIFT = 1e-4  # of two clocks, at most
-
-
-class Work(NamedTuple):
-    """What all engines have done since watching began; for averages over any two moments."""
-
-    steps: int
-    seconds_by_part: dict[str, float]
 
 
 @dataclass(slots=True)
@@ -53,10 +44,8 @@ class TrafficBook:
         num_bins = math.ceil(window_s / self._bin_s)
         self._window = ObservedWindow(num_bins * self._bin_s, start_s, num_bins)
         self._start_s = start_s
-        self._period = Period(start_s, self._window.window_s)
+        self.period = Period(start_s, self._window.window_s)
         self._known: dict[tuple[str, int, str], _Known] = {}  # in the order of first reports
-        self._steps = 0
-        self._seconds_by_part: defaultdict[str, float] = defaultdict(float)
 
     def hear(self, told: Heartbeat, now_s: float) -> None:
         """Take in a heartbeat; one without a load says nothing, nor does an old one."""
@@ -82,10 +71,7 @@ class TrafficBook:
         for second, num in new.arrivals_by_second.items():
             self._window.came(min(now_s, known.born_s + second + 0.5), num)
         self._window.counted(now_s, new)
-        self._period.add(new, now_s)
-        self._steps += new.steps
-        for part, seconds in new.seconds_by_part.items():
-            self._seconds_by_part[part] += seconds
+        self.period.add(new, now_s)
 
     def observe(self, now_s: float) -> Observed:
         """The load lately, and the queues now of all processes that have reported lately.
@@ -105,16 +91,12 @@ class TrafficBook:
 
     def start_period(self, now_s: float) -> None:
         """From now on ``measured`` counts anew."""
-        self._period = Period(now_s, self._window.window_s)
+        self.period = Period(now_s, self._window.window_s)
 
     def measured(self, now_s: float) -> tuple[Measured, tuple[float | None, int]]:
         """See ``Period``."""
-        return self._period.measured(now_s, self._window.observe(now_s).load)
+        return self.period.measured(now_s, self._window.observe(now_s).load)
 
     def take_steps(self, candidate: Candidate, now_s: float) -> ObservedSteps | None:
         """See ``Period``."""
-        return self._period.take_steps(candidate, now_s)
-
-    def work(self) -> Work:
-        """Steps, and seconds by part of a step, of all engines together."""
-        return Work(self._steps, dict(self._seconds_by_part))
+        return self.period.take_steps(candidate, now_s)

@@ -80,7 +80,7 @@ def test_sums_are_those_of_the_last_reports_whatever_is_lost_doubled_or_late(pro
     book = TrafficBook(START_S)
     for index, heartbeat in enumerate(sent):
         book.hear(heartbeat, START_S + 20 + index / 100)
-    seen, work = book.observe(START_S + 30), book.work()
+    seen, work = book.observe(START_S + 30), book.period.sums
     ends = [reports[-1] for reports in processes]
     total = {name: sum(getattr(end, name) for end in ends) for name in SUMS}
     assert seen.num_arrivals == total["arrivals"]
