@@ -70,6 +70,8 @@ def local_environment(run: RunDirectory, storage: Path | None) -> dict[str, str]
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(run.token_file),
+        # Ray's workers would run at 15: whatever else wants a core would have 28 times their share.
+        "RAY_worker_niceness": "0",
     }
 
 
