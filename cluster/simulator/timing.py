@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import Protocol
 
 from cluster.planning.candidate import Candidate
-from cluster.planning.costs import Calibration
+from cluster.planning.costs import Calibration, Scatter
 from cluster.planning.shape import ModelShape
 from cluster.planning.step import StepWork, step_parts
 from galerne.histogram import LogHistogram
@@ -34,16 +37,21 @@ class GatewayModel:
 ModelOf = Callable[[Candidate], GatewayModel]
 
 
-def models(shape: ModelShape, calibration: Calibration, **limits: int) -> ModelOf:
+def models(
+    shape: ModelShape, calibration: Calibration, seed: int | None = None, **limits: int
+) -> ModelOf:
     """Gateways whose steps take what the planner's cost model says (``step_parts``).
 
-    So a prediction and a simulation differ by queueing alone. ``limits``: other fields of
-    ``GatewayModel``, the same for every candidate.
+    So a prediction and a simulation differ by queueing alone. ``seed``: steps scatter as the
+    calibration saw it, each by chance; for gateways that compute every step (``ExactGateway``).
+    ``limits``: other fields of ``GatewayModel``, the same for every candidate.
     """
+    factor = _scatter(None if seed is None else calibration.scatter, seed)
 
     def model_of(candidate: Candidate) -> GatewayModel:
         def step_seconds(work: StepWork, peers: float) -> float:
-            return sum(step_parts(shape, calibration, candidate, work, peers=peers).values())
+            parts = step_parts(shape, calibration, candidate, work, peers=peers)
+            return factor() * sum(parts.values())
 
         return GatewayModel(
             step_seconds=step_seconds,
@@ -55,6 +63,15 @@ def models(shape: ModelShape, calibration: Calibration, **limits: int) -> ModelO
         )
 
     return model_of
+
+
+def _scatter(scatter: Scatter | None, seed: int | None) -> Callable[[], float]:
+    """Lognormal factors of the scatter's median and p95, one for each step."""
+    if scatter is None:
+        return lambda: 1.0
+    chance = random.Random(seed)  # noqa: S311 - simulation
+    sigma = math.log(scatter.gap_p95 / scatter.gap_p50) / NormalDist().inv_cdf(0.95)
+    return lambda: scatter.gap_p50 * math.exp(sigma * chance.gauss())
 
 
 class Peers:
