@@ -6,7 +6,7 @@ UV := .venv/bin/uv
 FIND_LINKS := $(shell python3 -m pip config get global.find-links 2>/dev/null || true)
 UV_INSTALL = $(UV) pip install -q -p $(PY) $(addprefix --find-links ,$(FIND_LINKS))
 
-.PHONY: install dev demo serve test check bench bench-kernels bench-claim bench-http bench-context bench-long bench-against bench-prediction bench-auto bench-regret bench-simulator defects identity faults switching layer-kills sim hosts proto
+.PHONY: install dev demo serve test check bench bench-kernels bench-claim bench-http bench-context bench-long bench-against bench-prediction bench-auto bench-regret bench-simulator test-pages screenshots defects identity faults switching layer-kills sim hosts proto
 
 .venv/installed: pyproject.toml deploy/build_hook.py $(wildcard shards/kernels/native/*.cpp shards/kernels/native/*.h)
 	python3 -m venv .venv
@@ -30,6 +30,14 @@ serve: .venv/installed
 
 test: .venv/dev
 	$(PY) -m pytest
+
+# Part of "make test" as well; skipped where there is no Chromium (apt-get install chromium).
+test-pages: .venv/dev
+	$(PY) -m pytest tests/component/test_http_pages.py tests/component/test_http_cluster.py \
+		tests/component/test_pages_browser.py
+
+screenshots: .venv/dev
+	PYTHONPATH=tests $(PY) -m tests.bench.screenshots
 
 check: .venv/dev
 	.venv/bin/ruff format --check .

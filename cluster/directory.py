@@ -18,6 +18,7 @@ from galerne.ids import ShardId
 from router.api.cluster_port import (
     DecisionFacts,
     EventFacts,
+    ExpertLoadFacts,
     ScalerFacts,
     TopologyFacts,
     TopologyWish,
@@ -101,6 +102,11 @@ class RayDirectory:
         """See ``ClusterPort``."""
         events: Sequence[EventFacts] = await self._ask("events", after)
         return events
+
+    async def expert_load(self) -> ExpertLoadFacts:
+        """See ``ClusterPort``."""
+        facts: ExpertLoadFacts = await self._ask("expert_load")
+        return facts
 
     async def explain(self, number: int | None = None) -> ScalerFacts:
         """See ``ClusterPort``."""

@@ -48,6 +48,7 @@ from galerne.ids import GatewayId, ShardId
 from router.api.cluster_port import (
     DecisionFacts,
     EventFacts,
+    ExpertLoadFacts,
     ScalerFacts,
     TopologyFacts,
     TopologyWish,
@@ -315,6 +316,10 @@ class Controller:
             last_error=conductor.last_error,
             availability=availability(shown.placement, nodes).text if nodes else "",
         )
+
+    async def expert_load(self) -> ExpertLoadFacts:
+        """See ``ClusterPort``."""
+        return await self._balancer.facts()
 
     async def explain(self, number: int | None = None) -> ScalerFacts:
         """See ``ClusterPort``."""

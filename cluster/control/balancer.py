@@ -23,6 +23,7 @@ from cluster.placement.balance import (
 from cluster.placement.eplb import balanced_placement
 from galerne.ids import Epoch, ShardId
 from galerne.topology import Topology
+from router.api.cluster_port import ExpertLoadFacts, ShardLoadFacts
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ NUM_SNAPSHOTS = 7  # a minute
 HORIZON_S = 600.0
 LOAD_BYTES_PER_S = 300e6  # reading and packing weights, one shard: 0.3 to 1 GB/s seen on the 1b
 _CALL_S = 5.0
+_QUICK_CALL_S = 2.0  # while someone waits
 
 Floats = npt.NDArray[np.float64]
 
@@ -61,6 +63,16 @@ class LoadBook:
         if before is not None and now_s > before[0]:
             grown = max(load.compute_seconds - before[1], 0.0)
             self._busy[shard] = min(grown / (now_s - before[0]), 1.0)
+
+    def rows_of(self, shard: ShardId) -> int:
+        """Rows of one shard over the last minute."""
+        window = self._windows.get(shard)
+        grown = None if window is None else window.load()
+        return 0 if grown is None else int(grown.sum())
+
+    def busy_of(self, shard: ShardId) -> float:
+        """Part of the time that one shard computed."""
+        return self._busy.get(shard, 0.0)
 
     def keep(self, shards: Sequence[ShardId]) -> None:
         """Forget all shards but these."""
@@ -116,13 +128,39 @@ class Balancer:
         """Ask every shard once."""
         shards = self._topology().shard_processes
         self.book.keep(shards)
-        for shard in filter(self._registry.is_live, shards):
-            try:
-                load = await self._calls.load_of(shard, _CALL_S)
-            except PartFailedError as error:
-                logger.warning("load_unknown shard=%s reason=%s", shard, error)
-            else:
+        for shard in shards:
+            load = await self._load_of(shard, _CALL_S)
+            if load is not None:
                 self.book.add(shard, load, self._now_s())
+
+    async def facts(self) -> ExpertLoadFacts:
+        """The load of the last minute, and what every shard has computed until now."""
+        shards = self._topology().shard_processes
+        loads = await asyncio.gather(*(self._load_of(shard, _QUICK_CALL_S) for shard in shards))
+        return ExpertLoadFacts(
+            window_s=TURN_S * (NUM_SNAPSHOTS - 1),
+            rows=self.book.load.astype(np.int64).tolist(),
+            balancedness=self.balancedness,
+            shards=[
+                ShardLoadFacts(
+                    id=shard,
+                    rows=None if load is None else int(load.expert_rows.sum()),
+                    rows_lately=self.book.rows_of(shard),
+                    busy=self.book.busy_of(shard),
+                )
+                for shard, load in zip(shards, loads, strict=True)
+            ],
+        )
+
+    async def _load_of(self, shard: ShardId, timeout_s: float) -> ShardLoad | None:
+        """None from a shard that is away."""
+        if not self._registry.is_live(shard):
+            return None
+        try:
+            return await self._calls.load_of(shard, timeout_s)
+        except PartFailedError as error:
+            logger.warning("load_unknown shard=%s reason=%s", shard, error)
+            return None
 
     @property
     def balancedness(self) -> float:

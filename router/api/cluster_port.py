@@ -95,6 +95,26 @@ class ObservedLoad:
     inter_token_p95_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardLoadFacts:
+    """What one shard has computed. A row is one token at one of its experts."""
+
+    id: str
+    rows: int | None  # since it started; None: it gave no answer
+    rows_lately: int  # in the window
+    busy: float  # part of the time between the last two looks in which it computed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertLoadFacts:
+    """How the load is spread. Rows are counted where shards hold the experts."""
+
+    window_s: float  # rows lately: at most so long ago
+    rows: Sequence[Sequence[int]]  # [layer][expert], in the window
+    balancedness: float  # mean over layers of mean shard load / largest; 1 is even
+    shards: Sequence[ShardLoadFacts] = ()  # none where the gateways hold the experts
+
+
 # What tables say below names of candidates.
 NAME_LEGEND = (
     "names: mode · link, shards×copies of an expert · gateways · sequences×tokens of a step · "
@@ -225,6 +245,10 @@ class ClusterPort(Protocol):
 
     async def events(self, after: int) -> Sequence[EventFacts]:
         """What has happened since the event of that number."""
+        ...
+
+    async def expert_load(self) -> ExpertLoadFacts:
+        """What experts and shards have had to compute."""
         ...
 
     async def explain(self, number: int | None = None) -> ScalerFacts:

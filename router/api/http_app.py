@@ -17,6 +17,7 @@ from router.api.frontend import Frontend
 from router.api.http_cluster import add_cluster_routes
 from router.api.http_errors import add_error_handlers
 from router.api.http_generate import GenerationRoutes
+from router.api.http_pages import add_chat_page
 from router.api.metrics_page import metrics_page
 
 
@@ -53,6 +54,7 @@ def build_http_app(
         ("/metrics", api.metrics),
     ):
         app.add_api_route(path, endpoint, methods=["GET"])
+    add_chat_page(app)
     if cluster is not None:
         add_cluster_routes(app, cluster, frontend)
     add_error_handlers(app)
@@ -116,4 +118,11 @@ class InfoRoutes:
             "created": self._started_s,
             "owned_by": "galerne",
             "max_model_len": model.max_model_len,
+            "capabilities": {
+                "completion_chat": True,
+                "function_calling": True,
+                "vision": model.takes_images,
+                "reasoning": bool(self._frontend.reasoning_efforts),
+            },
+            "reasoning_efforts": self._frontend.reasoning_efforts,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from dataclasses import replace
 from typing import Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request
@@ -25,11 +26,13 @@ _CHALLENGE = {"WWW-Authenticate": 'Basic realm="galerne: any name, the API key a
 
 
 def add_cluster_routes(app: FastAPI, cluster: ClusterPort, frontend: Frontend) -> None:
-    """Routes under ``/cluster``, for those who have a key."""
+    """Routes under ``/cluster``, and ``/v1/cluster``, for those who have a key."""
     routes = ClusterRoutes(cluster, frontend)
     needs_key = [Depends(routes.check_key)]
     for path, endpoint in (
         ("/cluster", routes.page),
+        ("/cluster/experts", routes.experts),
+        ("/v1/cluster", routes.serving),
         ("/cluster/decisions", routes.decisions),
         ("/cluster/decisions/{number}", routes.decision),
     ):
@@ -59,9 +62,29 @@ class ClusterRoutes:
         number = _number_in(request, "number")
         try:
             view = await self._view(number)
+            view = replace(view, experts=await self._cluster.expert_load())
         except NotServingError as error:  # a page that tries again
             return HTMLResponse(failure_page(str(error)), 503, PAGE_HEADERS)
         return HTMLResponse(page(view, self._frontend.model.name, number), headers=PAGE_HEADERS)
+
+    async def experts(self) -> Response:
+        """GET /cluster/experts: rows by layer and expert and by shard, as on the page."""
+        return JSONResponse(plain_of(await self._cluster.expert_load()))
+
+    async def serving(self) -> Response:
+        """GET /v1/cluster: who serves, and what each shard has computed since it started."""
+        topology = await self._cluster.topology()
+        load = await self._cluster.expert_load()
+        return JSONResponse(
+            {
+                "object": "cluster",
+                "epoch": topology.epoch,
+                "mode": topology.mode,
+                "transport": topology.transport,
+                "gateways": list(topology.gateways),
+                "shards": [{"id": shard.id, "rows": shard.rows} for shard in load.shards],
+            }
+        )
 
     async def decisions(self, request: Request) -> Response:
         """GET /cluster/decisions: the same as JSON; with ``?after=N`` the decisions since then."""

@@ -37,7 +37,7 @@ class Checker(HTMLParser):
             assert name not in OUTSIDE
             assert name != "style"
             assert not name.startswith("on")
-            if name == "href":
+            if name == "href" and "number=" in value:
                 self.links.append(value)
         if tag not in VOID:
             self.tags.append(tag)

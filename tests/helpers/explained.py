@@ -26,7 +26,7 @@ from helpers.scaling import (
     create_state,
     predict,
 )
-from router.api.cluster_port import EventFacts, TopologyFacts
+from router.api.cluster_port import EventFacts, ExpertLoadFacts, ShardLoadFacts, TopologyFacts
 
 STARTED_S = 1_700_000_000.0
 OBJECTIVES = Objectives(ttft_p95_s=2.0, max_nodes=8)
@@ -99,17 +99,32 @@ class RecordedScaler:
         return plan(SHAPE, create_calibration(), cluster, objectives, load, mode=mode)
 
 
+EXPERTS = ExpertLoadFacts(
+    window_s=60.0,
+    rows=((0, 3, 40, 5), (12, 12, 0, 24)),
+    balancedness=0.75,
+    shards=(
+        ShardLoadFacts(id="shard-1", rows=4000, rows_lately=72, busy=0.5),
+        ShardLoadFacts(id="shard-2", rows=None, rows_lately=24, busy=0.0),
+    ),
+)
+
+
 class FakeController:
     """Implements ``ClusterPort``; about decisions as the controller does."""
 
     def __init__(self, scaler=None):
         self.wishes, self.past, self.refusal, self.is_away = [], [], None, False
         self.scaler, self.num_listed = scaler, 0
+        self.facts, self.load = FACTS, EXPERTS
 
     async def topology(self):
         if self.is_away:
             raise NotServingError("controller c gave no answer in 5.0 s")
-        return FACTS
+        return self.facts
+
+    async def expert_load(self):
+        return self.load
 
     async def set_topology(self, wish):
         if self.refusal is not None:

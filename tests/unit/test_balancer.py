@@ -93,6 +93,10 @@ async def test_the_loop_looks_at_live_shards_and_survives_one_that_does_not_answ
 
     rows, now = [0], [0.0]
     balancer = Balancer(lambda: topology, Calls(), Everyone(), EXPERT_BYTES, lambda: now[0])
+    empty = await balancer.facts()
+    assert [shard.rows for shard in empty.shards] == [7 * 12, None], "as they are, without a look"
+    assert not np.any(empty.rows)
+    rows[0] = 0
     assert balancer.balancedness == 1.0
     await balancer.look()
     now[0] = 10.0
@@ -100,3 +104,16 @@ async def test_the_loop_looks_at_live_shards_and_survives_one_that_does_not_answ
     assert balancer.book.load.tolist() == [[7.0] * 6] * 2
     placement = contiguous_placement(2, 6, topology.shards)
     assert balancer.balancedness == balancedness(balancer.book.load, placement, topology.shards)
+    facts = await balancer.facts()
+    assert facts.rows == [[7] * 6] * 2
+    assert facts.balancedness == balancer.balancedness
+    first, second = facts.shards
+    assert (first.id, first.rows, first.rows_lately) == (topology.shards[0], 21 * 12, 7 * 12)
+    assert (second.rows, second.rows_lately, second.busy) == (None, 0, 0.0)
+
+
+async def test_there_are_no_shards_to_tell_of_where_gateways_hold_the_experts():
+    topology = replace(skewed_topology()[0], transport=LinkTransport.LOCAL)
+    facts = await Balancer(lambda: topology, None, None, EXPERT_BYTES).facts()
+    assert facts.shards == []
+    assert facts.rows == [[0] * 6] * 2
