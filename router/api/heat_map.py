@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -42,25 +42,31 @@ class HeatMap:
 
 
 def heat_map(rows: Sequence[Sequence[int]]) -> HeatMap | None:
-    """Colours for ``rows[layer][expert]``, even steps up to the largest; None without any rows."""
+    """Colours for ``rows[layer][expert]``, each step up twice as much; None without any rows.
+
+    Doubling, because loads are lopsided: in even steps all but a few experts would look alike.
+    """
     most = max((max(layer, default=0) for layer in rows), default=0)
     if most <= 0:
         return None
+    limits = [most >> (NUM_LEVELS - level) for level in range(NUM_LEVELS + 1)]
+    limits[0] = 0
     paths: dict[int, list[str]] = {level: [] for level in range(1, NUM_LEVELS + 1)}
     for y, layer in enumerate(rows):
-        for level, x, width in _runs([_level(count, most) for count in layer]):
+        for level, x, width in _runs([_level(count, limits) for count in layer]):
             paths[level].append(f"M{x} {y}h{width}v1h-{width}z")
     return HeatMap(
         num_layers=len(rows),
         num_experts=len(rows[0]),
         num_rows=sum(map(sum, rows)),
-        steps=tuple(_steps(paths, most)),
+        steps=tuple(_steps(paths, limits)),
         busiest=_busiest(rows),
     )
 
 
-def _level(count: int, most: int) -> int:
-    return math.ceil(count * NUM_LEVELS / most)
+def _level(count: int, limits: Sequence[int]) -> int:
+    """The lowest level whose limit the count does not exceed; 0 only for no rows."""
+    return bisect_left(limits, count)
 
 
 def _runs(levels: Sequence[int]) -> Iterator[tuple[int, int, int]]:
@@ -73,10 +79,9 @@ def _runs(levels: Sequence[int]) -> Iterator[tuple[int, int, int]]:
         at += width
 
 
-def _steps(paths: dict[int, list[str]], most: int) -> Iterator[Step]:
+def _steps(paths: dict[int, list[str]], limits: Sequence[int]) -> Iterator[Step]:
     for level, path in paths.items():
-        at_least = (level - 1) * most // NUM_LEVELS + 1
-        at_most = level * most // NUM_LEVELS
+        at_least, at_most = limits[level - 1] + 1, limits[level]
         if at_least <= at_most:
             yield Step(level, at_least, at_most, "".join(path))
 

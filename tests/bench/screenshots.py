@@ -95,7 +95,7 @@ def shoot(page, name, out, *, is_whole):
             page.screenshot(path=path, full_page=is_whole)
             image = Image.open(path).convert("RGB")
             image = image.crop((0, 0, image.width, min(image.height, PHONE_HEIGHT_MAX)))
-            image.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+            image.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
             size = path.stat().st_size
             print(f"{path}  {image.width} x {image.height}  {size:,} bytes", flush=True)
             assert size < MAX_BYTES

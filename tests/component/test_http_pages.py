@@ -126,7 +126,7 @@ async def test_the_cluster_page_draws_experts_and_lists_shards():
         controller.load = ExpertLoadFacts(window_s=60.0, rows=((0,),), balancedness=1.0)
         local = (await client.get("/cluster")).text
     assert 'viewBox="0 0 4 2"' in hot
-    assert '<path class="h8" d="M2 0h1v1h-1z"/>' in hot
+    assert '<path class="h8" d="M2 0h1v1h-1zM3 1h1v1h-1z"/>' in hot
     assert "96 rows" in hot
     assert "layer 0, expert 2" in hot
     for text in (hot, cold):

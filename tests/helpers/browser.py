@@ -59,6 +59,6 @@ async def watched_page(browser, url, **options):
         yield page
         ours = urlsplit(url).netloc
         assert {urlsplit(one).netloc for one in asked if not one.startswith("data:")} == {ours}
-        assert page.problems == []
+        assert page.problems == [], page.problems
     finally:
         await context.close()
