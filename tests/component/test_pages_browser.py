@@ -80,6 +80,17 @@ async def test_an_answer_grows_as_it_comes_and_ends_with_times_tokens_and_shards
         await expect(page.get_by_label("Message", exact=True)).to_be_focused()
 
 
+async def test_where_gateways_hold_the_experts_they_are_named_and_so_is_a_change_meanwhile(browser):
+    controller = FakeController(decided())
+    controller.load = replace(EXPERTS, shards=())
+    async with chat(browser, controller) as (page, gateway):
+        run = await ask(page, gateway)
+        controller.facts = replace(controller.facts, epoch=4)
+        run.end()
+        shards = page.get_by_role("list", name="Shards that answered").get_by_role("listitem")
+        await expect(shards).to_have_text(["experts in gateway-0 · epochs 3 to 4"])
+
+
 async def test_words_of_the_model_become_text_and_code_but_never_markup(browser):
     nasty = '<img src="x" onerror="alert(1)"><script>alert(2)</script>\n\n'
     async with chat(browser) as (page, gateway):
