@@ -8,23 +8,24 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Protocol, TypeAlias, TypeVar
-
-import numpy as np
-import numpy.typing as npt
+from typing import TypeVar
 
 from galerne.clock import Clock
 from galerne.errors import EpochRetiredError, GalerneError, NotServingError, OverloadedError
 from galerne.ids import Epoch
 from router.engine.block_pool import BlockPool
+from router.engine.commands import Command, settle
 from router.engine.gateway_port import GatewayLoad
 from router.engine.load_counter import LoadCounter, LoadTotals
 from router.engine.metrics import EngineMetrics
 from router.engine.plan import StepPlan
+from router.engine.preparing import Preparing
 from router.engine.recording import NULL_RECORDER, StepRecorder
 from router.engine.request import FinishReason, GenerationRequest, TokenDelta
 from router.engine.scheduler import Scheduler
 from router.engine.scheduler_config import SchedulerConfig
+from router.engine.sequence import Sequence as Choice
+from router.engine.step_runner_port import StepRunner
 from router.engine.stepper import Stepper
 from router.profiling import LayerTimer
 
@@ -36,44 +37,7 @@ RETIRED_WAIT_S = 0.05  # between two attempts at a step whose topology is retire
 RETIRED_PATIENCE_S = 30.0  # for the next topology; then streams go on at another gateway
 STALL_S = 90.0  # a step may wait for experts up to the exchange's limit; beyond it the loop hangs
 
-Command: TypeAlias = Callable[[], None]
 _T = TypeVar("_T")
-
-
-class StepRunner(Protocol):
-    """The model, as the engine calls it: ``PagedRunner`` or ``ReferenceRunner`` behind plans."""
-
-    def on_thread_start(self) -> None:
-        """Called once on the engine's thread."""
-        ...
-
-    def run_plan(self, step: int, plan: StepPlan) -> npt.NDArray[np.float32]:
-        """Logits ``[sum of Stepper.num_logits, V]`` of a plan."""
-        ...
-
-    def prepare(self, request: GenerationRequest) -> None:
-        """Do what can fail for this request alone (its images), before it joins the others.
-
-        Raises:
-            GalerneError: The request cannot be served.
-        """
-        ...
-
-    def poll(self) -> None:
-        """Take in events between steps."""
-        ...
-
-    def unready_reason(self) -> str | None:
-        """Why a step could not finish now, or None. Asked from any thread."""
-        ...
-
-    def report(self, metrics: EngineMetrics) -> None:
-        """Bring the model's own counters up to date."""
-        ...
-
-    def close(self) -> None:
-        """Release links and threads."""
-        ...
 
 
 class Engine:
@@ -101,6 +65,7 @@ class Engine:
         self._max_waiting = max_waiting
         self._on_deltas = on_deltas
         self._recorder = recorder
+        self._preparing = Preparing(runner.preparer, self._join, self._refuse)
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._lock = threading.Lock()  # of the next two
         self._num_submitted = 0  # choices on their way to the scheduler
@@ -122,7 +87,7 @@ class Engine:
         """Queue a request; the future says whether it was admitted.
 
         It raises OverloadedError (queue full, at once even while a step is stuck) or
-        InvalidRequestError (can never run here).
+        InvalidRequestError (can never run here). With images it comes when they are encoded.
         """
         num_choices = len(request.open_choices)
         with self._lock:
@@ -158,7 +123,7 @@ class Engine:
         """A snapshot; reads counters only."""
         return GatewayLoad(
             running=self._scheduler.num_running,
-            waiting=self._scheduler.num_waiting,
+            waiting=self._scheduler.num_waiting + self._preparing.num_choices,
             max_waiting=self._max_waiting,
             kv_blocks_used=self._pool.num_used,
             kv_blocks=self._pool.num_usable,
@@ -202,7 +167,7 @@ class Engine:
     def drain(self, drain_s: float) -> None:
         """Return when nothing runs any more, at the latest after ``drain_s``."""
         deadline = self._clock.now_s() + drain_s
-        while self._scheduler.has_work and self._clock.now_s() < deadline:
+        while self._has_work and self._clock.now_s() < deadline:
             threading.Event().wait(0.02)
 
     def stop(self) -> None:
@@ -212,28 +177,14 @@ class Engine:
             self._thread.join(STALL_S)
         self._runner.close()
 
-    def _call(self, what: Callable[[], _T]) -> Future[_T]:
+    def _call(self, what: Callable[[], _T | Future[_T]]) -> Future[_T]:
         """Run something on the engine's thread. A caller that gave up changes nothing there."""
         future: Future[_T] = Future()
-
-        def command() -> None:
-            is_wanted = future.set_running_or_notify_cancel()
-            try:
-                result = what()
-            except Exception as error:  # goes to the caller; the loop must live on
-                if not isinstance(error, GalerneError):
-                    logger.exception("engine_command_failed")
-                if is_wanted:
-                    future.set_exception(error)
-            else:
-                if is_wanted:
-                    future.set_result(result)
-
         with self._lock:
             if self._is_closed:
                 future.set_exception(NotServingError("the engine has stopped"))
             else:
-                self._commands.put(command)
+                self._commands.put(lambda: settle(future, what))
         return future
 
     # -- the loop ----------------------------------------------------------------------------
@@ -254,6 +205,7 @@ class Engine:
             self._is_closed = True
         while not self._commands.empty():
             self._commands.get_nowait()()
+        self._preparing.close(NotServingError("the engine has stopped"))
         for request_id in self._scheduler.request_ids:
             try:
                 self._abort(request_id)
@@ -266,6 +218,7 @@ class Engine:
         self._runner.poll()
         self._last_turn_s = self._clock.now_s()
         self.metrics.loops.inc()
+        self.prepare_some()
         if self._scheduler.has_work:
             self.step()
 
@@ -273,7 +226,18 @@ class Engine:
         """How long to wait for a command before the next step."""
         if self._retired_since_s is not None:
             return RETIRED_WAIT_S
-        return 0.0 if self._scheduler.has_work else IDLE_WAIT_S
+        return 0.0 if self._has_work else IDLE_WAIT_S
+
+    @property
+    def _has_work(self) -> bool:
+        return self._scheduler.has_work or self._preparing.is_busy
+
+    def prepare_some(self) -> bool:
+        """A bounded share of the work for images; whether there was any. As ``step``."""
+        if not self._preparing.is_tracking:
+            return False
+        with self.timer.part("vision"):
+            return self._preparing.advance()
 
     def step(self) -> None:
         """Plan, run and publish one step. For the loop, and for who runs an engine without it."""
@@ -337,21 +301,45 @@ class Engine:
         deltas += [self._stepper.fail(sequence, error) for sequence in sequences]
         self._recorder.failed(error, deltas, has_logits=has_logits)
 
-    def _add(self, request: GenerationRequest, arrived_s: float) -> None:
-        with self._lock:
-            self._num_submitted -= len(request.open_choices)
+    def _add(self, request: GenerationRequest, arrived_s: float) -> Future[None] | None:
+        """Let a request join, or begin to prepare it: then the future tells how that ends."""
+        try:
             if self._is_closed:
                 raise NotServingError("the engine has stopped")
+            self._scheduler.check(request)
+        except GalerneError:
+            self._refuse(request)
+            raise
+        return self._preparing.add(request, arrived_s)
+
+    def _join(self, request: GenerationRequest, arrived_s: float) -> list[Choice]:
+        """A request is ready for the scheduler; its choices."""
         try:
-            self._runner.prepare(request)
             sequences = self._scheduler.add(request)
         except Exception:
-            self._loads.refused(request)
+            self._refuse(request)
             raise
+        self._leave_door(request)
         self._loads.queued(sequences, arrived_s)
         self._recorder.added(request)
+        return sequences
+
+    def _refuse(self, request: GenerationRequest) -> None:
+        """A request ends without having come to the scheduler."""
+        self._leave_door(request)
+        if not self._is_closed:  # else it goes on at another gateway
+            self._loads.refused(request)
+
+    def _leave_door(self, request: GenerationRequest) -> None:
+        with self._lock:
+            self._num_submitted -= len(request.open_choices)
 
     def _abort(self, request_id: str, choice: int | None = None) -> bool:
+        deltas = self._preparing.abort(request_id, choice)
+        if deltas:
+            self.metrics.finished.labels(FinishReason.ABORT.value).inc(len(deltas))
+            self._on_deltas(deltas)
+            return True
         ended = self._scheduler.abort(request_id, choice)
         if ended:
             self._recorder.aborted(request_id, choice, [sequence.choice for sequence in ended])

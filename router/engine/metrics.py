@@ -45,6 +45,29 @@ class EngineMetrics:
         self.part_seconds = Counter(
             "galerne_engine_part_seconds", "Time by part of the model", ("part",), registry=registry
         )
+        self.image_lookups = Counter(
+            "galerne_image_cache_lookups",
+            "Images of requests, by whether their features were there or being made (hit)",
+            ("result",),
+            registry=registry,
+        )
+        self.image_cache_bytes = Gauge(
+            "galerne_image_cache_bytes",
+            "Features of images, those of running requests included",
+            registry=registry,
+        )
+        self.images_encoded = Counter(
+            "galerne_images_encoded", "Images that went through the tower", registry=registry
+        )
+        self.image_pixels = Counter(
+            "galerne_image_pixels", "Their pixels, after resizing", registry=registry
+        )
+        self.image_batches = Counter(
+            "galerne_image_batches", "Batches in which they did", registry=registry
+        )
+        self.images_waiting = Gauge(
+            "galerne_images_waiting", "Images that are not encoded yet", registry=registry
+        )
         self.exchange_rows = Gauge(
             "galerne_exchange_rows", "Exchange totals", ("what",), registry=registry
         )

@@ -108,7 +108,7 @@ class Scheduler:
             InvalidRequestError: The id is in use, or the request can never be served here.
             OverloadedError: The queue has no room for the choices now.
         """
-        max_num_tokens = self._check(request)
+        max_num_tokens = self.check(request)
         if not request.resumed and self._is_full_for(request.sampling.n):
             limit, retry_after_s = self._config.max_waiting, self._config.retry_after_s
             raise OverloadedError("request queue", limit, retry_after_s)
@@ -226,8 +226,12 @@ class Scheduler:
             self._publish_full_blocks(sequence)
         return extended
 
-    def _check(self, request: GenerationRequest) -> int:
-        """Refuse what can never be served; returns the most tokens the sequence may reach."""
+    def check(self, request: GenerationRequest) -> int:
+        """The most tokens that a sequence of the request may reach.
+
+        Raises:
+            InvalidRequestError: The id is in use, or the request can never be served here.
+        """
         num_prompt = len(request.prompt_token_ids)
         config = self._config
         if request.request_id in self._unfinished:

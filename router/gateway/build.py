@@ -96,7 +96,9 @@ def build_gateway(
     tower = None
     if has_vision:
         tower = VisionTower(checkpoint, settings.dtype, KernelThreads(settings.num_threads))
-    runner = PagedRunner(decoder, cache, experts, tower, topology.num_micro_batches)
+    runner = PagedRunner(
+        decoder, cache, experts, tower, topology.num_micro_batches, settings.vision
+    )
     pool = BlockPool(num_blocks, BLOCK_SIZE)
     scheduler = Scheduler(scheduler_config, pool, _hash_contexts(facts))
     config = checkpoint.config

@@ -192,7 +192,9 @@ class _Replay:
         self.result.num_requests += 1
         future = self._engine.submit(request)
         self._engine.take_commands()
-        error = future.exception()
+        while self._engine.prepare_some():
+            pass
+        error = future.exception(0)
         if error is not None:
             what = f"request {request.request_id}"
             self.result.difference = difference_at(line, what, "admitted", f"refused: {error}")

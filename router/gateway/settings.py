@@ -11,6 +11,7 @@ from galerne.errors import ConfigError
 from galerne.ids import GatewayId
 from galerne.topology import Topology
 from router.exchange.deadline import ExchangeConfig
+from router.model.vision_limits import VisionLimits
 from shards.kernels.formats import WeightFormat
 from shards.kernels.native.library import native_kernels
 
@@ -38,6 +39,7 @@ class GatewaySettings:
     dense: WeightFormat = WeightFormat.BF16  # projections, shared experts, head
     host: str = "127.0.0.1"
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
+    vision: VisionLimits = field(default_factory=VisionLimits)
     record: Path | None = None  # where the run is recorded, if it is
 
     def __post_init__(self) -> None:

@@ -14,10 +14,12 @@ from router.engine.request import ImageInput
 from router.model.batch import Chunk, build_batch
 from router.model.decoder import Decoder, MicroBatch
 from router.model.experts_port import RoutedExperts
-from router.model.images import ImageFeatures, image_token_positions
+from router.model.image_encoder import ImageEncoder
+from router.model.images import image_token_positions
 from router.model.kv_cache import PagedLatentCache
 from router.model.reference import ReferenceModel
 from router.model.vision import VisionTower
+from router.model.vision_limits import VisionLimits
 from router.profiling import LayerTimer
 
 Logits = npt.NDArray[np.float32]
@@ -45,12 +47,9 @@ class ModelRunner(Protocol):
         """
         ...
 
-    def prepare(self, images: Sequence[ImageInput]) -> None:
-        """Encode a request's images, so that what is wrong with them is its own trouble.
-
-        Raises:
-            InvalidRequestError: This model takes no images.
-        """
+    @property
+    def images(self) -> ImageEncoder | None:
+        """Encodes images between steps; None where the model takes none."""
         ...
 
     def poll(self) -> None:
@@ -76,12 +75,13 @@ class PagedRunner:
         exchange: RoutedExperts,
         tower: VisionTower | None,
         num_micro_batches: int = 1,
+        vision: VisionLimits | None = None,
     ) -> None:
         self.cache = cache
         self.exchange = exchange
         self.timer = LayerTimer()
         self._decoder = decoder
-        self._features = None if tower is None else ImageFeatures(tower)
+        self.images = None if tower is None else ImageEncoder(tower, vision)
         self.num_micro_batches = num_micro_batches
 
     @torch.inference_mode()
@@ -106,11 +106,6 @@ class PagedRunner:
                 return np.zeros((0, self._decoder.config.vocab_size), dtype=np.float32)
             logits: Logits = self._decoder.logits(hidden).numpy()
             return logits
-
-    def prepare(self, images: Sequence[ImageInput]) -> None:
-        """See ``ModelRunner.prepare``."""
-        for image in images:
-            _features_of(self._features).of(image)
 
     @torch.inference_mode()
     def poll(self) -> None:
@@ -144,7 +139,7 @@ class PagedRunner:
         for chunk in chunks:
             if chunk.images:
                 rows = micro.hidden[first : first + chunk.num_tokens]
-                _features_of(self._features).overwrite(rows, chunk.start, chunk.images)
+                _seen_by(self.images).overwrite(rows, chunk.start, chunk.images)
             first += chunk.num_tokens
         return micro
 
@@ -154,18 +149,13 @@ class ReferenceRunner:
 
     def __init__(self, model: ReferenceModel, tower: VisionTower | None) -> None:
         self._model = model
-        self._features = None if tower is None else ImageFeatures(tower)
+        self.images = None if tower is None else ImageEncoder(tower)
 
     def run(self, step: int, chunks: Sequence[SequenceChunk]) -> Logits:
         """See ``ModelRunner.run``."""
         del step
         rows = [self._chunk_logits(c) for c in chunks]
         return np.concatenate(rows)
-
-    def prepare(self, images: Sequence[ImageInput]) -> None:
-        """See ``ModelRunner.prepare``."""
-        for image in images:
-            _features_of(self._features).of(image)
 
     def poll(self) -> None:
         """Nothing happens between steps."""
@@ -181,7 +171,7 @@ class ReferenceRunner:
         stop = chunk.start + chunk.num_tokens
         image_rows = []
         for image in chunk.images:
-            features = _features_of(self._features).of(image)
+            features = _seen_by(self.images).features_of(image)
             for position, feature in zip(*image_token_positions(image), strict=True):
                 if position < stop:
                     image_rows.append((int(position), features[feature]))
@@ -190,10 +180,10 @@ class ReferenceRunner:
         return logits
 
 
-def _features_of(features: ImageFeatures | None) -> ImageFeatures:
-    if features is None:
+def _seen_by(encoder: ImageEncoder | None) -> ImageEncoder:
+    if encoder is None:
         raise InvalidRequestError("images", "this model takes no images")
-    return features
+    return encoder
 
 
 def split_evenly(chunks: Sequence[SequenceChunk], num_parts: int) -> list[Sequence[SequenceChunk]]:

@@ -8,9 +8,10 @@ import torch
 
 from router.engine.metrics import EngineMetrics
 from router.engine.plan import StepPlan
-from router.engine.request import GenerationRequest
+from router.engine.preparing import NoImages, Preparer
 from router.engine.stepper import Stepper
 from router.exchange.links import LinkState
+from router.model.image_encoder import ImageEncoder
 from router.model.runner import ModelRunner, PagedRunner, SequenceChunk
 
 
@@ -28,7 +29,7 @@ class StepRunner:
         torch.set_num_threads(self._num_threads)
 
     def run_plan(self, step: int, plan: StepPlan) -> npt.NDArray[np.float32]:
-        """See ``engine.StepRunner.run_plan``."""
+        """See ``step_runner_port.StepRunner.run_plan``."""
         chunks = [
             SequenceChunk(
                 token_ids=entry.sequence.token_ids,
@@ -42,9 +43,10 @@ class StepRunner:
         ]
         return self.model.run(step, chunks)
 
-    def prepare(self, request: GenerationRequest) -> None:
-        """See ``engine.StepRunner.prepare``."""
-        self.model.prepare(request.images)
+    @property
+    def preparer(self) -> Preparer:
+        """See ``step_runner_port.StepRunner.preparer``."""
+        return self.model.images or NoImages()
 
     def poll(self) -> None:
         """See ``ModelRunner.poll``."""
@@ -56,16 +58,33 @@ class StepRunner:
 
     def report(self, metrics: EngineMetrics) -> None:
         """Bring part times, exchange totals and link states up to date."""
+        if self.model.images is not None:
+            self._report_images(self.model.images, metrics)
         if not isinstance(self.model, PagedRunner):
             return
         for part, seconds in self.model.timer.snapshot().items():
-            metrics.part_seconds.labels(part).inc(seconds - self._reported.get(part, 0.0))
-            self._reported[part] = seconds
+            metrics.part_seconds.labels(part).inc(self._since_report(part, seconds))
         counters = self.model.exchange.counters
         for name in counters.__slots__:
             metrics.exchange_rows.labels(name).set(getattr(counters, name))
         for shard, state in self.model.exchange.links.items():
             metrics.link_up.labels(shard).set(state is not LinkState.DOWN)
+
+    def _report_images(self, images: ImageEncoder, metrics: EngineMetrics) -> None:
+        counters = images.counters
+        for result, count in (("hit", counters.hits), ("miss", counters.misses)):
+            metrics.image_lookups.labels(result).inc(self._since_report(f"image {result}", count))
+        metrics.images_encoded.inc(self._since_report("images", counters.images))
+        metrics.image_pixels.inc(self._since_report("image pixels", counters.pixels))
+        metrics.image_batches.inc(self._since_report("image batches", counters.batches))
+        metrics.images_waiting.set(images.num_to_encode)
+        metrics.image_cache_bytes.set(images.cache.num_bytes)
+
+    def _since_report(self, name: str, total: float) -> float:
+        """What a total has grown by."""
+        grown = total - self._reported.get(name, 0.0)
+        self._reported[name] = total
+        return grown
 
     def close(self) -> None:
         """Close the model runner."""

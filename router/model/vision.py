@@ -1,30 +1,56 @@
-"""Pixtral vision tower, patch merger and projector.
+"""Pixtral vision tower, patch merger and projector: images in, features of their tokens out.
 
-Every image is encoded alone, products are row-invariant and attention is computed in blocks of
-queries on one torch thread each, so features depend on the pixels only. Weights are float32 or
-bf16, softmax and norms float32. Source: model reference, section 3.
+Images go through the tower in batches, and a batch in slices of rows, between which the engine
+may decode: the largest image has 12,100 patches and takes many steps' time. Features depend on
+their image only, to the bit: not on the batch, the slices, or the number of threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional
 
-from router.model.norm import rms_norm
-from shards.checkpoint.config import VisionConfig
+from router.model.vision_rows import VisionRows
 from shards.checkpoint.weights import Checkpoint
-from shards.kernels.row_invariant import linear, on_threads, pad_rows
+from shards.kernels.row_invariant import on_threads
 from shards.kernels.threads import ONE_THREAD, KernelThreads
 
-QUERY_BLOCK = 256
+QUERY_BLOCK = 256  # patches; part of the arithmetic, for a product's bits may change with its rows
+_MIN_BLOCKS = 4  # of a slice
+
+Pixels: TypeAlias = npt.NDArray[np.float32]  # [3, height, width], sides multiples of a token's
+
+
+class QueryBlock(NamedTuple):
+    """Patches ``start`` to ``stop`` of a batch, all of one image."""
+
+    image: int
+    start: int
+    stop: int
+
+
+class Slice(NamedTuple):
+    """Blocks that follow one another: what is worked on at one time."""
+
+    blocks: tuple[QueryBlock, ...]
+
+    @property
+    def rows(self) -> slice:
+        """Their patches."""
+        return slice(self.blocks[0].start, self.blocks[-1].stop)
+
+    @property
+    def num_rows(self) -> int:
+        """How many patches."""
+        return self.blocks[-1].stop - self.blocks[0].start
 
 
 class VisionTower:
-    """Pixels of one image -> features of its [IMG] tokens."""
+    """Encodes images."""
 
     def __init__(
         self, checkpoint: Checkpoint, dtype: torch.dtype, threads: KernelThreads = ONE_THREAD
@@ -34,95 +60,139 @@ class VisionTower:
         Raises:
             ValueError: The checkpoint has no vision tower.
         """
-        if checkpoint.config.vision is None:
-            raise ValueError("this checkpoint has no vision tower")
-        self._vision: VisionConfig = checkpoint.config.vision
-        self._text_eps = checkpoint.config.norm_eps
-        self._dtype = dtype
-        self._threads = threads
-        names = ["vision.patch_conv", "projector.merge", "projector.linear_1", "projector.linear_2"]
-        norms = ["vision.ln_pre", "projector.norm"]
-        for j in range(self._vision.num_layers):
-            prefix = f"vision.layers.{j}."
-            names += [prefix + n for n in ("q", "k", "v", "o", "gate", "up", "down")]
-            norms += [prefix + n for n in ("attention_norm", "ffn_norm")]
-        self._w = {name: checkpoint.dense(name).to(dtype) for name in names}
-        conv = self._w["vision.patch_conv"]
-        self._w["vision.patch_conv"] = conv.reshape(len(conv), -1)  # [hidden, channels * p * p]
-        self._w |= {name: checkpoint.dense(name).to(torch.float32) for name in norms}
+        self.rows = VisionRows(checkpoint, dtype)
+        self.threads = threads
+
+    @property
+    def visits_per_patch(self) -> int:
+        """How often a batch comes by a patch: to embed it, and twice in every layer."""
+        return 1 + 2 * self.rows.config.num_layers
+
+    def token_grid(self, pixels: Pixels) -> tuple[int, int]:
+        """Rows and columns of the tokens of an image; 0 x 0 if its shape is that of none."""
+        cell = self.rows.config.patch_size * self.rows.config.spatial_merge_size
+        if pixels.ndim != 3 or len(pixels) != 3 or any(side % cell for side in pixels.shape[1:]):
+            return 0, 0
+        return pixels.shape[1] // cell, pixels.shape[2] // cell
+
+    def num_patches(self, pixels: Pixels) -> int:
+        """Rows that an image has in the tower."""
+        height, width = self.rows.grid_of(*pixels.shape[1:])
+        return height * width
+
+    def feature_bytes(self, pixels: Pixels) -> int:
+        """What the features of an image take."""
+        num_tokens = self.num_patches(pixels) // self.rows.config.spatial_merge_size**2
+        return num_tokens * self.rows.feature_size * self.rows.dtype.itemsize
+
+    def encode(self, pixels: Pixels) -> torch.Tensor:
+        """``[3, height, width]`` -> ``[grid_height * grid_width, feature_size]``, row-major."""
+        batch = EncodeBatch(self, [pixels])
+        while batch.advance():
+            pass
+        (features,) = batch.features
+        return features
+
+
+class EncodeBatch:
+    """Images on their way through the tower together, a slice of rows at a time."""
 
     @torch.inference_mode()
-    def encode(self, pixels: npt.NDArray[np.float32]) -> torch.Tensor:
-        """``[3, height, width]`` -> ``[grid_height * grid_width, hidden]``, row-major.
+    def __init__(self, tower: VisionTower, images: Sequence[Pixels]) -> None:
+        """Nothing is computed yet but the layout."""
+        rows = self._rows = tower.rows
+        self._threads = tower.threads
+        self.features: list[torch.Tensor] = []  # of every image, once it is done
+        self._grids = [rows.grid_of(*image.shape[1:]) for image in images]
+        sizes = [height * width for height, width in self._grids]
+        self._starts = np.concatenate([[0], np.cumsum(sizes)]).tolist()
+        self._slices = cut(sizes, QUERY_BLOCK * max(_MIN_BLOCKS, tower.threads.num_threads))
+        self._patches = torch.cat(
+            [rows.patches(torch.from_numpy(np.ascontiguousarray(image))) for image in images]
+        )
+        angles = [rows.angles(*grid) for grid in self._grids]
+        self._cos = torch.cat([cos for cos, _ in angles])
+        self._sin = torch.cat([sin for _, sin in angles])
+        heads, dim = rows.config.num_heads, rows.config.head_dim
+        self._keys = [torch.empty((heads, dim, size)) for size in sizes]
+        self._values = [torch.empty((heads, size, dim)) for size in sizes]
+        self._x = torch.empty((sum(sizes), rows.tower_size), dtype=rows.dtype)
+        self._work = self._visits()
 
-        Height and width are multiples of patch_size * spatial_merge_size.
-        """
-        config = self._vision
-        image = torch.from_numpy(np.ascontiguousarray(pixels)).to(self._dtype)[None]
-        rows, columns = (side // config.patch_size for side in image.shape[2:])
-        patches = functional.unfold(image, config.patch_size, stride=config.patch_size)[0].T
-        x = self._linear(patches, "vision.patch_conv")
-        x = rms_norm(x, self._w["vision.ln_pre"], config.norm_eps)
-        cos, sin = self._angles(rows, columns)
-        for j in range(config.num_layers):
-            x = self._layer(x, f"vision.layers.{j}.", cos, sin)
-        return self._project(x, rows, columns)
+    @torch.inference_mode()
+    def advance(self) -> int:
+        """Do the next slice; how many rows it had, or 0 when all is done."""
+        return next(self._work, 0)
 
-    def _linear(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        return linear(pad_rows(x.contiguous()), self._w[name])[: len(x)]
+    def abandon(self) -> None:
+        """Give up: free what was computed."""
+        self._work.close()
 
-    def _angles(self, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """``[patches, 1, head_dim]`` cosines and sines: even frequencies by row, odd by column."""
-        dim = self._vision.head_dim
-        f = self._vision.rope_theta ** (-np.arange(0, dim, 2, dtype=np.float64) / dim)
-        y, x = np.divmod(np.arange(rows * columns), columns)
-        half = np.concatenate([y[:, None] * f[0::2], x[:, None] * f[1::2]], axis=1)
-        angles = np.concatenate([half, half], axis=1)[:, None]
-        return torch.from_numpy(np.cos(angles)).float(), torch.from_numpy(np.sin(angles)).float()
+    def _visits(self) -> Generator[int, None, None]:
+        for part in self._slices:
+            self._x[part.rows] = self._rows.embed(self._patches[part.rows])
+            yield part.num_rows
+        for layer in range(self._rows.config.num_layers):
+            for part in self._slices:  # all keys first: every query looks at the whole image
+                self._store_keys(layer, part)
+                yield part.num_rows
+            for part in self._slices:
+                self._apply_layer(layer, part)
+                yield part.num_rows
+        yield from self._project()
 
-    def _layer(
-        self, x: torch.Tensor, prefix: str, cos: torch.Tensor, sin: torch.Tensor
-    ) -> torch.Tensor:
-        w, eps, heads = self._w, self._vision.norm_eps, self._vision.num_heads
-        h = rms_norm(x, w[prefix + "attention_norm"], eps)
-        q, k, v = (self._linear(h, prefix + n).view(len(x), heads, -1).float() for n in "qkv")
-        mixed = self._attend(_rotate_half_split(q, cos, sin), _rotate_half_split(k, cos, sin), v)
-        x = x + self._linear(mixed.reshape(len(x), -1).to(x.dtype), prefix + "o")
-        h = rms_norm(x, w[prefix + "ffn_norm"], eps)
-        gated = functional.silu(self._linear(h, prefix + "gate"))
-        gated = gated * self._linear(h, prefix + "up")
-        return x + self._linear(gated, prefix + "down")
+    def _store_keys(self, layer: int, part: Slice) -> None:
+        rows = part.rows
+        k, v = self._rows.keys_values(layer, self._x[rows], self._cos[rows], self._sin[rows])
+        for image, start, stop in part.blocks:
+            here = slice(start - rows.start, stop - rows.start)
+            there = slice(start - self._starts[image], stop - self._starts[image])
+            self._keys[image][:, :, there] = k[here].permute(1, 2, 0)
+            self._values[image][:, there] = v[here].transpose(0, 1)
 
-    def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """``[patches, heads, head_dim]`` each -> the same: full attention over the image.
-
-        In blocks of queries: the largest image has 12,100 patches, whose scores would be 9 GB.
-        """
-        out = torch.empty_like(v)
-        scale = self._vision.head_dim**-0.5
-        keys, values = k.permute(1, 2, 0).contiguous(), v.transpose(0, 1).contiguous()
+    def _apply_layer(self, layer: int, part: Slice) -> None:
+        rows = part.rows
+        x = self._x[rows]
+        q = self._rows.queries(layer, x, self._cos[rows], self._sin[rows])
+        mixed = torch.empty_like(q)
 
         @torch.inference_mode()
-        def run(blocks: Sequence[int]) -> None:
-            for block in blocks:
-                rows = slice(block * QUERY_BLOCK, (block + 1) * QUERY_BLOCK)
-                scores = torch.bmm(q[rows].transpose(0, 1), keys) * scale
-                out[rows] = torch.bmm(scores.softmax(dim=-1), values).transpose(0, 1)
+        def run(numbers: Sequence[int]) -> None:
+            for number in numbers:
+                image, start, stop = part.blocks[number]
+                here = slice(start - rows.start, stop - rows.start)
+                mixed[here] = self._rows.attend(q[here], self._keys[image], self._values[image])
 
-        num_blocks = -(-len(q) // QUERY_BLOCK)
-        on_threads(1, lambda: self._threads.run(run, num_blocks))
-        return out
+        on_threads(1, lambda: self._threads.run(run, len(part.blocks)))
+        self._x[rows] = self._rows.finish_layer(layer, x, mixed)
 
-    def _project(self, x: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-        w, merge = self._w, self._vision.spatial_merge_size
-        x = rms_norm(x, w["projector.norm"], self._text_eps)
-        grid = x.T.reshape(1, -1, rows, columns)
-        merged = functional.unfold(grid, merge, stride=merge)[0].T  # feature: channel, dy, dx
-        x = self._linear(merged, "projector.merge")
-        x = functional.gelu(self._linear(x, "projector.linear_1"))
-        return self._linear(x, "projector.linear_2")
+    def _project(self) -> Generator[int, None, None]:
+        step = QUERY_BLOCK * _MIN_BLOCKS
+        for image, (height, width) in enumerate(self._grids):
+            x = self._x[self._starts[image] : self._starts[image + 1]]
+            merged = self._rows.merge(x, height, width)
+            done = []
+            for start in range(0, len(merged), step):
+                done.append(self._rows.project(merged[start : start + step]))
+                yield len(done[-1])
+            self.features.append(torch.cat(done))
 
 
-def _rotate_half_split(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+def cut(sizes: Sequence[int], max_rows: int) -> tuple[Slice, ...]:
+    """Images of so many patches each, cut into blocks, and these put together into slices.
+
+    Blocks are counted from the start of their image; slices have ``max_rows`` patches at most, or
+    one block.
+    """
+    slices: list[Slice] = []
+    blocks: list[QueryBlock] = []
+    first = 0
+    for image, size in enumerate(sizes):
+        for start in range(first, first + size, QUERY_BLOCK):
+            block = QueryBlock(image, start, min(start + QUERY_BLOCK, first + size))
+            if blocks and block.stop - blocks[0].start > max_rows:
+                slices.append(Slice(tuple(blocks)))
+                blocks = []
+            blocks.append(block)
+        first += size
+    return (*slices, Slice(tuple(blocks))) if blocks else tuple(slices)

@@ -16,6 +16,7 @@ from galerne.errors import (
 from helpers.fixture_models import checkpoint, expected, fixture_image, prompt
 from helpers.gateways import engine, request
 from helpers.waiting import wait_until
+from router.engine.preparing import NoImages
 from router.engine.request import FinishReason
 
 LONG = tuple(range(20, 150))
@@ -322,10 +323,10 @@ def test_one_choice_can_be_ended_while_the_others_go_on(running):
 
 def test_an_image_for_a_model_without_vision_fails_its_own_request_only(running):
     made, _ = running
-    made._runner.model._features, features = None, made._runner.model._features
+    made._preparing._preparer, preparer = NoImages(), made._preparing._preparer
     try:
         with pytest.raises(InvalidRequestError, match="images"):
             made.submit(request("img", prompt("image"), images=(fixture_image(),))).result(10)
     finally:
-        made._runner.model._features = features
+        made._preparing._preparer = preparer
     assert len(tokens(generate(running, request("after-img"))[0])) == 8

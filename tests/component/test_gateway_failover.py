@@ -2,12 +2,14 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
 from galerne.errors import NotServingError
 from helpers.gateway_process import TOKEN, Directory, GatewayProcess, gateway_settings
 from helpers.gateways import request
+from helpers.pictures import picture
 from router.engine.request import FinishReason
 from router.gateway.host import GatewayHost
 from router.gateway.pool import GatewayPool
@@ -52,10 +54,14 @@ async def follow(pool, asked, on_token=lambda count: None):
     return seen, reasons
 
 
-async def owned_by(pool, gateway, **sampling):
+async def owned_by(pool, gateway, image=None, **sampling):
     """A request that ``gateway`` would get."""
     for i, prompt in enumerate(PROMPTS):
-        asked = request(f"r-{gateway}-{i}", prompt, **sampling)
+        images = ()
+        if image is not None:
+            images = (replace(image, offset=len(prompt)),)
+            prompt = (*prompt, *[10] * image.num_tokens, 5)
+        asked = request(f"r-{gateway}-{i}", prompt, images, **sampling)
         record = type("Record", (), {"request": asked})
         if (await pool._member_for(record)).gateway == gateway:
             return asked
@@ -83,6 +89,24 @@ async def test_stream_of_a_killed_gateway_goes_on_elsewhere_with_the_same_tokens
             assert len(pool.moves) == 1
         async with pool_over(**{"gateway-0": standing.address}) as pool:
             assert moved == await follow(pool, asked)
+    finally:
+        victim.close()
+
+
+async def test_stream_of_a_killed_gateway_goes_on_elsewhere_with_its_image(standing):
+    victim = await asyncio.to_thread(GatewayProcess, 1)
+    try:
+        async with pool_over(
+            **{"gateway-0": standing.address, "gateway-1": victim.address}
+        ) as pool:
+            fields = {"max_tokens": 120, **SAMPLED}
+            asked = await owned_by(pool, "gateway-1", picture(3, 4, 1), **fields)
+            moved = await follow(pool, asked, lambda n: victim.kill() if n == 40 else None)
+            assert len(pool.moves) == 1
+        async with pool_over(**{"gateway-0": standing.address}) as pool:
+            assert moved == await follow(pool, asked)
+            other = replace(asked, images=(replace(picture(3, 4, 2), offset=3),))
+            assert moved != await follow(pool, other)
     finally:
         victim.close()
 

@@ -62,9 +62,11 @@ def engine(
     threads=1,
     beside=None,
     dense=WeightFormat.BF16,
+    vision=None,
+    is_started=True,
     **settings,
 ):
-    """A started engine and its collector; ``wrap`` may put a probe around the step runner."""
+    """An engine and its collector; ``wrap`` may put a probe around the step runner."""
     fields = {"max_num_seqs": 16, "max_batched_tokens": 256, "max_chunk_tokens": 128}
     fields |= {"block_size": BLOCK_SIZE, "max_waiting": 64, "max_model_len": 1024} | settings
     pool = BlockPool(num_blocks, BLOCK_SIZE)
@@ -85,6 +87,7 @@ def engine(
         cache,
         exchange or local_experts(source, dtype, threads),
         tower,
+        vision=vision,
     )
     collector = Collector()
     stepper = Stepper(scheduler, source.config.vocab_size, source.config.eos_token_id)
@@ -97,7 +100,8 @@ def engine(
         fields["max_waiting"],
         collector,
     )
-    made.start()
+    if is_started:
+        made.start()
     try:
         yield made, collector
     finally:

@@ -1,0 +1,142 @@
+"""What the vision tower does to rows of patches: weights, norms, projections, one attention block.
+
+Every row depends on its own image only: products are row-invariant, and a block of queries is
+counted from the start of its image. So it does not matter which rows are worked on together, nor
+what happens in between. Weights are float32 or bf16, softmax and norms float32. Source: model
+reference, section 3.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from router.model.norm import rms_norm
+from shards.checkpoint.config import VisionConfig
+from shards.checkpoint.weights import Checkpoint
+from shards.kernels.row_invariant import linear, pad_rows
+
+
+class VisionRows:
+    """Weights of tower, patch merger and projector, and what they do to rows."""
+
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+        """Load.
+
+        Raises:
+            ValueError: The checkpoint has no vision tower.
+        """
+        if checkpoint.config.vision is None:
+            raise ValueError("this checkpoint has no vision tower")
+        self.config: VisionConfig = checkpoint.config.vision
+        self.dtype = dtype
+        self._text_eps = checkpoint.config.norm_eps
+        names = ["vision.patch_conv", "projector.merge", "projector.linear_1", "projector.linear_2"]
+        norms = ["vision.ln_pre", "projector.norm"]
+        for j in range(self.config.num_layers):
+            prefix = f"vision.layers.{j}."
+            names += [prefix + n for n in ("q", "k", "v", "o", "gate", "up", "down")]
+            norms += [prefix + n for n in ("attention_norm", "ffn_norm")]
+        self._w = {name: checkpoint.dense(name).to(dtype) for name in names}
+        conv = self._w["vision.patch_conv"]
+        self._w["vision.patch_conv"] = conv.reshape(len(conv), -1)  # [hidden, channels * p * p]
+        self._w |= {name: checkpoint.dense(name).to(torch.float32) for name in norms}
+
+    @property
+    def tower_size(self) -> int:
+        """Length of a row in the tower."""
+        return len(self._w["vision.patch_conv"])
+
+    @property
+    def feature_size(self) -> int:
+        """Length of a feature: the text model's hidden size."""
+        return len(self._w["projector.linear_2"])
+
+    def grid_of(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return height // self.config.patch_size, width // self.config.patch_size
+
+    def patches(self, pixels: torch.Tensor) -> torch.Tensor:
+        """``[3, height, width]`` float32 -> ``[patches, channels * p * p]``, row-major."""
+        size = self.config.patch_size
+        return functional.unfold(pixels.to(self.dtype)[None], size, stride=size)[0].T
+
+    def angles(self, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """``[patches, 1, head_dim]`` cosines and sines: even frequencies by row, odd by column."""
+        dim = self.config.head_dim
+        f = self.config.rope_theta ** (-np.arange(0, dim, 2, dtype=np.float64) / dim)
+        y, x = np.divmod(np.arange(rows * columns), columns)
+        half = np.concatenate([y[:, None] * f[0::2], x[:, None] * f[1::2]], axis=1)
+        angles = np.concatenate([half, half], axis=1)[:, None]
+        return torch.from_numpy(np.cos(angles)).float(), torch.from_numpy(np.sin(angles)).float()
+
+    def embed(self, patches: torch.Tensor) -> torch.Tensor:
+        """``[n, channels * p * p]`` -> ``[n, tower_size]``."""
+        x = self._linear(patches, "vision.patch_conv")
+        return rms_norm(x, self._w["vision.ln_pre"], self.config.norm_eps)
+
+    def queries(
+        self, layer: int, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    ) -> torch.Tensor:
+        """``[n, heads, head_dim]`` float32, rotated."""
+        return _rotate_half_split(self._heads(self._normed(layer, x), layer, "q"), cos, sin)
+
+    def keys_values(
+        self, layer: int, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both ``[n, heads, head_dim]`` float32, keys rotated."""
+        h = self._normed(layer, x)
+        return _rotate_half_split(self._heads(h, layer, "k"), cos, sin), self._heads(h, layer, "v")
+
+    def attend(self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """One block of queries over its whole image.
+
+        Args:
+            q: ``[n, heads, head_dim]``.
+            keys: ``[heads, head_dim, patches]``.
+            values: ``[heads, patches, head_dim]``.
+
+        Returns:
+            ``[n, heads, head_dim]``.
+        """
+        scores = torch.bmm(q.transpose(0, 1), keys) * self.config.head_dim**-0.5
+        return torch.bmm(scores.softmax(dim=-1), values).transpose(0, 1)
+
+    def finish_layer(self, layer: int, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+        """Rows ``[n, tower_size]`` after a layer, from those before and what attention gave."""
+        prefix = f"vision.layers.{layer}."
+        x = x + self._linear(mixed.reshape(len(x), -1).to(x.dtype), prefix + "o")
+        h = rms_norm(x, self._w[prefix + "ffn_norm"], self.config.norm_eps)
+        gated = functional.silu(self._linear(h, prefix + "gate"))
+        gated = gated * self._linear(h, prefix + "up")
+        return x + self._linear(gated, prefix + "down")
+
+    def merge(self, x: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+        """All rows of an image -> ``[tokens, tower_size * merge^2]``: channel, dy, dx."""
+        merge = self.config.spatial_merge_size
+        x = rms_norm(x, self._w["projector.norm"], self._text_eps)
+        grid = x.T.reshape(1, -1, rows, columns)
+        return functional.unfold(grid, merge, stride=merge)[0].T
+
+    def project(self, merged: torch.Tensor) -> torch.Tensor:
+        """``[n, tower_size * merge^2]`` -> ``[n, feature_size]``."""
+        x = self._linear(merged, "projector.merge")
+        x = functional.gelu(self._linear(x, "projector.linear_1"))
+        return self._linear(x, "projector.linear_2")
+
+    def _normed(self, layer: int, x: torch.Tensor) -> torch.Tensor:
+        weight = self._w[f"vision.layers.{layer}.attention_norm"]
+        return rms_norm(x, weight, self.config.norm_eps)
+
+    def _heads(self, h: torch.Tensor, layer: int, name: str) -> torch.Tensor:
+        rows = self._linear(h, f"vision.layers.{layer}.{name}")
+        return rows.view(len(h), self.config.num_heads, -1).float()
+
+    def _linear(self, x: torch.Tensor, name: str) -> torch.Tensor:
+        return linear(pad_rows(x.contiguous()), self._w[name])[: len(x)]
+
+
+def _rotate_half_split(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
