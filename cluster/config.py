@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from cluster.image_settings import ImageSettings
 from cluster.planning.scaler_config import ScalerConfig
 from galerne.errors import ConfigError
+from router.api.image_urls import ImageUrlPolicy
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(k|m|g|ki|mi|gi)?b?", re.IGNORECASE)
@@ -141,6 +143,17 @@ class ServeConfig(BaseModel):
     max_batched_tokens: int | None = Field(None, ge=16, description="tokens in a step; unset: mode")
     served_model_name: str | None = Field(None, description="name clients use")
     api_keys_file: Path | None = Field(None, description="file of API keys, one a line")
+    image_url_hosts: tuple[str, ...] = Field(
+        (),
+        description="hosts from which images may be fetched by URL: example.org, *.example.org, "
+        "example.org:8443; unset: none",
+    )
+    image_url_networks: tuple[str, ...] = Field(
+        (),
+        description="networks that are not public, yet may hold such hosts: 10.1.0.0/16; "
+        "unset: none",
+    )
+    images: ImageSettings = Field(ImageSettings(), description="limits of images")
     dashboard_port: int | None = Field(
         None, ge=0, le=65535, description="Ray dashboard on loopback; unset: off"
     )
@@ -160,6 +173,16 @@ class ServeConfig(BaseModel):
         """The autoscaler's, as the decision takes it."""
         told = self.autoscaler.model_dump(include=set(ScalerConfig.__slots__))
         return ScalerConfig(**told, idle_to_zero_s=self.idle_to_zero_s)
+
+    @property
+    def image_urls(self) -> ImageUrlPolicy:
+        """From where images are fetched."""
+        return self.images.url_policy(self.image_url_hosts, self.image_url_networks)
+
+    @model_validator(mode="after")
+    def _check_image_urls(self) -> ServeConfig:
+        _ = self.image_urls  # names the entry that is wrong
+        return self
 
 
 def load_config(file: Path | None, flags: Mapping[str, object]) -> ServeConfig:

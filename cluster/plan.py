@@ -188,6 +188,7 @@ def plan_serving(
         gateway_threads_beside=1 if num_nodes == 1 else None,
         shard_threads=1,
         is_one_node=num_nodes == 1,
+        vision=config.images.vision,
         record=None if config.record is None else config.record.resolve(),
     )
     return ServePlan(

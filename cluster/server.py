@@ -69,6 +69,7 @@ class Server:
         from cluster.ingress.app import check_ingress, start_ingress
         from cluster.ingress.settings import IngressSettings
         from cluster.launch import Deployment
+        from router.api.inputs import ApiLimits
 
         check_ingress(config.host, config.http_port, config.grpc_port)
         on_step(f"loading {plan.spec.checkpoint}")
@@ -83,6 +84,7 @@ class Server:
             cluster_token=plan.spec.cluster_token,
             checkpoint=plan.tokenizer_directory,
             api_keys=api_keys,
+            limits=ApiLimits(images=config.images.limits, image_urls=config.image_urls),
             allow_insecure_network=config.insecure_network,
         )
         self.ingress = start_ingress(

@@ -37,6 +37,7 @@ class Gateway:
                 num_threads=spec.gateway_threads,
                 num_beside=spec.gateway_threads_beside,
                 host=bind_host(spec),
+                vision=spec.vision,
                 record=spec.record,
             )
             book = RayAddressBook(spec.controller_name, NAMESPACE)

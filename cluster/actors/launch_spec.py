@@ -9,6 +9,7 @@ from cluster.control.scaling_plan import ScalingPlan
 from cluster.control.standing import Spread
 from cluster.presets import PresetInputs
 from galerne.topology import Topology
+from router.model.vision_limits import VisionLimits
 from shards.kernels.formats import WeightFormat
 
 NAMESPACE = "galerne"
@@ -37,6 +38,7 @@ class LaunchSpec:
     scaling: ScalingPlan | None = None  # None: there is no calibration to decide by
     is_auto: bool = False  # the autoscaler chooses the topology from the start
     spread: Spread | None = None  # of the first topology; None: as parts fit
+    vision: VisionLimits = field(default_factory=VisionLimits)
     record: Path | None = None  # on every gateway's host: where its runs are recorded
 
     @property

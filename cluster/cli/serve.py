@@ -53,6 +53,12 @@ def serve(
     max_batched_tokens: Annotated[int | None, _option("max_batched_tokens")] = None,
     served_model_name: Annotated[str | None, _option("served_model_name")] = None,
     api_keys_file: Annotated[Path | None, _option("api_keys_file")] = None,
+    image_url_hosts: Annotated[
+        list[str] | None, _option("image_url_hosts", "--image-url-host")
+    ] = None,
+    image_url_networks: Annotated[
+        list[str] | None, _option("image_url_networks", "--image-url-network")
+    ] = None,
     dashboard_port: Annotated[int | None, _option("dashboard_port")] = None,
     insecure_network: Annotated[
         bool | None, _option("insecure_network", "--insecure-network")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Sequence
 from typing import Any, cast
@@ -133,11 +132,11 @@ def _part(part: pb.ContentPart, field: str) -> dict[str, Any]:
         case "thinking":
             return {"type": "thinking", "thinking": part.thinking}
         case "image":
-            # The decoder looks at the file, not at the type that the URL names.
-            data = base64.b64encode(part.image).decode("ascii")
-            return {"type": "image_url", "image_url": f"data:image/png;base64,{data}"}
+            return {"type": "image_url", "image_url": part.image}
+        case "image_url":
+            return {"type": "image_url", "image_url": {"url": part.image_url}}
         case _:
-            raise InvalidRequestError(field, "must be text, image or thinking")
+            raise InvalidRequestError(field, "must be text, image, image_url or thinking")
 
 
 def _call(call: pb.ToolCall) -> dict[str, Any]:

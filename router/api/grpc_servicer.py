@@ -238,9 +238,12 @@ def _images_named_as_here() -> Iterator[None]:
     try:
         yield
     except InvalidRequestError as error:
-        if not error.field.endswith(".image_url"):
+        if error.field.endswith(".image_url.url"):
+            field = error.field.removesuffix(".url")
+        elif error.field.endswith(".image_url"):
+            field = error.field.removesuffix("_url")
+        else:
             raise
-        field = error.field.removesuffix("_url")
         raise InvalidRequestError(field, error.problem) from error
 
 

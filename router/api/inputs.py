@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypedDict
 
 from galerne.errors import ConfigError
+from router.api.image_urls import ImageUrlPolicy
 from router.chat.encode import ChatInput
 from router.chat.image_files import ImageLimits
 
@@ -92,6 +93,7 @@ class ApiLimits:
         1 << 18
     )  # of their prompts and answers; a log probability counts as one
     images: ImageLimits = field(default_factory=ImageLimits)
+    image_urls: ImageUrlPolicy = field(default_factory=ImageUrlPolicy)
 
     def __post_init__(self) -> None:
         for key in _AT_LEAST_1:

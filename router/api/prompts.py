@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from galerne.errors import ConfigError, InvalidRequestError
+from router.api.image_fetch import ImageFetcher
 from router.api.inputs import ApiLimits, GenerateInput
 from router.chat.encode import ChatFormat, ChatInput, EncodedPrompt
 from router.chat.images import ImageGeometry, images_for_token_ids
@@ -16,6 +18,9 @@ from router.engine.gateway_port import ModelFacts
 # Tokenizing takes about a microsecond per character; what takes longer than a thread's hand-over
 # is worth a thread.
 _NUM_CHARS_WORTH_A_THREAD = 8192
+_NUM_DECODERS = 2  # an image of 32 megapixels takes 0.5 GB while it is resized
+
+_T = TypeVar("_T")
 
 
 class PromptEncoder:
@@ -38,7 +43,9 @@ class PromptEncoder:
                 max_image_size=model.max_image_size,
             )
         self._tokenizer = tokenizer
-        self._format = ChatFormat(tokenizer, geometry, limits.images)
+        self._format = ChatFormat(tokenizer, geometry, limits.images, model.max_model_len)
+        self._fetcher = ImageFetcher(limits.image_urls, limits.images)
+        self._decoders = ThreadPoolExecutor(_NUM_DECODERS, "images")
         self._max_chars = limits.max_prompt_chars_per_token * model.max_model_len
 
     async def encode_text(self, text: str, *, add_bos: bool, field: str = "prompt") -> list[int]:
@@ -67,8 +74,8 @@ class PromptEncoder:
         token_ids = tuple(call.prompt)
         if not call.images and not self._lays_out_images(token_ids):
             return EncodedPrompt(token_ids=token_ids)
-        images = await asyncio.to_thread(
-            images_for_token_ids, token_ids, call.images, self._format.images
+        images = await self._decode(
+            lambda: images_for_token_ids(token_ids, call.images, self._format.images)
         )
         return EncodedPrompt(token_ids=token_ids, images=images)
 
@@ -78,12 +85,26 @@ class PromptEncoder:
         Raises:
             InvalidRequestError: Names the message, part, tool or setting.
         """
+        has_images = any(map(_holds_image, chat.messages))
         num_chars = sum(_num_chars(part) for part in (*chat.messages, *(chat.tools or ())))
-        if num_chars < _NUM_CHARS_WORTH_A_THREAD:
+        if num_chars < _NUM_CHARS_WORTH_A_THREAD and not has_images:
             self._check_num_chars(num_chars, "messages")
             return self._format.encode(chat)
         self._check_num_chars(sum(map(_num_text_chars, chat.messages)), "messages")
-        return await asyncio.to_thread(self._format.encode, chat)
+        if not has_images:
+            return await asyncio.to_thread(self._format.encode, chat)
+        fetched = await self._fetch(chat)
+        return await self._decode(lambda: self._format.encode(chat, fetched))
+
+    async def _fetch(self, chat: ChatInput) -> Mapping[str, bytes]:
+        if not self._fetcher.may_fetch:
+            return {}
+        sources = await asyncio.to_thread(self._format.web_images, chat)
+        return await self._fetcher.fetch(sources)
+
+    async def _decode(self, encode: Callable[[], _T]) -> _T:
+        """What holds images has threads of its own: it takes long, and much memory at one time."""
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, encode)
 
     def _lays_out_images(self, token_ids: tuple[int, ...]) -> bool:
         images = self._format.images
@@ -111,11 +132,15 @@ def _num_chars(value: Any) -> int:  # noqa: ANN401 - whatever the client's JSON 
 
 def _num_text_chars(message: Mapping[str, Any]) -> int:
     """Characters of a message without its images, which have limits of their own."""
-    content = message.get("content") if isinstance(message, Mapping) else None
-    if not isinstance(content, list | tuple):
+    if not _holds_image(message):
         return _num_chars(message)
-    return sum(_num_chars(part) for part in _without_images(content))
+    return sum(_num_chars(part) for part in message["content"] if not _is_image(part))
 
 
-def _without_images(parts: Iterable[Any]) -> Iterable[Any]:
-    return (p for p in parts if not (isinstance(p, Mapping) and p.get("type") == "image_url"))
+def _holds_image(message: Any) -> bool:  # noqa: ANN401 - whatever the client's JSON holds
+    content = message.get("content") if isinstance(message, Mapping) else None
+    return isinstance(content, list | tuple) and any(map(_is_image, content))
+
+
+def _is_image(part: Any) -> bool:  # noqa: ANN401 - whatever the client's JSON holds
+    return isinstance(part, Mapping) and part.get("type") == "image_url"

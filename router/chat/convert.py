@@ -23,9 +23,9 @@ _ROLES_WITH_IMAGES = ("user", "tool")
 
 @dataclass(frozen=True, slots=True)
 class ImageSource:
-    """An image of a request before it is read."""
+    """An image of a request before it is read: where it is, or its file."""
 
-    url: str
+    place: str | bytes
     field: str
 
 
@@ -113,7 +113,7 @@ def _convert_image(
 ) -> dict[str, Any]:
     image = part.get("image_url")
     url = image.get("url") if isinstance(image, Mapping) else image
-    if not isinstance(url, str):
+    if not isinstance(url, str | bytes):  # bytes: the file itself, from gRPC
         raise InvalidRequestError(field, "must be a URL, or an object with a url")
     number = str(len(sources))
     sources.append(ImageSource(url, f"{field}.url" if isinstance(image, Mapping) else field))

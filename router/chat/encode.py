@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from mistral_common.protocol.instruct.chunk import ImageURLChunk
@@ -17,7 +18,7 @@ from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
 from galerne.errors import InvalidRequestError
 from router.chat.convert import ImageSource, convert_messages, convert_tools
-from router.chat.image_files import ImageLimits, read_data_url
+from router.chat.image_files import ImageLimits, is_web_url, read_data_url
 from router.chat.images import ImageGeometry, ImagePreprocessor, locate_images
 from router.chat.refusals import REFUSALS, field_of, problem_of, refused_as
 from router.chat.tokenizer import Tokenizer
@@ -54,8 +55,12 @@ class ChatFormat:
         tokenizer: Tokenizer,
         geometry: ImageGeometry | None = None,
         limits: ImageLimits | None = None,
+        max_image_tokens: int | None = None,
     ) -> None:
-        """``geometry`` is the model's, not the tokenizer's; without it images are refused."""
+        """``geometry`` is the model's, not the tokenizer's; without it images are refused.
+
+        ``max_image_tokens``: of one request; more are refused before they are decoded.
+        """
         self._tokenizer = tokenizer
         self._instruct = tokenizer.mistral.instruct_tokenizer
         self._tekken = self._instruct.tokenizer
@@ -66,10 +71,22 @@ class ChatFormat:
         ids = tokenizer.image_token_ids
         self.images: ImagePreprocessor | None = None
         if geometry is not None and ids is not None:
-            self.images = ImagePreprocessor(geometry, ids, limits)
+            self.images = ImagePreprocessor(geometry, ids, limits, max_image_tokens)
 
-    def encode(self, request: ChatInput) -> EncodedPrompt:
-        """Validate, normalise and encode.
+    def web_images(self, request: ChatInput) -> list[ImageSource]:
+        """The images that lie on other servers, each with its URL.
+
+        Raises:
+            InvalidRequestError: A message has not the shape of one, or there are too many images.
+        """
+        _, sources = convert_messages(request.messages)
+        self._check_number(sources)
+        return [s for s in sources if isinstance(s.place, str) and is_web_url(s.place)]
+
+    def encode(
+        self, request: ChatInput, fetched: Mapping[str, bytes] = MappingProxyType({})
+    ) -> EncodedPrompt:
+        """Validate, normalise and encode; ``fetched`` are files by the URLs of ``web_images``.
 
         Raises:
             InvalidRequestError: The request is not one the format can express, or an image is
@@ -84,7 +101,7 @@ class ChatFormat:
             tools=convert_tools(request.tools) if request.tools else None,
             reasoning_effort=_effort(request.reasoning_effort),
         )
-        tokenized = self._encode(completion, sources)
+        tokenized = self._encode(completion, sources, fetched)
         token_ids = tuple(tokenized.tokens)
         return EncodedPrompt(
             token_ids=token_ids,
@@ -101,9 +118,14 @@ class ChatFormat:
             raise InvalidRequestError(sources[max_images].field, problem)
 
     def _encode(
-        self, completion: ChatCompletionRequest, sources: Sequence[ImageSource]
+        self,
+        completion: ChatCompletionRequest,
+        sources: Sequence[ImageSource],
+        fetched: Mapping[str, bytes],
     ) -> Tokenized:
-        images = _SourceEncoder(self.images, sources) if self.images is not None else None
+        images = None
+        if self.images is not None:
+            images = _SourceEncoder(self.images, sources, fetched)
         mistral = MistralTokenizer(
             type(self._instruct)(self._tekken, image_encoder=images),
             validator=self._validator,
@@ -134,14 +156,30 @@ class _SourceEncoder:
     So a request that is refused for its shape decodes nothing, and one image at a time is open.
     """
 
-    def __init__(self, images: ImagePreprocessor, sources: Sequence[ImageSource]) -> None:
+    def __init__(
+        self,
+        images: ImagePreprocessor,
+        sources: Sequence[ImageSource],
+        fetched: Mapping[str, bytes],
+    ) -> None:
         self._images = images
         self._sources = sources
+        self._fetched = fetched
+        self._num_tokens = 0
 
     def __call__(self, chunk: ImageURLChunk) -> ImageEncoding:
         source = self._sources[int(chunk.get_url())]
-        data = read_data_url(source.url, source.field, self._images.limits)
-        return self._images.encode(data, source.field)
+        encoding = self._images.encode(self._file(source), source.field, self._num_tokens)
+        self._num_tokens += len(encoding.tokens)
+        return encoding
+
+    def _file(self, source: ImageSource) -> bytes:
+        if isinstance(source.place, bytes):
+            return source.place
+        fetched = self._fetched.get(source.place)
+        if fetched is not None:
+            return fetched
+        return read_data_url(source.place, source.field, self._images.limits)
 
 
 def _continue_last(messages: Sequence[ChatMessage]) -> list[ChatMessage]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -14,6 +16,7 @@ from galerne.errors import ConfigError, InvalidRequestError
 
 ACCEPTED_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 ACCEPTED_MIME_TYPES = ("image/png", "image/jpeg", "image/jpg", "image/webp", "image/gif")
+MAX_SIDE = 65_535  # pixels: the most of JPEG and GIF; a PNG may claim 2^31, which OpenCV refuses
 
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 # What the four decoders raise on damaged files.
@@ -54,7 +57,7 @@ def read_data_url(url: str, field: str, limits: ImageLimits) -> bytes:
             or more than ``limits.max_bytes``; names ``field``.
     """
     scheme, _, rest = url.partition(":")
-    if scheme.lower() in ("http", "https"):
+    if is_web_url(url):
         raise InvalidRequestError(field, "image URLs are not fetched here; send a data: URL")
     if scheme.lower() != "data":
         raise InvalidRequestError(field, "must be a data: URL")
@@ -72,10 +75,13 @@ def read_data_url(url: str, field: str, limits: ImageLimits) -> bytes:
         raise InvalidRequestError(field, f"is not valid base64: {error}") from error
 
 
-def open_image(data: bytes, field: str, limits: ImageLimits) -> Image.Image:
-    """Decode a PNG, JPEG, WebP or GIF file; of an animation, the first picture.
+def is_web_url(url: str) -> bool:
+    """Whether a URL names an image of another server."""
+    return url.partition(":")[0].lower() in ("http", "https")
 
-    Size and format are read from the header first, so a small file cannot become a large image.
+
+def open_image(data: bytes, field: str, limits: ImageLimits) -> Image.Image:
+    """A PNG, JPEG, WebP or GIF file, of which only the header has been read.
 
     Raises:
         InvalidRequestError: Larger than ``limits`` allow, another format, or damaged; names
@@ -83,11 +89,50 @@ def open_image(data: bytes, field: str, limits: ImageLimits) -> Image.Image:
     """
     if len(data) > limits.max_bytes:
         raise InvalidRequestError(field, f"is larger than {limits.max_bytes} bytes")
-    try:
+    _check_size(webp_size(data), field, limits)
+    with _damages_named(field, limits):
         image = Image.open(BytesIO(data), formats=ACCEPTED_FORMATS)
-        width, height = image.size
-        if width * height <= limits.max_pixels:
-            image.load()
+    _check_size(image.size, field, limits)
+    return image
+
+
+def load_image(image: Image.Image, field: str, limits: ImageLimits) -> None:
+    """Decode the pixels; of an animation, the first picture's.
+
+    Raises:
+        InvalidRequestError: The file is damaged; names ``field``.
+    """
+    with _damages_named(field, limits):
+        image.load()
+    _check_size(image.size, field, limits)  # a GIF's first picture may be larger than it said
+
+
+def webp_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height that a WebP file claims; None for any other.
+
+    Its decoder takes memory for the whole canvas when it is made, which Pillow does to read the
+    header. Source: RFC 9649, sections 2.5 to 2.7.
+    """
+    if len(data) < 30 or data[:4] != b"RIFF" or data[8:12] != b"WEBP":
+        return None
+    match data[12:16]:
+        case b"VP8X":
+            width, height = (int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
+            return width + 1, height + 1
+        case b"VP8L":
+            bits = int.from_bytes(data[21:25], "little")
+            return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+        case b"VP8 ":
+            width, height = struct.unpack_from("<HH", data, 26)
+            return width & 0x3FFF, height & 0x3FFF
+        case _:
+            return None
+
+
+@contextmanager
+def _damages_named(field: str, limits: ImageLimits) -> Iterator[None]:
+    try:
+        yield
     except _BOMBS as error:
         raise _too_many_pixels(field, limits) from error
     except UnidentifiedImageError as error:
@@ -95,9 +140,18 @@ def open_image(data: bytes, field: str, limits: ImageLimits) -> Image.Image:
         raise InvalidRequestError(field, problem) from error
     except _DECODING_ERRORS as error:
         raise InvalidRequestError(field, f"is a damaged image: {error}") from error
+
+
+def _check_size(size: tuple[int, int] | None, field: str, limits: ImageLimits) -> None:
+    if size is None:
+        return
+    width, height = size
     if width * height > limits.max_pixels:
         raise _too_many_pixels(field, limits, f"{width} x {height}: ")
-    return image
+    if min(size) < 1:
+        raise InvalidRequestError(field, f"{width} x {height}: has no pixels")
+    if max(size) > MAX_SIDE:
+        raise InvalidRequestError(field, f"{width} x {height}: more than {MAX_SIDE} pixels a side")
 
 
 def _too_many_pixels(field: str, limits: ImageLimits, size: str = "") -> InvalidRequestError:

@@ -18,7 +18,7 @@ from mistral_common.tokens.tokenizers.image import (
 )
 
 from galerne.errors import InvalidRequestError
-from router.chat.image_files import ImageLimits, open_image
+from router.chat.image_files import ImageLimits, load_image, open_image
 from router.chat.tokenizer import ImageTokenIds
 from router.engine.request import ImageInput
 
@@ -35,6 +35,15 @@ class ImageGeometry:
     def cell_size(self) -> int:
         """Side in pixels of the square behind one [IMG]."""
         return self.patch_size * self.spatial_merge_size
+
+    def num_tokens(self, width: int, height: int) -> int:
+        """Prompt tokens of an image of ``width`` x ``height`` pixels, breaks and end included.
+
+        The resizing rule: model reference, section 3.
+        """
+        ratio = max(width / self.max_image_size, height / self.max_image_size, 1.0)
+        columns, rows = (-(-max(round(n / ratio), 1) // self.cell_size) for n in (width, height))
+        return (columns + 1) * rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,10 +67,16 @@ class ImagePreprocessor:
     """
 
     def __init__(
-        self, geometry: ImageGeometry, token_ids: ImageTokenIds, limits: ImageLimits | None = None
+        self,
+        geometry: ImageGeometry,
+        token_ids: ImageTokenIds,
+        limits: ImageLimits | None = None,
+        max_tokens: int | None = None,
     ) -> None:
+        """``max_tokens``: of all images of a prompt together; None: any number."""
         self.geometry = geometry
         self.token_ids = token_ids
+        self._max_tokens = max_tokens
         self.limits = limits if limits is not None else ImageLimits()
         self._encoder = ImageEncoder(
             ImageConfig(
@@ -76,13 +91,21 @@ class ImagePreprocessor:
             ),
         )
 
-    def encode(self, data: bytes, field: str) -> ImageEncoding:
+    def encode(self, data: bytes, field: str, num_before: int = 0) -> ImageEncoding:
         """Tokens and pixels (``[3, height, width]`` float32) of an image file.
 
+        ``num_before``: tokens of the images before it in the prompt.
+
         Raises:
-            InvalidRequestError: The file is refused by ``open_image``; names ``field``.
+            InvalidRequestError: The file is refused by ``open_image``, or has more tokens than the
+                prompt may have, which is found before it is decoded; names ``field``.
         """
         image = open_image(data, field, self.limits)
+        num_tokens = num_before + self.geometry.num_tokens(*image.size)
+        if self._max_tokens is not None and num_tokens > self._max_tokens:
+            problem = f"the images up to here become {num_tokens} tokens, more than the model's"
+            raise InvalidRequestError(field, f"{problem} {self._max_tokens}")
+        load_image(image, field, self.limits)
         try:
             return self._encoder(ImageChunk(image=image))
         except ValueError as error:  # pixels that cannot be turned into RGB
@@ -201,7 +224,10 @@ def images_for_token_ids(
     if len(spans) != len(images):  # before any is decoded
         problem = f"{len(images)} given, but the prompt lays out {len(spans)}"
         raise InvalidRequestError(images_field, problem)
-    pixels = [
-        preprocessor.encode(data, f"{images_field}[{i}]").image for i, data in enumerate(images)
-    ]
+    pixels: list[npt.NDArray[np.float32]] = []
+    num_tokens = 0
+    for i, data in enumerate(images):
+        encoding = preprocessor.encode(data, f"{images_field}[{i}]", num_tokens)
+        num_tokens += len(encoding.tokens)
+        pixels.append(encoding.image)
     return preprocessor.inputs(spans, pixels, images_field)

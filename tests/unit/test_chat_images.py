@@ -13,7 +13,14 @@ from mistral_common.protocol.instruct.chunk import ImageURLChunk
 from PIL import Image
 
 from galerne.errors import ConfigError, InvalidRequestError
-from router.chat.image_files import ImageLimits, open_image, read_data_url
+from router.chat.image_files import (
+    MAX_SIDE,
+    ImageLimits,
+    load_image,
+    open_image,
+    read_data_url,
+    webp_size,
+)
 from router.chat.images import (
     ImageGeometry,
     ImagePreprocessor,
@@ -55,6 +62,46 @@ def png_header(width: int, height: int) -> bytes:
     chunk = struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
     idat = struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
     return b"\x89PNG\r\n\x1a\n" + chunk + idat
+
+
+def webp_bomb(width: int, height: int) -> bytes:
+    """An animation that claims a canvas and holds one small picture."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return name + struct.pack("<I", len(data)) + data + bytes(len(data) % 2)
+
+    def number(value: int) -> bytes:
+        return value.to_bytes(3, "little")
+
+    picture = file_of(Image.new("RGB", (16, 16)), "WEBP", lossless=True)[12:]
+    canvas = chunk(b"VP8X", bytes([2, 0, 0, 0]) + number(width - 1) + number(height - 1))
+    frame = number(0) * 2 + number(15) * 2 + number(10) + bytes(1) + picture
+    body = b"WEBP" + canvas + chunk(b"ANIM", bytes(6)) + chunk(b"ANMF", frame)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def gif_bomb(width: int, height: int) -> bytes:
+    """A GIF that claims a size for a picture of one pixel."""
+    data = bytearray(file_of(Image.new("P", (1, 1)), "GIF"))
+    data[6:10] = struct.pack("<HH", width, height)
+    return bytes(data)
+
+
+def gif_frame_bomb(width: int, height: int) -> bytes:
+    """A GIF of one pixel whose first picture claims a size."""
+    data = bytearray(file_of(Image.new("P", (1, 1)), "GIF"))
+    at = data.index(b",", 13)
+    data[at + 5 : at + 9] = struct.pack("<HH", width, height)
+    return bytes(data)
+
+
+def text_bomb() -> bytes:
+    """A PNG with a compressed text that unpacks to 50 MB."""
+    packed = b"Comment\0\0" + zlib.compress(bytes(50_000_000), 9)
+    chunk = struct.pack(">I", len(packed)) + b"zTXt" + packed
+    chunk += struct.pack(">I", zlib.crc32(b"zTXt" + packed))
+    data = file_of(Image.new("L", (4, 4)))
+    return data[:33] + chunk + data[33:]
 
 
 def layout(width: int, height: int) -> list[int]:
@@ -109,8 +156,78 @@ def test_data_url_gives_its_bytes():
 )
 def test_file_that_is_no_accepted_image_is_refused(data, problem):
     with pytest.raises(InvalidRequestError, match=problem) as caught:
-        open_image(data, "images[0]", LIMITS)
+        load_image(open_image(data, "images[0]", LIMITS), "images[0]", LIMITS)
     assert caught.value.field == "images[0]"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        png_header(60_000, 60_000),
+        png_header(7000, 7000),
+        webp_bomb(7000, 7000),
+        webp_bomb(16_383, 16_383),
+        webp_bomb(65_535, 65_535),
+        gif_bomb(65_535, 65_535),
+        gif_bomb(7000, 7000),
+        gif_frame_bomb(65_535, 65_535),
+        text_bomb(),
+    ],
+    ids=["png", "png small", "webp", "webp full", "webp canvas", "gif", "gif small", "gif frame",
+         "png text"],
+)  # fmt: skip
+def test_bomb_is_refused_before_anything_is_decoded(data, monkeypatch):
+    assert len(data) < 100_000
+    from PIL import Image as module
+    from PIL import ImageFile
+
+    def decode(*_args, **_keys):
+        raise AssertionError("began to decode")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", decode)
+    monkeypatch.setattr(module, "_getdecoder", decode)
+    with pytest.raises(InvalidRequestError, match=r"pixels|damaged"):
+        preprocessor().encode(data, "f")
+
+
+def test_canvas_of_a_webp_file_is_checked_before_its_decoder_is_made(monkeypatch):
+    assert open_image(webp_bomb(100, 90), "f", LIMITS).size == (100, 90)
+    monkeypatch.setattr(Image, "open", None)
+    with pytest.raises(InvalidRequestError, match="16383 x 16383: more than"):
+        open_image(webp_bomb(16_383, 16_383), "f", LIMITS)
+
+
+@pytest.mark.parametrize("options", [{"lossless": True}, {"quality": 50}, {"exif": b"Exif\0\0x"}])
+@pytest.mark.parametrize("size", [(1, 1), (300, 7), (16_383, 2)])
+def test_size_of_a_webp_file_is_what_its_decoder_finds(size, options):
+    data = file_of(Image.new("RGB", size, "red"), "WEBP", **options)
+    assert webp_size(data) == Image.open(io.BytesIO(data)).size == size
+    assert webp_size(file_of()) is webp_size(b"") is None
+
+
+def test_image_that_is_too_long_for_the_resizer_is_refused():
+    line = file_of(Image.new("1", (MAX_SIDE + 1, 1)))
+    with pytest.raises(InvalidRequestError, match="more than 65535 pixels a side"):
+        preprocessor().encode(line, "f")
+    assert preprocessor().encode(file_of(Image.new("1", (MAX_SIDE, 1))), "f").image.shape[1] == 28
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 20_000), st.integers(1, 20_000))
+def test_tokens_of_an_image_are_known_from_its_size(width, height):
+    class Sized:
+        size = (width, height)
+
+    columns, rows = preprocessor()._encoder._image_to_num_tokens(Sized())
+    assert ImageGeometry().num_tokens(width, height) == (columns + 1) * rows
+
+
+def test_images_beyond_the_model_are_refused_before_they_are_decoded(monkeypatch):
+    short = ImagePreprocessor(ImageGeometry(), IDS, max_tokens=20)
+    files = [file_of(noise(56, 56)), file_of(noise(56, 56)), file_of(noise(200, 90))]
+    token_ids = [*layout(2, 2), *layout(2, 2), *layout(8, 4)]
+    with pytest.raises(InvalidRequestError, match=r"^images\[2\]: .* 48 tokens, more than .* 20"):
+        images_for_token_ids(token_ids, files, short)
 
 
 def test_limits_hold_for_files_and_are_checked_when_made():
