@@ -50,7 +50,7 @@ def reference_features(checkpoint, values):
 
     Source: model reference, section 3.
     """
-    vision, w = checkpoint.config.vision, lambda name: checkpoint.dense(name).float()
+    vision, w = checkpoint.config.vision, lambda name: checkpoint.dense(name).to(torch.float32)
 
     def norm(x, name, eps):
         return x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * w(name)

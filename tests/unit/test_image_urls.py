@@ -27,7 +27,7 @@ ALL = ImageUrlPolicy(hosts=("*",))
         ("https://files.org/a.png", "not among the hosts"),
         ("https://example.org@elsewhere.org/a.png", "user or password"),
         ("https://me:secret@example.org/a.png", "user or password"),
-        ("https://elsewhere.org\\@example.org/a.png", ""),
+        ("https://elsewhere.org\\@example.org/a.png", "."),
         ("https://elsewhere.org#@example.org/a.png", "not among the hosts"),
         ("https://elsewhere.org?@example.org/a.png", "not among the hosts"),
         ("ftp://example.org/a.png", "http or https"),
