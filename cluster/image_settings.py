@@ -42,7 +42,7 @@ class ImageSettings(BaseModel):
     patches_per_step: int = Field(
         default=VisionLimits().patches_per_step,
         ge=1,
-        description="patches that a gateway encodes between two steps of the model",
+        description="patches' worth of encoding between two steps of the model",
     )
     patches_per_batch: int = Field(
         default=VisionLimits().patches_per_batch,

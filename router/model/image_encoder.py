@@ -145,14 +145,14 @@ class ImageEncoder:
                     self._to_encode[content_hash] = image
 
     def _advance(self) -> None:
-        left = self._limits.patches_per_step * self._tower.visits_per_patch
+        left = float(self._limits.patches_per_step)
         while left > 0:
             if self._batch is None and not self._begin_batch():
                 return
             assert self._batch is not None
-            visited = self._batch.advance()
-            left -= visited
-            if not visited:
+            worth = self._batch.advance()
+            left -= worth
+            if not worth:
                 self._finish_batch(self._batch)
 
     def _begin_batch(self) -> bool:

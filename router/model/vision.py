@@ -20,7 +20,6 @@ from shards.kernels.row_invariant import on_threads
 from shards.kernels.threads import ONE_THREAD, KernelThreads
 
 QUERY_BLOCK = 256  # patches; part of the arithmetic, for a product's bits may change with its rows
-_MIN_BLOCKS = 4  # of a slice
 
 Pixels: TypeAlias = npt.NDArray[np.float32]  # [3, height, width], sides multiples of a token's
 
@@ -63,11 +62,6 @@ class VisionTower:
         self.rows = VisionRows(checkpoint, dtype)
         self.threads = threads
 
-    @property
-    def visits_per_patch(self) -> int:
-        """How often a batch comes by a patch: to embed it, and twice in every layer."""
-        return 1 + 2 * self.rows.config.num_layers
-
     def token_grid(self, pixels: Pixels) -> tuple[int, int]:
         """Rows and columns of the tokens of an image; 0 x 0 if its shape is that of none."""
         cell = self.rows.config.patch_size * self.rows.config.spatial_merge_size
@@ -106,7 +100,9 @@ class EncodeBatch:
         self._grids = [rows.grid_of(*image.shape[1:]) for image in images]
         sizes = [height * width for height, width in self._grids]
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).tolist()
-        self._slices = cut(sizes, QUERY_BLOCK * max(_MIN_BLOCKS, tower.threads.num_threads))
+        self._sizes = sizes
+        self._max_rows = QUERY_BLOCK * tower.threads.num_threads  # a block for each thread
+        self._slices = cut(sizes, self._max_rows)
         self._patches = torch.cat(
             [rows.patches(torch.from_numpy(np.ascontiguousarray(image))) for image in images]
         )
@@ -120,9 +116,12 @@ class EncodeBatch:
         self._work = self._visits()
 
     @torch.inference_mode()
-    def advance(self) -> int:
-        """Do the next slice; how many rows it had, or 0 when all is done."""
-        return next(self._work, 0)
+    def advance(self) -> float:
+        """Do the next slice; how many patches it was worth, or 0 when all is done.
+
+        A patch is worth its way through the tower without attention.
+        """
+        return next(self._work, 0) / self._rows.patch_products
 
     def abandon(self) -> None:
         """Give up: free what was computed."""
@@ -131,15 +130,21 @@ class EncodeBatch:
     def _visits(self) -> Generator[int, None, None]:
         for part in self._slices:
             self._x[part.rows] = self._rows.embed(self._patches[part.rows])
-            yield part.num_rows
+            yield part.num_rows * self._rows.embed_products
         for layer in range(self._rows.config.num_layers):
             for part in self._slices:  # all keys first: every query looks at the whole image
                 self._store_keys(layer, part)
-                yield part.num_rows
+                yield part.num_rows * self._rows.keys_products
             for part in self._slices:
                 self._apply_layer(layer, part)
-                yield part.num_rows
+                yield part.num_rows * self._rows.layer_products + self._attention(part)
         yield from self._project()
+
+    def _attention(self, part: Slice) -> int:
+        return sum(
+            (stop - start) * self._rows.attention_products(self._sizes[image])
+            for image, start, stop in part.blocks
+        )
 
     def _store_keys(self, layer: int, part: Slice) -> None:
         rows = part.rows
@@ -167,14 +172,13 @@ class EncodeBatch:
         self._x[rows] = self._rows.finish_layer(layer, x, mixed)
 
     def _project(self) -> Generator[int, None, None]:
-        step = QUERY_BLOCK * _MIN_BLOCKS
         for image, (height, width) in enumerate(self._grids):
             x = self._x[self._starts[image] : self._starts[image + 1]]
             merged = self._rows.merge(x, height, width)
             done = []
-            for start in range(0, len(merged), step):
-                done.append(self._rows.project(merged[start : start + step]))
-                yield len(done[-1])
+            for start in range(0, len(merged), self._max_rows):
+                done.append(self._rows.project(merged[start : start + self._max_rows]))
+                yield len(done[-1]) * self._rows.project_products
             self.features.append(torch.cat(done))
 
 

@@ -12,7 +12,7 @@ class VisionLimits:
     """How much a gateway does for images at one time."""
 
     cache_bytes: int = 512 << 20  # of features; those of running requests are among them
-    patches_per_step: int = 1024  # that go through the tower for each step of the model
+    patches_per_step: int = 1024  # worth of work for each step of the model
     patches_per_batch: int = 4096  # of images encoded together; one larger image goes alone
 
     def __post_init__(self) -> None:

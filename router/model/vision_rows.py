@@ -42,6 +42,23 @@ class VisionRows:
         conv = self._w["vision.patch_conv"]
         self._w["vision.patch_conv"] = conv.reshape(len(conv), -1)  # [hidden, channels * p * p]
         self._w |= {name: checkpoint.dense(name).to(torch.float32) for name in norms}
+        # Multiplications for one row, by what is done to it: what a slice of rows costs.
+        self.embed_products = self._products("vision.patch_conv")
+        self.keys_products = self._products(*(f"vision.layers.0.{n}" for n in "kv"))
+        self.layer_products = self._products(
+            *(f"vision.layers.0.{n}" for n in ("q", "o", "gate", "up", "down"))
+        )
+        self.project_products = self._products(*(n for n in names if n.startswith("projector.")))
+
+    @property
+    def patch_products(self) -> int:
+        """Multiplications for one patch on its way through the tower, but for attention."""
+        per_layer = self.keys_products + self.layer_products
+        return self.embed_products + self.config.num_layers * per_layer
+
+    def attention_products(self, num_patches: int) -> int:
+        """Multiplications for one query of an image of so many patches."""
+        return 2 * num_patches * self.config.num_heads * self.config.head_dim
 
     @property
     def tower_size(self) -> int:
@@ -124,6 +141,9 @@ class VisionRows:
         x = self._linear(merged, "projector.merge")
         x = functional.gelu(self._linear(x, "projector.linear_1"))
         return self._linear(x, "projector.linear_2")
+
+    def _products(self, *names: str) -> int:
+        return sum(self._w[name].numel() for name in names)
 
     def _normed(self, layer: int, x: torch.Tensor) -> torch.Tensor:
         weight = self._w[f"vision.layers.{layer}.attention_norm"]

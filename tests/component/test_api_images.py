@@ -70,7 +70,7 @@ async def test_images_of_a_question_and_of_a_tool_result_reach_the_gateway_in_or
 @pytest.mark.parametrize(
     ("data", "limits", "problem"),
     [
-        (gif_bomb(), {}, "65535 x 65535: more than 33554432 pixels"),
+        (gif_bomb(), {}, "more than 33554432 pixels"),
         (file_of((3000, 20)), {"max_pixels": 50_000}, "3000 x 20: more than 50000 pixels"),
         (b"x" * 5000, {"max_bytes": 4000}, "larger than 4000 bytes"),
         (file_of()[:60], {}, "damaged"),
