@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 import psutil
 
 from cluster.actors.launch_spec import LaunchSpec
+from cluster.certificates import read_authorities, read_identity
 from cluster.config import ServeConfig, kv_bytes
 from cluster.demo import MODEL_DIRECTORY, MODEL_NAME
 from cluster.planning.shape import ModelShape, shape_of
 from cluster.presets import PRESETS, PresetInputs, build_topology
 from galerne.errors import ConfigError
+from galerne.internal_tls import InternalTls
 from galerne.topology import LinkTransport, Topology
 from galerne.units import size_text
 from router.gateway.settings import BLOCK_SIZE, DTYPES
@@ -120,6 +123,22 @@ class ServePlan:
     free_bytes: int  # that are left on this machine
 
 
+def internal_tls(config: ServeConfig) -> InternalTls | None:
+    """Certificates of internal ports.
+
+    Raises:
+        ConfigError: They cannot be used; names the file.
+    """
+    told = config.internal_tls
+    if told is None:
+        return None
+    read_identity("internal_tls", told.cert, told.key, datetime.now(tz=UTC))
+    read_authorities("internal_tls.ca", told.ca)
+    files = (path.absolute() for path in (told.cert, told.key, told.ca))
+    cert, key, ca = files
+    return InternalTls(cert=cert, key=key, ca=ca, name=told.name)
+
+
 def plan_serving(
     config: ServeConfig,
     app_name: str,
@@ -142,8 +161,8 @@ def plan_serving(
         num_nodes=num_nodes,
     )
     topology = build_topology(inputs)
-    if num_nodes > 1 and not config.insecure_network:
-        problem = f"the Ray cluster has {num_nodes} nodes and internal links are not encrypted yet"
+    if num_nodes > 1 and config.internal_tls is None and not config.insecure_network:
+        problem = f"the Ray cluster has {num_nodes} nodes and internal_tls is not set"
         raise ConfigError("insecure_network", config.insecure_network, problem)
     max_model_len = min(
         config.max_model_len or DEFAULT_MAX_MODEL_LEN, model.max_position_embeddings
@@ -182,6 +201,7 @@ def plan_serving(
         inputs=inputs,
         expert_bytes=int(held.shape.expert_bytes),
         cluster_token=secrets.token_hex(32),
+        tls=internal_tls(config),
         max_model_len=max_model_len,
         kv_bytes=min(per_gateway, (most + BLOCK_SIZE) * per_token),
         gateway_threads=max(1, num_cores // len(topology.gateways)),

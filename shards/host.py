@@ -10,6 +10,7 @@ import torch
 
 from galerne.clock import MonotonicClock
 from galerne.ids import Epoch, ShardId
+from galerne.internal_tls import InternalTls
 from galerne.loop_thread import grpc_loop
 from shards.bank import ExpertBank
 from shards.checkpoint.open import open_checkpoint
@@ -32,6 +33,7 @@ class ShardSettings:
     numerics_profile: str
     cluster_token: str = field(repr=False)
     epochs: tuple[int, ...]
+    tls: InternalTls | None = None  # None: plain text
     host: str = "127.0.0.1"
     num_threads: int = 1
     core: int | None = None  # where several shards share a host: the number of its own
@@ -83,7 +85,7 @@ class ShardHost:
                 settings.epochs,
                 checkpoint.bytes_read,
             )
-            return server, await server.start(settings.host)
+            return server, await server.start(settings.host, tls=settings.tls)
 
         self._server, port = grpc_loop().run(serve(), _TIMEOUT_S)
         self.address = f"{settings.host}:{port}"

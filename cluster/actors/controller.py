@@ -94,7 +94,7 @@ class Controller:
         self._metrics = ControlMetrics()
         self._events = EventLog(lambda kind, part: self._metrics.events.labels(kind, part).inc())
         self._health = HealthBook()
-        calls = calls or PartClients(spec.cluster_token, self._members.address_of)
+        calls = calls or PartClients(spec.cluster_token, self._members.address_of, spec.tls)
         self._calls = calls
         self._conductor = TopologyConductor(spec.topology, calls, self._members, self._events)
         self._keeper = ExpertKeeper(
@@ -367,6 +367,10 @@ class Controller:
     async def roster(self, with_metrics: bool = False) -> Roster:
         """Gateways and shards that live; facts and metrics of every part if asked for."""
         return await self._view.roster(with_metrics=with_metrics)
+
+    async def note_metrics(self, process: str, text: bytes) -> None:
+        """Metrics of a process beside the parts, until it says something else."""
+        self._view.beside[process] = text
 
     def _metrics_text(self) -> bytes:
         metrics = self._metrics

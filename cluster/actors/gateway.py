@@ -32,6 +32,7 @@ class Gateway:
                 dense=spec.dense,
                 topology=reporter.start_topology(first),
                 cluster_token=spec.cluster_token,
+                tls=spec.tls,
                 max_model_len=spec.max_model_len,
                 kv_bytes=spec.kv_bytes,
                 num_threads=spec.gateway_threads,

@@ -8,6 +8,7 @@ from pathlib import Path
 from cluster.control.scaling_plan import ScalingPlan
 from cluster.control.standing import Spread
 from cluster.presets import PresetInputs
+from galerne.internal_tls import InternalTls
 from galerne.topology import Topology
 from router.model.vision_limits import VisionLimits
 from shards.kernels.formats import WeightFormat
@@ -29,6 +30,7 @@ class LaunchSpec:
     inputs: PresetInputs  # for the others
     expert_bytes: int  # of one expert of one layer, as it is held
     cluster_token: str = field(repr=False)
+    tls: InternalTls | None = None  # of internal ports; None: plain text
     max_model_len: int
     kv_bytes: int  # per gateway
     gateway_threads: int

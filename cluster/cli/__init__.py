@@ -7,6 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
+from cluster.cli.certs import certs
 from cluster.cli.chat import chat
 from cluster.cli.demo import demo
 from cluster.cli.demo_eval import demo_eval
@@ -42,6 +43,7 @@ for command in (
     explain,
     decisions,
     replay,
+    certs,
     events,
     drain,
 ):

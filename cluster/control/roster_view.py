@@ -50,6 +50,7 @@ class RosterView:
         self._members = members
         self._ask = describe
         self._metrics_text = metrics_text
+        self.beside: dict[str, bytes] = {}  # metrics of processes that are no parts
         self._loops = loops
         self._now_s = now_s
         self._born_s = now_s()
@@ -77,6 +78,7 @@ class RosterView:
             process_metrics={
                 "controller": self._metrics_text(),
                 **{part: facts["metrics"] for part, facts in described.items()},
+                **self.beside,
             }
             if with_metrics
             else {},

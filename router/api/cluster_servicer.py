@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 
 from galerne.v1 import cluster_pb2 as pb
 from galerne.v1 import cluster_pb2_grpc
@@ -37,6 +41,7 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
     ) -> pb.TopologyInfo:
         """Begins a change."""
         async with Aborting(context):
+            self._frontend.access.note_action("SetTopology", asked=_plain(request))
             topology: pb.TopologyInfo = message_of(
                 await self._cluster.set_topology(wish_of(request))
             )
@@ -97,6 +102,16 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
             async for progress in self.stream_drain(request):
                 yield progress
 
-    def stream_drain(self, request: pb.DrainRequest) -> AsyncGenerator[pb.DrainProgress, None]:
+    async def stream_drain(
+        self, request: pb.DrainRequest
+    ) -> AsyncGenerator[pb.DrainProgress, None]:
         """The same, for a transport with a context of its own."""
-        return drain(self._frontend, request)
+        self._frontend.access.note_action("Drain", asked=_plain(request))
+        async with aclosing(drain(self._frontend, request)) as progress:
+            async for message in progress:
+                yield message
+
+
+def _plain(request: Message) -> dict[str, object]:
+    fields: dict[str, object] = MessageToDict(request, preserving_proto_field_name=True)
+    return fields

@@ -14,7 +14,7 @@ from galerne.errors import GalerneError
 from router.api.cluster_port import ClusterPort
 from router.api.errors import ModelNotFoundError
 from router.api.frontend import Frontend
-from router.api.http_cluster import add_cluster_routes
+from router.api.http_cluster import add_cluster_routes, peer_of
 from router.api.http_errors import add_error_handlers
 from router.api.http_generate import GenerationRoutes
 from router.api.http_pages import add_chat_page
@@ -74,7 +74,9 @@ class InfoRoutes:
         Raises:
             UnauthenticatedError: No key, or a wrong one.
         """
-        self._frontend.keys.check(request.headers.get("authorization"))
+        self._frontend.access.enter(
+            request.url.path, request.headers.get("authorization"), peer_of(request)
+        )
 
     async def models(self) -> Response:
         """GET /v1/models."""

@@ -8,11 +8,13 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from functools import partial
 
 import grpc
 
 from galerne.errors import GalerneError, NotServingError
 from galerne.ids import GatewayId
+from galerne.internal_tls import InternalTls
 from galerne.v1 import internal_pb2 as internal
 from router.engine.gateway_port import ClusterFacts, GatewayLoad, HeldStream, ModelFacts
 from router.engine.request import GenerationRequest, TokenDelta
@@ -47,15 +49,16 @@ class GatewayPool:
         cluster_token: str,
         failover_wait_s: float = FAILOVER_WAIT_S,
         on_stream_moved: Callable[[], None] = lambda: None,
-        create_member: Callable[[GatewayId, str, str], Member] = Member,
+        create_member: Callable[[GatewayId, str, str], Member] | None = None,
         now_s: Callable[[], float] = time.monotonic,
         wake_wait_s: float = WAKE_WAIT_S,
+        tls: InternalTls | None = None,
     ) -> None:
         """``failover_wait_s``: how long a stream waits for a gateway when the last one is lost.
 
         ``wake_wait_s``: the same where the cluster has scaled to zero, and loads the model anew.
         """
-        self._create_member = create_member
+        self._create_member = create_member or partial(Member, tls=tls)
         self._now_s = now_s
         self._directory = directory
         self._token = cluster_token
@@ -344,11 +347,12 @@ class GatewayPool:
     async def _follow(self, wanted: Mapping[GatewayId, str]) -> None:
         for known in (self._members, self._aside):
             for gateway, member in list(known.items()):
-                if wanted.get(gateway) != member.address:
+                has_moved = wanted.get(gateway) != member.address
+                if has_moved or member.is_outdated:
                     logger.info("gateway_left gateway=%s address=%s", gateway, member.address)
                     del known[gateway]
                     await member.leave()
-                    if gateway in wanted:
+                    if gateway in wanted and has_moved:
                         member.drop_calls()  # it was replaced, and will end when it learns of it
         for gateway, address in wanted.items():
             if gateway not in self._members and gateway not in self._aside:

@@ -9,6 +9,7 @@ import torch
 
 from galerne.errors import ConfigError
 from galerne.ids import GatewayId
+from galerne.internal_tls import InternalTls
 from galerne.topology import Topology
 from router.exchange.deadline import ExchangeConfig
 from router.model.vision_limits import VisionLimits
@@ -29,6 +30,7 @@ class GatewaySettings:
     numerics: str  # bf16: the serving mode; fp32: the same path in float32
     topology: Topology
     cluster_token: str = field(repr=False)
+    tls: InternalTls | None = None  # with shards and frontends; None: plain text
     max_model_len: int
     kv_bytes: int  # of the latent cache
     max_waiting: int = 1024
