@@ -155,7 +155,8 @@ def announce(server: Server, console: Console) -> None:
         Console(stderr=True).print(f"Ray dashboard {server.dashboard_url}", highlight=False)
     console.print(
         f"ready: {server.plan.spec.model_name} on {' and '.join(server.urls)} "
-        f"({topology.mode.value}, {len(topology.gateways)} gateway(s), {len(topology.shards)} shard(s) by {topology.transport.value}, "
+        f"({topology.mode.value}, {len(topology.gateways)} gateway(s), "
+        f"{len(topology.shards)} shard(s) by {topology.transport.value}, "
         f"{ingress.mode})",
         highlight=False,
         markup=False,

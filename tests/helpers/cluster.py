@@ -29,12 +29,14 @@ class Shards:
         held=WeightFormat.BF16,
         only=None,
         profile=PROFILE,
+        tls=None,
     ):
         self.shape = shape
         self.dtype = dtype
         self.held = held
         self.path = path or FIXTURES / name
         self.profile = profile
+        self.tls = tls
         self.hosts = {}
         for shard in only or shape.shards:
             self.start(shard)
@@ -49,6 +51,7 @@ class Shards:
             numerics_profile=self.profile,
             cluster_token=TOKEN,
             epochs=(self.shape.epoch,),
+            tls=self.tls,
         )
         self.hosts[shard] = ShardHost(settings)
 
@@ -64,8 +67,8 @@ class Shards:
             self.stop(shard)
 
 
-def create_shm(shards, greeting, token, book, config=None):
-    return ShmTransport(shards, greeting, token, book, RING_BYTES, config)
+def create_shm(shards, greeting, token, book, config=None, tls=None):
+    return ShmTransport(shards, greeting, token, book, RING_BYTES, config, tls)
 
 
 def hello(source, shape, incarnation=7):
