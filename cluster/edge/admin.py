@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from pathlib import Path
 
 from galerne.errors import GalerneError
 
 _TIMEOUT_S = 5.0
+_BLOCK = re.compile(r"-----BEGIN ([A-Z ]+)-----\n(?:[A-Za-z0-9+/=]+\n)+-----END \1-----")
 
 
 class EdgeError(GalerneError):
@@ -45,19 +47,29 @@ def replace_file(path: Path, kind: str, name: Path, pem: bytes) -> None:
 
     Args:
         path: The socket.
-        kind: ``cert`` or ``ca-file``.
+        kind: ``cert``: a certificate, those up to its CA, and the key; or ``ca-file``.
         name: The file, as the configuration has it.
         pem: Its content.
 
     Raises:
         EdgeError: HAProxy refuses it; the old content stays.
     """
-    # A blank line ends what is given to a command.
-    lines = [line for line in pem.decode("ascii", errors="replace").splitlines() if line.strip()]
-    told = ask(path, f"set ssl {kind} {name} <<\n" + "\n".join(lines) + "\n")
-    if "ransaction" not in told:
-        raise EdgeError(f"{kind}: {told.strip()[:200]}")
-    told = ask(path, f"commit ssl {kind} {name}")
-    if "Success" not in told:
-        ask(path, f"abort ssl {kind} {name}")
-        raise EdgeError(f"{kind}: {told.strip()[:200]}")
+    # A command fits in one buffer of HAProxy: CAs, which may be many, go by several.
+    parts = blocks(pem) if kind == "ca-file" else ["".join(blocks(pem))]
+    told = ""
+    for verb, part in zip(("set", *("add",) * len(parts)), parts, strict=False):
+        told = ask(path, f"{verb} ssl {kind} {name} <<\n{part}")
+        if " created for " not in told and " updated for " not in told:
+            break
+    else:
+        told = ask(path, f"commit ssl {kind} {name}")
+        if "Success" in told:
+            return
+    ask(path, f"abort ssl {kind} {name}")
+    raise EdgeError(f"{kind}: {told.strip()[:200]}")
+
+
+def blocks(pem: bytes) -> list[str]:
+    """The objects of a PEM file, without what lies between them. Pure."""
+    text = pem.decode("ascii", errors="replace").replace("\r\n", "\n")
+    return [f"{match[0]}\n" for match in _BLOCK.finditer(text)]

@@ -25,7 +25,7 @@ from cluster.edge.config import (
     edge_config,
 )
 from cluster.edge.metrics import EdgeMetrics
-from galerne.errors import GalerneError
+from galerne.errors import ConfigError
 from galerne.file_watch import FileWatch
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ _READY_S = 10.0
 _POLL_S = 0.02
 _RETRY_S = 1.0  # between starts of one that dies at once
 _END_S = 5.0
+_DEATH_POLL_S = 0.1
+_MAX_MISSES = 3  # answers that did not come, one after the other: it hangs
 
 
 class TlsFiles(NamedTuple):
@@ -87,6 +89,8 @@ class Edge:
         self._write(CONFIG_FILE, edge_config(settings, directory).encode())
         self._child: subprocess.Popen[bytes] | None = None
         self._failure = ""
+        self._num_misses = 0
+        self._is_pending = False  # new certificates that were not taken yet
         self._is_up, self._is_leaving = threading.Event(), threading.Event()
         # The kernel ends a child with the thread that started it: this one starts all of them.
         self._thread = threading.Thread(target=self._run, name="tls-edge", daemon=True)
@@ -154,22 +158,48 @@ class Edge:
         assert self._child is not None
         end_s = time.monotonic() + self._period_s
         while time.monotonic() < end_s:
-            if self._child.poll() is not None or self._is_leaving.wait(_POLL_S):
+            wait_s = min(_DEATH_POLL_S, self._period_s)
+            if self._child.poll() is not None or self._is_leaving.wait(wait_s):
                 return True
         return False
 
     def _look(self) -> None:
-        if self._watch.look():
-            try:
-                self._take(self._read())
-            except GalerneError as error:  # the old ones go on
-                self.metrics.changes.labels("refused").inc()
-                logger.error("tls_certificate_not_taken reason=%s", error)  # noqa: TRY400
-            else:
-                self.metrics.changes.labels("taken").inc()
-                logger.warning("tls_certificate_taken")
+        self._check_alive()
+        self._is_pending = self._watch.look() or self._is_pending
+        if self._is_pending:
+            self._renew()
         self.metrics.looks.inc()
-        self._on_metrics(self.metrics.text())
+        try:
+            self._on_metrics(self.metrics.text())
+        except Exception as error:  # noqa: BLE001 - a border: who is told must not end the edge
+            logger.warning("tls_edge_metrics_not_told reason=%s", error)
+
+    def _check_alive(self) -> None:
+        try:
+            ask(self._directory / SOCKET_FILE, "show info")
+        except EdgeError as error:
+            self._num_misses += 1
+            self.metrics.up.set(0)
+            if self._num_misses >= _MAX_MISSES and self._child is not None:
+                logger.warning("tls_edge_hangs pid=%d reason=%s", self._child.pid, error)
+                self._child.kill()
+        else:
+            self._num_misses = 0
+            self.metrics.up.set(1)
+
+    def _renew(self) -> None:
+        try:
+            self._take(self._read())
+        except ConfigError as error:  # the old ones go on
+            self._is_pending = False
+            self.metrics.changes.labels("refused").inc()
+            logger.error("tls_certificate_not_taken reason=%s", error)  # noqa: TRY400
+        except EdgeError as error:  # HAProxy may be away: again at the next look
+            logger.warning("tls_certificate_not_taken_yet reason=%s", error)
+        else:
+            self._is_pending = False
+            self.metrics.changes.labels("taken").inc()
+            logger.warning("tls_certificate_taken")
 
     def _take(self, pem_by_name: dict[str, bytes]) -> None:
         """To the running one first, then to the files, for the next one."""

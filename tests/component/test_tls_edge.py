@@ -12,6 +12,7 @@ import openai
 import psutil
 import pytest
 
+from cluster.certificates import SmallAuthority
 from cluster.edge.keeper import TlsFiles
 from galerne.errors import ConfigError
 from galerne.v1 import inference_pb2 as pb
@@ -274,9 +275,10 @@ async def test_new_certificates_are_taken_without_a_reload_and_open_streams_go_o
             with pytest.raises(httpx.TransportError):
                 await status(edge, certificates.context(newcomers.issue("client")))
             certificates.issue("server")
-            certificates.ca.write_bytes(
-                certificates.authority.certificate + newcomers.authority.certificate
-            )
+            # More of them than one command of HAProxy takes.
+            others = b"".join(SmallAuthority(1).certificate for _ in range(40))
+            known = certificates.authority.certificate + newcomers.authority.certificate
+            certificates.ca.write_bytes(known + others)
             await until(lambda: CERT_TAKEN(edge) >= 1)
             newcomer = newcomers.directory / "client.pem", newcomers.directory / "client-key.pem"
             await until_status(edge, certificates.context(newcomer))
