@@ -133,6 +133,7 @@ class Edge:
 
     def _start(self) -> None:
         """Start it and wait until it answers; only the first failure is told to who waits."""
+        self._num_misses = 0
         with (self._directory / LOG_FILE).open("wb") as log:
             self._child = subprocess.Popen(
                 ends_with_us(self._binary, "-db", "-f", str(self._directory / CONFIG_FILE)),
