@@ -22,6 +22,7 @@ from helpers.api_servers import (
 )
 from helpers.explained import FakeController, decided
 from helpers.fake_gateway import Answer, FakeGateway
+from helpers.resuming import read_rest
 from router.api import sse
 from router.api.audit import AuditLog
 from router.api.inputs import ApiLimits
@@ -70,7 +71,7 @@ async def test_tokens_of_a_stream_are_charged_and_its_place_is_free_at_its_end()
         with pytest.raises(grpc.aio.AioRpcError, match="concurrency limit 1"):
             await stub.GenerateOnce(request(), metadata=key_of("k"))
         run.end()
-        assert [e.WhichOneof("event") async for e in call][-1] == "usage"
+        assert (await read_rest(call))[-1].HasField("usage")
         with pytest.raises(grpc.aio.AioRpcError, match="tokens_per_min limit 20"):
             await stub.GenerateOnce(request(), metadata=key_of("k"))
 
@@ -87,7 +88,7 @@ async def test_nobody_ends_the_request_of_another_but_an_operator():
             abort = pb.AbortRequest(request_id=ending)
             assert not (await stub.Abort(abort, metadata=key_of("other"))).was_running
             assert (await stub.Abort(abort, metadata=key_of(ending))).was_running
-            assert [e.WhichOneof("event") async for e in call][-1] == "usage"
+            assert (await read_rest(call))[-1].HasField("usage")
 
 
 async def test_the_cluster_is_changed_with_an_admin_key_only_and_the_log_says_by_whom(tmp_path):

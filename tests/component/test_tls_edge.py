@@ -19,12 +19,15 @@ from galerne.v1 import inference_pb2 as pb
 from galerne.v1 import inference_pb2_grpc
 from helpers.api_servers import ids_of, make_frontend
 from helpers.fake_gateway import Answer, FakeGateway
+from helpers.resuming import read_rest
 from helpers.tls import Certificates, edge_before, sample
 from helpers.waiting import until
 from router.api.audit import AuditLog
 from router.api.keys import ApiKeys
 
 BODY = {"model": "fake", "prompt": "x", "stream": True, "max_tokens": 4000}
+# With TLS 1.3 the refusal comes after the handshake, and httpx lets it through as it is.
+REFUSED = (httpx.TransportError, ssl.SSLError)
 CERT_TAKEN = partial(sample, name="galerne_tls_certificate_changes_total", outcome="taken")
 CERT_REFUSED = partial(sample, name="galerne_tls_certificate_changes_total", outcome="refused")
 
@@ -108,7 +111,7 @@ async def test_clients_must_show_a_certificate_that_holds_where_it_is_asked_for(
             await asyncio.wait_for(channel.channel_ready(), 10)
         expired = certificates.issue("late", days=-1)
         for bad in (None, strangers.issue("client"), expired):
-            with pytest.raises(httpx.TransportError):
+            with pytest.raises(REFUSED):
                 await status(edge, certificates.context(bad))
             async with grpc.aio.secure_channel(
                 edge.grpc, credentials(certificates, bad)
@@ -252,7 +255,7 @@ async def test_a_stream_that_says_nothing_for_long_is_not_given_up(certificates,
         for run in runs:
             run.emit(6)
             run.end()
-        assert [e.WhichOneof("event") async for e in call][-1] == "usage"
+        assert (await read_rest(call))[-1].HasField("usage")
         assert (await posting).text.endswith("data: [DONE]\n\n")
 
 
@@ -272,7 +275,7 @@ async def test_new_certificates_are_taken_without_a_reload_and_open_streams_go_o
             run = await gateway.next_run()
             run.emit(5)
             await call.read()
-            with pytest.raises(httpx.TransportError):
+            with pytest.raises(REFUSED):
                 await status(edge, certificates.context(newcomers.issue("client")))
             certificates.issue("server")
             # More of them than one command of HAProxy takes.
@@ -284,7 +287,7 @@ async def test_new_certificates_are_taken_without_a_reload_and_open_streams_go_o
             await until_status(edge, certificates.context(newcomer))
             run.emit(6)
             run.end()
-            assert [e.WhichOneof("event") async for e in call][-1] == "usage"
+            assert (await read_rest(call))[-1].HasField("usage")
         assert edge.keeper.pid == pid
         assert sample(edge, "galerne_tls_edge_restarts_total") == 0
 
@@ -295,7 +298,7 @@ async def until_status(edge, context, timeout_s=10.0):
         while True:
             try:
                 assert await status(edge, context) == 200
-            except httpx.TransportError:
+            except REFUSED:
                 await asyncio.sleep(0.05)
             else:
                 return
