@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
 from datetime import UTC, datetime
-from logging.handlers import WatchedFileHandler
 from pathlib import Path
 
 from galerne.clock import Clock, MonotonicClock
@@ -17,6 +15,7 @@ from router.api.key_limits import Budget
 REFUSALS_PER_MIN = 600  # who tries keys must not fill the disk
 
 _fallback = logging.getLogger("galerne.audit")
+logger = logging.getLogger(__name__)
 
 
 class AuditLog:
@@ -26,13 +25,18 @@ class AuditLog:
     """
 
     def __init__(self, path: Path | None = None, clock: Clock | None = None) -> None:
-        """The file is made for its owner alone, and opened again when it was moved away.
+        """The file is made for its owner alone.
 
         Raises:
-            ConfigError: It cannot be opened.
+            ConfigError: It cannot be written.
         """
+        self._path = path
+        if path is not None:
+            try:
+                _append(path, "")
+            except OSError as error:
+                raise ConfigError("audit_log", path, str(error)) from error
         self.has_requests = path is not None
-        self._emit = _fallback.log if path is None else _writer_to(path)
         self._clock = clock if clock is not None else MonotonicClock()
         self._refusals = Budget(REFUSALS_PER_MIN, self._clock.now_s())
         self._num_left_out = 0
@@ -74,17 +78,21 @@ class AuditLog:
 
     def _write(self, level: int, event: str, **fields: object) -> None:
         now = datetime.now(tz=UTC).isoformat(timespec="milliseconds")
-        self._emit(level, json.dumps({"at": now, "event": event, **fields}))
+        line = json.dumps({"at": now, "event": event, **fields})
+        if self._path is None:
+            _fallback.log(level, "%s", line)
+            return
+        try:
+            _append(self._path, line + "\n")
+        except OSError as error:  # a full disk must not end what is served
+            logger.error("audit_not_written reason=%s line=%s", error, line)  # noqa: TRY400
 
 
-def _writer_to(path: Path) -> Callable[[int, str], None]:
-    try:
-        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600))
-        handler = WatchedFileHandler(path, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError("audit_log", path, str(error)) from error
+def _append(path: Path, line: str) -> None:
+    """Open it each time: whoever rotates the file need not tell us.
 
-    def write(level: int, line: str) -> None:
-        handler.handle(logging.makeLogRecord({"levelno": level, "msg": line}))
-
-    return write
+    Raises:
+        OSError: It cannot be written.
+    """
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a") as file:
+        file.write(line)
