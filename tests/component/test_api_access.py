@@ -22,6 +22,7 @@ from helpers.api_servers import (
 from helpers.explained import FakeController, decided
 from helpers.fake_gateway import Answer, FakeGateway
 from helpers.resuming import read_rest
+from helpers.waiting import small_window
 from router.api import sse
 from router.api.audit import AuditLog
 from router.api.inputs import ApiLimits
@@ -173,9 +174,8 @@ async def test_a_client_that_does_not_read_is_given_up_and_its_request_ended(mon
     )
     gateway = FakeGateway()
     async with http_served(make_frontend(gateway)) as url:
-        host, port = url.removeprefix("http://").split(":")
-        # A small window: what a client does not take must not fit in the kernel's buffers.
-        reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
+        port = url.rpartition(":")[2]
+        reader, writer = await asyncio.open_connection(sock=small_window(int(port)), limit=1024)
         body = json.dumps(
             {"model": "fake", "prompt": "x", "stream": True, "max_tokens": 4000}
         ).encode()

@@ -21,7 +21,7 @@ from helpers.api_servers import ids_of, make_frontend
 from helpers.fake_gateway import Answer, FakeGateway
 from helpers.resuming import read_rest
 from helpers.tls import Certificates, edge_before, sample
-from helpers.waiting import until
+from helpers.waiting import small_window, until
 from router.api.audit import AuditLog
 from router.api.keys import ApiKeys
 
@@ -215,7 +215,10 @@ async def test_a_client_that_does_not_read_is_given_up_and_its_request_ended(
     files = certificates.edge_files()
     async with edge_before(make(gateway), files, tmp_path, client_timeout_s=0.5) as edge:
         reader, writer = await asyncio.open_connection(
-            "127.0.0.1", edge.port, ssl=certificates.context(), limit=1024
+            sock=small_window(edge.port),
+            ssl=certificates.context(),
+            server_hostname="localhost",
+            limit=1024,
         )
         request = httpx.Request("POST", f"{edge.http}/v1/completions", json=BODY)
         head = f"POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Length: {len(request.content)}"
