@@ -13,8 +13,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from cluster.image_settings import ImageSettings
 from cluster.planning.scaler_config import ScalerConfig
 from galerne.errors import ConfigError
-from router.api.image_urls import ImageUrlPolicy
 from galerne.internal_tls import DEFAULT_NAME
+from router.api.image_urls import ImageUrlPolicy
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(k|m|g|ki|mi|gi)?b?", re.IGNORECASE)
