@@ -105,11 +105,8 @@ class Controller:
             lambda: self._conductor.current, calls, self._members, spec.expert_bytes, now_s=now_s
         )
         self._demand = DemandBook(now_s)
-        self._view = RosterView(
-            *(self._conductor, self._members, self._describe, self._metrics_text),
-            loops=lambda: self._loops,
-            now_s=now_s,
-        )
+        view = (self._conductor, self._members, self._describe, self._metrics_text)
+        self._view = RosterView(*view, loops=lambda: self._loops, now_s=now_s)
         self._changes = Changes(
             spec.inputs, self._conductor, self._members, self._balancer, self._events
         )
