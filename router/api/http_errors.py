@@ -71,7 +71,7 @@ async def _on_galerne_error(_request: Request, error: Exception) -> Response:
         headers["Retry-After"] = str(seconds)
     if isinstance(error, UnauthenticatedError):
         headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, BodyTooLargeError | BodyTooSlowError):
+    if isinstance(error, BodyTooSlowError):
         headers["Connection"] = "close"  # what is still to come is not waited for
     return JSONResponse(error_body(error), http_status(error), headers)
 
