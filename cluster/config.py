@@ -15,6 +15,7 @@ from cluster.planning.scaler_config import ScalerConfig
 from galerne.errors import ConfigError
 from galerne.internal_tls import DEFAULT_NAME
 from router.api.image_urls import ImageUrlPolicy
+from router.engine.speculation.policy import MAX_DRAFT_TOKENS
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(k|m|g|ki|mi|gi)?b?", re.IGNORECASE)
@@ -201,6 +202,18 @@ class ServeConfig(BaseModel):
     )
     insecure_network: bool = Field(
         False, description="let internal plaintext ports leave the host (several nodes)"
+    )
+    speculative: Literal["auto", "off", "ngram", "eagle"] = Field(
+        "auto",
+        description="guesses at the next tokens, verified many at a time; changes no token. auto: "
+        "by the model's Eagle head, or by n-grams of the text, while measured times and "
+        "acceptance say that it pays; ngram, eagle: always",
+    )
+    num_draft_tokens: int = Field(
+        4, ge=1, le=MAX_DRAFT_TOKENS, description="guesses per sequence and step, at most"
+    )
+    draft_model: Path | None = Field(
+        None, description="directory of the Eagle head; unset: eagle in the checkpoint's"
     )
     record: Path | None = Field(
         None,

@@ -20,10 +20,12 @@ from galerne.errors import ConfigError
 from galerne.internal_tls import InternalTls
 from galerne.topology import LinkTransport, Topology
 from galerne.units import size_text
-from router.gateway.settings import BLOCK_SIZE, DTYPES
+from router.gateway.settings import BLOCK_SIZE, DTYPES, SpeculationSettings
+from router.gateway.speculate import find_head, head_bytes_per_block
 from router.model.kv_cache import PagedLatentCache
 from router.model.native_layers import takes
 from shards.checkpoint.config import ModelConfig
+from shards.checkpoint.eagle import EagleCheckpoint
 from shards.checkpoint.open import open_checkpoint
 from shards.cores import available_cores
 from shards.kernels.formats import FORMATS, WeightFormat
@@ -112,6 +114,23 @@ def held_formats(config: ServeConfig, model: ModelConfig) -> tuple[WeightFormat,
     return experts, weight_format(config, "dense", dense)
 
 
+def held_speculation(
+    config: ServeConfig, held: HeldModel
+) -> tuple[SpeculationSettings, EagleCheckpoint | None]:
+    """Who will guess, and the head that does, if one does.
+
+    Raises:
+        ConfigError: A head is asked for, and there is none.
+        CheckpointError: It cannot be used with this model.
+    """
+    settings = SpeculationSettings(
+        speculative=config.speculative,
+        num_draft_tokens=config.num_draft_tokens,
+        draft_model=None if config.draft_model is None else config.draft_model.resolve(),
+    )
+    return settings, find_head(settings, held.path, held.config)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServePlan:
     """What ``galerne serve`` is going to start."""
@@ -178,6 +197,8 @@ def plan_serving(
         raise ConfigError("model", path, text)
     per_gateway = kv_bytes(config.kv_memory, free) // len(topology.gateways)
     per_token = PagedLatentCache.bytes_per_block(model, BLOCK_SIZE, DTYPES[config.numerics])
+    speculation, head = held_speculation(config, held)
+    per_token += head_bytes_per_block(head, DTYPES[config.numerics])
     per_token //= BLOCK_SIZE
     # The cache stays as it is when the mode changes: it is made for the one with most sequences.
     num_seqs = max(topology.max_num_seqs, *(preset.max_num_seqs for preset in PRESETS.values()))
@@ -209,6 +230,7 @@ def plan_serving(
         shard_threads=1,
         is_one_node=num_nodes == 1,
         vision=config.images.vision,
+        speculation=speculation,
         record=None if config.record is None else config.record.resolve(),
     )
     return ServePlan(

@@ -40,6 +40,7 @@ class Gateway:
                 host=bind_host(spec),
                 vision=spec.vision,
                 record=spec.record,
+                speculation=spec.speculation,
             )
             book = RayAddressBook(spec.controller_name, NAMESPACE)
             self._host = GatewayHost(settings, book, reporter.progress, reporter.wake)

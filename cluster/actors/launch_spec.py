@@ -10,6 +10,7 @@ from cluster.control.standing import Spread
 from cluster.presets import PresetInputs
 from galerne.internal_tls import InternalTls
 from galerne.topology import Topology
+from router.gateway.settings import SpeculationSettings
 from router.model.vision_limits import VisionLimits
 from shards.kernels.formats import WeightFormat
 
@@ -41,6 +42,7 @@ class LaunchSpec:
     is_auto: bool = False  # the autoscaler chooses the topology from the start
     spread: Spread | None = None  # of the first topology; None: as parts fit
     vision: VisionLimits = field(default_factory=VisionLimits)
+    speculation: SpeculationSettings = field(default_factory=SpeculationSettings)
     record: Path | None = None  # on every gateway's host: where its runs are recorded
 
     @property

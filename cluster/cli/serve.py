@@ -77,6 +77,9 @@ def serve(
     insecure_network: Annotated[
         bool | None, _option("insecure_network", "--insecure-network")
     ] = None,
+    speculative: Annotated[str | None, _option("speculative")] = None,
+    num_draft_tokens: Annotated[int | None, _option("num_draft_tokens")] = None,
+    draft_model: Annotated[Path | None, _option("draft_model")] = None,
     record: Annotated[Path | None, _option("record")] = None,
     drain_s: Annotated[float | None, _option("drain_s")] = None,
     start_timeout_s: Annotated[float | None, _option("start_timeout_s")] = None,

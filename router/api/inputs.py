@@ -44,6 +44,7 @@ class SamplingFields(TypedDict, total=False):
     n: int
     logprobs: int
     prompt_logprobs: int
+    speculative: bool
 
 
 class Resumable(NamedTuple):

@@ -80,7 +80,8 @@ class PagedRunner:
         self.cache = cache
         self.exchange = exchange
         self.timer = LayerTimer()
-        self._decoder = decoder
+        self.decoder = decoder
+        self.states: torch.Tensor | None = None  # [T, H] normed, of the newest step's tokens
         self.images = None if tower is None else ImageEncoder(tower, vision)
         self.num_micro_batches = num_micro_batches
 
@@ -98,13 +99,15 @@ class PagedRunner:
         groups = split_evenly(chunks, self.num_micro_batches)
         with self.timer.part("embed"):
             micros = [self._micro_batch(group) for group in groups]
-        states = self._decoder.forward(micros, self.exchange, self.timer)
+        states = self.decoder.forward(micros, self.exchange, self.timer)
         with self.timer.part("head"):
+            whole = [x[: m.batch.num_tokens] for x, m in zip(states, micros, strict=True)]
+            self.states = whole[0] if len(whole) == 1 else torch.cat(whole)
             wanted = [x[m.batch.logit_rows] for x, m in zip(states, micros, strict=True)]
             hidden = torch.cat(wanted)
             if not len(hidden):
-                return np.zeros((0, self._decoder.config.vocab_size), dtype=np.float32)
-            logits: Logits = self._decoder.logits(hidden).numpy()
+                return np.zeros((0, self.decoder.config.vocab_size), dtype=np.float32)
+            logits: Logits = self.decoder.logits(hidden).numpy()
             return logits
 
     @torch.inference_mode()
@@ -134,7 +137,7 @@ class PagedRunner:
             ],
             self.cache,
         )
-        micro = self._decoder.micro_batch(batch, self.cache)
+        micro = self.decoder.micro_batch(batch, self.cache)
         first = 0
         for chunk in chunks:
             if chunk.images:
