@@ -15,10 +15,17 @@ class Ending(NamedTuple):
     stop_token_id: int | None = None
 
 
-def ending_of(sequence: Sequence, eos_token_id: int) -> Ending | None:
-    """Whether the token just appended ends the sequence. Stop strings are the frontend's."""
+def ending_of(
+    sequence: Sequence, eos_token_id: int, *, is_grammar_ended: bool = False
+) -> Ending | None:
+    """Whether the token just appended ends the sequence. Stop strings are the frontend's.
+
+    The end of a grammar ends it whatever ``min_tokens`` and ``ignore_eos`` say: nothing may follow.
+    """
     params = sequence.request.sampling
     token = sequence.token_ids[-1]
+    if is_grammar_ended:
+        return Ending(FinishReason.STOP, token)
     if sequence.num_generated >= params.min_tokens:
         if token == eos_token_id and not params.ignore_eos:
             return Ending(FinishReason.STOP, token)

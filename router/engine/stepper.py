@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from galerne.errors import GalerneError
+from router.engine.guide import Guide, GuideError, Mask
 from router.engine.logprobs import prompt_logprobs_rows
 from router.engine.outcome import ending_of
 from router.engine.penalties import PenaltyState, needs_penalties
 from router.engine.plan import StepEntry, StepPlan
-from router.engine.request import FinishReason, TokenDelta, TokenLogprobs
+from router.engine.request import FinishReason, GenerationRequest, TokenDelta, TokenLogprobs
 from router.engine.sampling import Sampled, SampleRow, sample_batch
 from router.engine.scheduler import Scheduler
 from router.engine.sequence import Sequence
@@ -35,6 +36,17 @@ class Stepper:
         self._eos_token_id = eos_token_id
         self._penalties: dict[Sequence, PenaltyState] = {}
         self._prompt_logprobs: dict[Sequence, list[TokenLogprobs | None]] = {}
+        self._guides: dict[Sequence, Guide] = {}
+        self._expected: dict[int, AbstractSequence[Guide]] = {}  # by identity of the request
+
+    def expect(self, request: GenerationRequest, guides: AbstractSequence[Guide]) -> None:
+        """Keep the guides of a request, one for each open choice, until it has sequences."""
+        if guides:
+            self._expected[id(request)] = guides
+
+    def guide(self, request: GenerationRequest, sequences: AbstractSequence[Sequence]) -> None:
+        """Let the sequences of a request follow its guides; without any it has been refused."""
+        self._guides.update(zip(sequences, self._expected.pop(id(request), ()), strict=False))
 
     @staticmethod
     def num_logits(entry: StepEntry) -> int:
@@ -60,9 +72,19 @@ class Stepper:
                 last_rows.append(first - 1)
         rows = [self._sample_row(entry) for entry in sampling]
         picked = logits if len(last_rows) == len(logits) else logits[last_rows]
-        results = sample_batch(picked, rows, eos_token_id=self._eos_token_id) if rows else []
+        results = self._sample(picked, rows) if rows else []
         rows_sampled = [_Row(e, r) for e, r in zip(sampling, results, strict=True)]
         self._advance(plan, rows_sampled, deltas)
+
+    def _sample(
+        self, logits: npt.NDArray[np.float32], rows: AbstractSequence[SampleRow | GuideError]
+    ) -> list[Sampled | GalerneError]:
+        """A result for each row; one whose guide has failed costs the others nothing."""
+        sound = [row for row in rows if isinstance(row, SampleRow)]
+        if len(sound) < len(rows):
+            logits = logits[[isinstance(row, SampleRow) for row in rows]]
+        sampled = iter(sample_batch(logits, sound, eos_token_id=self._eos_token_id))
+        return [next(sampled) if isinstance(row, SampleRow) else row for row in rows]
 
     def _advance(
         self, plan: StepPlan, rows: AbstractSequence[_Row], deltas: list[TokenDelta]
@@ -97,7 +119,11 @@ class Stepper:
         penalties = self._penalties.get(sequence)
         if penalties is not None:
             penalties.observe(sampled.token_id)
-        ending = ending_of(sequence, self._eos_token_id)
+        guide = self._guides.get(sequence)
+        if guide is not None:
+            guide.advance(sampled.token_id)
+        is_grammar_ended = guide is not None and guide.is_ended
+        ending = ending_of(sequence, self._eos_token_id, is_grammar_ended=is_grammar_ended)
         is_first = sequence.num_generated == 1
         prompt_logprobs = self._prompt_logprobs.pop(sequence, []) if is_first else []
         if ending is not None:
@@ -115,16 +141,29 @@ class Stepper:
             stop_token_id=None if ending is None else ending.stop_token_id,
         )
 
-    def _sample_row(self, entry: StepEntry) -> SampleRow:
+    def _sample_row(self, entry: StepEntry) -> SampleRow | GuideError:
         sequence = entry.sequence
         params = sequence.request.sampling
+        try:
+            allowed = self._allowed(sequence)
+        except GuideError as error:
+            return error
         return SampleRow(
             params=params,
             choice=sequence.choice,
             position=sequence.num_tokens,
             num_generated=sequence.num_generated,
             penalties=self._penalty_state(sequence) if needs_penalties(params) else None,
+            allowed=allowed,
         )
+
+    def _allowed(self, sequence: Sequence) -> Mask | None:
+        guide = self._guides.get(sequence)
+        if guide is not None:
+            return guide.allowed()
+        if sequence.request.rules is not None:
+            raise GuideError("the request came without a guide")
+        return None
 
     def _penalty_state(self, sequence: Sequence) -> PenaltyState:
         state = self._penalties.get(sequence)
@@ -149,6 +188,7 @@ class Stepper:
 
     def _forget(self, sequence: Sequence) -> None:
         self._penalties.pop(sequence, None)
+        self._guides.pop(sequence, None)
         self._prompt_logprobs.pop(sequence, None)
 
 

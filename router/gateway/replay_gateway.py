@@ -17,6 +17,7 @@ from router.exchange.local import LocalExperts
 from router.gateway.build import Progress, build_gateway
 from router.gateway.record_file import RecordHeader
 from router.gateway.settings import BLOCK_SIZE, DTYPES, GatewaySettings, numerics_profile
+from router.guidance.guides import GuideMaker
 from router.model.kv_cache import PagedLatentCache
 from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.open import open_checkpoint
@@ -47,10 +48,11 @@ class AbsentExperts(LocalExperts):
 
 
 class ReplayGateway(NamedTuple):
-    """An engine whose thread is not started, and its experts."""
+    """An engine whose thread is not started, its experts, and what its requests need."""
 
     engine: Engine
     experts: AbsentExperts
+    guides: GuideMaker
 
 
 def build_replay(
@@ -78,7 +80,7 @@ def build_replay(
     local = built.runner.exchange
     assert isinstance(local, LocalExperts)
     built.runner.exchange = experts = AbsentExperts(local.bank, [_SHARD])
-    return ReplayGateway(built.engine, experts)
+    return ReplayGateway(built.engine, experts, built.guides)
 
 
 def _settings(
