@@ -167,6 +167,9 @@ class ServeConfig(BaseModel):
     max_num_seqs: int | None = Field(None, ge=1, description="sequences in a step; unset: mode")
     max_batched_tokens: int | None = Field(None, ge=16, description="tokens in a step; unset: mode")
     served_model_name: str | None = Field(None, description="name clients use")
+    reasoning_effort: Literal["none", "high"] | None = Field(
+        None, description="of chats that name none; unset: as the model's tokenizer file says"
+    )
     image_url_hosts: tuple[str, ...] = Field(
         (),
         description="hosts from which images may be fetched by URL: example.org, *.example.org, "

@@ -88,6 +88,7 @@ class Server:
             cluster_token=plan.spec.cluster_token,
             tls=plan.spec.tls,
             checkpoint=plan.tokenizer_directory,
+            reasoning_effort=config.reasoning_effort,
             limits=ApiLimits(images=config.images.limits, image_urls=config.image_urls),
             api_keys_file=_absolute(config.api_keys_file),
             admin_keys_file=_absolute(config.admin_keys_file),

@@ -58,6 +58,7 @@ def serve(
     max_num_seqs: Annotated[int | None, _option("max_num_seqs")] = None,
     max_batched_tokens: Annotated[int | None, _option("max_batched_tokens")] = None,
     served_model_name: Annotated[str | None, _option("served_model_name")] = None,
+    reasoning_effort: Annotated[str | None, _option("reasoning_effort")] = None,
     api_keys_file: Annotated[Path | None, _option("api_keys_file")] = None,
     image_url_hosts: Annotated[
         list[str] | None, _option("image_url_hosts", "--image-url-host")

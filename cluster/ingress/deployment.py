@@ -88,7 +88,13 @@ class GalerneIngress:
         audit = AuditLog(settings.audit_log)
         await self._pool.start(settings.start_timeout_s)
         self._frontend = Frontend(
-            self._pool, tokenizer, settings.limits, key_files.keys, metrics, audit
+            self._pool,
+            tokenizer,
+            settings.limits,
+            key_files.keys,
+            metrics,
+            audit,
+            reasoning_effort=settings.reasoning_effort,
         )
         self._inference = InferenceServicer(self._frontend)
         self._directory = directory

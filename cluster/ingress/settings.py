@@ -22,6 +22,7 @@ class IngressSettings:
     api_keys_file: Path | None = None  # on the frontend's host; None: open to all
     admin_keys_file: Path | None = None  # None: nobody may change the cluster, unless all may ask
     audit_log: Path | None = None  # None: what matters goes to the process' log
+    reasoning_effort: str | None = None  # see ``Frontend``
     limits: ApiLimits = field(default_factory=ApiLimits)
     start_timeout_s: float = 60.0  # until a gateway answers
     allow_insecure_network: bool = False  # internal plaintext ports may be reachable from outside

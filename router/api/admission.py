@@ -11,6 +11,7 @@ from router.api.inputs import ChatCompletionInput, GenerateInput, SamplingFields
 from router.chat.encode import EncodedPrompt
 from router.engine.gateway_port import ModelFacts
 from router.engine.request import GenerationRequest, SamplingParams
+from router.engine.rules import AnswerRules
 from router.engine.validate import check_prompt, check_sampling
 
 MAX_REQUEST_ID_CHARS = 128
@@ -70,9 +71,12 @@ def fill_sampling(
 
 
 def admit(
-    call: GenerateInput | ChatCompletionInput, prompt: EncodedPrompt, model: ModelFacts
+    call: GenerateInput | ChatCompletionInput,
+    prompt: EncodedPrompt,
+    model: ModelFacts,
+    rules: AnswerRules | None = None,
 ) -> GenerationRequest:
-    """The request as it goes to a gateway.
+    """The request as it goes to a gateway; its answers follow ``rules``.
 
     Raises:
         InvalidRequestError: A field is outside what is allowed; names it.
@@ -99,6 +103,7 @@ def admit(
         sampling=sampling,
         images=prompt.images,
         cache_salt=call.cache_salt,
+        rules=rules,
     )
 
 

@@ -19,6 +19,7 @@ from router.api.inputs import ApiLimits, ChatCompletionInput, GenerateInput
 from router.api.keys import ApiKeys
 from router.api.metrics import FrontendMetrics, RequestMeter
 from router.api.prompts import PromptEncoder
+from router.api.rules import RuleMaker
 from router.api.run import run_request
 from router.api.streams import ResumableStream, Streams
 from router.chat.tokenizer import Tokenizer
@@ -44,13 +45,15 @@ class Frontend:
         keys: ApiKeys | None = None,
         metrics: FrontendMetrics | None = None,
         audit: AuditLog | None = None,
+        reasoning_effort: str | None = None,
     ) -> None:
         """One ``gateway`` stands for all; without ``keys`` everyone may ask.
 
         Limits of keys are those of this frontend: with several, each has its own count.
+        ``reasoning_effort`` is that of chats which name none; None: as the tokenizer's file says.
 
         Raises:
-            ConfigError: Tokenizer and model do not fit.
+            ConfigError: Tokenizer and model do not fit, or the model has no such effort.
         """
         self.gateway = gateway
         self.tokenizer = tokenizer
@@ -58,7 +61,8 @@ class Frontend:
         self.keys = keys if keys is not None else ApiKeys()
         self.metrics = metrics if metrics is not None else FrontendMetrics()
         self.access = Access(self.keys, audit or AuditLog(), self.metrics.clock)
-        self.prompts = PromptEncoder(tokenizer, gateway.model, self.limits)
+        self.prompts = PromptEncoder(tokenizer, gateway.model, self.limits, reasoning_effort)
+        self._rules = RuleMaker(tokenizer, gateway.model)
         self.streams = Streams(gateway, tokenizer, self.limits, self.metrics)
         self._owners: dict[str, bytes] = {}  # of requests that end with their client
         self._num_open = 0
@@ -84,7 +88,8 @@ class Frontend:
         """
         with self._opened("generate") as meter:
             check_model(call.model, self.model)
-            request = admit(call, await self.prompts.encode_prompt(call), self.model)
+            prompt = await self.prompts.encode_prompt(call)
+            request = admit(call, prompt, self.model, await self._rules.of_generate(call))
             facts = AnswerFacts(api="generate")
             async with aclosing(self._answer(call, request, facts, meter)) as events:
                 async for event in events:
@@ -99,7 +104,7 @@ class Frontend:
         with self._opened("chat") as meter:
             check_model(call.model, self.model)
             prompt = await self.prompts.encode_chat(call.chat)
-            request = admit(call, prompt, self.model)
+            request = admit(call, prompt, self.model, await self._rules.of_chat(call, prompt))
             facts = AnswerFacts(
                 api="chat",
                 has_tools=bool(call.chat.tools),

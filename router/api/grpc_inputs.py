@@ -11,8 +11,18 @@ import numpy as np
 from galerne.errors import InvalidRequestError
 from galerne.v1 import inference_pb2 as pb
 from router.api.inputs import ChatCompletionInput, GenerateInput, Resumable, SamplingFields
+from router.api.output_format import json_text_format
 from router.api.resume import ResumePoint
 from router.chat.encode import ChatInput
+from router.chat.tool_choice import ToolChoice, ToolUse
+from router.guidance.formats import (
+    JSON_OBJECT,
+    FormatKind,
+    OutputFormat,
+    choice_format,
+    schema_format,
+    text_format,
+)
 
 _FLOATS = (
     "temperature",
@@ -50,6 +60,49 @@ def sampling_fields(message: pb.SamplingParams) -> SamplingFields:
     return fields
 
 
+def output_format(message: pb.SamplingParams) -> OutputFormat | None:
+    """The format of the answer; None for free text.
+
+    Raises:
+        InvalidRequestError: It is none.
+    """
+    asked = message.structured_output
+    kind = asked.WhichOneof("format")
+    field = f"sampling.structured_output.{kind}"
+    match kind:
+        case "json_object":
+            return schema_format(JSON_OBJECT, field) if asked.json_object else None
+        case "json_schema":
+            return json_text_format(asked.json_schema, field)
+        case "choices":
+            return choice_format(list(asked.choices.choice), field)
+        case "regex" | "grammar":
+            return text_format(FormatKind(kind), getattr(asked, kind), field)
+    return None
+
+
+def thinking_budget(message: pb.SamplingParams) -> int | None:
+    """Most tokens of reasoning; None: no limit."""
+    has_one = message.HasField("thinking_token_budget")
+    return message.thinking_token_budget if has_one else None
+
+
+def tool_choice(message: pb.ChatRequest) -> ToolChoice:
+    """Which tools the model may, or must, call.
+
+    Raises:
+        InvalidRequestError: The mode is none.
+    """
+    choice = message.tool_choice
+    if choice.WhichOneof("choice") == "function":
+        return ToolChoice(use=ToolUse.REQUIRED, function=choice.function)
+    try:
+        return ToolChoice(use=ToolUse(choice.mode or "auto"))
+    except ValueError as error:
+        problem = "must be auto, none or required"
+        raise InvalidRequestError("tool_choice.mode", problem) from error
+
+
 def generate_input(message: pb.GenerateRequest, owner: bytes = b"") -> GenerateInput:
     """What Generate asks for; ``owner`` stands for the client's key.
 
@@ -63,6 +116,8 @@ def generate_input(message: pb.GenerateRequest, owner: bytes = b"") -> GenerateI
         prompt=message.text if kind == "text" else tuple(message.token_ids.ids),
         images=tuple(message.images),
         sampling=sampling_fields(message.sampling),
+        output=output_format(message.sampling),
+        thinking_token_budget=thinking_budget(message.sampling),
         request_id=message.request_id if message.HasField("request_id") else None,
         model=message.model,
         cache_salt=message.cache_salt,
@@ -79,14 +134,22 @@ def chat_input(message: pb.ChatRequest, owner: bytes = b"") -> ChatCompletionInp
     if message.sampling.HasField("prompt_logprobs"):
         raise InvalidRequestError("sampling.prompt_logprobs", "Chat has no place for them")
     effort = message.reasoning_effort if message.HasField("reasoning_effort") else None
+    choice, output = tool_choice(message), output_format(message.sampling)
+    tools = [_tool(t, f"tools[{i}]") for i, t in enumerate(message.tools)]
+    has_parallel = message.HasField("parallel_tool_calls")
     return ChatCompletionInput(
         chat=ChatInput(
             messages=[_message(m, f"messages[{i}]") for i, m in enumerate(message.messages)],
-            tools=[_tool(t, f"tools[{i}]") for i, t in enumerate(message.tools)] or None,
+            tools=None if choice.use is ToolUse.NONE else tools or None,
             reasoning_effort=effort,
             continue_final_message=message.continue_final_message,
+            answer_schema=None if output is None else output.schema,
         ),
         sampling=sampling_fields(message.sampling),
+        output=output,
+        tool_choice=choice,
+        parallel_tool_calls=message.parallel_tool_calls or not has_parallel,
+        thinking_token_budget=thinking_budget(message.sampling),
         request_id=message.request_id if message.HasField("request_id") else None,
         model=message.model,
         cache_salt=message.cache_salt,
@@ -153,4 +216,5 @@ def _tool(tool: pb.Tool, field: str) -> dict[str, Any]:
         raise InvalidRequestError(f"{field}.parameters_json_schema", f"no JSON: {error}") from error
     if not isinstance(schema, dict):
         raise InvalidRequestError(f"{field}.parameters_json_schema", "must be a JSON object")
-    return {"type": "function", "function": {**function, "parameters": schema}}
+    function |= {"parameters": schema, "strict": tool.strict}
+    return {"type": "function", "function": function}

@@ -23,6 +23,12 @@ from router.api.resume import ResumeFilter, offsets_text
 
 logger = logging.getLogger(__name__)
 
+_NAMES_HERE = {
+    ".image_url.url": ".image_url",
+    ".image_url": ".image",
+    ".function.parameters": ".parameters_json_schema",
+}
+
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -57,7 +63,7 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
         Raises:
             GalerneError: The request is refused.
         """
-        with _images_named_as_here():
+        with _named_as_here():
             async with aclosing(self._frontend.chat(chat_input(request, owner))) as events:
                 async for event in events:
                     yield self._writer.chat_event(event)
@@ -233,18 +239,16 @@ async def abort_with(context: Context, error: GalerneError) -> NoReturn:
 
 
 @contextmanager
-def _images_named_as_here() -> Iterator[None]:
-    """In the refusals inside, an image part has its name in the proto."""
+def _named_as_here() -> Iterator[None]:
+    """In the refusals inside, an image part and a tool's schema have their names in the proto."""
     try:
         yield
     except InvalidRequestError as error:
-        if error.field.endswith(".image_url.url"):
-            field = error.field.removesuffix(".url")
-        elif error.field.endswith(".image_url"):
-            field = error.field.removesuffix("_url")
-        else:
-            raise
-        raise InvalidRequestError(field, error.problem) from error
+        for name, name_here in _NAMES_HERE.items():
+            if error.field.endswith(name):
+                field = error.field.removesuffix(name) + name_here
+                raise InvalidRequestError(field, error.problem) from error
+        raise
 
 
 def _package_version() -> str:

@@ -11,6 +11,8 @@ from galerne.errors import ConfigError
 from router.api.image_urls import ImageUrlPolicy
 from router.chat.encode import ChatInput
 from router.chat.image_files import ImageLimits
+from router.chat.tool_choice import ToolChoice
+from router.guidance.formats import OutputFormat
 
 MIB = 1024 * 1024
 
@@ -62,6 +64,8 @@ class GenerateInput:
     images: Sequence[bytes] = ()  # files, in order of their tokens; only with ids
     sampling: SamplingFields = field(default_factory=SamplingFields)
     default_max_tokens: int | None = None  # None: what the model's length leaves
+    output: OutputFormat | None = None  # None: free text
+    thinking_token_budget: int | None = None  # None: as long as the model likes
     request_id: str | None = None  # drawn if None
     model: str = ""  # empty: the served one
     cache_salt: str = ""
@@ -74,6 +78,10 @@ class ChatCompletionInput:
 
     chat: ChatInput
     sampling: SamplingFields = field(default_factory=SamplingFields)
+    output: OutputFormat | None = None  # of the content; None: free text
+    tool_choice: ToolChoice = field(default_factory=ToolChoice)
+    parallel_tool_calls: bool = True  # several calls in one answer
+    thinking_token_budget: int | None = None  # None: as long as the model likes
     request_id: str | None = None
     model: str = ""
     cache_salt: str = ""

@@ -20,7 +20,6 @@ _NOTES = frozenset(
 )
 # Values under which a field asks for what happens anyway; null always does.
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "parallel_tool_calls": (True,),
     "service_tier": ("auto", "default"),
     "verbosity": ("medium",),
     "priority": (0,),
@@ -30,7 +29,6 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "audio": (),
     "prediction": (),
     "web_search_options": (),
-    "response_format": ({"type": "text"},),
     "use_beam_search": (False,),
     "length_penalty": (1.0,),
     "early_stopping": (False,),
@@ -46,11 +44,6 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "include_reasoning": (True,),
     "return_token_ids": (False,),
     "return_tokens_as_token_ids": (False,),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "structured_outputs": (),
     "chat_template": (),
     "chat_template_kwargs": ({},),
     "mm_processor_kwargs": ({},),

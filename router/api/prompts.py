@@ -26,11 +26,18 @@ _T = TypeVar("_T")
 class PromptEncoder:
     """Encodes text, ids with images, and conversations for one model."""
 
-    def __init__(self, tokenizer: Tokenizer, model: ModelFacts, limits: ApiLimits) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        model: ModelFacts,
+        limits: ApiLimits,
+        reasoning_effort: str | None = None,
+    ) -> None:
         """Take the geometry of images from ``model``.
 
         Raises:
-            ConfigError: The model takes images, but the tokenizer has another token for them.
+            ConfigError: The model takes images, but the tokenizer has another token for them; or
+                the tokenizer has no such effort.
         """
         geometry = None
         if model.takes_images:
@@ -43,7 +50,9 @@ class PromptEncoder:
                 max_image_size=model.max_image_size,
             )
         self._tokenizer = tokenizer
-        self._format = ChatFormat(tokenizer, geometry, limits.images, model.max_model_len)
+        self._format = ChatFormat(
+            tokenizer, geometry, limits.images, model.max_model_len, reasoning_effort
+        )
         self._fetcher = ImageFetcher(limits.image_urls, limits.images)
         self._decoders = ThreadPoolExecutor(_NUM_DECODERS, "images")
         self._max_chars = limits.max_prompt_chars_per_token * model.max_model_len

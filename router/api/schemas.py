@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar, cast
+from collections.abc import Sequence
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from galerne.errors import InvalidRequestError
 from router.api.inputs import ChatCompletionInput, GenerateInput, SamplingFields
 from router.api.neutral import check_unsupported
+from router.api.output_format import read_output_format
 from router.chat.encode import ChatInput
+from router.chat.tool_choice import ToolUse, read_tool_choice
+from router.guidance.formats import OutputFormat
 
 _DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, for /v1/completions
+_FORMATS = (
+    "response_format",
+    "structured_outputs",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+)
 _SAME_NAME = (
     "temperature",
     "top_p",
@@ -63,6 +74,13 @@ class _Body(BaseModel):
     prompt_logprobs: int | None = None
     speculative: bool | None = None
     cache_salt: str | None = None
+    thinking_token_budget: int | None = None
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
+    guided_json: str | dict[str, Any] | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
 
     @property
     def includes_usage(self) -> bool:
@@ -81,6 +99,14 @@ class _Body(BaseModel):
         if self.prompt_logprobs is not None and self.stream:
             raise InvalidRequestError("prompt_logprobs", "does not go with stream: true")
 
+    def output(self) -> OutputFormat | None:
+        """The format that the answer shall have.
+
+        Raises:
+            InvalidRequestError: It is none, or there are two.
+        """
+        return read_output_format({name: getattr(self, name) for name in _FORMATS})
+
     def sampling(self) -> SamplingFields:
         """The fields that are set.
 
@@ -98,26 +124,18 @@ class _Body(BaseModel):
         return fields
 
 
-class ResponseFormat(BaseModel):
-    """``response_format``; the rest of it is looked at once it is served."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    type: str
-
-
 class ChatCompletionBody(_Body):
     """POST /v1/chat/completions."""
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
     continue_final_message: bool | None = None
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    response_format: ResponseFormat | None = None
 
     def check(self) -> None:
         """Refuse what is not served.
@@ -126,17 +144,16 @@ class ChatCompletionBody(_Body):
             InvalidRequestError: Names the field.
         """
         super().check()
-        if self.tool_choice not in (None, "auto", "none"):
-            problem = f"must be auto or none; {_named(self.tool_choice)} is not supported yet"
-            raise InvalidRequestError("tool_choice", problem)
-        if self.response_format is not None and self.response_format.type != "text":
-            problem = f"{self.response_format.type!r} is not supported yet, only text is"
-            raise InvalidRequestError("response_format", problem)
         if self.top_logprobs is not None and not self.logprobs:
             raise InvalidRequestError("top_logprobs", "only goes with logprobs: true")
 
     def to_input(self) -> ChatCompletionInput:
-        """What the frontend is asked for."""
+        """What the frontend is asked for.
+
+        Raises:
+            InvalidRequestError: A format or a choice of tools is none.
+        """
+        tool_choice, output = read_tool_choice(self.tool_choice), self.output()
         fields = self.sampling()
         if self.logprobs:
             fields["logprobs"] = self.top_logprobs or 0
@@ -145,11 +162,16 @@ class ChatCompletionBody(_Body):
         return ChatCompletionInput(
             chat=ChatInput(
                 messages=self.messages,
-                tools=None if self.tool_choice == "none" else self.tools,
+                tools=None if tool_choice.use is ToolUse.NONE else self.tools,
                 reasoning_effort=self.reasoning_effort,
                 continue_final_message=self.continue_final_message or False,
+                answer_schema=None if output is None else output.schema,
             ),
             sampling=fields,
+            output=output,
+            tool_choice=tool_choice,
+            parallel_tool_calls=self.parallel_tool_calls is not False,
+            thinking_token_budget=self.thinking_token_budget,
             model=self.model or "",
             cache_salt=self.cache_salt or "",
         )
@@ -205,11 +227,14 @@ class CompletionBody(_Body):
                 fields["prompt_logprobs"] = max(self.logprobs, self.prompt_logprobs or 0)
         if self.echoes_only:
             fields["max_tokens"] = 1  # the engine always makes one; it is not sent
+        output = self.output()
         return [
             GenerateInput(
                 prompt=prompt,
                 sampling=fields,
                 default_max_tokens=_DEFAULT_COMPLETION_TOKENS,
+                output=output,
+                thinking_token_budget=self.thinking_token_budget,
                 model=self.model or "",
                 cache_salt=self.cache_salt or "",
             )
@@ -251,7 +276,3 @@ def _token_id(key: str) -> int:
         return int(key)
     except ValueError:
         raise InvalidRequestError("logit_bias", f"{key[:50]!r} is no token id") from None
-
-
-def _named(choice: str | Mapping[str, Any] | Literal[None]) -> str:
-    return repr(choice[:50]) if isinstance(choice, str) else "a named function"

@@ -10,13 +10,17 @@ from typing import Any
 from mistral_common.protocol.instruct.chunk import ImageURLChunk
 from mistral_common.protocol.instruct.messages import AssistantMessage, ChatMessage
 from mistral_common.protocol.instruct.normalize import get_normalizer
-from mistral_common.protocol.instruct.request import ChatCompletionRequest, ReasoningEffort
+from mistral_common.protocol.instruct.request import (
+    ChatCompletionRequest,
+    ReasoningEffort,
+    ResponseFormat,
+)
 from mistral_common.protocol.instruct.validator import ValidationMode, get_validator
 from mistral_common.tokens.tokenizers.base import Tokenized
 from mistral_common.tokens.tokenizers.image import ImageEncoding
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
-from galerne.errors import InvalidRequestError
+from galerne.errors import ConfigError, InvalidRequestError
 from router.chat.convert import ImageSource, convert_messages, convert_tools
 from router.chat.image_files import ImageLimits, is_web_url, read_data_url
 from router.chat.images import ImageGeometry, ImagePreprocessor, locate_images
@@ -31,8 +35,9 @@ class ChatInput:
 
     messages: Sequence[Mapping[str, Any]]
     tools: Sequence[Mapping[str, Any]] | None = None
-    reasoning_effort: str | None = None  # none, high; None leaves it to the tokenizer's file
+    reasoning_effort: str | None = None  # none, high; None leaves it to the deployment
     continue_final_message: bool = False  # the last message is the answer's beginning
+    answer_schema: Mapping[str, Any] | None = None  # shown to models whose file has a place for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +47,7 @@ class EncodedPrompt:
     token_ids: tuple[int, ...]
     images: tuple[ImageInput, ...] = ()
     starts_in_reasoning: bool = False  # the prompt ends inside an unclosed [THINK]
+    may_think: bool = False  # the answer may begin with [THINK]
 
 
 class ChatFormat:
@@ -56,10 +62,15 @@ class ChatFormat:
         geometry: ImageGeometry | None = None,
         limits: ImageLimits | None = None,
         max_image_tokens: int | None = None,
+        reasoning_effort: str | None = None,
     ) -> None:
         """``geometry`` is the model's, not the tokenizer's; without it images are refused.
 
         ``max_image_tokens``: of one request; more are refused before they are decoded.
+        ``reasoning_effort`` is that of requests which name none; None: as the file says.
+
+        Raises:
+            ConfigError: The tokenizer's file has no such effort.
         """
         self._tokenizer = tokenizer
         self._instruct = tokenizer.mistral.instruct_tokenizer
@@ -68,6 +79,12 @@ class ChatFormat:
         # of a conversation are the API's and the model's affair.
         self._validator = get_validator(self._tekken.version, ValidationMode.test)
         self._normalizer = get_normalizer(self._tekken.version, self._tekken.model_settings_builder)
+        self._settings = self._tekken.model_settings_builder
+        self._default_effort = reasoning_effort
+        efforts = getattr(self._settings, "reasoning_effort", None)
+        if reasoning_effort is not None and reasoning_effort not in getattr(efforts, "values", ()):
+            problem = "the tokenizer of this model has no such effort"
+            raise ConfigError("reasoning_effort", reasoning_effort, problem)
         ids = tokenizer.image_token_ids
         self.images: ImagePreprocessor | None = None
         if geometry is not None and ids is not None:
@@ -99,7 +116,8 @@ class ChatFormat:
         completion = ChatCompletionRequest(
             messages=messages,
             tools=convert_tools(request.tools) if request.tools else None,
-            reasoning_effort=_effort(request.reasoning_effort),
+            reasoning_effort=_effort(self._effort_of(request)),
+            **self._response_format(request.answer_schema),
         )
         tokenized = self._encode(completion, sources, fetched)
         token_ids = tuple(tokenized.tokens)
@@ -107,7 +125,30 @@ class ChatFormat:
             token_ids=token_ids,
             images=self._inputs(token_ids, tokenized),
             starts_in_reasoning=request.continue_final_message and self._is_thinking(token_ids),
+            may_think=not request.continue_final_message and self._may_think(request),
         )
+
+    def _response_format(self, schema: Mapping[str, Any] | None) -> dict[str, ResponseFormat]:
+        """What mistral-common takes, if the file has a place for the schema in the prompt."""
+        if schema is None or getattr(self._settings, "json_schema", None) is None:
+            return {}
+        asked = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+        with refused_as("response_format"):
+            return {"response_format": ResponseFormat.model_validate(asked)}
+
+    def _may_think(self, request: ChatInput) -> bool:
+        """Whether the effort lets the model reason; files without efforts always do."""
+        if self._tokenizer.special.begin_think is None:
+            return False
+        effort = self._effort_of(request)
+        if effort is None:
+            efforts = getattr(self._settings, "reasoning_effort", None)
+            effort = getattr(efforts, "default", None)
+        return effort != "none"
+
+    def _effort_of(self, request: ChatInput) -> str | None:
+        asked = request.reasoning_effort
+        return asked if asked is not None else self._default_effort
 
     def _check_number(self, sources: Sequence[ImageSource]) -> None:
         max_images = self.images.limits.max_images if self.images is not None else 0

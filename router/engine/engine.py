@@ -16,6 +16,7 @@ from galerne.ids import Epoch
 from router.engine.block_pool import BlockPool
 from router.engine.commands import Command, settle
 from router.engine.gateway_port import GatewayLoad
+from router.engine.guide import Guide
 from router.engine.load_counter import LoadCounter, LoadTotals
 from router.engine.metrics import EngineMetrics
 from router.engine.plan import StepPlan
@@ -86,11 +87,12 @@ class Engine:
         """Start the loop."""
         self._thread.start()
 
-    def submit(self, request: GenerationRequest) -> Future[None]:
+    def submit(self, request: GenerationRequest, guides: Sequence[Guide] = ()) -> Future[None]:
         """Queue a request; the future says whether it was admitted.
 
         It raises OverloadedError (queue full, at once even while a step is stuck) or
         InvalidRequestError (can never run here). With images it comes when they are encoded.
+        ``guides``: for a request with rules, see ``GuideMaker``.
         """
         num_choices = len(request.open_choices)
         with self._lock:
@@ -104,7 +106,7 @@ class Engine:
             self._num_submitted += num_choices
         now = self._clock.now_s()
         self._loads.arrived(request, now)
-        return self._call(lambda: self._add(request, now))
+        return self._call(lambda: self._add(request, guides, now))
 
     def abort(self, request_id: str, choice: int | None = None) -> Future[bool]:
         """End a request, or one choice of it, at the next step; whether it was running."""
@@ -309,8 +311,11 @@ class Engine:
         deltas += [self._stepper.fail(sequence, error) for sequence in sequences]
         self._recorder.failed(error, deltas, has_logits=has_logits)
 
-    def _add(self, request: GenerationRequest, arrived_s: float) -> Future[None] | None:
+    def _add(
+        self, request: GenerationRequest, guides: Sequence[Guide], arrived_s: float
+    ) -> Future[None] | None:
         """Let a request join, or begin to prepare it: then the future tells how that ends."""
+        self._stepper.expect(request, guides)
         try:
             if self._is_closed:
                 raise NotServingError("the engine has stopped")
@@ -328,6 +333,7 @@ class Engine:
             self._refuse(request)
             raise
         self._leave_door(request)
+        self._stepper.guide(request, sequences)
         self._loads.queued(sequences, arrived_s)
         self._recorder.added(request)
         return sequences
@@ -335,6 +341,7 @@ class Engine:
     def _refuse(self, request: GenerationRequest) -> None:
         """A request ends without having come to the scheduler."""
         self._leave_door(request)
+        self._stepper.guide(request, ())
         if not self._is_closed:  # else it goes on at another gateway
             self._loads.refused(request)
 

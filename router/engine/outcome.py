@@ -16,14 +16,23 @@ class Ending(NamedTuple):
 
 
 def ending_with(
-    sequence: Sequence, token_id: int, num_before: int, eos_token_id: int
+    sequence: Sequence,
+    token_id: int,
+    num_before: int,
+    eos_token_id: int,
+    *,
+    is_grammar_ended: bool = False,
 ) -> Ending | None:
     """Whether a token ends the sequence. Stop strings are the frontend's.
+
+    The end of a grammar ends it whatever ``min_tokens`` and ``ignore_eos`` say: nothing may follow.
 
     ``num_before``: tokens between those that the sequence knows and this one.
     """
     params = sequence.request.sampling
     num_generated = sequence.num_generated + num_before + 1
+    if is_grammar_ended:
+        return Ending(FinishReason.STOP, token_id)
     if num_generated >= params.min_tokens:
         if token_id == eos_token_id and not params.ignore_eos:
             return Ending(FinishReason.STOP, token_id)

@@ -1,4 +1,4 @@
-"""What changes the logits before temperature: penalties, bias and the minimum length."""
+"""What changes the logits before temperature: a mask, penalties, bias and the minimum length."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from router.engine.guide import Mask
 from router.engine.request import SamplingParams
 
 
@@ -55,14 +56,17 @@ def adjust_logits(
     num_generated: int,
     penalties: PenaltyState | None,
     eos_token_id: int,
+    allowed: Mask | None = None,
 ) -> npt.NDArray[np.float32]:
     """Logits after, in this order, each step rounded to float32:
 
+    0. -inf for tokens that are not ``allowed``
     1. repetition: seen tokens, ``l / r`` if ``l > 0`` else ``l * r`` (arXiv:1909.05858, 4.1)
     2. frequency: ``l - f * count in output``
     3. presence: ``l - p`` for tokens in the output
     4. logit bias: ``l + b``
-    5. below ``min_tokens`` generated: -inf for the end token and the stop tokens
+    5. below ``min_tokens`` generated: -inf for the end token and the stop tokens; under a mask
+       ``ignore_eos`` does so for the end token; neither where it would leave no token
 
     Args:
         logits: ``[V]`` float32, not changed.
@@ -70,6 +74,7 @@ def adjust_logits(
         num_generated: Tokens of this choice before the one to be drawn.
         penalties: State of this choice, needed if ``needs_penalties(params)``.
         eos_token_id: End of sequence, masked by 5. even with ``ignore_eos``.
+        allowed: ``[V]``, not changed; None: every token.
 
     Returns:
         ``[V]`` float32; ``logits`` itself if nothing applies.
@@ -78,9 +83,9 @@ def adjust_logits(
         ValueError: ``penalties`` is missing although needed.
     """
     is_short = num_generated < params.min_tokens
-    if not (needs_penalties(params) or params.logit_bias or is_short):
+    if not (needs_penalties(params) or params.logit_bias or is_short or allowed is not None):
         return logits
-    adjusted = logits.copy()
+    adjusted = logits.copy() if allowed is None else np.where(allowed, logits, np.float32(-np.inf))
     if needs_penalties(params):
         if penalties is None:
             raise ValueError("penalties must be given: the parameters ask for them")
@@ -88,9 +93,18 @@ def adjust_logits(
     if params.logit_bias:
         ids = np.fromiter(params.logit_bias.keys(), dtype=np.int64)
         adjusted[ids] += np.fromiter(params.logit_bias.values(), dtype=np.float32)
-    if is_short:
-        adjusted[[eos_token_id, *params.stop_token_ids]] = -np.inf
+    ends = [eos_token_id, *params.stop_token_ids] if is_short else []
+    if allowed is not None and params.ignore_eos:
+        ends.append(eos_token_id)
+    if ends and (allowed is None or _leaves_any(allowed, ends)):
+        adjusted[ends] = -np.inf
     return adjusted
+
+
+def _leaves_any(allowed: Mask, without: list[int]) -> bool:
+    rest = allowed.copy()
+    rest[without] = False
+    return bool(rest.any())
 
 
 def _penalise(

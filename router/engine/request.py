@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from router.engine.rules import AnswerRules
+
 
 class FinishReason(enum.Enum):
     """Why a choice ended; the value is OpenAI's word."""
@@ -91,6 +93,7 @@ class GenerationRequest:
     cache_salt: str = ""  # the request's, else the tenant's
     resumed: tuple[ResumedChoice, ...] = ()  # of every choice, if another gateway ran it before
     hold: Hold | None = None  # None: it ends with its call
+    rules: AnswerRules | None = None  # who submits it brings guides that follow them
 
     @property
     def open_choices(self) -> list[int]:

@@ -1,9 +1,9 @@
 """From logits to a token.
 
-The order of things, for every row by itself: penalties, bias and minimum length (``penalties``);
-temperature; top-k, top-p, min-p (``filters``); Gumbel-max (``draw``). All in float32 with a fixed
-order of operations, so a row's token is a function of its logits, parameters, history, choice and
-position: of no other row, no thread count and no CPU.
+The order of things, for every row by itself: a grammar's mask, penalties, bias and minimum length
+(``penalties``); temperature; top-k, top-p, min-p (``filters``); Gumbel-max (``draw``). All in
+float32 with a fixed order of operations, so a row's token is a function of its logits, parameters,
+mask, history, choice and position: of no other row, no thread count and no CPU.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from galerne.errors import GalerneError
 from router.engine.draw import draw_token
 from router.engine.filters import kept_ids
+from router.engine.guide import Mask
 from router.engine.logprobs import prompt_logprobs_rows, token_logprobs
 from router.engine.penalties import PenaltyState, adjust_logits, needs_penalties
 from router.engine.request import SamplingParams, TokenLogprobs
@@ -62,6 +63,7 @@ class SampleRow:
     position: int  # absolute, of the token to be drawn
     num_generated: int  # tokens of this choice before it
     penalties: PenaltyState | None = None  # needed if needs_penalties(params)
+    allowed: Mask | None = None  # [V]; None: every token
 
 
 def sample_row(
@@ -73,6 +75,7 @@ def sample_row(
     num_generated: int,
     penalties: PenaltyState | None,
     eos_token_id: int,
+    allowed: Mask | None = None,
 ) -> Sampled:
     """Choose the token at ``position`` of one choice.
 
@@ -84,6 +87,7 @@ def sample_row(
         num_generated: Tokens of this choice before it.
         penalties: State of this choice, needed if ``needs_penalties(params)``.
         eos_token_id: End of sequence, masked while ``num_generated < min_tokens``.
+        allowed: ``[V]`` of what may be drawn; None: every token.
 
     Returns:
         The token; its log probabilities, of ``logits`` as given, if the parameters ask for them.
@@ -100,6 +104,7 @@ def sample_row(
         num_generated=num_generated,
         penalties=penalties,
         eos_token_id=eos_token_id,
+        allowed=allowed,
     )
     token = int(np.argmax(adjusted))  # the lowest id of equal ones; the first NaN if there is one
     _require_finite(adjusted[token], position)
@@ -150,6 +155,7 @@ def _is_plain_greedy(row: SampleRow) -> bool:
         and not needs_penalties(params)
         and not params.logit_bias
         and row.num_generated >= params.min_tokens
+        and row.allowed is None
     )
 
 
@@ -173,6 +179,7 @@ def _sample(
             num_generated=row.num_generated,
             penalties=row.penalties,
             eos_token_id=eos_token_id,
+            allowed=row.allowed,
         )
     except LogitsError as error:
         return error

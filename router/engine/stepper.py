@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from galerne.errors import GalerneError
+from router.engine.guide import Guide, GuideError, Mask
 from router.engine.logprobs import prompt_logprobs_rows
 from router.engine.outcome import Ending, ending_with
 from router.engine.penalties import PenaltyState, needs_penalties
 from router.engine.plan import StepEntry, StepPlan, Verified
-from router.engine.request import FinishReason, TokenDelta, TokenLogprobs
+from router.engine.request import FinishReason, GenerationRequest, TokenDelta, TokenLogprobs
 from router.engine.sampling import Sampled, SampleRow, sample_batch
 from router.engine.scheduler import Scheduler
 from router.engine.sequence import Sequence
@@ -52,6 +53,17 @@ class Stepper:
         self._eos_token_id = eos_token_id
         self._penalties: dict[Sequence, PenaltyState] = {}
         self._prompt_logprobs: dict[Sequence, list[TokenLogprobs | None]] = {}
+        self._guides: dict[Sequence, Guide] = {}
+        self._expected: dict[int, AbstractSequence[Guide]] = {}  # by identity of the request
+
+    def expect(self, request: GenerationRequest, guides: AbstractSequence[Guide]) -> None:
+        """Keep the guides of a request, one for each open choice, until it has sequences."""
+        if guides:
+            self._expected[id(request)] = guides
+
+    def guide(self, request: GenerationRequest, sequences: AbstractSequence[Sequence]) -> None:
+        """Let the sequences of a request follow its guides; without any it has been refused."""
+        self._guides.update(zip(sequences, self._expected.pop(id(request), ()), strict=False))
 
     @staticmethod
     def num_logits(entry: StepEntry) -> int:
@@ -92,8 +104,7 @@ class Stepper:
         at = [draw.first_row + len(draw.drawn) for draw in draws]
         picked = logits if len(at) == len(logits) else logits[at]
         rows = [self._sample_row(draw) for draw in draws]
-        results = sample_batch(picked, rows, eos_token_id=self._eos_token_id)
-        for draw, result in zip(draws, results, strict=True):
+        for draw, result in zip(draws, self._sample(picked, rows), strict=True):
             if isinstance(result, Sampled):
                 self._take(draw, result)
             else:
@@ -101,12 +112,33 @@ class Stepper:
 
     def _take(self, draw: _Draw, sampled: Sampled) -> None:
         """Count a token as emitted: the place for state that the next position depends on."""
-        sequence = draw.entry.sequence
-        draw.ending = ending_with(sequence, sampled.token_id, len(draw.drawn), self._eos_token_id)
-        draw.drawn.append(sampled)
+        sequence, token_id = draw.entry.sequence, sampled.token_id
         penalties = self._penalties.get(sequence)
         if penalties is not None:
-            penalties.observe(sampled.token_id)
+            penalties.observe(token_id)
+        guide = self._guides.get(sequence)
+        if guide is not None:
+            guide.advance(token_id)
+        draw.ending = ending_with(
+            sequence,
+            token_id,
+            len(draw.drawn),
+            self._eos_token_id,
+            is_grammar_ended=guide is not None and guide.is_ended,
+        )
+        draw.drawn.append(sampled)
+
+    def _sample(
+        self, logits: npt.NDArray[np.float32], rows: AbstractSequence[SampleRow | GuideError]
+    ) -> list[Sampled | GalerneError]:
+        """A result for each row; one whose guide has failed costs the others nothing."""
+        sound = [row for row in rows if isinstance(row, SampleRow)]
+        if not sound:
+            return [row for row in rows if not isinstance(row, SampleRow)]
+        if len(sound) < len(rows):
+            logits = logits[[isinstance(row, SampleRow) for row in rows]]
+        sampled = iter(sample_batch(logits, sound, eos_token_id=self._eos_token_id))
+        return [next(sampled) if isinstance(row, SampleRow) else row for row in rows]
 
     def _advance(
         self, plan: StepPlan, draws: AbstractSequence[_Draw], deltas: list[TokenDelta]
@@ -160,16 +192,29 @@ class Stepper:
             stop_token_id=None if ending is None else ending.stop_token_id,
         )
 
-    def _sample_row(self, draw: _Draw) -> SampleRow:
+    def _sample_row(self, draw: _Draw) -> SampleRow | GuideError:
         sequence, num_drawn = draw.entry.sequence, len(draw.drawn)
         params = sequence.request.sampling
+        try:
+            allowed = self._allowed(sequence)
+        except GuideError as error:
+            return error
         return SampleRow(
             params=params,
             choice=sequence.choice,
             position=sequence.num_tokens + num_drawn,
             num_generated=sequence.num_generated + num_drawn,
             penalties=self._penalty_state(sequence) if needs_penalties(params) else None,
+            allowed=allowed,
         )
+
+    def _allowed(self, sequence: Sequence) -> Mask | None:
+        guide = self._guides.get(sequence)
+        if guide is not None:
+            return guide.allowed()
+        if sequence.request.rules is not None:
+            raise GuideError("the request came without a guide")
+        return None
 
     def _penalty_state(self, sequence: Sequence) -> PenaltyState:
         state = self._penalties.get(sequence)
@@ -194,6 +239,7 @@ class Stepper:
 
     def _forget(self, sequence: Sequence) -> None:
         self._penalties.pop(sequence, None)
+        self._guides.pop(sequence, None)
         self._prompt_logprobs.pop(sequence, None)
 
 

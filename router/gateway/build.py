@@ -26,6 +26,7 @@ from router.gateway.recorder import create_recorder
 from router.gateway.settings import BLOCK_SIZE, GatewaySettings, numerics_profile
 from router.gateway.speculate import create_drafting, find_head, head_bytes_per_block
 from router.gateway.switch import TopologySwitch, scheduler_limits, threads_beside
+from router.guidance.guides import GuideMaker
 from router.model.decoder import Decoder
 from router.model.kv_cache import PagedLatentCache
 from router.model.runner import PagedRunner
@@ -49,6 +50,7 @@ class BuiltGateway(NamedTuple):
     facts: ModelFacts
     num_kv_tokens: int
     switch: TopologySwitch
+    guides: GuideMaker
 
 
 def build_gateway(
@@ -117,7 +119,8 @@ def build_gateway(
         create_drafting(settings, head, runner, clock),
     )
     switch = TopologySwitch(settings, sources, engine, runner, decoder)
-    return BuiltGateway(engine, runner, facts, pool.num_usable * BLOCK_SIZE, switch)
+    guides = GuideMaker(settings.checkpoint, config.vocab_size)
+    return BuiltGateway(engine, runner, facts, pool.num_usable * BLOCK_SIZE, switch, guides)
 
 
 def _num_blocks(settings: GatewaySettings, checkpoint: Checkpoint, beside: int) -> int:

@@ -20,6 +20,7 @@ from router.engine.request import (
     TokenLogprob,
     TokenLogprobs,
 )
+from router.engine.rules import AnswerRules, GrammarStart
 
 _REASON = {
     FinishReason.STOP: pb.FINISH_REASON_STOP,
@@ -45,6 +46,7 @@ def encode_request(request: GenerationRequest) -> internal.SubmitRequest:
         cache_salt=request.cache_salt,
         resumed=[internal.ResumedChoice(**choice._asdict()) for choice in request.resumed],
         hold=None if request.hold is None else _encode_hold(request.hold),
+        rules=None if request.rules is None else _encode_rules(request.rules),
     )
 
 
@@ -58,6 +60,30 @@ def decode_request(message: internal.SubmitRequest) -> GenerationRequest:
         cache_salt=message.cache_salt,
         resumed=tuple(ResumedChoice(tuple(c.token_ids), c.is_ended) for c in message.resumed),
         hold=_decode_hold(message) if message.HasField("hold") else None,
+        rules=_decode_rules(message.rules) if message.HasField("rules") else None,
+    )
+
+
+def _encode_rules(rules: AnswerRules) -> internal.AnswerRules:
+    return internal.AnswerRules(
+        grammar=rules.grammar,
+        start=rules.start.value,
+        may_think=rules.may_think,
+        is_thinking=rules.is_thinking,
+        has_tools=rules.has_tools,
+        max_thinking_tokens=rules.max_thinking_tokens,
+    )
+
+
+def _decode_rules(message: internal.AnswerRules) -> AnswerRules:
+    has_most = message.HasField("max_thinking_tokens")
+    return AnswerRules(
+        grammar=message.grammar,
+        start=GrammarStart(message.start),
+        may_think=message.may_think,
+        is_thinking=message.is_thinking,
+        has_tools=message.has_tools,
+        max_thinking_tokens=message.max_thinking_tokens if has_most else None,
     )
 
 

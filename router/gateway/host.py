@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import grpc
@@ -14,7 +14,9 @@ from galerne.loop_thread import grpc_loop
 from galerne.topology_codec import encode_topology
 from galerne.v1 import internal_pb2 as internal
 from galerne.v1 import internal_pb2_grpc
+from router.engine.guide import Guide
 from router.engine.load_counter import LoadTotals
+from router.engine.request import GenerationRequest
 from router.exchange.grpc_link import AddressBook
 from router.exchange.links import LinkState
 from router.gateway.build import Progress, build_gateway
@@ -43,7 +45,7 @@ class GatewayHost:
             CheckpointError, ConfigError: See ``build_gateway``.
         """
         self._settings = settings
-        self.hub = DeltaHub()
+        self.hub = DeltaHub(self._guides_of)
         self.hub.bind(grpc_loop().loop)
         self._built = build_gateway(
             settings, book, self.hub.publish, on_progress, on_link_change=on_link_change
@@ -65,6 +67,9 @@ class GatewayHost:
         port = add_port(server, f"{self._settings.host}:0", self._settings.tls)
         await server.start()
         return server, port
+
+    async def _guides_of(self, request: GenerationRequest) -> Sequence[Guide]:
+        return await self._built.guides.guides(request)
 
     @property
     def links(self) -> Mapping[ShardId, LinkState]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
 from galerne.errors import NotServingError, RequestAbortedError
 from router.engine.engine import Engine
+from router.engine.guide import Guide
 from router.engine.request import FinishReason, GenerationRequest, Hold, TokenDelta
 from router.engine.stream_log import Parking, StreamLog
+
+GuidesOf = Callable[[GenerationRequest], Awaitable[Sequence[Guide]]]
 
 # Of one gateway. Frontends have lower bounds for every key; these hold when frontends are lost.
 MAX_PARKED = 1024
@@ -50,6 +53,11 @@ class HeldRequest:
     def is_delivered(self) -> bool:
         """Whether a frontend had all of it."""
         return self.log.is_delivered
+
+    def check_wanted(self) -> None:
+        """Raises RequestAbortedError if it was forgotten before the engine heard of it."""
+        if self.is_forgotten:
+            raise RequestAbortedError(self.request.request_id, "nobody wants it any more")
 
     def take(self, delta: TokenDelta) -> None:
         """Keep what the engine, or an earlier gateway, has given out."""
@@ -101,12 +109,14 @@ class HeldRequests:
         engine: Engine,
         request: GenerationRequest,
         hold: Hold,
+        guides_of: GuidesOf,
         on_accepted: Callable[[], Awaitable[None]],
     ) -> AsyncGenerator[TokenDelta, None]:
         """Submit and follow a request, whose id is free; closing parks it.
 
         Raises:
             OverloadedError, InvalidRequestError: It was not admitted.
+            RequestAbortedError: It was forgotten before the engine heard of it.
             TakenOverError: Another call has it now.
             NotServingError: The gateway stops before its end.
         """
@@ -114,7 +124,9 @@ class HeldRequests:
         held = HeldRequest(engine, request, hold, self._reader_changed)
         self._held[request.request_id] = held
         try:
-            await asyncio.wrap_future(engine.submit(replace(request, hold=None)))
+            guides = await guides_of(request)
+            held.check_wanted()
+            await asyncio.wrap_future(engine.submit(replace(request, hold=None), guides))
             await on_accepted()
         except BaseException:
             self._forget(held)  # a call that broke meanwhile may have been admitted

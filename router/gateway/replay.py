@@ -153,6 +153,7 @@ class _Replay:
         self._engine = built.engine
         self._experts = built.experts
         self._drafting = built.drafting
+        self._guides = built.guides
         self._heard = heard
         self._config = header.scheduler
         self._epoch = Epoch(header.epoch)
@@ -190,7 +191,7 @@ class _Replay:
 
     def _add(self, line: RecordLine, request: GenerationRequest) -> None:
         self.result.num_requests += 1
-        future = self._engine.submit(request)
+        future = self._engine.submit(request, self._guides.guides_now(request))
         self._engine.take_commands()
         while self._engine.prepare_some():
             pass

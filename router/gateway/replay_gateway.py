@@ -18,6 +18,7 @@ from router.exchange.local import LocalExperts
 from router.gateway.build import Progress, build_gateway
 from router.gateway.record_file import RecordHeader
 from router.gateway.settings import BLOCK_SIZE, DTYPES, GatewaySettings, numerics_profile
+from router.guidance.guides import GuideMaker
 from router.model.kv_cache import PagedLatentCache
 from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.open import open_checkpoint
@@ -48,11 +49,12 @@ class AbsentExperts(LocalExperts):
 
 
 class ReplayGateway(NamedTuple):
-    """An engine whose thread is not started, its experts, and what it is told of guesses."""
+    """An engine whose thread is not started, its experts, and what its requests need."""
 
     engine: Engine
     experts: AbsentExperts
-    drafting: RecordedDrafting
+    drafting: RecordedDrafting  # what it is told of guesses
+    guides: GuideMaker
 
 
 def build_replay(
@@ -81,7 +83,7 @@ def build_replay(
     assert isinstance(local, LocalExperts)
     built.runner.exchange = experts = AbsentExperts(local.bank, [_SHARD])
     built.engine.drafting = drafting = RecordedDrafting()
-    return ReplayGateway(built.engine, experts, drafting)
+    return ReplayGateway(built.engine, experts, drafting, built.guides)
 
 
 def _settings(

@@ -19,21 +19,28 @@ from galerne.topology_codec import decode_topology
 from galerne.v1 import inference_pb2, internal_pb2_grpc
 from galerne.v1 import internal_pb2 as internal
 from router.engine.engine import Engine
+from router.engine.guide import Guide
 from router.engine.request import FinishReason, GenerationRequest, TokenDelta
 from router.gateway.codec import decode_request, encode_delta, encode_request
 from router.gateway.member import ACCEPTED
-from router.gateway.parked import HeldRequests
+from router.gateway.parked import GuidesOf, HeldRequests
 from router.gateway.switch import TopologySwitch
 
 _TAKE_OVER_S = 5.0
 _TAKE_OVER_POLL_S = 0.01
 
 
+async def _no_guides(_: GenerationRequest) -> Sequence[Guide]:
+    return ()
+
+
 class DeltaHub:
     """Carries deltas from the engine's thread to the streams of one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, guides_of: GuidesOf = _no_guides) -> None:
+        """``guides_of`` makes what a request with rules needs, before the engine hears of it."""
         self.held = HeldRequests()
+        self._guides_of = guides_of
         self._loop: asyncio.AbstractEventLoop | None = None
         self._queues: dict[str, asyncio.Queue[TokenDelta]] = {}
 
@@ -77,7 +84,7 @@ class DeltaHub:
         if request.hold is None:
             stream = self._stream(engine, request, on_accepted)
         else:
-            stream = self.held.stream(engine, request, request.hold, on_accepted)
+            stream = self.held.stream(engine, request, request.hold, self._guides_of, on_accepted)
         async with aclosing(stream) as deltas:
             async for delta in deltas:
                 yield delta
@@ -93,7 +100,8 @@ class DeltaHub:
         self._queues[request.request_id] = deltas
         open_choices = len(request.open_choices)
         try:
-            await asyncio.wrap_future(engine.submit(request))
+            guides = await self._guides_of(request)
+            await asyncio.wrap_future(engine.submit(request, guides))
             await on_accepted()
             while open_choices:
                 delta = await deltas.get()

@@ -205,9 +205,8 @@ def test_key_passes_written_out_or_hashed_and_nothing_else():
     [
         {"user": "x"},
         {"best_of": 2},
-        {"guided_json": None},
+        {"guided_whatever": None},
         {"unheard_of": None},
-        {"parallel_tool_calls": True},
         {"modalities": ["text"]},
     ],
 )
@@ -217,7 +216,7 @@ def test_field_that_changes_nothing_passes(extra):
 
 @pytest.mark.parametrize(
     "extra",
-    [{"best_of": 3}, {"guided_json": {}}, {"unheard_of": 0}, {"parallel_tool_calls": False}],
+    [{"best_of": 3}, {"guided_whatever": {}}, {"unheard_of": 0}, {"documents": [1]}],
 )
 def test_field_that_asks_for_something_is_refused(extra):
     [field] = extra

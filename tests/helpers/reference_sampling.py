@@ -31,10 +31,15 @@ def reference_adjust(
     output: list[int],
     num_generated: int,
     eos_token_id: int,
+    allowed: list[int] | None = None,
 ) -> np.ndarray:
-    """Penalties, bias and minimum length from the token lists, token by token."""
+    """A mask, penalties, bias and minimum length from the token lists, token by token."""
     f32 = np.float32
     out = logits.copy()
+    ends = {eos_token_id, *params.stop_token_ids} if num_generated < params.min_tokens else set()
+    if allowed is not None:
+        ends |= {eos_token_id} if params.ignore_eos else set()
+        ends = ends if set(allowed) - ends else set()
     for token in range(out.size):
         if token in prompt or token in output:
             r = f32(params.repetition_penalty)
@@ -42,8 +47,7 @@ def reference_adjust(
         out[token] -= f32(params.frequency_penalty) * f32(output.count(token))
         out[token] -= f32(params.presence_penalty) * f32(token in output)
         out[token] += f32(params.logit_bias.get(token, 0.0))
-        is_end = token == eos_token_id or token in params.stop_token_ids
-        if num_generated < params.min_tokens and is_end:
+        if token in ends or (allowed is not None and token not in allowed):
             out[token] = -np.inf
     return out
 
@@ -90,6 +94,7 @@ def reference_sample_row(
     prompt: list[int],
     output: list[int],
     eos_token_id: int,
+    allowed: list[int] | None = None,
 ) -> Sampled:
     """As ``sample_row``, with the tokens so far in place of a penalty state."""
     adjusted = reference_adjust(
@@ -99,6 +104,7 @@ def reference_sample_row(
         output=output,
         num_generated=num_generated,
         eos_token_id=eos_token_id,
+        allowed=allowed,
     )
     if np.float32(params.temperature) == 0:
         token = min(np.flatnonzero(adjusted == adjusted.max()))

@@ -174,3 +174,19 @@ def test_no_text_is_lost_whatever_the_model_emits(parts):
     text = "".join(piece for _, piece in joined(parse(*parts)))
     expected = embedded().decode(ids_of(*parts))
     assert "".join(text.split()) == "".join(expected.split())  # white space around names may go
+
+
+def test_every_split_of_an_answer_gives_the_same():
+    ids = ids_of(THINK, "🌊", END_THINK, "é", CALLS, "f", ARGS, "{}", EOS)
+    whole = joined(parse(*ids))
+    assert [text for _, text in whole] == ["🌊", "é", "f", "{}"]
+    num_cuts = len(ids) - 1
+    assert 8 <= num_cuts <= 13
+    for cuts in range(1 << num_cuts):
+        parser, deltas, start = OutputParser(embedded()), [], 0
+        for position in range(num_cuts):
+            if cuts >> position & 1:
+                deltas += parser.push(ids[start : position + 1])
+                start = position + 1
+        deltas += parser.push(ids[start:]) + parser.finish()
+        assert joined(deltas) == whole

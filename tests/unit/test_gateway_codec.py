@@ -17,6 +17,7 @@ from router.engine.request import (
     TokenLogprob,
     TokenLogprobs,
 )
+from router.engine.rules import AnswerRules, GrammarStart
 from router.gateway.choose import SLACK, choose_gateway
 from router.gateway.codec import (
     decode_delta,
@@ -46,6 +47,16 @@ params = st.builds(
     speculative=st.booleans(),
 )
 
+rules = st.builds(
+    AnswerRules,
+    grammar=st.text(max_size=9),
+    start=st.sampled_from(GrammarStart),
+    may_think=st.booleans(),
+    is_thinking=st.booleans(),
+    has_tools=st.booleans(),
+    max_thinking_tokens=st.none() | st.integers(0, 99),
+)
+
 
 def delta_of(token_ids):
     return TokenDelta(
@@ -53,8 +64,13 @@ def delta_of(token_ids):
     )
 
 
-@given(params, st.lists(ids, min_size=1, max_size=20).map(tuple), st.text(max_size=4))
-def test_a_request_survives_the_wire(sampling, prompt, salt):
+@given(
+    params,
+    st.lists(ids, min_size=1, max_size=20).map(tuple),
+    st.text(max_size=4),
+    st.none() | rules,
+)
+def test_a_request_survives_the_wire(sampling, prompt, salt, rules):
     image = ImageInput(
         pixels=np.arange(3 * 28 * 56, dtype=np.float32).reshape(3, 28, 56),
         offset=1,
@@ -70,11 +86,13 @@ def test_a_request_survives_the_wire(sampling, prompt, salt):
         cache_salt=salt,
         resumed=(ResumedChoice((), is_ended=True), ResumedChoice(prompt)),
         hold=Hold(1.5, b"owner", b"context", (delta_of(prompt),)),
+        rules=rules,
     )
     again = decode_request(encode_request(request))
     assert again.sampling == sampling
     assert (again.prompt_token_ids, again.cache_salt) == (prompt, salt)
     assert (again.resumed, again.hold) == (request.resumed, request.hold)
+    assert again.rules == rules
     assert np.array_equal(again.images[0].pixels, image.pixels)
     assert again.images[0].content_hash == image.content_hash
 

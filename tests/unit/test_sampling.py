@@ -71,6 +71,7 @@ PARAMS = st.builds(
     logit_bias=st.dictionaries(st.integers(0, 3), st.sampled_from([-100.0, -1.0, 2.5])),
     min_tokens=st.sampled_from([0, 4]),
     stop_token_ids=st.sampled_from([(), (1,)]),
+    ignore_eos=st.booleans(),
     logprobs=st.sampled_from([None, 0, 5]),
 )
 
@@ -88,6 +89,44 @@ def test_sampler_agrees_with_the_plain_reference(params, size, seed, kind, posit
     found = sample_row(logits, params, penalties=penalties, **shared)
 
     assert found == reference_sample_row(logits, params, prompt=prompt, output=output, **shared)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    PARAMS,
+    st.integers(8, 1000),
+    st.integers(0, 2**32),
+    st.sets(st.integers(0, EOS + 1)),
+    st.booleans(),
+)
+def test_sampler_under_a_mask_agrees_with_the_plain_reference(params, size, seed, few, has_others):
+    allowed = np.zeros(size, dtype=np.bool_)
+    allowed[list(few)] = True
+    allowed[EOS + 2 :: 3] = has_others
+    allowed[EOS] |= not allowed.any()
+    logits = make_logits(size, seed)
+    prompt, output = [4, 5], [6, EOS]
+    shared = {"choice": 1, "position": 9, "num_generated": 3, "eos_token_id": EOS}
+
+    found = sample_row(
+        logits, params, penalties=make_penalties(size, prompt, output), allowed=allowed, **shared
+    )
+
+    assert allowed[found.token_id]
+    ids = np.flatnonzero(allowed).tolist()
+    assert found == reference_sample_row(
+        logits, params, prompt=prompt, output=output, allowed=ids, **shared
+    )
+
+
+@pytest.mark.parametrize("params", [{"min_tokens": 9}, {"ignore_eos": True}])
+def test_grammar_that_allows_nothing_but_the_end_ends(params):
+    allowed = np.arange(8) == EOS
+    end = sample(np.zeros(8), SamplingParams(temperature=0, **params), allowed=allowed)
+    assert end.token_id == EOS
+    allowed = np.isin(np.arange(8), [EOS, 5])
+    held_back = sample(np.zeros(8), SamplingParams(temperature=0, **params), allowed=allowed)
+    assert held_back.token_id == 5
 
 
 @settings(max_examples=150, deadline=None)

@@ -126,7 +126,7 @@ class Image(_message.Message):
     def __init__(self, pixels: _Optional[bytes] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., offset: _Optional[int] = ..., grid_width: _Optional[int] = ..., grid_height: _Optional[int] = ..., content_hash: _Optional[bytes] = ...) -> None: ...
 
 class SubmitRequest(_message.Message):
-    __slots__ = ("request_id", "prompt_token_ids", "images", "sampling", "cache_salt", "resumed", "hold")
+    __slots__ = ("request_id", "prompt_token_ids", "images", "sampling", "cache_salt", "resumed", "hold", "rules")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
@@ -134,6 +134,7 @@ class SubmitRequest(_message.Message):
     CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
     RESUMED_FIELD_NUMBER: _ClassVar[int]
     HOLD_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     prompt_token_ids: _containers.RepeatedScalarFieldContainer[int]
     images: _containers.RepeatedCompositeFieldContainer[Image]
@@ -141,7 +142,24 @@ class SubmitRequest(_message.Message):
     cache_salt: str
     resumed: _containers.RepeatedCompositeFieldContainer[ResumedChoice]
     hold: Hold
-    def __init__(self, request_id: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., images: _Optional[_Iterable[_Union[Image, _Mapping]]] = ..., sampling: _Optional[_Union[_inference_pb2.SamplingParams, _Mapping]] = ..., cache_salt: _Optional[str] = ..., resumed: _Optional[_Iterable[_Union[ResumedChoice, _Mapping]]] = ..., hold: _Optional[_Union[Hold, _Mapping]] = ...) -> None: ...
+    rules: AnswerRules
+    def __init__(self, request_id: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., images: _Optional[_Iterable[_Union[Image, _Mapping]]] = ..., sampling: _Optional[_Union[_inference_pb2.SamplingParams, _Mapping]] = ..., cache_salt: _Optional[str] = ..., resumed: _Optional[_Iterable[_Union[ResumedChoice, _Mapping]]] = ..., hold: _Optional[_Union[Hold, _Mapping]] = ..., rules: _Optional[_Union[AnswerRules, _Mapping]] = ...) -> None: ...
+
+class AnswerRules(_message.Message):
+    __slots__ = ("grammar", "start", "may_think", "is_thinking", "has_tools", "max_thinking_tokens")
+    GRAMMAR_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    MAY_THINK_FIELD_NUMBER: _ClassVar[int]
+    IS_THINKING_FIELD_NUMBER: _ClassVar[int]
+    HAS_TOOLS_FIELD_NUMBER: _ClassVar[int]
+    MAX_THINKING_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    grammar: str
+    start: str
+    may_think: bool
+    is_thinking: bool
+    has_tools: bool
+    max_thinking_tokens: int
+    def __init__(self, grammar: _Optional[str] = ..., start: _Optional[str] = ..., may_think: bool = ..., is_thinking: bool = ..., has_tools: bool = ..., max_thinking_tokens: _Optional[int] = ...) -> None: ...
 
 class Hold(_message.Message):
     __slots__ = ("grace_s", "owner", "context", "history")

@@ -64,7 +64,7 @@ class SimEngine:
     def num_requests(self):
         return len(self._runs)
 
-    def submit(self, request):
+    def submit(self, request, guides=()):
         return self.between_steps(lambda: self._runs.update({request.request_id: Run(request)}))
 
     def abort(self, request_id, choice=None):
