@@ -15,6 +15,7 @@ from galerne.v1 import inference_pb2_grpc as pb_grpc
 from helpers.api_servers import embedded, grpc_channel, openai_client
 from helpers.gateway_process import TOKEN, Directory, speaking_settings
 from helpers.gateways import Collector, request
+from helpers.guessing import always, knowing
 from helpers.guided import CALLS, END_THINK, EOS, THINK, chat_ids
 from helpers.records import only_record
 from helpers.waiting import until
@@ -348,6 +349,18 @@ def test_recorded_run_is_repeated_with_its_grammar(tmp_path):
     result = replay(only_record(tmp_path))
     assert result.is_good
     assert result.num_tokens == num_tokens
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.3])
+async def test_guesses_change_no_token_of_an_answer_in_a_grammar(standing, monkeypatch, wrong):
+    """Also where the grammar ends within the guesses, which go on behind its end."""
+    rules = AnswerRules(grammar="start: %json " + json.dumps(SCHEMA))
+    said, reasons = await run(standing, guided("slow", rules, speculative=False))
+    answers = {("fast", choice): [*tokens, 7, 7, 7] for choice, tokens in said.items()}
+    drafting = knowing(answers, always(), wrong=wrong)(None)
+    monkeypatch.setattr(standing.engine, "drafting", drafting)
+    assert await run(standing, guided("fast", rules)) == (said, reasons)
+    assert drafting.num_accepted > 0
 
 
 async def test_preempted_answer_stays_in_its_grammar(standing):
