@@ -109,6 +109,14 @@ def held_formats(config: ServeConfig, model: ModelConfig) -> tuple[WeightFormat,
     return experts, weight_format(config, "dense", dense)
 
 
+def _adapters_root(config: ServeConfig) -> Path | None:
+    if config.adapters is None:
+        return None
+    if not config.adapters.is_dir():
+        raise ConfigError("adapters", config.adapters, "is not a directory")
+    return config.adapters.resolve()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServePlan:
     """What ``galerne serve`` is going to start."""
@@ -190,6 +198,7 @@ def plan_serving(
         is_one_node=num_nodes == 1,
         vision=config.images.vision,
         record=None if config.record is None else config.record.resolve(),
+        adapters=_adapters_root(config),
     )
     return ServePlan(
         spec=spec,

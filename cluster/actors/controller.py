@@ -15,6 +15,8 @@ import ray
 
 from cluster.actors.launch_spec import LaunchSpec
 from cluster.actors.ray_groups import RayGroups
+from cluster.control.adapter_answers import AdapterAnswers
+from cluster.control.adapters import AdapterKeeper
 from cluster.control.balancer import Balancer
 from cluster.control.changes import Changes, named_fields
 from cluster.control.conductor import TopologyConductor
@@ -73,7 +75,7 @@ class StartReport:
     ready: list[str] = field(default_factory=list)
 
 
-class Controller:
+class Controller(AdapterAnswers):
     """State is rebuilt after a restart, from heartbeats and from what gateways serve."""
 
     def __init__(
@@ -104,10 +106,14 @@ class Controller:
         self._balancer = Balancer(
             lambda: self._conductor.current, calls, self._members, spec.expert_bytes, now_s=now_s
         )
+        self._adapters = AdapterKeeper(
+            *(lambda: self._conductor.wanted, self._members, calls, self._events, spec.model_name)
+        )
         self._demand = DemandBook(now_s)
         self._view = RosterView(
             *(self._conductor, self._members, self._describe, self._metrics_text),
             loops=lambda: self._loops,
+            adapters=lambda: self._adapters.listed,
             now_s=now_s,
         )
         self._changes = Changes(
@@ -134,6 +140,7 @@ class Controller:
             "keeper": self._keeper,
             "straightener": self._straightener,
             "balancer": self._balancer,
+            "adapters": self._adapters,
         }
         if self._scaler is not None:
             loops |= {"nodes": self._nodes, "scaler": self._scaler}
@@ -188,6 +195,7 @@ class Controller:
         if self._scaler is not None and self._known is not None:
             self._scaler.is_auto = self._known.is_auto
         self._changes.recovered(None if self._known is None else self._known.spread)
+        self._adapters.restore(() if self._known is None else self._known.adapters)
         self._events.add("controller_recovered", "controller", f"epoch={serving.current.epoch}")
         if serving.old is not None:
             self._tasks.append(asyncio.create_task(self._conductor.resume(serving.old)))
@@ -269,6 +277,7 @@ class Controller:
                 is_asleep=self._conductor.is_asleep,
                 spread=self._changes.spread,
                 is_auto=self._is_auto,
+                adapters=self._adapters.loaded,
             ),
         )
 

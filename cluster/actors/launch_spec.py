@@ -40,6 +40,7 @@ class LaunchSpec:
     spread: Spread | None = None  # of the first topology; None: as parts fit
     vision: VisionLimits = field(default_factory=VisionLimits)
     record: Path | None = None  # on every gateway's host: where its runs are recorded
+    adapters: Path | None = None  # on every host: the directory of LoRA adapters
 
     @property
     def controller_name(self) -> str:

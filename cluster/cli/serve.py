@@ -64,6 +64,7 @@ def serve(
         bool | None, _option("insecure_network", "--insecure-network")
     ] = None,
     record: Annotated[Path | None, _option("record")] = None,
+    adapters: Annotated[Path | None, _option("adapters")] = None,
     drain_s: Annotated[float | None, _option("drain_s")] = None,
     start_timeout_s: Annotated[float | None, _option("start_timeout_s")] = None,
     config: Annotated[

@@ -9,7 +9,7 @@ from contextlib import aclosing, contextmanager
 from dataclasses import replace
 
 from galerne.errors import InvalidRequestError, NotServingError, OverloadedError
-from router.api.admission import admit, check_model
+from router.api.admission import admit, find_adapter
 from router.api.answer import AnswerFacts
 from router.api.choices import Choice
 from router.api.events import Event
@@ -77,8 +77,8 @@ class Frontend:
             GalerneError: The request is refused; a wrong field is named.
         """
         with self._opened("generate") as meter:
-            check_model(call.model, self.model)
-            request = admit(call, await self.prompts.encode_prompt(call), self.model)
+            adapter = find_adapter(call.model, self.model, self.gateway.adapters)
+            request = admit(call, await self.prompts.encode_prompt(call), self.model, adapter)
             facts = AnswerFacts(api="generate")
             async with aclosing(self._answer(call, request, facts, meter)) as events:
                 async for event in events:
@@ -91,9 +91,9 @@ class Frontend:
             GalerneError: The request is refused; a wrong field is named.
         """
         with self._opened("chat") as meter:
-            check_model(call.model, self.model)
+            adapter = find_adapter(call.model, self.model, self.gateway.adapters)
             prompt = await self.prompts.encode_chat(call.chat)
-            request = admit(call, prompt, self.model)
+            request = admit(call, prompt, self.model, adapter)
             facts = AnswerFacts(
                 api="chat",
                 has_tools=bool(call.chat.tools),

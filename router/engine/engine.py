@@ -315,6 +315,7 @@ class Engine:
     def _join(self, request: GenerationRequest, arrived_s: float) -> list[Choice]:
         """A request is ready for the scheduler; its choices."""
         try:
+            self._runner.check(request)
             sequences = self._scheduler.add(request)
         except Exception:
             self._refuse(request)

@@ -93,6 +93,10 @@ class Scheduler:
         """Requests that have not ended."""
         return list(self._unfinished)
 
+    def num_of_adapter(self, adapter: str) -> int:
+        """Requests of an adapter that have not ended."""
+        return sum(s[0].request.adapter == adapter for s in self._unfinished.values())
+
     @property
     def has_work(self) -> bool:
         """Whether ``schedule`` has anything to plan."""

@@ -21,6 +21,7 @@ from router.engine.scheduler import Scheduler
 from router.engine.stepper import Stepper
 from router.exchange.grpc_link import AddressBook
 from router.exchange.links import LinkState
+from router.gateway.adapters import GatewayAdapters
 from router.gateway.experts import ExpertSources
 from router.gateway.recorder import create_recorder
 from router.gateway.settings import BLOCK_SIZE, GatewaySettings, numerics_profile
@@ -48,6 +49,7 @@ class BuiltGateway(NamedTuple):
     facts: ModelFacts
     num_kv_tokens: int
     switch: TopologySwitch
+    adapters: GatewayAdapters
 
 
 def build_gateway(
@@ -102,10 +104,11 @@ def build_gateway(
     pool = BlockPool(num_blocks, BLOCK_SIZE)
     scheduler = Scheduler(scheduler_config, pool, _hash_contexts(facts))
     config = checkpoint.config
+    step_runner = StepRunner(runner, settings.num_threads)
     engine = Engine(
         scheduler,
         pool,
-        StepRunner(runner, settings.num_threads),
+        step_runner,
         Stepper(scheduler, config.vocab_size, config.eos_token_id),
         clock or MonotonicClock(),
         settings.max_waiting,
@@ -113,7 +116,10 @@ def build_gateway(
         recorder,
     )
     switch = TopologySwitch(settings, sources, engine, runner, decoder)
-    return BuiltGateway(engine, runner, facts, pool.num_usable * BLOCK_SIZE, switch)
+    root = settings.adapters_root
+    adapters = GatewayAdapters(root, engine, scheduler, step_runner, decoder, sources)
+    adapters.load_known(settings.adapters)
+    return BuiltGateway(engine, runner, facts, pool.num_usable * BLOCK_SIZE, switch, adapters)
 
 
 def _num_blocks(settings: GatewaySettings, checkpoint: Checkpoint) -> int:
@@ -135,6 +141,7 @@ def _hash_contexts(facts: ModelFacts) -> Callable[[GenerationRequest], HashConte
             model_fingerprint=facts.fingerprint,
             numerics_profile=facts.numerics_profile,
             mla_form="absorbed",
+            adapter=request.adapter,
             salt=request.cache_salt,
         )
 

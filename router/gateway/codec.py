@@ -43,6 +43,7 @@ def encode_request(request: GenerationRequest) -> internal.SubmitRequest:
         images=[_encode_image(image) for image in request.images],
         sampling=_encode_sampling(request.sampling),
         cache_salt=request.cache_salt,
+        adapter=request.adapter,
         resumed=[internal.ResumedChoice(**choice._asdict()) for choice in request.resumed],
         hold=None if request.hold is None else _encode_hold(request.hold),
     )
@@ -56,6 +57,7 @@ def decode_request(message: internal.SubmitRequest) -> GenerationRequest:
         sampling=_decode_sampling(message.sampling),
         images=tuple(_decode_image(image) for image in message.images),
         cache_salt=message.cache_salt,
+        adapter=message.adapter,
         resumed=tuple(ResumedChoice(tuple(c.token_ids), c.is_ended) for c in message.resumed),
         hold=_decode_hold(message) if message.HasField("hold") else None,
     )

@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 
 import grpc
 
+from galerne.adapters import AdapterInfo
 from galerne.errors import GalerneError, NotServingError
 from galerne.ids import GatewayId
 from galerne.v1 import internal_pb2 as internal
@@ -113,6 +114,11 @@ class GatewayPool:
         """What is served."""
         assert self._model is not None, "start() was not awaited"
         return self._model
+
+    @property
+    def adapters(self) -> Sequence[AdapterInfo]:
+        """See ``GatewayPort``."""
+        return self._roster.adapters
 
     async def submit(self, request: GenerationRequest) -> AsyncGenerator[TokenDelta, None]:
         """See ``GatewayPort.submit``. A gateway that is lost costs a pause, no token."""

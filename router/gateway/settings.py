@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from galerne.adapters import AdapterInfo
 from galerne.errors import ConfigError
 from galerne.ids import GatewayId
 from galerne.topology import Topology
@@ -41,6 +42,8 @@ class GatewaySettings:
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
     vision: VisionLimits = field(default_factory=VisionLimits)
     record: Path | None = None  # where the run is recorded, if it is
+    adapters_root: Path | None = None  # adapters lie in directories of it
+    adapters: tuple[AdapterInfo, ...] = ()  # to be loaded before it serves
 
     def __post_init__(self) -> None:
         if self.numerics not in DTYPES:

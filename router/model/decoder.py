@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from galerne.errors import ConfigError
@@ -15,6 +16,8 @@ from router.model.layers import Layers, StepLayers
 from router.model.native_layers import NativeLayers, takes
 from router.model.torch_layers import TorchLayers
 from router.profiling import LayerTimer
+from shards.adapters.adapter import Adapter
+from shards.adapters.tokens import TokenAdapters, distinct_keys
 from shards.checkpoint.weights import Checkpoint
 from shards.kernels.formats import WeightFormat
 from shards.kernels.linear import Linear
@@ -83,6 +86,7 @@ class Decoder:
                 shards compute on the same cores.
         """
         self.config = checkpoint.config
+        self.adapters: dict[int, Adapter] = {}  # by key; changed by the next two alone
         num_layers = self.config.num_layers
         self._embed = checkpoint.dense("embed").to(dtype)
         self._head = Linear(checkpoint.dense("head").held_as(dense, dtype), num_threads, dense)
@@ -94,6 +98,26 @@ class Decoder:
         self._layers = load_layers(
             checkpoint, dtype, num_threads, num_beside or num_threads, dense, on_layer
         )
+
+    def add_adapter(self, adapter: Adapter) -> None:
+        """Compute with an adapter from the next step on; none runs meanwhile."""
+        self._layers.add_adapter(adapter)
+        self.adapters[adapter.key] = adapter
+
+    def drop_adapter(self, key: int) -> None:
+        """Forget an adapter that no sequence uses; no step runs meanwhile."""
+        if self.adapters.pop(key, None) is not None:
+            self._layers.drop_adapter(key)
+
+    def _of_experts(self, adapters: TokenAdapters | None) -> TokenAdapters | None:
+        """Those that change routed experts; None where nobody has one."""
+        if adapters is None:
+            return None
+        keys = [key for key in distinct_keys(adapters) if self.adapters[key].routed]
+        if not keys:
+            return None
+        known = np.array(keys, dtype=np.uint64)
+        return np.where(np.isin(adapters, known), adapters, np.uint64(0))
 
     def experts_moved(self, num_beside: int) -> None:
         """The routed experts live elsewhere from the next step on; see ``num_beside`` above."""
@@ -118,12 +142,13 @@ class Decoder:
             if whole is not None:
                 return [micros[0].layers.finish(whole)]
         away: list[_Away | None] = [None] * len(micros)
+        adapters = [self._of_experts(micro.batch.adapters) for micro in micros]
         for layer in range(self.config.num_layers):
             for i, micro in enumerate(micros):
                 state = _joined(micro, states[i], away[i], timer)
                 routed = micro.layers.front(layer, state, timer)
                 with timer.part("dispatch"):
-                    pending = experts.begin(layer, i, routed.normed, routed.expert_ids)
+                    pending = experts.begin(layer, i, routed.normed, routed.expert_ids, adapters[i])
                 with timer.part("shared expert"):
                     shared = micro.layers.shared(layer, routed.normed)
                 states[i], away[i] = routed.residual, _Away(shared, routed.weights, pending)

@@ -21,6 +21,7 @@ from router.model.reference import ReferenceModel
 from router.model.vision import VisionTower
 from router.model.vision_limits import VisionLimits
 from router.profiling import LayerTimer
+from shards.adapters.adapter import key_of
 
 Logits = npt.NDArray[np.float32]
 
@@ -34,6 +35,7 @@ class SequenceChunk(NamedTuple):
     block_ids: list[int]
     num_logits: int  # how many of the last tokens' logits are wanted
     images: tuple[ImageInput, ...] = ()
+    adapter: int = 0  # key of the sequence's adapter; 0: none
 
 
 class ModelRunner(Protocol):
@@ -45,6 +47,10 @@ class ModelRunner(Protocol):
         Raises:
             ShardUnavailableError: Experts stayed away; the step may be run again.
         """
+        ...
+
+    def check_adapter(self, adapter: str) -> None:
+        """Raises InvalidRequestError if the adapter of this id is not here; empty: none."""
         ...
 
     @property
@@ -80,7 +86,7 @@ class PagedRunner:
         self.cache = cache
         self.exchange = exchange
         self.timer = LayerTimer()
-        self._decoder = decoder
+        self.decoder = decoder
         self.images = None if tower is None else ImageEncoder(tower, vision)
         self.num_micro_batches = num_micro_batches
 
@@ -98,14 +104,19 @@ class PagedRunner:
         groups = split_evenly(chunks, self.num_micro_batches)
         with self.timer.part("embed"):
             micros = [self._micro_batch(group) for group in groups]
-        states = self._decoder.forward(micros, self.exchange, self.timer)
+        states = self.decoder.forward(micros, self.exchange, self.timer)
         with self.timer.part("head"):
             wanted = [x[m.batch.logit_rows] for x, m in zip(states, micros, strict=True)]
             hidden = torch.cat(wanted)
             if not len(hidden):
-                return np.zeros((0, self._decoder.config.vocab_size), dtype=np.float32)
-            logits: Logits = self._decoder.logits(hidden).numpy()
+                return np.zeros((0, self.decoder.config.vocab_size), dtype=np.float32)
+            logits: Logits = self.decoder.logits(hidden).numpy()
             return logits
+
+    def check_adapter(self, adapter: str) -> None:
+        """See ``ModelRunner.check_adapter``."""
+        if adapter and key_of(adapter) not in self.decoder.adapters:
+            raise InvalidRequestError("model", f"adapter {adapter[:32]} is not loaded")
 
     @torch.inference_mode()
     def poll(self) -> None:
@@ -129,12 +140,13 @@ class PagedRunner:
                     c.start,
                     c.block_ids,
                     c.num_logits,
+                    c.adapter,
                 )
                 for c in chunks
             ],
             self.cache,
         )
-        micro = self._decoder.micro_batch(batch, self.cache)
+        micro = self.decoder.micro_batch(batch, self.cache)
         first = 0
         for chunk in chunks:
             if chunk.images:
@@ -156,6 +168,11 @@ class ReferenceRunner:
         del step
         rows = [self._chunk_logits(c) for c in chunks]
         return np.concatenate(rows)
+
+    def check_adapter(self, adapter: str) -> None:
+        """See ``ModelRunner.check_adapter``."""
+        if adapter:
+            raise InvalidRequestError("model", "the reference mode takes no adapters")
 
     def poll(self) -> None:
         """Nothing happens between steps."""

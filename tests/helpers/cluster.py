@@ -29,12 +29,14 @@ class Shards:
         held=WeightFormat.BF16,
         only=None,
         profile=PROFILE,
+        **settings,
     ):
         self.shape = shape
         self.dtype = dtype
         self.held = held
         self.path = path or FIXTURES / name
         self.profile = profile
+        self.settings = settings
         self.hosts = {}
         for shard in only or shape.shards:
             self.start(shard)
@@ -49,6 +51,7 @@ class Shards:
             numerics_profile=self.profile,
             cluster_token=TOKEN,
             epochs=(self.shape.epoch,),
+            **self.settings,
         )
         self.hosts[shard] = ShardHost(settings)
 

@@ -76,6 +76,7 @@ def engine(
             model_fingerprint=source.fingerprint,
             numerics_profile=str(dtype),
             mla_form="absorbed",
+            adapter=request.adapter,
             salt=request.cache_salt,
         )
 
@@ -108,7 +109,7 @@ def engine(
         made.stop()
 
 
-def request(request_id="r", prompt=(5, 6, 7), images=(), cache_salt="", **sampling):
+def request(request_id="r", prompt=(5, 6, 7), images=(), cache_salt="", adapter="", **sampling):
     fields = {"temperature": 0.0, "max_tokens": 8, "ignore_eos": True} | sampling
     return GenerationRequest(
         request_id=request_id,
@@ -116,4 +117,5 @@ def request(request_id="r", prompt=(5, 6, 7), images=(), cache_salt="", **sampli
         sampling=SamplingParams(**fields),
         images=tuple(images),
         cache_salt=cache_salt,
+        adapter=adapter,
     )
