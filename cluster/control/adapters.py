@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _TURN_S = 1.0
 LOAD_TIMEOUT_S = 240.0
+_MEND_TIMEOUT_S = 60.0  # of a turn of the loop, which is watched; a part goes on loading
 _SPARE_S = 20.0  # beyond a deadline
 _THEIR_FAULT = ("INVALID_ARGUMENT", "FAILED_PRECONDITION", "NOT_FOUND")
 
@@ -67,9 +68,11 @@ class AdapterKeeper:
         told = self._members.members[part].told
         return told.adapters | self._answered.get(told.process, frozenset())
 
-    async def _load_at(self, part: str, wanted: AdapterInfo) -> AdapterInfo:
+    async def _load_at(
+        self, part: str, wanted: AdapterInfo, timeout_s: float = LOAD_TIMEOUT_S
+    ) -> AdapterInfo:
         process = self._members.members[part].told.process
-        info = await self._calls.load_adapter(part, wanted, LOAD_TIMEOUT_S)
+        info = await self._calls.load_adapter(part, wanted, timeout_s)
         self._answered[process] = self._answered.get(process, frozenset()) | {info.id}
         return info
 
@@ -139,37 +142,46 @@ class AdapterKeeper:
             await asyncio.sleep(_TURN_S)
 
     async def _mend(self) -> None:
-        for part in self._live():
-            for info in [i for i in self._loaded.values() if i.id not in self._ids_at(part)]:
-                try:
-                    await self._load_at(part, info)
-                    self._events.add("adapter_loaded_again", part, f"name={info.name}")
-                except PartFailedError as error:
-                    logger.warning("adapter_missing part=%s reason=%s", part, error)
+        missing = [
+            (part, info)
+            for part in sorted(self._live(), key=_is_gateway)  # shards first
+            for info in self._loaded.values()
+            if info.id not in self._ids_at(part)
+        ]
+        loading = [self._load_at(part, info, _MEND_TIMEOUT_S) for part, info in missing]
+        results = await asyncio.gather(*loading, return_exceptions=True)
+        for (part, info), result in zip(missing, results, strict=True):
+            if isinstance(result, PartFailedError):
+                logger.warning("adapter_missing part=%s reason=%s", part, result)
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                self._events.add("adapter_loaded_again", part, f"name={info.name}")
 
     async def _load_everywhere(self, wanted: AdapterInfo) -> AdapterInfo:
         shards = [p for p in self._live() if not _is_gateway(p)]
         gateways = [p for p in self._live() if _is_gateway(p)]
         if not gateways:
             raise NotServingError("no gateway lives")
-        done: list[str] = []
         info = wanted
         try:
             for parts in (shards, gateways):  # a gateway's frames find it at the shards
                 for part, told in await self._each(parts, lambda part: self._load_at(part, wanted)):
-                    done.append(part)
                     check_same(part, info, told)
                     info = told
         except BaseException:
-            if wanted.name not in self._loaded and info.id:
-                await self._undo(done, info)
+            await self._unload_unknown()
             raise
         return info
 
-    async def _undo(self, parts: Sequence[str], info: AdapterInfo) -> None:
-        if any(known.id == info.id for known in self._loaded.values()):
-            return
-        calls = [self._unload_at(part, info.id, 0.0) for part in parts]
+    async def _unload_unknown(self) -> None:
+        """What parts have that they need not; where this fails, it costs memory only."""
+        known = {info.id for info in self._loaded.values()}
+        calls = [
+            self._unload_at(part, adapter_id, 0.0)
+            for part in self._live()
+            for adapter_id in self._ids_at(part) - known
+        ]
         await asyncio.gather(*calls, return_exceptions=True)
 
     async def _unload_everywhere(self, info: AdapterInfo, deadline_s: float) -> None:

@@ -7,26 +7,22 @@ from collections.abc import Awaitable, Callable, Sequence
 from fastapi import FastAPI, Request
 from fastapi.params import Depends
 from fastapi.responses import PlainTextResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from router.api.cluster_port import MAX_DEADLINE_S, UNLOAD_DEADLINE_S, ClusterPort
 from router.api.frontend import Frontend
-from router.api.schemas import parse_body
+from router.api.schemas import PlainBody, parse_body
 
 
-class LoadAdapterBody(BaseModel):
+class LoadAdapterBody(PlainBody):
     """What is to be loaded; further keys of vLLM's are not looked at."""
-
-    model_config = ConfigDict(extra="ignore")
 
     lora_name: str
     lora_path: str = ""  # the directory's name; empty: as the name
 
 
-class UnloadAdapterBody(BaseModel):
+class UnloadAdapterBody(PlainBody):
     """What is to be unloaded."""
-
-    model_config = ConfigDict(extra="ignore")
 
     lora_name: str
     deadline_s: float = Field(UNLOAD_DEADLINE_S, ge=0, le=MAX_DEADLINE_S)
