@@ -16,7 +16,6 @@ import ray
 from cluster.actors.launch_spec import LaunchSpec
 from cluster.actors.ray_groups import RayGroups
 from cluster.control.adapter_answers import AdapterAnswers
-from cluster.control.adapters import AdapterKeeper
 from cluster.control.balancer import Balancer
 from cluster.control.changes import Changes, named_fields
 from cluster.control.conductor import TopologyConductor
@@ -106,9 +105,7 @@ class Controller(AdapterAnswers):
         self._balancer = Balancer(
             lambda: self._conductor.current, calls, self._members, spec.expert_bytes, now_s=now_s
         )
-        self._adapters = AdapterKeeper(
-            *(lambda: self._conductor.wanted, self._members, calls, self._events, spec.model_name)
-        )
+        self._keep_adapters(self._conductor, self._members, calls, self._events, spec.model_name)
         self._demand = DemandBook(now_s)
         self._view = RosterView(
             *(self._conductor, self._members, self._describe, self._metrics_text),

@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from cluster.control.adapters import AdapterKeeper
+from cluster.control.conductor import TopologyConductor
+from cluster.control.events import EventLog
+from cluster.control.members import MemberBook
+from cluster.control.ports import PartCalls
 from galerne.adapters import AdapterInfo
 
 
@@ -13,6 +17,17 @@ class AdapterAnswers:
 
     _adapters: AdapterKeeper
     _recovered: asyncio.Event
+
+    def _keep_adapters(
+        self,
+        conductor: TopologyConductor,
+        members: MemberBook,
+        calls: PartCalls,
+        events: EventLog,
+        model_name: str,
+    ) -> None:
+        """Begin with none."""
+        self._adapters = AdapterKeeper(lambda: conductor.wanted, members, calls, events, model_name)
 
     async def loaded_adapters(self) -> tuple[AdapterInfo, ...]:
         """What a part that starts has to load before it serves."""
