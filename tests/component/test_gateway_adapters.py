@@ -1,6 +1,7 @@
 """A gateway loads and unloads adapters while it serves, and keeps them through changes."""
 
-import threading
+import time
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from helpers.fixture_models import checkpoint
 from helpers.gateway_process import NAME
 from helpers.gateways import Collector, request
 from helpers.switchable import ShardBook, shape, start_gateway
+from router.engine.request import ResumedChoice
 from router.gateway.adapters import AdapterInUseError
 from shards.adapters.directory import find_adapter
 
@@ -70,29 +72,40 @@ def test_an_adapter_comes_and_goes_while_others_run(gateway):
     assert tokens(gateway, "again", adapter.id) == adapted
 
 
-def test_an_adapter_in_use_stays_at_the_deadline_and_takes_nothing_new_before(gateway):
+def test_an_adapter_in_use_stays_at_the_deadline(gateway, monkeypatch):
     adapter = gateway.adapters.load(SQL)
+    run = gateway._built.runner.run
+
+    def run_slowly(step, chunks):
+        time.sleep(0.01)
+        return run(step, chunks)
+
+    monkeypatch.setattr(gateway._built.runner, "run", run_slowly)  # 900 steps outlast the deadline
     submit(gateway, "long", adapter.id, max_tokens=900)
-    done = threading.Event()
-
-    def unload():
-        with pytest.raises(AdapterInUseError, match="1 requests still use"):
-            gateway.adapters.unload(adapter.id, 0.5)
-        done.set()
-
-    unloader = threading.Thread(target=unload)
-    unloader.start()
-    while not gateway.engine.between_steps(
-        lambda: set(gateway._built.adapters._step_runner.leaving)
-    ).result(10):
-        assert not done.is_set()
-    with pytest.raises(InvalidRequestError, match="being unloaded"):
-        submit(gateway, "late", adapter.id)
-    unloader.join(30)
-    assert done.is_set()
+    with pytest.raises(AdapterInUseError, match="1 requests still use"):
+        gateway.adapters.unload(adapter.id, 0.1)
+    assert gateway.adapters.ids == {adapter.id}
     assert tokens(gateway, "again", adapter.id)
     gateway.engine.abort("long").result(10)
     gateway.adapters.unload(adapter.id, 10.0)
+    assert gateway.adapters.ids == frozenset()
+
+
+def test_an_adapter_that_leaves_takes_only_what_ran_elsewhere_before(gateway):
+    adapter = gateway.adapters.load(SQL)
+    want = tokens(gateway, "whole", adapter.id)
+    leaving = gateway.adapters._step_runner.leaving
+    leaving.add(adapter.id)
+    with pytest.raises(InvalidRequestError, match="being unloaded"):
+        submit(gateway, "new", adapter.id)
+    moved = replace(
+        request("moved", PROMPT, adapter=adapter.id, max_tokens=6),
+        resumed=(ResumedChoice(tuple(want[:2])),),
+    )
+    gateway.engine.submit(moved).result(30)
+    assert gateway.collector.tokens("moved") == want[2:]
+    leaving.clear()
+    assert tokens(gateway, "new", adapter.id) == want
 
 
 def test_equal_prompts_of_two_adapters_share_no_cache(gateway):
