@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +32,7 @@ from cluster.control.explain import (
 from cluster.control.health import HealthBook
 from cluster.control.keeper import ExpertKeeper
 from cluster.control.live_cluster import DemandBook, LiveCluster
+from cluster.control.loop_end import end_process
 from cluster.control.members import HEARTBEAT_S, Heartbeat, MemberBook
 from cluster.control.metrics import ControlMetrics, ScalerMetrics
 from cluster.control.node_requests import NodeRequests
@@ -127,7 +127,7 @@ class Controller(AdapterAnswers):
         self._recovered.set()
         for loop in self._loops.values():
             task = asyncio.create_task(loop.run())
-            task.add_done_callback(_end_process)
+            task.add_done_callback(end_process)
             self._tasks.append(task)
 
     @property
@@ -394,10 +394,3 @@ class Controller(AdapterAnswers):
 
         await asyncio.gather(*(ask(part) for part in parts))
         return described
-
-
-def _end_process(loop: asyncio.Task[None]) -> None:
-    """A loop that has died takes the controller with it: Ray starts another."""
-    if not loop.cancelled():
-        logger.critical("control_loop_died", exc_info=loop.exception())
-        os._exit(1)

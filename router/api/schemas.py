@@ -39,7 +39,7 @@ class StreamOptions(BaseModel):
 
 
 class PlainBody(BaseModel):
-    """A body of which nothing is left to check once its types are right."""
+    """A JSON body; nothing is left to check once its types are right."""
 
     model_config = ConfigDict(extra="ignore")
 

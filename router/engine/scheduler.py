@@ -89,13 +89,9 @@ class Scheduler:
         return len(self._running)
 
     @property
-    def request_ids(self) -> list[str]:
-        """Requests that have not ended."""
-        return list(self._unfinished)
-
-    def num_of_adapter(self, adapter: str) -> int:
-        """Requests of an adapter that have not ended."""
-        return sum(s[0].request.adapter == adapter for s in self._unfinished.values())
+    def requests(self) -> list[GenerationRequest]:
+        """Those that have not ended."""
+        return [choices[0].request for choices in self._unfinished.values()]
 
     @property
     def has_work(self) -> bool:

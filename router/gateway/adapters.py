@@ -100,10 +100,13 @@ class GatewayAdapters:
 
     def _wait_unused(self, adapter_id: str, deadline_s: float) -> None:
         started_s = time.monotonic()
-        while num := self._between_steps(lambda: self._scheduler.num_of_adapter(adapter_id)):
+        while num := self._between_steps(lambda: self._num_using(adapter_id)):
             if time.monotonic() - started_s > deadline_s:
                 raise AdapterInUseError(adapter_id, num, deadline_s)
             time.sleep(_POLL_S)
+
+    def _num_using(self, adapter_id: str) -> int:
+        return sum(request.adapter == adapter_id for request in self._scheduler.requests)
 
     def _drop(self, adapter_id: str) -> int:
         self._decoder.drop_adapter(key_of(adapter_id))
