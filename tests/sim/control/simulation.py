@@ -53,7 +53,7 @@ class Simulation:
         loop, laws = self.world.loop, self.world.laws
         began_s = loop.time()
         try:
-            with mock.patch.object(controller_module, "_end_process", self._loop_has_died):
+            with mock.patch.object(controller_module, "end_process", self._loop_has_died):
                 loop.run_until_complete(self._main())
         except NothingLeftError:
             laws.broken(Law.ENDS, "nobody waits for anything that will come")
