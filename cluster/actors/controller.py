@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -58,8 +57,6 @@ from router.api.cluster_port import (
 )
 from router.exchange.links import LinkState
 from router.gateway.roster import Roster
-
-logger = logging.getLogger(__name__)
 
 _DESCRIBE_TIMEOUT_S = 2.0
 _RECOVER_S = 10.0
