@@ -26,7 +26,7 @@ STREAMS_WITHIN_S = 90.0
 PENDING_S = 10.0  # that anything but an endless loop may take when all is quiet
 _ASK_S = 5.0
 _ENDLESS = ("_for_ever", "_main", "_keep_up", "_keep_alive", "_keep_fresh", "_keep_probing")
-_ENDLESS += ("_follow", "ExpertKeeper.run", "Straightener.run", "Balancer.run")
+_ENDLESS += ("_follow", "ExpertKeeper.run", "Straightener.run", "AdapterKeeper.run", "Balancer.run")
 
 
 class Outcome(NamedTuple):
