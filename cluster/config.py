@@ -13,7 +13,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from cluster.image_settings import ImageSettings
 from cluster.planning.scaler_config import ScalerConfig
 from galerne.errors import ConfigError
+from galerne.internal_tls import DEFAULT_NAME
 from router.api.image_urls import ImageUrlPolicy
+from router.engine.speculation.policy import MAX_DRAFT_TOKENS
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(k|m|g|ki|mi|gi)?b?", re.IGNORECASE)
@@ -73,6 +75,29 @@ class NodeSettings(BaseModel):
     most: int = Field(ge=0, description="machines in all, with those that are there already")
     cores: int | None = Field(default=None, ge=1, description="unset: as those that are there")
     memory_bytes: float | None = Field(default=None, gt=0, description="unset: likewise")
+
+
+class TlsSettings(BaseModel):
+    """Certificates that clients see; files in PEM, read again when they change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cert: Path = Field(description="certificate for clients, then those up to its CA")
+    key: Path = Field(description="its private key, without a passphrase")
+    client_ca: Path | None = Field(
+        None, description="CAs of clients: then each must show a certificate of one of them"
+    )
+
+
+class InternalTlsSettings(BaseModel):
+    """Mutual TLS between our own processes; see ``galerne.internal_tls``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cert: Path = Field(description="certificate of our processes, at this place on every host")
+    key: Path = Field(description="its private key, without a passphrase")
+    ca: Path = Field(description="CA of all of them")
+    name: str = Field(DEFAULT_NAME, min_length=1, description="DNS name that they all carry")
 
 
 class ServeConfig(BaseModel):
@@ -142,7 +167,6 @@ class ServeConfig(BaseModel):
     max_num_seqs: int | None = Field(None, ge=1, description="sequences in a step; unset: mode")
     max_batched_tokens: int | None = Field(None, ge=16, description="tokens in a step; unset: mode")
     served_model_name: str | None = Field(None, description="name clients use")
-    api_keys_file: Path | None = Field(None, description="file of API keys, one a line")
     image_url_hosts: tuple[str, ...] = Field(
         (),
         description="hosts from which images may be fetched by URL: example.org, *.example.org, "
@@ -154,11 +178,42 @@ class ServeConfig(BaseModel):
         "unset: none",
     )
     images: ImageSettings = Field(ImageSettings(), description="limits of images")
+    api_keys_file: Path | None = Field(
+        None,
+        description="file (or mounted secret) of API keys, one a line, each with name= and limits "
+        "requests_per_min=, tokens_per_min=, concurrency= if wanted; read again when it changes",
+    )
+    admin_keys_file: Path | None = Field(
+        None, description="the same for keys that may change the cluster, which API keys may not"
+    )
+    audit_log: Path | None = Field(
+        None,
+        description="file for who did what, when and how much, without content; "
+        "unset: refused keys and changes of the cluster go to the log",
+    )
+    tls: TlsSettings | None = Field(
+        None, description="TLS for clients: cert, key, client_ca; unset: plain text"
+    )
+    internal_tls: InternalTlsSettings | None = Field(
+        None, description="TLS between our processes: cert, key, ca, name; unset: plain text"
+    )
     dashboard_port: int | None = Field(
         None, ge=0, le=65535, description="Ray dashboard on loopback; unset: off"
     )
     insecure_network: bool = Field(
         False, description="let internal plaintext ports leave the host (several nodes)"
+    )
+    speculative: Literal["auto", "off", "ngram", "eagle"] = Field(
+        "auto",
+        description="guesses at the next tokens, verified many at a time; changes no token. auto: "
+        "by the model's Eagle head, or by n-grams of the text, while measured times and "
+        "acceptance say that it pays; ngram, eagle: always",
+    )
+    num_draft_tokens: int = Field(
+        4, ge=1, le=MAX_DRAFT_TOKENS, description="guesses per sequence and step, at most"
+    )
+    draft_model: Path | None = Field(
+        None, description="directory of the Eagle head; unset: eagle in the checkpoint's"
     )
     record: Path | None = Field(
         None,
@@ -205,13 +260,26 @@ def load_config(file: Path | None, flags: Mapping[str, object]) -> ServeConfig:
         if not isinstance(loaded, dict):
             raise ConfigError("config", file, "is not a mapping of settings")
         fields |= {str(key).replace("-", "_"): value for key, value in loaded.items()}
-    fields |= {key: value for key, value in flags.items() if value is not None}
+    for key, value in flags.items():
+        if value is not None:
+            _put(fields, key, value)
     try:
         return ServeConfig.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise ConfigError(key, first["input"], first["msg"]) from error
+
+
+def _put(fields: dict[str, object], key: str, value: object) -> None:
+    """Set a flag; ``tls_cert`` and the like are settings of a mapping."""
+    for group in ("internal_tls", "tls"):
+        if key.startswith(f"{group}_"):
+            known = fields.get(group)
+            inner = dict(known) if isinstance(known, dict) else {}
+            fields[group] = inner | {key.removeprefix(f"{group}_"): value}
+            return
+    fields[key] = value
 
 
 def kv_bytes(setting: str, available: int) -> int:

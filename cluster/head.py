@@ -13,7 +13,6 @@ import logging
 import os
 import select
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,16 +20,14 @@ from pathlib import Path
 
 import psutil
 
+from cluster.child import ends_with_us
+
 logger = logging.getLogger(__name__)
 
 _EXECUTABLE = "gcs_server"
 _STORAGE, _STORAGE_PATH = "gcs_storage", "gcs_storage_path"
 _RETRY_S = 1.0  # between starts of a head that dies at once
 _END_TIMEOUT_S = 5.0
-# Becomes a program that the kernel ends with us (PR_SET_PDEATHSIG, SIGKILL), as Ray's own are.
-_ENDS_WITH_US = (
-    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
-)
 
 MEMORY_ONLY = (
     "Ray's head keeps its state in memory only: when its process dies, this server and all its "
@@ -155,7 +152,7 @@ class HeadKeeper:
 
     def _start(self) -> None:
         self._child = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _ENDS_WITH_US, *self._command],
+            ends_with_us(*self._command),
             env=self._environment,
             cwd=self._directory,
             stdin=subprocess.DEVNULL,

@@ -116,6 +116,10 @@ class Deployment:
             raise ConfigError("controller", self.spec.controller_name, str(error)) from error
         return report
 
+    def note_metrics(self, process: str, text: bytes) -> None:
+        """Have them shown with those of the parts; not waited for."""
+        self._controller.note_metrics.remote(process, text)
+
     @property
     def pids(self) -> dict[str, int]:
         """Process of every part, as last reported."""

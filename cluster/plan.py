@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 import psutil
 
 from cluster.actors.launch_spec import LaunchSpec
+from cluster.certificates import read_authorities, read_identity
 from cluster.config import ServeConfig, kv_bytes
 from cluster.demo import MODEL_DIRECTORY, MODEL_NAME
 from cluster.planning.shape import ModelShape, shape_of
 from cluster.presets import PRESETS, PresetInputs, build_topology
 from galerne.errors import ConfigError
+from galerne.internal_tls import InternalTls
 from galerne.topology import LinkTransport, Topology
 from galerne.units import size_text
-from router.gateway.settings import BLOCK_SIZE, DTYPES
+from router.gateway.settings import BLOCK_SIZE, DTYPES, SpeculationSettings
+from router.gateway.speculate import find_head, head_bytes_per_block
 from router.model.kv_cache import PagedLatentCache
 from router.model.native_layers import takes
 from shards.checkpoint.config import ModelConfig
+from shards.checkpoint.eagle import EagleCheckpoint
 from shards.checkpoint.open import open_checkpoint
 from shards.cores import available_cores
 from shards.kernels.formats import FORMATS, WeightFormat
@@ -117,6 +122,23 @@ def _adapters_root(config: ServeConfig) -> Path | None:
     return config.adapters.resolve()
 
 
+def held_speculation(
+    config: ServeConfig, held: HeldModel
+) -> tuple[SpeculationSettings, EagleCheckpoint | None]:
+    """Who will guess, and the head that does, if one does.
+
+    Raises:
+        ConfigError: A head is asked for, and there is none.
+        CheckpointError: It cannot be used with this model.
+    """
+    settings = SpeculationSettings(
+        speculative=config.speculative,
+        num_draft_tokens=config.num_draft_tokens,
+        draft_model=None if config.draft_model is None else config.draft_model.resolve(),
+    )
+    return settings, find_head(settings, held.path, held.config)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServePlan:
     """What ``galerne serve`` is going to start."""
@@ -126,6 +148,22 @@ class ServePlan:
     kv_note: str
     weight_bytes: int  # over all processes
     free_bytes: int  # that are left on this machine
+
+
+def internal_tls(config: ServeConfig) -> InternalTls | None:
+    """Certificates of internal ports.
+
+    Raises:
+        ConfigError: They cannot be used; names the file.
+    """
+    told = config.internal_tls
+    if told is None:
+        return None
+    read_identity("internal_tls", told.cert, told.key, datetime.now(tz=UTC))
+    read_authorities("internal_tls.ca", told.ca)
+    files = (path.absolute() for path in (told.cert, told.key, told.ca))
+    cert, key, ca = files
+    return InternalTls(cert=cert, key=key, ca=ca, name=told.name)
 
 
 def plan_serving(
@@ -150,8 +188,8 @@ def plan_serving(
         num_nodes=num_nodes,
     )
     topology = build_topology(inputs)
-    if num_nodes > 1 and not config.insecure_network:
-        problem = f"the Ray cluster has {num_nodes} nodes and internal links are not encrypted yet"
+    if num_nodes > 1 and config.internal_tls is None and not config.insecure_network:
+        problem = f"the Ray cluster has {num_nodes} nodes and internal_tls is not set"
         raise ConfigError("insecure_network", config.insecure_network, problem)
     max_model_len = min(
         config.max_model_len or DEFAULT_MAX_MODEL_LEN, model.max_position_embeddings
@@ -167,6 +205,8 @@ def plan_serving(
         raise ConfigError("model", path, text)
     per_gateway = kv_bytes(config.kv_memory, free) // len(topology.gateways)
     per_token = PagedLatentCache.bytes_per_block(model, BLOCK_SIZE, DTYPES[config.numerics])
+    speculation, head = held_speculation(config, held)
+    per_token += head_bytes_per_block(head, DTYPES[config.numerics])
     per_token //= BLOCK_SIZE
     # The cache stays as it is when the mode changes: it is made for the one with most sequences.
     num_seqs = max(topology.max_num_seqs, *(preset.max_num_seqs for preset in PRESETS.values()))
@@ -190,6 +230,7 @@ def plan_serving(
         inputs=inputs,
         expert_bytes=int(held.shape.expert_bytes),
         cluster_token=secrets.token_hex(32),
+        tls=internal_tls(config),
         max_model_len=max_model_len,
         kv_bytes=min(per_gateway, (most + BLOCK_SIZE) * per_token),
         gateway_threads=max(1, num_cores // len(topology.gateways)),
@@ -197,6 +238,7 @@ def plan_serving(
         shard_threads=1,
         is_one_node=num_nodes == 1,
         vision=config.images.vision,
+        speculation=speculation,
         record=None if config.record is None else config.record.resolve(),
         adapters=_adapters_root(config),
     )

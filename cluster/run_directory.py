@@ -45,6 +45,11 @@ class RunDirectory:
         return self.path / "h"
 
     @property
+    def edge_dir(self) -> Path:
+        """Where the TLS edge's configuration, keys and socket lie; the edge makes it."""
+        return self.path / "e"
+
+    @property
     def ray_dir(self) -> Path:
         """Ray's temporary directory; Ray makes it."""
         return self.path / "r"

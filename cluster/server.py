@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import secrets
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.actors.launch_spec import NAMESPACE
 from cluster.config import ServeConfig
+from cluster.edge.keeper import Edge
+from cluster.edge.start import check_edge, start_edge
 from cluster.nodes import Node, alive_nodes
-from cluster.ports import check_port
+from cluster.ports import LOOPBACK, check_port
 from cluster.run_directory import RunDirectory
 from cluster.runtime import RayRuntime, join_ray, start_local_ray
 from cluster.shutdown import Shutdown
-from galerne.errors import ConfigError
+from router.api.keys import read_entries
 from shards.cores import available_cores
 
 if TYPE_CHECKING:  # these import ray, which must see our environment first
@@ -38,6 +40,7 @@ class Server:
         self.plan: ServePlan | None = None
         self.deployment: Deployment | None = None
         self.ingress: Ingress | None = None
+        self.edge: Edge | None = None
 
     def start(
         self, on_step: Callable[[str], None], on_report: Callable[[StartReport], None]
@@ -52,7 +55,8 @@ class Server:
             GalerneError: It cannot be; says why.
         """
         config = self.config
-        api_keys = _read_keys(config)
+        _check_keys(config)
+        check_edge(config)
         if config.address is None:
             plan = self._plan(on_step, ())  # before Ray: it may refuse
             check_port("http_port", config.host, config.http_port)
@@ -82,19 +86,41 @@ class Server:
             controller_name=plan.spec.controller_name,
             namespace=NAMESPACE,
             cluster_token=plan.spec.cluster_token,
+            tls=plan.spec.tls,
             checkpoint=plan.tokenizer_directory,
-            api_keys=api_keys,
             limits=ApiLimits(images=config.images.limits, image_urls=config.image_urls),
+            api_keys_file=_absolute(config.api_keys_file),
+            admin_keys_file=_absolute(config.admin_keys_file),
+            audit_log=_absolute(config.audit_log),
             allow_insecure_network=config.insecure_network,
         )
+        is_plain = config.tls is None  # else all of Serve is on loopback, behind the edge
         self.ingress = start_ingress(
             settings,
-            host=config.host,
-            http_port=config.http_port,
-            grpc_port=config.grpc_port,
+            host=config.host if is_plain else LOOPBACK,
+            http_port=config.http_port if is_plain else 0,
+            grpc_port=config.grpc_port if is_plain else 0,
             run=self._run,
             owns_ray=self._runtime.is_ours,
         )
+        if not is_plain:
+            self._start_edge(self.ingress, self.deployment, settings.limits.max_body_bytes)
+
+    def _start_edge(self, ingress: Ingress, deployment: Deployment, max_body_bytes: int) -> None:
+        def on_metrics(text: bytes) -> None:
+            deployment.note_metrics("edge", text)
+
+        behind = ingress.http_address, ingress.grpc_address
+        self.edge = start_edge(self.config, behind, max_body_bytes, self._run, on_metrics)
+
+    @property
+    def urls(self) -> tuple[str, str]:
+        """Where clients find HTTP and gRPC."""
+        assert self.ingress is not None
+        if self.edge is None:
+            return f"http://{self.ingress.http_address}", f"grpc://{self.ingress.grpc_address}"
+        told, host = self.edge.settings, self.config.host
+        return f"https://{host}:{told.http_port}", f"grpcs://{host}:{told.grpc_port}"
 
     def _plan(self, on_step: Callable[[str], None], nodes: Sequence[Node]) -> ServePlan:
         from cluster.scaling import find_calibration, plan_scaled
@@ -130,6 +156,8 @@ class Server:
         if self.ingress is not None:
             ingress = self.ingress
             steps.append(lambda: ingress.close(self.config.drain_s))
+        if self.edge is not None:
+            steps.append(self.edge.close)
         if self.deployment is not None:
             deployment = self.deployment
             steps.append(lambda: deployment.stop(1.0))
@@ -152,20 +180,12 @@ class Server:
         self.close()
 
 
-def _read_keys(config: ServeConfig) -> tuple[str, ...]:
-    if config.api_keys_file is None:
-        return ()
-    try:
-        lines = config.api_keys_file.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("api_keys_file", config.api_keys_file, str(error)) from error
-    keys = (line.strip() for line in lines)
-    found = tuple(key if key.startswith("sha256:") else _hashed(key) for key in keys if key)
-    if not found:  # an empty file must not open the server to everyone
-        raise ConfigError("api_keys_file", config.api_keys_file, "holds no key")
-    return found
+def _check_keys(config: ServeConfig) -> None:
+    """Before anything starts; the frontend, on this host, reads and watches them itself."""
+    for path in (config.api_keys_file, config.admin_keys_file):
+        if path is not None:
+            read_entries(path)
 
 
-def _hashed(key: str) -> str:
-    """As ``ApiKeys`` takes it: keys travel through Ray, so they do not travel in the clear."""
-    return "sha256:" + hashlib.sha256(key.encode()).hexdigest()
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.absolute()  # a link of a mounted secret stays one

@@ -11,6 +11,7 @@ import torch
 from galerne.adapters import AdapterInfo
 from galerne.clock import MonotonicClock
 from galerne.ids import Epoch, ShardId
+from galerne.internal_tls import InternalTls
 from galerne.loop_thread import grpc_loop
 from shards.adapters.directory import find_adapter
 from shards.bank import ExpertBank
@@ -34,6 +35,7 @@ class ShardSettings:
     numerics_profile: str
     cluster_token: str = field(repr=False)
     epochs: tuple[int, ...]
+    tls: InternalTls | None = None  # None: plain text
     host: str = "127.0.0.1"
     num_threads: int = 1
     core: int | None = None  # where several shards share a host: the number of its own
@@ -90,7 +92,7 @@ class ShardHost:
                 checkpoint.bytes_read,
                 settings.adapters_root,
             )
-            return server, await server.start(settings.host)
+            return server, await server.start(settings.host, tls=settings.tls)
 
         self._server, port = grpc_loop().run(serve(), _TIMEOUT_S)
         self.address = f"{settings.host}:{port}"

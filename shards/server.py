@@ -28,6 +28,7 @@ from galerne.hello import (
     encode_welcome,
 )
 from galerne.ids import ShardId
+from galerne.internal_tls import InternalTls, add_port
 from galerne.v1 import internal_pb2 as internal
 from shards.adapter_control import ShardAdapters
 from shards.adapters.messages import adapter_report, decode_adapter
@@ -106,11 +107,11 @@ class ShardServer:
         generic = grpc.method_handlers_generic_handler("galerne.v1.ExpertService", handlers)
         self._server.add_generic_rpc_handlers((generic,))
 
-    async def start(self, host: str, port: int = 0) -> int:
-        """Listen; the port."""
-        bound = self._server.add_insecure_port(f"{host}:{port}")
+    async def start(self, host: str, port: int = 0, tls: InternalTls | None = None) -> int:
+        """Listen; the port. Without ``tls`` in plain text."""
+        bound = add_port(self._server, f"{host}:{port}", tls)
         await self._server.start()
-        return int(bound)
+        return bound
 
     async def stop(self, grace_s: float = 1.0) -> None:
         """Stop listening; streams get ``grace_s`` to end."""

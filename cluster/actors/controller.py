@@ -92,7 +92,7 @@ class Controller(AdapterAnswers):
         self._metrics = ControlMetrics()
         self._events = EventLog(lambda kind, part: self._metrics.events.labels(kind, part).inc())
         self._health = HealthBook()
-        calls = calls or PartClients(spec.cluster_token, self._members.address_of)
+        calls = calls or PartClients(spec.cluster_token, self._members.address_of, spec.tls)
         self._calls = calls
         self._conductor = TopologyConductor(spec.topology, calls, self._members, self._events)
         self._keeper = ExpertKeeper(
@@ -104,11 +104,9 @@ class Controller(AdapterAnswers):
         )
         self._keep_adapters(self._conductor, self._members, calls, self._events, spec.model_name)
         self._demand = DemandBook(now_s)
+        view = (self._conductor, self._members, self._describe, self._metrics_text)
         self._view = RosterView(
-            *(self._conductor, self._members, self._describe, self._metrics_text),
-            loops=lambda: self._loops,
-            adapters=lambda: self._adapters.listed,
-            now_s=now_s,
+            *view, lambda: self._loops, lambda: self._adapters.listed, now_s=now_s
         )
         self._changes = Changes(
             spec.inputs, self._conductor, self._members, self._balancer, self._events
@@ -370,6 +368,10 @@ class Controller(AdapterAnswers):
     async def roster(self, with_metrics: bool = False) -> Roster:
         """Gateways and shards that live; facts and metrics of every part if asked for."""
         return await self._view.roster(with_metrics=with_metrics)
+
+    async def note_metrics(self, process: str, text: bytes) -> None:
+        """Metrics of a process beside the parts, until it says something else."""
+        self._view.beside[process] = text
 
     def _metrics_text(self) -> bytes:
         metrics = self._metrics

@@ -32,6 +32,7 @@ class Gateway:
                 dense=spec.dense,
                 topology=reporter.start_topology(first),
                 cluster_token=spec.cluster_token,
+                tls=spec.tls,
                 max_model_len=spec.max_model_len,
                 kv_bytes=spec.kv_bytes,
                 num_threads=spec.gateway_threads,
@@ -41,6 +42,7 @@ class Gateway:
                 record=spec.record,
                 adapters_root=spec.adapters,
                 adapters=reporter.start_adapters() if spec.adapters is not None else (),
+                speculation=spec.speculation,
             )
             book = RayAddressBook(spec.controller_name, NAMESPACE)
             self._host = GatewayHost(settings, book, reporter.progress, reporter.wake)

@@ -8,7 +8,9 @@ from pathlib import Path
 from cluster.control.scaling_plan import ScalingPlan
 from cluster.control.standing import Spread
 from cluster.presets import PresetInputs
+from galerne.internal_tls import InternalTls
 from galerne.topology import Topology
+from router.gateway.settings import SpeculationSettings
 from router.model.vision_limits import VisionLimits
 from shards.kernels.formats import WeightFormat
 
@@ -29,6 +31,7 @@ class LaunchSpec:
     inputs: PresetInputs  # for the others
     expert_bytes: int  # of one expert of one layer, as it is held
     cluster_token: str = field(repr=False)
+    tls: InternalTls | None = None  # of internal ports; None: plain text
     max_model_len: int
     kv_bytes: int  # per gateway
     gateway_threads: int
@@ -39,6 +42,7 @@ class LaunchSpec:
     is_auto: bool = False  # the autoscaler chooses the topology from the start
     spread: Spread | None = None  # of the first topology; None: as parts fit
     vision: VisionLimits = field(default_factory=VisionLimits)
+    speculation: SpeculationSettings = field(default_factory=SpeculationSettings)
     record: Path | None = None  # on every gateway's host: where its runs are recorded
     adapters: Path | None = None  # on every host: the directory of LoRA adapters
 

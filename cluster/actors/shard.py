@@ -31,6 +31,7 @@ class ExpertShard:
                 held=spec.experts,
                 numerics_profile=numerics_profile(spec.numerics, spec.experts, spec.dense),
                 cluster_token=spec.cluster_token,
+                tls=spec.tls,
                 epochs=(topology.epoch,),
                 host=bind_host(spec),
                 num_threads=spec.shard_threads,

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from cluster.cli.adapter import list_adapters, load, unload
+from cluster.cli.certs import certs
 from cluster.cli.chat import chat
 from cluster.cli.demo import demo
 from cluster.cli.demo_eval import demo_eval
@@ -43,6 +44,7 @@ for command in (
     explain,
     decisions,
     replay,
+    certs,
     events,
     drain,
 ):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import grpc
@@ -16,7 +18,15 @@ from galerne.v1 import cluster_pb2_grpc, inference_pb2_grpc
 
 CONNECT_TIMEOUT_S = 5.0
 CALL_TIMEOUT_S = 20.0
-Target = Annotated[str, typer.Option(help="gRPC address of a running server")]
+_TLS = "grpcs://"
+_TLS_FILES = ("GALERNE_TLS_CA", "GALERNE_TLS_KEY", "GALERNE_TLS_CERT")
+Target = Annotated[
+    str,
+    typer.Option(
+        help="gRPC address of a running server; grpcs://host:port with TLS, by the files that "
+        "GALERNE_TLS_CA, and GALERNE_TLS_CERT and GALERNE_TLS_KEY, name"
+    ),
+]
 ApiKey = Annotated[str, typer.Option(envvar="GALERNE_API_KEY", help="API key, if the server asks")]
 DEFAULT_TARGET = "127.0.0.1:9000"
 _WIDTH = 160  # where the output is no terminal
@@ -35,7 +45,7 @@ def connect(target: str, stub: type = inference_pb2_grpc.InferenceServiceStub) -
         ConfigError: Nothing answers there.
     """
     options = [("grpc.max_receive_message_length", 64 << 20)]
-    with grpc.insecure_channel(target, options=options) as channel:
+    with _channel_to(target, options) as channel:
         try:
             grpc.channel_ready_future(channel).result(CONNECT_TIMEOUT_S)
         except grpc.FutureTimeoutError:
@@ -45,6 +55,16 @@ def connect(target: str, stub: type = inference_pb2_grpc.InferenceServiceStub) -
         except grpc.RpcError as error:
             call: Any = error
             raise ConfigError("server", call.code().name, call.details()) from None
+
+
+def _channel_to(target: str, options: list[tuple[str, int]]) -> grpc.Channel:
+    address = target.removeprefix(_TLS)
+    if address == target:
+        return grpc.insecure_channel(target, options=options)
+    ca, key, cert = (
+        Path(os.environ[name]).read_bytes() if os.environ.get(name) else None for name in _TLS_FILES
+    )
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(ca, key, cert), options)
 
 
 def metadata(api_key: str) -> tuple[tuple[str, str], ...]:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from cluster.config import ServeConfig, load_config
+from cluster.config import InternalTlsSettings, ServeConfig, TlsSettings, load_config
 from cluster.server import Server
 from cluster.shutdown import Shutdown
 
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 def _option(name: str, *flags: str) -> Any:  # noqa: ANN401 - typer's own type
     """A flag whose help is the setting's description."""
     return typer.Option(*flags, help=ServeConfig.model_fields[name].description)
+
+
+def _inner(settings: type[BaseModel], name: str) -> Any:  # noqa: ANN401 - typer's own type
+    """The same for a setting of a mapping."""
+    return typer.Option(help=settings.model_fields[name].description)
 
 
 def serve(
@@ -59,10 +65,21 @@ def serve(
     image_url_networks: Annotated[
         list[str] | None, _option("image_url_networks", "--image-url-network")
     ] = None,
+    admin_keys_file: Annotated[Path | None, _option("admin_keys_file")] = None,
+    audit_log: Annotated[Path | None, _option("audit_log")] = None,
+    tls_cert: Annotated[Path | None, _inner(TlsSettings, "cert")] = None,
+    tls_key: Annotated[Path | None, _inner(TlsSettings, "key")] = None,
+    tls_client_ca: Annotated[Path | None, _inner(TlsSettings, "client_ca")] = None,
+    internal_tls_cert: Annotated[Path | None, _inner(InternalTlsSettings, "cert")] = None,
+    internal_tls_key: Annotated[Path | None, _inner(InternalTlsSettings, "key")] = None,
+    internal_tls_ca: Annotated[Path | None, _inner(InternalTlsSettings, "ca")] = None,
     dashboard_port: Annotated[int | None, _option("dashboard_port")] = None,
     insecure_network: Annotated[
         bool | None, _option("insecure_network", "--insecure-network")
     ] = None,
+    speculative: Annotated[str | None, _option("speculative")] = None,
+    num_draft_tokens: Annotated[int | None, _option("num_draft_tokens")] = None,
+    draft_model: Annotated[Path | None, _option("draft_model")] = None,
     record: Annotated[Path | None, _option("record")] = None,
     adapters: Annotated[Path | None, _option("adapters")] = None,
     drain_s: Annotated[float | None, _option("drain_s")] = None,
@@ -141,9 +158,9 @@ def announce(server: Server, console: Console) -> None:
     if server.dashboard_url:
         Console(stderr=True).print(f"Ray dashboard {server.dashboard_url}", highlight=False)
     console.print(
-        f"ready: {server.plan.spec.model_name} on http://{ingress.http_address} and "
-        f"grpc://{ingress.grpc_address} ({topology.mode.value}, {len(topology.gateways)} "
-        f"gateway(s), {len(topology.shards)} shard(s) by {topology.transport.value}, "
+        f"ready: {server.plan.spec.model_name} on {' and '.join(server.urls)} "
+        f"({topology.mode.value}, {len(topology.gateways)} gateway(s), "
+        f"{len(topology.shards)} shard(s) by {topology.transport.value}, "
         f"{ingress.mode})",
         highlight=False,
         markup=False,

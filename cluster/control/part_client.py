@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import numpy as np
@@ -15,6 +15,7 @@ from galerne.adapters import AdapterInfo
 from galerne.errors import GalerneError
 from galerne.hello import SERVICE_OPTIONS, TOKEN_METADATA_KEY
 from galerne.ids import Epoch
+from galerne.internal_tls import InternalTls, open_channel, version_of
 from galerne.topology import Topology
 from galerne.topology_codec import decode_topology, encode_topology
 from galerne.v1 import inference_pb2 as pb
@@ -42,10 +43,17 @@ class PartClients:
     _shard = internal_pb2_grpc.ExpertServiceStub
     _gateway = internal_pb2_grpc.GatewayServiceStub
 
-    def __init__(self, cluster_token: str, address_of: Callable[[str], str | None]) -> None:
+    def __init__(
+        self,
+        cluster_token: str,
+        address_of: Callable[[str], str | None],
+        tls: InternalTls | None = None,
+    ) -> None:
         self._metadata = ((TOKEN_METADATA_KEY, cluster_token),)
         self._address_of = address_of
-        self._channels: dict[str, tuple[str, grpc.aio.Channel]] = {}
+        self._tls = tls
+        self._channels: dict[str, _Known] = {}
+        self._replaced: list[grpc.aio.Channel] = []  # calls may still run there
 
     async def adopt(self, shard: str, experts: Iterable[tuple[int, int]], timeout_s: float) -> None:
         """See ``PartCalls``."""
@@ -117,7 +125,7 @@ class PartClients:
 
     async def close(self) -> None:
         """Close the channels."""
-        for _, channel in self._channels.values():
+        for channel in (*(known.channel for known in self._channels.values()), *self._replaced):
             await channel.close()
 
     async def _call(
@@ -134,8 +142,16 @@ class PartClients:
         address = self._address_of(part)
         if address is None:
             raise PartFailedError(part, method, "its address is not known")
-        known = self._channels.get(part)
-        if known is None or known[0] != address:
-            channel = grpc.aio.insecure_channel(address, options=SERVICE_OPTIONS)
-            self._channels[part] = known = (address, channel)
-        return known[1]
+        known, version = self._channels.get(part), version_of(self._tls)
+        if known is None or known.address != address or version not in (None, known.version):
+            if known is not None:
+                self._replaced.append(known.channel)
+            channel = open_channel(address, SERVICE_OPTIONS, self._tls)
+            self._channels[part] = known = _Known(address, version, channel)
+        return known.channel
+
+
+class _Known(NamedTuple):
+    address: str
+    version: bytes | None  # of the certificates that it was opened with
+    channel: grpc.aio.Channel

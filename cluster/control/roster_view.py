@@ -52,6 +52,7 @@ class RosterView:
         self._members = members
         self._ask = describe
         self._metrics_text = metrics_text
+        self.beside: dict[str, bytes] = {}  # metrics of processes that are no parts
         self._loops = loops
         self._adapters = adapters
         self._now_s = now_s
@@ -81,6 +82,7 @@ class RosterView:
             process_metrics={
                 "controller": self._metrics_text(),
                 **{part: facts["metrics"] for part, facts in described.items()},
+                **self.beside,
             }
             if with_metrics
             else {},

@@ -10,4 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 MODEL_DIRECTORY = Path(__file__).parent / "model"
+# Its Eagle head, for ``--draft-model``; where auto does not look for it: on
+# a model this small a guess by it takes longer than it saves, and n-grams cost next to nothing.
+EAGLE_DIRECTORY = Path(__file__).parent / "eagle"
 MODEL_NAME = "galerne-demo"

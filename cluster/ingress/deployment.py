@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import FastAPI
@@ -17,12 +18,13 @@ from cluster.ingress.head_watch import patience_s, watch_head
 from cluster.ingress.serve_context import RayContext, ServeContext, refusing
 from cluster.ingress.settings import IngressSettings
 from galerne.v1 import cluster_pb2 as cluster_pb
+from router.api.audit import AuditLog
 from router.api.cluster_servicer import ClusterServicer
 from router.api.frontend import Frontend
-from router.api.grpc_servicer import InferenceServicer
+from router.api.grpc_servicer import InferenceServicer, authorization_of
 from router.api.health import HealthServicer
 from router.api.http_app import build_http_app
-from router.api.keys import ApiKeys
+from router.api.key_files import KeyFiles
 from router.api.metrics import FrontendMetrics
 from router.chat.tokenizer import load_tokenizer
 from router.gateway.pool import GatewayPool
@@ -38,7 +40,7 @@ def _unary(
 ) -> Callable[[Any, Message, RayContext], Coroutine[Any, Any, Message]]:
     async def call(self: GalerneIngress, request: Message, grpc_context: RayContext) -> Message:
         context = ServeContext(grpc_context)
-        async with refusing(context, self._frontend.keys.check):
+        async with refusing(context, partial(self._frontend.access.enter_rpc, name)):
             answer: Message = await getattr(getattr(self, servicer), name)(request, context)
             return answer
 
@@ -46,6 +48,7 @@ def _unary(
 
 
 def _stream_of(
+    rpc: str,
     name: str,
 ) -> Callable[[Any, Message, RayContext], AsyncGenerator[Message, None]]:
     """A streaming method of ``InferenceService``, by the name of its messages."""
@@ -54,7 +57,7 @@ def _stream_of(
         self: GalerneIngress, request: Message, grpc_context: RayContext
     ) -> AsyncGenerator[Message, None]:
         messages = getattr(self._inference, name)(request, self._owner(grpc_context))
-        async for message in self._stream(messages, grpc_context):
+        async for message in self._stream(rpc, messages, grpc_context):
             yield message
 
     return call
@@ -75,12 +78,18 @@ class GalerneIngress:
         directory = RayDirectory(settings.controller_name, settings.namespace)
         metrics = FrontendMetrics()
         self._pool = GatewayPool(
-            directory, settings.cluster_token, on_stream_moved=metrics.streams_moved.inc
+            directory,
+            settings.cluster_token,
+            on_stream_moved=metrics.streams_moved.inc,
+            tls=settings.tls,
         )
         tokenizer = load_tokenizer(settings.checkpoint)
-        keys = ApiKeys(settings.api_keys)
+        key_files = KeyFiles(settings.api_keys_file, settings.admin_keys_file, metrics.registry)
+        audit = AuditLog(settings.audit_log)
         await self._pool.start(settings.start_timeout_s)
-        self._frontend = Frontend(self._pool, tokenizer, settings.limits, keys, metrics)
+        self._frontend = Frontend(
+            self._pool, tokenizer, settings.limits, key_files.keys, metrics, audit
+        )
         self._inference = InferenceServicer(self._frontend)
         self._directory = directory
         self._cluster = ClusterServicer(directory, self._frontend)
@@ -90,7 +99,10 @@ class GalerneIngress:
 
         head = ray.get_runtime_context().gcs_address
         watching = watch_head(head, self._pool.give_up, patience_s())
-        self._head_watch = asyncio.create_task(watching)
+        self._watches = [
+            asyncio.create_task(watching),
+            asyncio.create_task(key_files.keep_fresh()),
+        ]
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The HTTP API; Serve asks for it once."""
@@ -128,10 +140,10 @@ class GalerneIngress:
     async def __del__(self) -> None:
         await self._pool.close()
 
-    Generate = _stream_of("stream_generate")
-    Chat = _stream_of("stream_chat")
-    ResumeGenerate = _stream_of("resume_generate")
-    ResumeChat = _stream_of("resume_chat")
+    Generate = _stream_of("Generate", "stream_generate")
+    Chat = _stream_of("Chat", "stream_chat")
+    ResumeGenerate = _stream_of("ResumeGenerate", "resume_generate")
+    ResumeChat = _stream_of("ResumeChat", "resume_chat")
     GenerateOnce = _unary("GenerateOnce")
     Tokenize = _unary("Tokenize")
     Detokenize = _unary("Detokenize")
@@ -152,15 +164,17 @@ class GalerneIngress:
         self, request: cluster_pb.WatchEventsRequest, grpc_context: RayContext
     ) -> AsyncGenerator[cluster_pb.ClusterEvent, None]:
         """See ``ClusterService``."""
-        async for event in self._stream(self._cluster.stream_events(request), grpc_context):
+        events = self._cluster.stream_events(request)
+        async for event in self._stream("WatchEvents", events, grpc_context):
             yield event
 
     async def Drain(  # noqa: N802
         self, request: cluster_pb.DrainRequest, grpc_context: RayContext
     ) -> AsyncGenerator[cluster_pb.DrainProgress, None]:
         """See ``ClusterService``."""
-        async for progress in self._stream(self._cluster.stream_drain(request), grpc_context):
-            yield progress
+        progress = self._cluster.stream_drain(request)
+        async for message in self._stream("Drain", progress, grpc_context):
+            yield message
 
     async def Check(  # noqa: N802
         self, request: health_pb2.HealthCheckRequest, grpc_context: RayContext
@@ -183,12 +197,12 @@ class GalerneIngress:
             self._watchers.discard(context)
 
     def _owner(self, grpc_context: RayContext) -> bytes:
-        return self._frontend.keys.owner(ServeContext(grpc_context).authorization)
+        return self._frontend.keys.owner(authorization_of(grpc_context.invocation_metadata()))
 
     async def _stream(
-        self, events: AsyncGenerator[Event, None], grpc_context: RayContext
+        self, rpc: str, events: AsyncGenerator[Event, None], grpc_context: RayContext
     ) -> AsyncGenerator[Event, None]:
-        context = ServeContext(grpc_context)
-        async with refusing(context, self._frontend.keys.check), aclosing(events):
+        context, enter = ServeContext(grpc_context), partial(self._frontend.access.enter_rpc, rpc)
+        async with refusing(context, enter), aclosing(events):
             async for event in events:
                 yield event

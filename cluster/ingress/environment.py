@@ -14,6 +14,8 @@ LOOPBACK_HOOK = "cluster.ingress.loopback.install_in_proxy"
 # and a health Watch holds its place for ever.
 MAX_STREAMS_PER_CONNECTION = 1000
 LONGEST_STREAM_S = 24 * 3600
+CLIENT_TIMEOUT_S = 60  # a client that stalls is given up
+HEADERS_TIMEOUT_S = 15  # until the head of a request is there
 _MIB = 1 << 20
 _NUM_REPLICA_PORTS = 20  # a restarted replica takes the next one
 
@@ -104,6 +106,8 @@ def haproxy_environment(
         "RAY_SERVE_HAPROXY_H2_FE_MAX_CONCURRENT_STREAMS": MAX_STREAMS_PER_CONNECTION,
         "RAY_SERVE_HAPROXY_H2_BE_MAX_CONCURRENT_STREAMS": MAX_STREAMS_PER_CONNECTION,
         "RAY_SERVE_HAPROXY_NBTHREAD": 1,
+        # Without a byte that the client sends, or takes, when it should.
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": CLIENT_TIMEOUT_S,
         # A reload leaves open streams to the old worker: it must outlive the longest of them. The
         # ports of a replica that ended need not: what comes after it there is the same application.
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": LONGEST_STREAM_S,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import psutil
 
-from cluster.ingress.environment import IngressPorts
+from cluster.ingress.environment import HEADERS_TIMEOUT_S, IngressPorts
 from cluster.ports import LOOPBACK, is_loopback
 from cluster.run_directory import RunDirectory
 
@@ -82,7 +82,8 @@ def _binary_path() -> str:
 def write_wrapper(run: RunDirectory, binary: Path, host: str, ports: IngressPorts) -> Path:
     """A program for Serve, which is told to stay on loopback, to start in HAProxy's place.
 
-    HAProxy's metrics and stats come to loopback too; the two public ports open on ``host``.
+    HAProxy's metrics and stats come to loopback too; the two public ports open on ``host``, and a
+    client has a limited time for the head of a request.
     """
     edits = " ".join(f"-e {shlex.quote(edit)}" for edit in bind_edits(host, ports))
     path = run.path / "haproxy-wrapper"
@@ -94,7 +95,9 @@ def write_wrapper(run: RunDirectory, binary: Path, host: str, ports: IngressPort
 def bind_edits(host: str, ports: IngressPorts) -> list[str]:
     """Commands of sed. Pure."""
     private = rf"{ports.haproxy_metrics}\|{ports.haproxy_stats}"
-    edits = [rf"s/^\( *bind \)\*\{{0,1\}}:\({private}\)$/\1{LOOPBACK}:\2/"]
+    # Serve's template has no limit for this; one that drips its head would stay for ever.
+    slow_head = rf"s/^defaults$/&\n    timeout http-request {HEADERS_TIMEOUT_S}s/"
+    edits = [slow_head, rf"s/^\( *bind \)\*\{{0,1\}}:\({private}\)$/\1{LOOPBACK}:\2/"]
     if is_loopback(host):
         return edits
     shown = f"[{host}]" if ":" in host else host

@@ -12,7 +12,7 @@ import grpc
 from google.protobuf.message import Message
 
 from galerne.errors import GalerneError
-from router.api.grpc_servicer import Context, abort_with, authorization_of
+from router.api.grpc_servicer import Context, abort_with
 
 logger = logging.getLogger(__name__)
 
@@ -55,11 +55,6 @@ class ServeContext:
     def for_servicer(self) -> Context:
         """This, for a servicer that uses no more of a context than is here."""
         return cast("Context", self)
-
-    @property
-    def authorization(self) -> str | None:
-        """The metadata ``authorization``."""
-        return authorization_of(self.invocation_metadata())
 
     async def abort(
         self, code: grpc.StatusCode, details: str = "", trailing_metadata: Metadata = ()
@@ -104,11 +99,11 @@ class ServeContext:
 
 @asynccontextmanager
 async def refusing(
-    context: ServeContext, check_key: Callable[[str | None], None]
+    context: ServeContext, enter: Callable[[Metadata], object]
 ) -> AsyncIterator[None]:
-    """Check the client's key, then end the call with the status of whatever the block raises."""
+    """Let ``enter`` see who calls, then end the call with the status of what is raised."""
     try:
-        check_key(context.authorization)
+        enter(context.invocation_metadata())
         yield
     except GalerneError as error:
         await abort_with(context.for_servicer, error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from galerne.internal_tls import InternalTls
 from router.api.inputs import ApiLimits
 
 
@@ -16,8 +17,11 @@ class IngressSettings:
     controller_name: str
     namespace: str  # of the controller
     cluster_token: str = field(repr=False)
+    tls: InternalTls | None = None  # towards gateways
     checkpoint: Path | None = None  # where tekken.json lies; None: the embedded tokenizer
-    api_keys: tuple[str, ...] = field(default=(), repr=False)  # see ``ApiKeys``; none: open to all
+    api_keys_file: Path | None = None  # on the frontend's host; None: open to all
+    admin_keys_file: Path | None = None  # None: nobody may change the cluster, unless all may ask
+    audit_log: Path | None = None  # None: what matters goes to the process' log
     limits: ApiLimits = field(default_factory=ApiLimits)
     start_timeout_s: float = 60.0  # until a gateway answers
     allow_insecure_network: bool = False  # internal plaintext ports may be reachable from outside

@@ -91,7 +91,7 @@ class ExactGateway:
     def _seconds(self, plan: StepPlan) -> float:
         num_decoding = context = num_prefill = num_begun = 0
         prefill_keys = 0.0
-        for sequence, start, num_tokens, samples in plan.entries:
+        for sequence, start, num_tokens, samples, _ in plan.entries:
             if num_tokens == 1 and samples and sequence.num_generated:
                 num_decoding += 1
                 context += start + 1

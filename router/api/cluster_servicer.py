@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import asdict
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 
 from galerne.v1 import cluster_pb2 as pb
 from galerne.v1 import cluster_pb2_grpc
@@ -39,6 +43,7 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
     ) -> pb.TopologyInfo:
         """Begins a change."""
         async with Aborting(context):
+            self._frontend.access.note_action("SetTopology", asked=_plain(request))
             topology: pb.TopologyInfo = message_of(
                 await self._cluster.set_topology(wish_of(request))
             )
@@ -74,6 +79,7 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
     ) -> inference.AdapterInfo:
         """Loads a LoRA adapter everywhere."""
         async with Aborting(context):
+            self._frontend.access.note_action("LoadAdapter", asked=_plain(request))
             info = await self._cluster.load_adapter(request.name, request.directory)
             await self._frontend.gateway.refresh()
             return inference.AdapterInfo(**asdict(info))
@@ -85,6 +91,7 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         deadline_s = request.deadline_s if request.HasField("deadline_s") else UNLOAD_DEADLINE_S
         async with Aborting(context):
             check_deadline(deadline_s)
+            self._frontend.access.note_action("UnloadAdapter", asked=_plain(request))
             info = await self._cluster.unload_adapter(request.name, deadline_s)
             await self._frontend.gateway.refresh()
             return inference.AdapterInfo(**asdict(info))
@@ -128,6 +135,16 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
             async for progress in self.stream_drain(request):
                 yield progress
 
-    def stream_drain(self, request: pb.DrainRequest) -> AsyncGenerator[pb.DrainProgress, None]:
+    async def stream_drain(
+        self, request: pb.DrainRequest
+    ) -> AsyncGenerator[pb.DrainProgress, None]:
         """The same, for a transport with a context of its own."""
-        return drain(self._frontend, request)
+        self._frontend.access.note_action("Drain", asked=_plain(request))
+        async with aclosing(drain(self._frontend, request)) as progress:
+            async for message in progress:
+                yield message
+
+
+def _plain(request: Message) -> dict[str, object]:
+    fields: dict[str, object] = MessageToDict(request, preserving_proto_field_name=True)
+    return fields

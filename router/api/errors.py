@@ -11,6 +11,7 @@ HTTP_STATUS_BY_STATUS: Mapping[str, int] = {
     "INVALID_ARGUMENT": 400,
     "FAILED_PRECONDITION": 400,
     "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
     "NOT_FOUND": 404,
     "ABORTED": 409,
     "RESOURCE_EXHAUSTED": 429,
@@ -32,6 +33,27 @@ class BodyTooLargeError(InvalidRequestError):
     def __init__(self, max_bytes: int) -> None:
         super().__init__("body", f"is larger than {max_bytes} bytes")
         self.args = (max_bytes,)
+
+
+class BodyTooSlowError(InvalidRequestError):
+    """A body did not arrive in time; HTTP says 408."""
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__("body", f"did not arrive within {timeout_s:g} s")
+        self.args = (timeout_s,)
+
+
+class ForbiddenError(GalerneError):
+    """The key is known, and may not do this."""
+
+    status = "PERMISSION_DENIED"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"API key: {self.problem}"
 
 
 class StreamNotFoundError(GalerneError):

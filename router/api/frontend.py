@@ -9,8 +9,10 @@ from contextlib import aclosing, contextmanager
 from dataclasses import replace
 
 from galerne.errors import InvalidRequestError, NotServingError, OverloadedError
+from router.api.access import Access, current_client
 from router.api.admission import admit, find_adapter
 from router.api.answer import AnswerFacts
+from router.api.audit import AuditLog
 from router.api.choices import Choice
 from router.api.events import Event
 from router.api.inputs import ApiLimits, ChatCompletionInput, GenerateInput
@@ -41,8 +43,11 @@ class Frontend:
         limits: ApiLimits | None = None,
         keys: ApiKeys | None = None,
         metrics: FrontendMetrics | None = None,
+        audit: AuditLog | None = None,
     ) -> None:
         """One ``gateway`` stands for all; without ``keys`` everyone may ask.
+
+        Limits of keys are those of this frontend: with several, each has its own count.
 
         Raises:
             ConfigError: Tokenizer and model do not fit.
@@ -52,9 +57,10 @@ class Frontend:
         self.limits = limits if limits is not None else ApiLimits()
         self.keys = keys if keys is not None else ApiKeys()
         self.metrics = metrics if metrics is not None else FrontendMetrics()
+        self.access = Access(self.keys, audit or AuditLog(), self.metrics.clock)
         self.prompts = PromptEncoder(tokenizer, gateway.model, self.limits)
         self.streams = Streams(gateway, tokenizer, self.limits, self.metrics)
-        self._running: set[str] = set()  # that end with their client
+        self._owners: dict[str, bytes] = {}  # of requests that end with their client
         self._num_open = 0
         self._is_draining = False
         self._is_idle = asyncio.Event()
@@ -145,9 +151,19 @@ class Frontend:
         Resumable ones are not ended: their clients are told, and gateways keep them.
         """
         await self.close()
-        running = list(self._running)
+        running = list(self._owners)
         await asyncio.gather(*(self.gateway.abort(request_id) for request_id in running))
         return len(running)
+
+    async def abort(self, request_id: str) -> bool:
+        """End a request of the current client; whether it was running.
+
+        Another's is as one that does not run, but for operators.
+        """
+        owner = self._owners.get(request_id, self.streams.owner_of(request_id))
+        if not self.access.may_touch(owner):
+            return False
+        return await self.gateway.abort(request_id)
 
     async def close(self) -> None:
         """Let go of resumable streams; they may be resumed at another frontend."""
@@ -205,6 +221,7 @@ class Frontend:
             num_running = self._num_open + self.streams.num_unattended
             if num_running >= self.limits.max_running:
                 raise OverloadedError("frontend", self.limits.max_running, _RETRY_AFTER_S)
+            meter.lease = self.access.lease(api)
             with self._counted():
                 yield meter
 
@@ -223,10 +240,10 @@ class Frontend:
     @contextmanager
     def _reserved(self, request_id: str) -> Iterator[None]:
         """Keep an id from being used twice at one time."""
-        if request_id in self._running or self.streams.is_running(request_id):
+        if request_id in self._owners or self.streams.is_running(request_id):
             raise InvalidRequestError("request_id", f"{request_id} is running already")
-        self._running.add(request_id)
+        self._owners[request_id] = current_client().owner
         try:
             yield
         finally:
-            self._running.discard(request_id)
+            self._owners.pop(request_id, None)

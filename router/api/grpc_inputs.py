@@ -31,6 +31,7 @@ _SCALARS = (
     "n",
     "logprobs",
     "prompt_logprobs",
+    "speculative",
 )
 
 

@@ -9,12 +9,12 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from galerne.errors import ConfigError, UnauthenticatedError
+from galerne.errors import ConfigError, GalerneError
 from galerne.v1 import inference_pb2_grpc as pb_grpc
+from router.api.access import Access
 from router.api.frontend import Frontend
-from router.api.grpc_servicer import Context, InferenceServicer, abort_with, authorization_of
+from router.api.grpc_servicer import Context, InferenceServicer, abort_with
 from router.api.health import INFERENCE_SERVICE, HealthServicer
-from router.api.keys import ApiKeys
 
 _HEALTH_PREFIX = f"/{health.SERVICE_NAME}/"  # probes have no key
 KEEPALIVE_S = 30
@@ -40,7 +40,7 @@ def build_grpc_server(
         ConfigError: The address cannot be bound.
     """
     server = grpc.aio.server(
-        interceptors=[KeyInterceptor(frontend.keys)] if frontend.keys else [],
+        interceptors=[KeyInterceptor(frontend.access)],
         options=server_options(frontend.limits.max_body_bytes),
     )
     pb_grpc.add_InferenceServiceServicer_to_server(  # type: ignore[no-untyped-call]
@@ -73,26 +73,27 @@ def server_options(max_receive_bytes: int) -> list[tuple[str, Any]]:
 
 
 class KeyInterceptor(grpc.aio.ServerInterceptor):
-    """Lets only those pass who show a key in the metadata ``authorization``; health is open."""
+    """Lets only those pass whose key, in the metadata ``authorization``, may; health is open."""
 
-    def __init__(self, keys: ApiKeys) -> None:
-        self._keys = keys
+    def __init__(self, access: Access) -> None:
+        self._access = access
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:  # noqa: ANN401 - grpc's handlers have no common type
-        """Pass the call on, or end it UNAUTHENTICATED."""
+        """Pass the call on, or end it UNAUTHENTICATED or PERMISSION_DENIED."""
         if not handler_call_details.method.startswith(_HEALTH_PREFIX):
+            method = handler_call_details.method.rpartition("/")[2]
             try:
-                self._keys.check(authorization_of(handler_call_details.invocation_metadata))
-            except UnauthenticatedError as error:
+                self._access.enter_rpc(method, handler_call_details.invocation_metadata)
+            except GalerneError as error:
                 return _refusal(error)
         return await continuation(handler_call_details)
 
 
-def _refusal(error: UnauthenticatedError) -> grpc.RpcMethodHandler[Any, Any]:
+def _refusal(error: GalerneError) -> grpc.RpcMethodHandler[Any, Any]:
     async def refuse(_request: object, context: Context) -> None:
         await abort_with(context, error)
 

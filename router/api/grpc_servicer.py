@@ -173,7 +173,7 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
         async with Aborting(context):
             if not request.request_id:
                 raise InvalidRequestError("request_id", "must not be empty")
-            was_running = await self._frontend.gateway.abort(request.request_id)
+            was_running = await self._frontend.abort(request.request_id)
             return pb.AbortResult(was_running=was_running)
 
     async def GetModelInfo(  # noqa: N802

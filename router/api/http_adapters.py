@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
-from fastapi import FastAPI, Request
-from fastapi.params import Depends
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
 from pydantic import Field
 
 from router.api.cluster_port import MAX_DEADLINE_S, UNLOAD_DEADLINE_S, ClusterPort
 from router.api.frontend import Frontend
+from router.api.http_cluster import peer_of
 from router.api.schemas import PlainBody, parse_body
 
 
@@ -33,15 +33,15 @@ def add_adapter_routes(
     cluster: ClusterPort,
     frontend: Frontend,
     read: Callable[[Request], Awaitable[bytes]],
-    dependencies: Sequence[Depends],
 ) -> None:
-    """``read`` gives a body within its limit; ``dependencies`` check the key."""
+    """For who may change the cluster; ``read`` gives a body within its limit."""
     routes = AdapterRoutes(cluster, frontend, read)
+    needs_admin = [Depends(routes.check_admin)]
     for path, endpoint in (
         ("/v1/load_lora_adapter", routes.load),
         ("/v1/unload_lora_adapter", routes.unload),
     ):
-        app.add_api_route(path, endpoint, methods=["POST"], dependencies=dependencies)
+        app.add_api_route(path, endpoint, methods=["POST"], dependencies=needs_admin)
 
 
 class AdapterRoutes:
@@ -57,9 +57,21 @@ class AdapterRoutes:
         self._frontend = frontend
         self._read = read
 
+    async def check_admin(self, request: Request) -> None:
+        """Refuse who may not change the cluster, before the body is read.
+
+        Raises:
+            UnauthenticatedError: No key, or a wrong one.
+            ForbiddenError: The key may not do that.
+        """
+        authorization = request.headers.get("authorization")
+        path, peer = request.url.path, peer_of(request)
+        self._frontend.access.enter(path, authorization, peer, as_admin=True)
+
     async def load(self, request: Request) -> Response:
         """POST /v1/load_lora_adapter: returns when every part has it."""
         body = parse_body(LoadAdapterBody, await self._read(request))
+        self._frontend.access.note_action("LoadAdapter", asked=body.model_dump())
         info = await self._cluster.load_adapter(body.lora_name, body.lora_path)
         await self._frontend.gateway.refresh()
         return PlainTextResponse(f"Success: LoRA adapter '{info.name}' added successfully.")
@@ -67,6 +79,7 @@ class AdapterRoutes:
     async def unload(self, request: Request) -> Response:
         """POST /v1/unload_lora_adapter: waits for requests that use it."""
         body = parse_body(UnloadAdapterBody, await self._read(request))
+        self._frontend.access.note_action("UnloadAdapter", asked=body.model_dump())
         info = await self._cluster.unload_adapter(body.lora_name, body.deadline_s)
         await self._frontend.gateway.refresh()
         return PlainTextResponse(f"Success: LoRA adapter '{info.name}' removed successfully.")

@@ -16,7 +16,7 @@ from router.api.cluster_port import ClusterPort
 from router.api.errors import ModelNotFoundError
 from router.api.frontend import Frontend
 from router.api.http_adapters import add_adapter_routes
-from router.api.http_cluster import add_cluster_routes
+from router.api.http_cluster import add_cluster_routes, peer_of
 from router.api.http_errors import add_error_handlers
 from router.api.http_generate import GenerationRoutes
 from router.api.http_pages import add_chat_page
@@ -59,7 +59,7 @@ def build_http_app(
     add_chat_page(app)
     if cluster is not None:
         add_cluster_routes(app, cluster, frontend)
-        add_adapter_routes(app, cluster, frontend, generation.read_body, needs_key)
+        add_adapter_routes(app, cluster, frontend, generation.read_body)
     add_error_handlers(app)
     return app
 
@@ -77,7 +77,9 @@ class InfoRoutes:
         Raises:
             UnauthenticatedError: No key, or a wrong one.
         """
-        self._frontend.keys.check(request.headers.get("authorization"))
+        self._frontend.access.enter(
+            request.url.path, request.headers.get("authorization"), peer_of(request)
+        )
 
     async def models(self) -> Response:
         """GET /v1/models."""

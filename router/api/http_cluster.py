@@ -53,7 +53,11 @@ class ClusterRoutes:
             HTTPException: No key, or a wrong one.
         """
         try:
-            self._frontend.keys.check(as_bearer(request.headers.get("authorization")))
+            self._frontend.access.enter(
+                request.url.path,
+                as_bearer(request.headers.get("authorization")),
+                peer_of(request),
+            )
         except UnauthenticatedError as error:
             raise HTTPException(401, str(error), _CHALLENGE) from None
 
@@ -112,6 +116,12 @@ class ClusterRoutes:
             problem="",
             decisions=tuple(await self._cluster.decisions(first)),
         )
+
+
+def peer_of(request: Request) -> str:
+    """Address of the client, as the proxies in front say, or else of what has connected."""
+    direct = request.client.host if request.client is not None else ""
+    return request.headers.get("x-forwarded-for", direct)
 
 
 def as_bearer(authorization: str | None) -> str | None:

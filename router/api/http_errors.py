@@ -12,12 +12,14 @@ from galerne.errors import GalerneError, InvalidRequestError, UnauthenticatedErr
 from router.api.errors import (
     HTTP_STATUS_BY_STATUS,
     BodyTooLargeError,
+    BodyTooSlowError,
     ModelNotFoundError,
     retry_after_s,
 )
 
 _TYPE_BY_HTTP_STATUS = {
     401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
     429: "rate_limit_error",
 }
@@ -27,6 +29,8 @@ def http_status(error: GalerneError) -> int:
     """The HTTP status of an error."""
     if isinstance(error, BodyTooLargeError):
         return 413
+    if isinstance(error, BodyTooSlowError):
+        return 408
     return HTTP_STATUS_BY_STATUS.get(error.status, 500)
 
 
@@ -67,6 +71,8 @@ async def _on_galerne_error(_request: Request, error: Exception) -> Response:
         headers["Retry-After"] = str(seconds)
     if isinstance(error, UnauthenticatedError):
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, BodyTooSlowError):
+        headers["Connection"] = "close"  # what is still to come is not waited for
     return JSONResponse(error_body(error), http_status(error), headers)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ from fastapi.responses import JSONResponse, Response
 
 from router.api.chat_json import ChatChunks, chat_completion
 from router.api.completion_json import CompletionChunks, completion
-from router.api.errors import BodyTooLargeError
+from router.api.errors import BodyTooLargeError, BodyTooSlowError
 from router.api.events import Accepted
 from router.api.frontend import Frontend
 from router.api.http_resume import ResumableRoutes, wants_resumable
@@ -81,7 +82,16 @@ class GenerationRoutes:
 
         Raises:
             BodyTooLargeError: It is, or says that it is.
+            BodyTooSlowError: It takes longer than it may.
         """
+        timeout_s = self._frontend.limits.body_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._read_all(request)
+        except TimeoutError:
+            raise BodyTooSlowError(timeout_s) from None
+
+    async def _read_all(self, request: Request) -> bytes:
         limit = self._frontend.limits.max_body_bytes
         length = request.headers.get("content-length", "0")
         if length.isdecimal() and int(length) > limit:

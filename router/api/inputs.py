@@ -44,6 +44,7 @@ class SamplingFields(TypedDict, total=False):
     n: int
     logprobs: int
     prompt_logprobs: int
+    speculative: bool
 
 
 class Resumable(NamedTuple):
@@ -85,6 +86,7 @@ class ApiLimits:
 
     max_running: int = 4096  # requests of this frontend at one time
     max_body_bytes: int = 64 * MIB  # of an HTTP body or a gRPC message
+    body_timeout_s: float = 60.0  # until an HTTP body is there
     max_prompts: int = 128  # of one /v1/completions request
     max_prompt_chars_per_token: int = 64  # times the model's length: refused without tokenizing
     resume_grace_s: float = 30.0  # a resumable request is kept so long without its client
@@ -99,6 +101,7 @@ class ApiLimits:
         for key in _AT_LEAST_1:
             if getattr(self, key) < 1:
                 raise ConfigError(f"limits.{key}", getattr(self, key), "must be at least 1")
-        if not 0 < self.resume_grace_s < math.inf:
-            problem = "must be a number of seconds above 0"
-            raise ConfigError("limits.resume_grace_s", self.resume_grace_s, problem)
+        for key in ("resume_grace_s", "body_timeout_s"):
+            if not 0 < getattr(self, key) < math.inf:
+                problem = "must be a number of seconds above 0"
+                raise ConfigError(f"limits.{key}", getattr(self, key), problem)

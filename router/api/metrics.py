@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from galerne.clock import Clock, MonotonicClock
 from galerne.errors import GalerneError
+from router.api.access import Lease
 from router.api.events import Accepted, EndReason, Event, Finished, TokensDelta, Usage
 
 _TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -104,6 +105,7 @@ class RequestMeter:
         """``is_replay``: its tokens come faster than they were made."""
         self._is_replay = is_replay
         self.outcome = "INTERNAL"
+        self.lease: Lease | None = None  # of the client's limits; None: counted elsewhere
         self.is_detached = False  # the request outlives its client; its task closes this
         self._metrics = metrics
         self._api = api
@@ -119,6 +121,8 @@ class RequestMeter:
 
     def see(self, event: Event) -> None:
         """Count what an event says."""
+        if self.lease is not None:
+            _charge(self.lease, event)
         match event:
             case TokensDelta(choice=choice, token_ids=ids) if ids and not self._is_replay:
                 self._see_tokens(choice, len(ids))
@@ -134,6 +138,8 @@ class RequestMeter:
     def close(self) -> None:
         """The request has ended."""
         metrics = self._metrics
+        if self.lease is not None:
+            self.lease.release(self.outcome)
         metrics.running.dec()
         metrics.requests.labels(self._api, self.outcome).inc()
         metrics.duration_s.labels(self._api).observe(metrics.clock.now_s() - self._arrived_s)
@@ -146,6 +152,14 @@ class RequestMeter:
         elif not self._last_s_by_choice:
             self._metrics.ttft_s.labels(self._api).observe(now_s - self._arrived_s)
         self._last_s_by_choice[choice] = now_s
+
+
+def _charge(lease: Lease, event: Event) -> None:
+    match event:
+        case Accepted(prompt_token_ids=ids):
+            lease.charge_prompt(len(ids))
+        case TokensDelta(token_ids=ids):
+            lease.charge_answer(len(ids))
 
 
 def _outcome_of(error: BaseException) -> str:

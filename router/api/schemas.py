@@ -27,6 +27,7 @@ _SAME_NAME = (
     "ignore_eos",
     "n",
     "prompt_logprobs",
+    "speculative",
 )
 
 
@@ -69,6 +70,7 @@ class _Body(PlainBody):
     ignore_eos: bool | None = None
     n: int | None = None
     prompt_logprobs: int | None = None
+    speculative: bool | None = None
     cache_salt: str | None = None
 
     @property

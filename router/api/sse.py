@@ -15,6 +15,7 @@ from galerne.errors import RequestAbortedError
 T = TypeVar("T")
 
 DONE = b"data: [DONE]\n\n"
+STALL_TIMEOUT_S = 60.0  # a client that takes nothing for so long is given up
 
 
 def encode_event(body: Mapping[str, Any], event_id: str = "") -> bytes:
@@ -34,13 +35,17 @@ class EventStreamResponse(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, events: AsyncGenerator[bytes, None], source: AsyncGenerator[Any, None]
+        self,
+        events: AsyncGenerator[bytes, None],
+        source: AsyncGenerator[Any, None],
+        stall_timeout_s: float = STALL_TIMEOUT_S,
     ) -> None:
         """``events`` is made from ``source``, which has begun; both are closed at the end."""
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._events = events
         self._source = source
+        self._stall_timeout_s = stall_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response."""
@@ -61,7 +66,8 @@ class EventStreamResponse(Response):
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
         async for event in self._events:
-            await send({"type": "http.response.body", "body": event, "more_body": True})
+            async with asyncio.timeout(self._stall_timeout_s):
+                await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

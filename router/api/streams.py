@@ -86,6 +86,11 @@ class Streams:
         stream = self._streams.get(request_id)
         return stream is not None and not stream.log.is_closed
 
+    def owner_of(self, request_id: str) -> bytes | None:
+        """Whose stream that is; None: it is not known here."""
+        stream = self._streams.get(request_id)
+        return None if stream is None else stream.owner
+
     def begin(
         self,
         request: GenerationRequest,

@@ -25,6 +25,7 @@ from router.engine.request import FinishReason, GenerationRequest, TokenDelta
 from router.engine.scheduler import Scheduler
 from router.engine.scheduler_config import SchedulerConfig
 from router.engine.sequence import Sequence as Choice
+from router.engine.speculation.port import NO_DRAFTING, Drafting
 from router.engine.step_runner_port import StepRunner
 from router.engine.stepper import Stepper
 from router.profiling import LayerTimer
@@ -53,8 +54,10 @@ class Engine:
         max_waiting: int,
         on_deltas: Callable[[Sequence[TokenDelta]], None],
         recorder: StepRecorder = NULL_RECORDER,
+        drafting: Drafting = NO_DRAFTING,
     ) -> None:
         """``on_deltas`` gets all deltas of a step at once, on the engine's thread."""
+        self.drafting = drafting
         self.metrics = EngineMetrics()
         self.timer = LayerTimer()
         self._scheduler = scheduler
@@ -242,16 +245,21 @@ class Engine:
     def step(self) -> None:
         """Plan, run and publish one step. For the loop, and for who runs an engine without it."""
         started = self._clock.now_s()
+        with self.timer.part("draft"):
+            drafts = self.drafting.drafts(self._scheduler.decoding)
         with self.timer.part("schedule"):
-            plan = self._scheduler.schedule()
+            plan = self._scheduler.schedule(drafts)
         self._recorder.planned(self.num_steps, plan)
         deltas: list[TokenDelta] = []  # what is in here is published whatever happens
         logits = None
+        began = self._clock.now_s()
         try:
             with self.timer.part("model"):
                 logits = self._runner.run_plan(self.num_steps, plan)
             with self.timer.part("sample"):
-                self._stepper.finish_step(plan, logits, deltas)
+                verified = self._stepper.finish_step(plan, logits, deltas)
+            with self.timer.part("draft"):
+                self.drafting.ran(plan, verified, self._clock.now_s() - began)
         except EpochRetiredError as error:
             self._drop_step(error)
         except GalerneError as error:
@@ -365,14 +373,7 @@ class Engine:
         metrics, now = self.metrics, self._clock.now_s()
         if deltas:  # a step that was dropped, or is of prompts alone, gives nothing out
             self._loads.stepped(plan.entries, now)
-        metrics.steps.inc()
-        metrics.step_seconds.observe(now - started_s)
-        decodes = sum(e.num_tokens == 1 and e.samples for e in plan.entries)
-        metrics.tokens.labels("decode").inc(decodes)
-        metrics.tokens.labels("prefill").inc(plan.num_tokens - decodes)
-        for delta in deltas:
-            if delta.finish_reason is not None:
-                metrics.finished.labels(delta.finish_reason.value).inc()
+        metrics.count_step(plan, deltas, now - started_s)
 
     def metrics_text(self) -> bytes:
         """Prometheus text, gauges and the model's counters brought up to date."""
@@ -383,4 +384,5 @@ class Engine:
         metrics.preemptions.set(load.preemptions)
         metrics.prefix_hit_tokens.set(load.prefix_hit_tokens)
         self._runner.report(metrics)
+        self.drafting.report(metrics)
         return self.metrics.text()

@@ -69,7 +69,8 @@ class LoadCounter:
         self._start_s = start_s
         self._lock = threading.Lock()  # a report is of one moment
         self._arrived_s: dict[Sequence, float] = {}  # that have no token yet
-        self._last_s: dict[Sequence, float] = {}  # when the last token went out
+        # When the last token went out, and the how-manieth it was.
+        self._last: dict[Sequence, tuple[float, int]] = {}
         self._arrivals = 0
         self._by_second: dict[int, int] = {}
         self._ended = 0
@@ -103,24 +104,30 @@ class LoadCounter:
                 self._ended += len(request.open_choices)
 
     def stepped(self, entries: Iterable[StepEntry], now_s: float) -> None:
-        """The tokens of a step went out. Those that ``samples`` have one, or ended in an error."""
-        arrived_s, last_s = self._arrived_s, self._last_s
-        gaps: dict[float, int] = {}  # tokens by when their forerunners went out
+        """The tokens of a step went out. Those that ``samples`` have some, or ended in an error.
+
+        Of several at once, each is taken to have come after an equal part of the time.
+        """
+        arrived_s, last = self._arrived_s, self._last
+        # Tokens by when their forerunners went out, and how many went out at once.
+        gaps: dict[tuple[float, int], int] = {}
         ended: list[Sequence] = []
         with self._lock:
-            for sequence, _, _, samples in entries:
+            for entry in entries:
+                sequence = entry.sequence
                 reason = sequence.finish_reason
-                if samples and reason is not FinishReason.ERROR:
-                    before_s = last_s.get(sequence)
-                    if before_s is not None:
-                        gaps[before_s] = gaps.get(before_s, 0) + 1
+                if entry.samples and reason is not FinishReason.ERROR:
+                    before = last.get(sequence)
+                    if before is not None:
+                        step = before[0], max(1, sequence.num_generated - before[1])
+                        gaps[step] = gaps.get(step, 0) + step[1]
                     elif sequence in arrived_s:
                         self._ttft_s.add(max(0.0, now_s - arrived_s.pop(sequence)))
-                    last_s[sequence] = now_s
+                    last[sequence] = now_s, sequence.num_generated
                 if reason is not None:
                     ended.append(sequence)
-            for before_s, count in gaps.items():
-                self._inter_token_s.add(max(0.0, now_s - before_s), count)
+            for (before_s, at_once), count in gaps.items():
+                self._inter_token_s.add(max(0.0, now_s - before_s) / at_once, count)
             self._end(ended)
 
     def aborted(self, sequences: Iterable[Sequence]) -> None:
@@ -131,7 +138,7 @@ class LoadCounter:
     def _end(self, sequences: Iterable[Sequence]) -> None:
         for sequence in sequences:
             self._arrived_s.pop(sequence, None)
-            self._last_s.pop(sequence, None)
+            self._last.pop(sequence, None)
             self._ended += 1
             self._output_tokens += sequence.num_generated
             self._output_squares += sequence.num_generated**2

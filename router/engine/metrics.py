@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from router.engine.plan import StepPlan
+from router.engine.request import TokenDelta
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -42,6 +47,26 @@ class EngineMetrics:
         self.prefix_hit_tokens = Gauge(
             "galerne_engine_prefix_hit_tokens", "Prompt tokens found cached", registry=registry
         )
+        self.drafted = Counter(
+            "galerne_engine_draft_tokens", "Guesses verified", ("source",), registry=registry
+        )
+        self.accepted = Counter(
+            "galerne_engine_accepted_draft_tokens",
+            "Guesses that were what was drawn",
+            ("source",),
+            registry=registry,
+        )
+        self.acceptance = Gauge(
+            "galerne_engine_draft_acceptance",
+            "Running share of first guesses that were right",
+            ("source",),
+            registry=registry,
+        )
+        self.num_draft_tokens = Gauge(
+            "galerne_engine_num_draft_tokens",
+            "Guesses per sequence in the newest step; 0: they do not pay",
+            registry=registry,
+        )
         self.part_seconds = Counter(
             "galerne_engine_part_seconds", "Time by part of the model", ("part",), registry=registry
         )
@@ -74,6 +99,19 @@ class EngineMetrics:
         self.link_up = Gauge(
             "galerne_exchange_link_up", "1 if a shard's link is up", ("shard",), registry=registry
         )
+
+    def count_step(self, plan: StepPlan, deltas: Iterable[TokenDelta], seconds: float) -> None:
+        """One step with what it gave out."""
+        self.steps.inc()
+        self.step_seconds.observe(seconds)
+        decodes = sum(entry.is_decode for entry in plan.entries)
+        guesses = sum(len(entry.draft) for entry in plan.entries)
+        self.tokens.labels("decode").inc(decodes)
+        self.tokens.labels("prefill").inc(plan.num_tokens - decodes - guesses)
+        self.tokens.labels("draft").inc(guesses)
+        for delta in deltas:
+            if delta.finish_reason is not None:
+                self.finished.labels(delta.finish_reason.value).inc()
 
     def text(self) -> bytes:
         """Prometheus text."""

@@ -9,12 +9,29 @@ from router.engine.sequence import Sequence
 
 
 class StepEntry(NamedTuple):
-    """Positions ``start`` to ``start + num_tokens`` of one sequence, to be computed in one step."""
+    """Positions ``start`` to ``start + num_tokens`` of one sequence, to be computed in one step.
+
+    The last ``len(draft)`` of them are guesses at tokens that are not drawn yet: the step also says
+    what would be drawn behind each, and the guesses count up to the first that is another token.
+    """
 
     sequence: Sequence
     start: int
     num_tokens: int
     samples: bool  # the last known token is among them: the next one must be sampled
+    draft: tuple[int, ...] = ()  # only where it samples
+
+    @property
+    def is_decode(self) -> bool:
+        """Whether one known token is computed, and perhaps guesses behind it."""
+        return self.samples and self.num_tokens == 1 + len(self.draft)
+
+
+class Verified(NamedTuple):
+    """An entry that sampled, and how many of its guesses were what was drawn."""
+
+    entry: StepEntry
+    num_accepted: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,6 +41,7 @@ class SamplingParams:
     n: int = 1
     logprobs: int | None = None  # number of alternatives; 0 gives the chosen token's only
     prompt_logprobs: int | None = None
+    speculative: bool = True  # whether guesses may be verified; changes no token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,8 @@ served. When blocks run out, the latest arrival gives its blocks back and comput
         if is_done(sequence):
             scheduler.finish(sequence, FinishReason.STOP)
 
-If the step failed, schedule anew: before ``advance`` nothing of a plan counts as computed.
+If the step failed, schedule anew: before ``advance`` nothing of a plan counts as computed. Guesses
+at the next tokens (``drafts``) get what tokens and blocks nobody else wants of the step.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import bisect
 from collections import abc, deque
 from collections.abc import Callable
+from operator import attrgetter
 
 from galerne.errors import ConfigError, InvalidRequestError, OverloadedError
 from router.engine.block_hash import HashContext
@@ -26,6 +28,8 @@ from router.engine.plan import StepEntry, StepPlan
 from router.engine.request import FinishReason, GenerationRequest
 from router.engine.scheduler_config import SchedulerConfig
 from router.engine.sequence import Sequence, SequenceState
+from router.engine.servable import check_servable
+from router.engine.speculation.grant import NO_DRAFTS, Drafts, grant_drafts
 
 _MAX_RESUMED = 1 << 62
 
@@ -50,11 +54,8 @@ class Scheduler:
         if pool.block_size != config.block_size:
             problem = f"must equal the pool's {pool.block_size}"
             raise ConfigError("scheduler.block_size", config.block_size, problem)
-        self.num_preemptions = 0
-        self.prefix_query_tokens = 0
-        self.prefix_hit_tokens = 0
-        self.num_begun = 0
-        self.begun_prompt_tokens = 0
+        self.num_preemptions = self.num_begun = self.begun_prompt_tokens = 0
+        self.prefix_query_tokens = self.prefix_hit_tokens = 0
         self._config = config
         self._pool = pool
         self._hash_context_for = hash_context_for
@@ -109,9 +110,9 @@ class Scheduler:
             OverloadedError: The queue has no room for the choices now.
         """
         max_num_tokens = self.check(request)
-        if not request.resumed and self._is_full_for(request.sampling.n):
-            limit, retry_after_s = self._config.max_waiting, self._config.retry_after_s
-            raise OverloadedError("request queue", limit, retry_after_s)
+        limit = self._config.max_waiting
+        if not request.resumed and self.num_waiting + request.sampling.n > limit:
+            raise OverloadedError("request queue", limit, self._config.retry_after_s)
         is_cached = self._config.enable_prefix_cache
         context = self._hash_context_for(request) if is_cached else None
         sequences: list[Sequence] = []
@@ -174,8 +175,13 @@ class Scheduler:
             self._preempt(sequence)
         return victims
 
-    def schedule(self) -> StepPlan:
-        """Plan the next step: admit, grow block tables, preempt.
+    @property
+    def decoding(self) -> list[Sequence]:
+        """Running sequences with one known token to compute, and generated ones: may be guessed."""
+        return [s for s in self._running if s.num_pending == 1 and s.num_generated > 0]
+
+    def schedule(self, drafts: Drafts = NO_DRAFTS) -> StepPlan:
+        """Plan the next step: admit, grow block tables, preempt, grant ``drafts`` of ``decoding``.
 
         Every running sequence gets at least one token or is preempted. The plan has entries
         whenever ``has_work``.
@@ -185,6 +191,8 @@ class Scheduler:
         if not preempted:  # else the blocks just freed would go to a later arrival
             budget = self._config.max_batched_tokens - sum(e.num_tokens for e in entries)
             entries.extend(self._admit(budget))
+            if drafts:
+                entries = grant_drafts(entries, drafts, self._config, self._pool, self._reserved())
         self._plan = StepPlan(
             entries=tuple(entries),
             preempted=tuple(preempted),
@@ -193,12 +201,18 @@ class Scheduler:
         )
         return self._plan
 
-    def advance(self, plan: StepPlan, sampled_token_ids: abc.Sequence[int]) -> list[Sequence]:
+    def advance(
+        self,
+        plan: StepPlan,
+        sampled_token_ids: abc.Sequence[int],
+        num_accepted: abc.Sequence[int] | None = None,
+    ) -> list[Sequence]:
         """Take note that the model ran ``plan``.
 
         Args:
             plan: What ``schedule`` returned last.
-            sampled_token_ids: One per entry with ``samples``, in the plan's order.
+            sampled_token_ids: The last drawn of each entry with ``samples``, in the plan's order.
+            num_accepted: Of the same entries, guesses that were drawn before it; unset: none.
 
         Returns:
             The sequences that got a token, in the plan's order. Entries whose sequence was aborted
@@ -213,16 +227,18 @@ class Scheduler:
         if len(sampled_token_ids) != plan.num_samples:
             raise ValueError(f"{plan.num_samples} tokens needed, got {len(sampled_token_ids)}")
         self._plan = None
-        tokens = iter(sampled_token_ids)
+        drawn = zip(sampled_token_ids, num_accepted or [0] * plan.num_samples, strict=True)
         extended: list[Sequence] = []
-        for sequence, start, num_tokens, samples in plan.entries:
-            token_id = next(tokens) if samples else None
+        for sequence, start, num_tokens, samples, draft in plan.entries:
+            token_id, accepted = next(drawn) if samples else (None, 0)
             if sequence.state is not SequenceState.RUNNING:
                 continue
-            sequence.num_computed = start + num_tokens
+            sequence.num_computed = start + num_tokens - len(draft) + accepted
             if token_id is not None:
-                sequence.token_ids.append(token_id)
+                sequence.token_ids += (*draft[:accepted], token_id)
                 extended.append(sequence)
+            if draft:
+                self._roll_back(sequence)
             self._publish_full_blocks(sequence)
         return extended
 
@@ -232,26 +248,9 @@ class Scheduler:
         Raises:
             InvalidRequestError: The id is in use, or the request can never be served here.
         """
-        num_prompt = len(request.prompt_token_ids)
-        config = self._config
         if request.request_id in self._unfinished:
             raise InvalidRequestError("request_id", "is in use by a running request")
-        if not 1 <= request.sampling.n <= config.max_waiting:
-            raise InvalidRequestError("n", f"must be in [1, {config.max_waiting}]")
-        if not 1 <= num_prompt < config.max_model_len:
-            allowed = f"[1, {config.max_model_len - 1}]"
-            raise InvalidRequestError(
-                "prompt_token_ids", f"must have a length in {allowed}, not {num_prompt}"
-            )
-        room = self._pool.num_usable * config.block_size
-        if num_prompt > room:
-            problem = f"{num_prompt} tokens, but the KV cache holds {room}"
-            raise InvalidRequestError("prompt_token_ids", problem)
-        max_num_tokens = min(num_prompt + request.sampling.max_tokens, config.max_model_len)
-        if max_num_tokens - 1 > room:  # the last token is sampled but never computed
-            problem = f"at most {room + 1 - num_prompt} beside this prompt in the KV cache"
-            raise InvalidRequestError("max_tokens", problem)
-        return max_num_tokens
+        return check_servable(request, self._config, self._pool.num_usable)
 
     def _plan_running(self, preempted: list[Sequence]) -> list[StepEntry]:
         """Entries of the running sequences; appends to ``preempted`` whom it had to put back."""
@@ -285,8 +284,7 @@ class Scheduler:
     def _admit(self, budget: int) -> list[StepEntry]:
         """Start waiting sequences in order until one does not fit."""
         entries: list[StepEntry] = []
-        # Prompts grow chunk by chunk; blocks that admitted ones still need are spoken for.
-        reserved = sum(self._blocks_for(s.num_tokens) - len(s.blocks) for s in self._running)
+        reserved = self._reserved()
         while self._waiting and budget > 0 and self.num_running < self._config.max_num_seqs:
             sequence = self._waiting[0]
             if self._pool.num_free <= reserved or self._awaits_leader(sequence):
@@ -302,6 +300,16 @@ class Scheduler:
             reserved += self._blocks_for(sequence.num_tokens) - len(sequence.blocks)
         return entries
 
+    def _roll_back(self, sequence: Sequence) -> None:
+        """Give back the blocks that only rejected guesses needed."""
+        num_kept = self._blocks_for(sequence.num_computed)
+        self._pool.release(sequence.blocks[num_kept:])
+        del sequence.blocks[num_kept:]
+
+    def _reserved(self) -> int:
+        """Blocks that running sequences still need: prompts grow chunk by chunk."""
+        return sum(self._blocks_for(s.num_tokens) - len(s.blocks) for s in self._running)
+
     def _start(self, sequence: Sequence, hits: list[int], budget: int) -> int:
         """Make a sequence running, with the blocks of its first chunk; returns the chunk's size."""
         num_hit_tokens = len(hits) * self._config.block_size
@@ -314,7 +322,7 @@ class Scheduler:
             self.prefix_query_tokens += sequence.num_tokens
             self.prefix_hit_tokens += num_hit_tokens
         sequence.move_to(SequenceState.RUNNING)
-        bisect.insort(self._running, sequence, key=_arrival)
+        bisect.insort(self._running, sequence, key=attrgetter("arrival"))
         self._pool.acquire(hits)
         sequence.num_computed = num_hit_tokens
         sequence.num_published = len(hits)
@@ -348,9 +356,6 @@ class Scheduler:
             return self._num_resumed - _MAX_RESUMED
         self._num_arrivals += 1
         return self._num_arrivals - 1
-
-    def _is_full_for(self, num_choices: int) -> bool:
-        return self.num_waiting + num_choices > self._config.max_waiting
 
     def _free(self, sequence: Sequence) -> None:
         self._pool.release(sequence.blocks)
@@ -393,7 +398,3 @@ class Scheduler:
 def _entry(sequence: Sequence, num_tokens: int) -> StepEntry:
     samples = num_tokens == sequence.num_pending
     return StepEntry(sequence, sequence.num_computed, num_tokens, samples)
-
-
-def _arrival(sequence: Sequence) -> int:
-    return sequence.arrival

@@ -1,29 +1,46 @@
-"""One step: what the plan asks of the model, and what becomes of its logits."""
+"""One step: what the plan asks of the model, and what becomes of its logits.
+
+Guesses are verified here: what is drawn behind each token is drawn as without guesses, one position
+after the other, for masks, penalties and endings depend on the tokens before; the next position
+counts only if the guess at this one is what was drawn.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence as AbstractSequence
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from galerne.errors import GalerneError
 from router.engine.logprobs import prompt_logprobs_rows
-from router.engine.outcome import ending_of
+from router.engine.outcome import Ending, ending_with
 from router.engine.penalties import PenaltyState, needs_penalties
-from router.engine.plan import StepEntry, StepPlan
+from router.engine.plan import StepEntry, StepPlan, Verified
 from router.engine.request import FinishReason, TokenDelta, TokenLogprobs
 from router.engine.sampling import Sampled, SampleRow, sample_batch
 from router.engine.scheduler import Scheduler
 from router.engine.sequence import Sequence
 
 
-class _Row(NamedTuple):
-    """A sampled entry and its token, or why it has none."""
+@dataclass(slots=True, eq=False)
+class _Draw:
+    """What a step draws for one entry, position by position."""
 
     entry: StepEntry
-    sampled: Sampled | GalerneError
+    first_row: int  # of the logits, that of the last known token
+    drawn: list[Sampled] = field(default_factory=list)
+    ending: Ending | None = None
+    error: GalerneError | None = None  # why there is no further token
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the row behind the newest token was computed with that token."""
+        draft, count = self.entry.draft, len(self.drawn)
+        if self.ending is not None or self.error is not None or count > len(draft):
+            return False
+        return self.drawn[-1].token_id == draft[count - 1]
 
 
 class Stepper:
@@ -38,43 +55,74 @@ class Stepper:
 
     @staticmethod
     def num_logits(entry: StepEntry) -> int:
-        """Logits wanted of an entry: the last token's, or all for prompt log probabilities."""
-        if _wants_prompt_logprobs(entry.sequence) and entry.start < entry.sequence.num_prompt:
+        """Logits wanted of an entry: the last known token's and all guesses'.
+
+        All of a chunk's for prompt log probabilities.
+        """
+        if _is_judged(entry):
             return entry.num_tokens
-        return int(entry.samples)
+        return 1 + len(entry.draft) if entry.samples else 0
 
     def finish_step(
         self, plan: StepPlan, logits: npt.NDArray[np.float32], deltas: list[TokenDelta]
-    ) -> None:
-        """Sample, advance the scheduler, end what has ended; appends the step's deltas."""
-        sampling: list[StepEntry] = []
-        last_rows = []
+    ) -> list[Verified]:
+        """Sample, advance the scheduler, end what has ended; appends the step's deltas.
+
+        Returns:
+            The entries that sampled.
+        """
+        draws: list[_Draw] = []
         first = 0
         for entry in plan.entries:
             count = self.num_logits(entry)
-            if count > int(entry.samples):
+            if _is_judged(entry):
                 self._collect_prompt_logprobs(entry, logits[first : first + count])
             first += count
             if entry.samples:
-                sampling.append(entry)
-                last_rows.append(first - 1)
-        rows = [self._sample_row(entry) for entry in sampling]
-        picked = logits if len(last_rows) == len(logits) else logits[last_rows]
-        results = sample_batch(picked, rows, eos_token_id=self._eos_token_id) if rows else []
-        rows_sampled = [_Row(e, r) for e, r in zip(sampling, results, strict=True)]
-        self._advance(plan, rows_sampled, deltas)
+                draws.append(_Draw(entry, first - 1 - len(entry.draft)))
+        going = draws
+        while going:
+            self._draw_next(going, logits)
+            going = [draw for draw in going if draw.goes_on]
+        self._advance(plan, draws, deltas)
+        return [Verified(draw.entry, max(0, len(draw.drawn) - 1)) for draw in draws]
+
+    def _draw_next(self, draws: AbstractSequence[_Draw], logits: npt.NDArray[np.float32]) -> None:
+        """One more token for each."""
+        at = [draw.first_row + len(draw.drawn) for draw in draws]
+        picked = logits if len(at) == len(logits) else logits[at]
+        rows = [self._sample_row(draw) for draw in draws]
+        results = sample_batch(picked, rows, eos_token_id=self._eos_token_id)
+        for draw, result in zip(draws, results, strict=True):
+            if isinstance(result, Sampled):
+                self._take(draw, result)
+            else:
+                draw.error = result
+
+    def _take(self, draw: _Draw, sampled: Sampled) -> None:
+        """Count a token as emitted: the place for state that the next position depends on."""
+        sequence = draw.entry.sequence
+        draw.ending = ending_with(sequence, sampled.token_id, len(draw.drawn), self._eos_token_id)
+        draw.drawn.append(sampled)
+        penalties = self._penalties.get(sequence)
+        if penalties is not None:
+            penalties.observe(sampled.token_id)
 
     def _advance(
-        self, plan: StepPlan, rows: AbstractSequence[_Row], deltas: list[TokenDelta]
+        self, plan: StepPlan, draws: AbstractSequence[_Draw], deltas: list[TokenDelta]
     ) -> None:
-        for entry, sampled in rows:
-            if isinstance(sampled, GalerneError):
-                deltas.append(self.fail(entry.sequence, str(sampled)))
-        tokens = [r.sampled.token_id if isinstance(r.sampled, Sampled) else 0 for r in rows]
-        got = {id(sequence) for sequence in self._scheduler.advance(plan, tokens)}
-        for entry, sampled in rows:
-            if id(entry.sequence) in got and isinstance(sampled, Sampled):
-                deltas.append(self._token_delta(entry.sequence, sampled))
+        for draw in draws:
+            if not draw.drawn:
+                deltas.append(self.fail(draw.entry.sequence, str(draw.error)))
+        tokens = [draw.drawn[-1].token_id if draw.drawn else 0 for draw in draws]
+        num_accepted = [max(0, len(draw.drawn) - 1) for draw in draws]
+        got = set(self._scheduler.advance(plan, tokens, num_accepted))
+        for draw in draws:
+            if draw.entry.sequence not in got:
+                continue
+            deltas.append(self._token_delta(draw))
+            if draw.error is not None:
+                deltas.append(self.fail(draw.entry.sequence, str(draw.error)))
 
     def fail(self, sequence: Sequence, error: str) -> TokenDelta:
         """End a sequence with an error; its last delta."""
@@ -93,36 +141,33 @@ class Stepper:
             error=error,
         )
 
-    def _token_delta(self, sequence: Sequence, sampled: Sampled) -> TokenDelta:
-        penalties = self._penalties.get(sequence)
-        if penalties is not None:
-            penalties.observe(sampled.token_id)
-        ending = ending_of(sequence, self._eos_token_id)
-        is_first = sequence.num_generated == 1
-        prompt_logprobs = self._prompt_logprobs.pop(sequence, []) if is_first else []
+    def _token_delta(self, draw: _Draw) -> TokenDelta:
+        sequence, drawn, ending = draw.entry.sequence, draw.drawn, draw.ending
+        offset = sequence.num_generated - len(drawn)
+        prompt_logprobs = self._prompt_logprobs.pop(sequence, []) if offset == 0 else []
         if ending is not None:
             self._scheduler.finish(sequence, ending.reason)
             self._forget(sequence)
         return TokenDelta(
             request_id=sequence.request_id,
             choice=sequence.choice,
-            offset=sequence.num_generated - 1,
-            token_ids=(sampled.token_id,),
-            logprobs=() if sampled.logprobs is None else (sampled.logprobs,),
+            offset=offset,
+            token_ids=tuple(sampled.token_id for sampled in drawn),
+            logprobs=tuple(s.logprobs for s in drawn if s.logprobs is not None),
             prompt_logprobs=prompt_logprobs,
             num_cached_tokens=sequence.num_cached,
             finish_reason=None if ending is None else ending.reason,
             stop_token_id=None if ending is None else ending.stop_token_id,
         )
 
-    def _sample_row(self, entry: StepEntry) -> SampleRow:
-        sequence = entry.sequence
+    def _sample_row(self, draw: _Draw) -> SampleRow:
+        sequence, num_drawn = draw.entry.sequence, len(draw.drawn)
         params = sequence.request.sampling
         return SampleRow(
             params=params,
             choice=sequence.choice,
-            position=sequence.num_tokens,
-            num_generated=sequence.num_generated,
+            position=sequence.num_tokens + num_drawn,
+            num_generated=sequence.num_generated + num_drawn,
             penalties=self._penalty_state(sequence) if needs_penalties(params) else None,
         )
 
@@ -152,7 +197,12 @@ class Stepper:
         self._prompt_logprobs.pop(sequence, None)
 
 
-def _wants_prompt_logprobs(sequence: Sequence) -> bool:
-    """Until they have gone out with the first token; choices share the first one's."""
+def _is_judged(entry: StepEntry) -> bool:
+    """Whether the logits of all of a chunk are wanted, for log probabilities of the prompt.
+
+    Until they have gone out with the first token; choices share the first one's.
+    """
+    sequence = entry.sequence
     wants = sequence.request.sampling.prompt_logprobs is not None
-    return wants and sequence.choice == 0 and sequence.num_generated == 0
+    is_pending = wants and sequence.choice == 0 and sequence.num_generated == 0
+    return is_pending and entry.start < sequence.num_prompt

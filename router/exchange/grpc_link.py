@@ -25,6 +25,7 @@ from galerne.hello import (
     encode_hello,
 )
 from galerne.ids import FrameId, ShardId
+from galerne.internal_tls import InternalTls, open_channel
 from galerne.loop_thread import until_one_ends
 from router.exchange.shm_ends import (
     CreateOffer,
@@ -73,6 +74,7 @@ class GrpcLink:
         emit: Callable[[LinkEvent], None],
         config: LinkConfig,
         offer: CreateOffer | None = None,
+        tls: InternalTls | None = None,
     ) -> None:
         """``offer``: creates what a shard on this host is offered at each connection."""
         self._shard = shard
@@ -87,6 +89,7 @@ class GrpcLink:
         self._credits = 0
         self._logged_reasons: set[str] = set()  # since the link was last up
         self._offer = offer
+        self._tls = tls
         self._not_shared = ""
         self._failure: asyncio.Future[None] | None = None
 
@@ -137,7 +140,7 @@ class GrpcLink:
         address = await asyncio.to_thread(self._book.address_of, self._shard)
         if address is None:
             raise ProtocolError("no address is known")
-        async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+        async with open_channel(address, CHANNEL_OPTIONS, self._tls) as channel:
             call = cast(_Call, channel.stream_stream(EXCHANGE_METHOD)(metadata=self._metadata))
             reassembler = Reassembler(MAX_FRAME_BYTES)
             try:

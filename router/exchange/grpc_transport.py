@@ -12,6 +12,7 @@ from galerne.errors import GalerneError
 from galerne.frame import FrameHeader, FrameKind, encode
 from galerne.hello import Hello
 from galerne.ids import ShardId
+from galerne.internal_tls import InternalTls
 from galerne.loop_thread import grpc_loop
 from router.exchange.grpc_link import AddressBook, GrpcLink, LinkConfig, LinkEvent
 from router.exchange.shm_ends import CreateOffer, SharedUp
@@ -33,8 +34,9 @@ class GrpcTransport:
         config: LinkConfig | None = None,
         emit: Callable[[LinkEvent], None] | None = None,
         offer: CreateOffer | None = None,
+        tls: InternalTls | None = None,
     ) -> None:
-        """Start connecting to every shard at once.
+        """Start connecting to every shard at once; without ``tls`` in plain text.
 
         ``emit`` takes the events in place of ``receive``, and then ``offer`` creates what shards on
         this host are offered.
@@ -47,7 +49,7 @@ class GrpcTransport:
         self._links = {
             shard: GrpcLink(
                 *(shard, hello, cluster_token, book, emit or self._put, config or LinkConfig()),
-                offer,
+                *(offer, tls),
             )
             for shard in shards
         }

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from galerne.errors import ProtocolError
 from galerne.hello import Hello
 from galerne.ids import Epoch, ShardId
+from galerne.internal_tls import InternalTls
 from router.exchange.grpc_link import AddressBook, LinkConfig, LinkEvent
 from router.exchange.grpc_transport import GrpcTransport, request_rows
 from router.exchange.shm_call import RingCalls
@@ -39,6 +40,7 @@ class ShmTransport:
         book: AddressBook,
         ring_bytes: int,
         config: LinkConfig | None = None,
+        tls: InternalTls | None = None,
     ) -> None:
         """Start connecting to every shard at once.
 
@@ -59,7 +61,8 @@ class ShmTransport:
         def offer() -> RingOffer:
             return RingOffer(bell.file, ring_bytes)
 
-        self._grpc = GrpcTransport(shards, hello, cluster_token, book, config, self._emit, offer)
+        links = (shards, hello, cluster_token, book)
+        self._grpc = GrpcTransport(*links, config, self._emit, offer, tls)
 
     def send(self, frame: OutgoingFrame) -> None:
         """See ``Transport``."""

@@ -25,6 +25,7 @@ from router.gateway.adapters import GatewayAdapters
 from router.gateway.experts import ExpertSources
 from router.gateway.recorder import create_recorder
 from router.gateway.settings import BLOCK_SIZE, GatewaySettings, numerics_profile
+from router.gateway.speculate import create_drafting, find_head, head_bytes_per_block
 from router.gateway.switch import TopologySwitch, scheduler_limits, threads_beside
 from router.model.decoder import Decoder
 from router.model.kv_cache import PagedLatentCache
@@ -72,7 +73,8 @@ def build_gateway(
     """
     checkpoint = open_checkpoint(settings.checkpoint)
     topology = settings.topology
-    num_blocks = _num_blocks(settings, checkpoint)
+    head = find_head(settings.speculation, settings.checkpoint, checkpoint.config)
+    num_blocks = _num_blocks(settings, checkpoint, head_bytes_per_block(head, settings.dtype))
     facts = _facts(settings, checkpoint)
     scheduler_config = scheduler_limits(settings, topology)
     if recorder is None:
@@ -105,15 +107,17 @@ def build_gateway(
     scheduler = Scheduler(scheduler_config, pool, _hash_contexts(facts))
     config = checkpoint.config
     step_runner = StepRunner(runner, settings.num_threads)
+    clock = clock or MonotonicClock()
     engine = Engine(
         scheduler,
         pool,
         step_runner,
         Stepper(scheduler, config.vocab_size, config.eos_token_id),
-        clock or MonotonicClock(),
+        clock,
         settings.max_waiting,
         on_deltas,
         recorder,
+        create_drafting(settings, head, runner, clock),
     )
     switch = TopologySwitch(settings, sources, engine, runner, decoder)
     root = settings.adapters_root
@@ -122,8 +126,10 @@ def build_gateway(
     return BuiltGateway(engine, runner, facts, pool.num_usable * BLOCK_SIZE, switch, adapters)
 
 
-def _num_blocks(settings: GatewaySettings, checkpoint: Checkpoint) -> int:
+def _num_blocks(settings: GatewaySettings, checkpoint: Checkpoint, beside: int) -> int:
+    """Blocks that fit, each with ``beside`` bytes of the head's own cache."""
     per_block = PagedLatentCache.bytes_per_block(checkpoint.config, BLOCK_SIZE, settings.dtype)
+    per_block += beside
     num_blocks = settings.kv_bytes // per_block
     if (num_blocks - 1) * BLOCK_SIZE < settings.max_model_len:  # block 0 is nobody's
         raise ConfigError(

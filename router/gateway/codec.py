@@ -31,7 +31,7 @@ _REASON_BACK = {message: reason for reason, message in _REASON.items()}
 _SCALARS = (
     "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty",
     "repetition_penalty", "seed", "min_tokens", "max_tokens", "ignore_eos", "n", "logprobs",
-    "prompt_logprobs",
+    "prompt_logprobs", "speculative",
 )  # fmt: skip
 
 

@@ -112,7 +112,7 @@ class ExpertSources:
             largest = topology.row_budget * row_bytes
             try:
                 ring_bytes = min(2 * (largest + _RING_SPARE_BYTES), _MAX_RING_BYTES)
-                return ShmTransport(*links, ring_bytes)
+                return ShmTransport(*links, ring_bytes, tls=settings.tls)
             except OSError as error:
                 logger.warning("shared_memory_not_used reason=%s: frames go by gRPC", error)
-        return GrpcTransport(*links)
+        return GrpcTransport(*links, tls=settings.tls)

@@ -9,6 +9,7 @@ import grpc
 
 from galerne.hello import SERVICE_OPTIONS
 from galerne.ids import ShardId
+from galerne.internal_tls import add_port
 from galerne.loop_thread import grpc_loop
 from galerne.topology_codec import encode_topology
 from galerne.v1 import internal_pb2 as internal
@@ -63,7 +64,7 @@ class GatewayHost:
             self.adapters,
         )
         internal_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
-        port = server.add_insecure_port(f"{self._settings.host}:0")
+        port = add_port(server, f"{self._settings.host}:0", self._settings.tls)
         await server.start()
         return server, port
 

@@ -17,6 +17,7 @@ from galerne.errors import (
 )
 from galerne.hello import SERVICE_OPTIONS, TOKEN_METADATA_KEY
 from galerne.ids import GatewayId
+from galerne.internal_tls import InternalTls, open_channel, version_of
 from galerne.v1 import inference_pb2 as pb
 from galerne.v1 import internal_pb2 as internal
 from galerne.v1 import internal_pb2_grpc
@@ -101,7 +102,9 @@ class HeldCall(NamedTuple):
 class Member:
     """One gateway: its channel and the requests it runs for us."""
 
-    def __init__(self, gateway: str, address: str, cluster_token: str) -> None:
+    def __init__(
+        self, gateway: str, address: str, cluster_token: str, tls: InternalTls | None = None
+    ) -> None:
         self.gateway = GatewayId(gateway)
         self.address = address
         self.in_flight = 0
@@ -109,7 +112,8 @@ class Member:
         self._has_left = False
         self._metadata = ((TOKEN_METADATA_KEY, cluster_token),)
         self._calls: set[Any] = set()
-        self._channel = grpc.aio.insecure_channel(address, options=SERVICE_OPTIONS + _RECONNECT)
+        self._tls, self._tls_version = tls, version_of(tls)
+        self._channel = open_channel(address, SERVICE_OPTIONS + _RECONNECT, tls)
         self._stub: Any = internal_pb2_grpc.GatewayServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     async def submit(self, request: GenerationRequest) -> AsyncGenerator[TokenDelta, None]:
@@ -220,6 +224,11 @@ class Member:
             self.num_misses += 1
         else:
             self.num_misses = 0
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether its channel was opened with certificates that were replaced since."""
+        return version_of(self._tls) not in (None, self._tls_version)
 
     @property
     def is_suspect(self) -> bool:

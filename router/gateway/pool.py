@@ -8,12 +8,14 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 
 import grpc
 
 from galerne.adapters import AdapterInfo
 from galerne.errors import GalerneError, NotServingError
 from galerne.ids import GatewayId
+from galerne.internal_tls import InternalTls
 from galerne.v1 import internal_pb2 as internal
 from router.engine.gateway_port import ClusterFacts, GatewayLoad, HeldStream, ModelFacts
 from router.engine.request import GenerationRequest, TokenDelta
@@ -48,15 +50,16 @@ class GatewayPool:
         cluster_token: str,
         failover_wait_s: float = FAILOVER_WAIT_S,
         on_stream_moved: Callable[[], None] = lambda: None,
-        create_member: Callable[[GatewayId, str, str], Member] = Member,
+        create_member: Callable[[GatewayId, str, str], Member] | None = None,
         now_s: Callable[[], float] = time.monotonic,
         wake_wait_s: float = WAKE_WAIT_S,
+        tls: InternalTls | None = None,
     ) -> None:
         """``failover_wait_s``: how long a stream waits for a gateway when the last one is lost.
 
         ``wake_wait_s``: the same where the cluster has scaled to zero, and loads the model anew.
         """
-        self._create_member = create_member
+        self._create_member = create_member or partial(Member, tls=tls)
         self._now_s = now_s
         self._directory = directory
         self._token = cluster_token
@@ -69,6 +72,7 @@ class GatewayPool:
         self._owner: dict[str, Member] = {}
         self._records: dict[str, StreamRecord] = {}
         self._roster = Roster()
+        self.adapters: Sequence[AdapterInfo] = ()
         self._refresh_lock = asyncio.Lock()
         self._model: ModelFacts | None = None
         self._loops: list[asyncio.Task[None]] = []
@@ -114,11 +118,6 @@ class GatewayPool:
         """What is served."""
         assert self._model is not None, "start() was not awaited"
         return self._model
-
-    @property
-    def adapters(self) -> Sequence[AdapterInfo]:
-        """See ``GatewayPort``."""
-        return self._roster.adapters
 
     async def submit(self, request: GenerationRequest) -> AsyncGenerator[TokenDelta, None]:
         """See ``GatewayPort.submit``. A gateway that is lost costs a pause, no token."""
@@ -344,17 +343,18 @@ class GatewayPool:
         async with self._refresh_lock:
             if self._members and not roster.is_settled:
                 return  # the controller has restarted and does not know everyone yet
-            self._roster = roster
+            self._roster, self.adapters = roster, roster.adapters
             await self._follow({GatewayId(g): a for g, a in roster.gateways.items()})
 
     async def _follow(self, wanted: Mapping[GatewayId, str]) -> None:
         for known in (self._members, self._aside):
             for gateway, member in list(known.items()):
-                if wanted.get(gateway) != member.address:
+                has_moved = wanted.get(gateway) != member.address
+                if has_moved or member.is_outdated:
                     logger.info("gateway_left gateway=%s address=%s", gateway, member.address)
                     del known[gateway]
                     await member.leave()
-                    if gateway in wanted:
+                    if gateway in wanted and has_moved:
                         member.drop_calls()  # it was replaced, and will end when it learns of it
         for gateway, address in wanted.items():
             if gateway not in self._members and gateway not in self._aside:

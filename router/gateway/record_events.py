@@ -26,6 +26,7 @@ class PlannedEntry(NamedTuple):
     start: int
     num_tokens: int
     samples: bool
+    draft: tuple[int, ...] = ()  # the last of them, guessed
 
 
 class Outcome(NamedTuple):
@@ -144,8 +145,8 @@ def planned(plan: StepPlan) -> Planned:
     """A plan as it is recorded."""
     return Planned(
         tuple(
-            PlannedEntry(s.request_id, s.choice, start, num_tokens, samples)
-            for s, start, num_tokens, samples in plan.entries
+            PlannedEntry(s.request_id, s.choice, start, num_tokens, samples, draft)
+            for s, start, num_tokens, samples, draft in plan.entries
         ),
         tuple((s.request_id, s.choice) for s in plan.preempted),
     )
@@ -230,7 +231,7 @@ def _event(event_type: type[Any], fields: dict[str, Any]) -> Event:
         message = base64.b64decode(fields["request"], validate=True)
         return Added(decode_request(internal.SubmitRequest.FromString(message)))
     if event_type is Planned:
-        entries = tuple(PlannedEntry(*entry) for entry in fields["entries"])
+        entries = tuple(map(_planned_entry, fields["entries"]))
         return Planned(entries, tuple((r, c) for r, c in fields["preempted"]))
     if "outcomes" in fields:
         fields["outcomes"] = tuple(map(_outcome, fields["outcomes"]))
@@ -238,6 +239,12 @@ def _event(event_type: type[Any], fields: dict[str, Any]) -> Event:
         **{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
     )
     return made
+
+
+def _planned_entry(row: Sequence[Any]) -> PlannedEntry:
+    request_id, choice, start, num_tokens, samples, *draft = row  # none in older records
+    guesses = tuple(draft[0]) if draft else ()
+    return PlannedEntry(request_id, choice, start, num_tokens, samples, guesses)
 
 
 def _outcome(row: Sequence[Any]) -> Outcome:

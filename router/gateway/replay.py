@@ -21,7 +21,6 @@ from typing import Any
 from galerne.clock import VirtualClock
 from galerne.errors import EpochRetiredError, GalerneError
 from galerne.ids import Epoch
-from router.engine.engine import Engine
 from router.engine.request import GenerationRequest
 from router.gateway import record_events as events
 from router.gateway.build import Progress
@@ -29,7 +28,7 @@ from router.gateway.event_recorder import EventRecorder
 from router.gateway.record_events import Event, RecordLine
 from router.gateway.record_file import Record, RecordHeader
 from router.gateway.replay_compare import Difference, difference_at, first_difference
-from router.gateway.replay_gateway import AbsentExperts, build_replay
+from router.gateway.replay_gateway import ReplayGateway, build_replay
 
 
 class Ending(enum.Enum):
@@ -88,10 +87,10 @@ def replay(
     heard = _Heard()
     clock = VirtualClock()
     header = record.header
-    engine, experts = build_replay(
+    built = build_replay(
         header, checkpoint or header.checkpoint, num_threads, heard, clock, on_progress
     )
-    run = _Replay(engine, experts, heard, header)
+    engine, run = built.engine, _Replay(built, heard, header)
     try:
         for line, outcome in steps_of(chain([first], lines)):
             clock.move_to(line.at_s)
@@ -149,12 +148,11 @@ class _Heard(EventRecorder):
 class _Replay:
     """One run, event by event."""
 
-    def __init__(
-        self, engine: Engine, experts: AbsentExperts, heard: _Heard, header: RecordHeader
-    ) -> None:
+    def __init__(self, built: ReplayGateway, heard: _Heard, header: RecordHeader) -> None:
         self.result = ReplayResult()
-        self._engine = engine
-        self._experts = experts
+        self._engine = built.engine
+        self._experts = built.experts
+        self._drafting = built.drafting
         self._heard = heard
         self._config = header.scheduler
         self._epoch = Epoch(header.epoch)
@@ -181,7 +179,9 @@ class _Replay:
                 self._do(line, engine.reconfigure(self._epoch, config))
             case events.FaultNoticed(_, kind):
                 result.num_faults += kind != "up"
-            case events.Planned():
+            case events.Planned(entries, _):
+                drafts = {(e.request_id, e.choice): e.draft for e in entries if e.draft}
+                self._drafting.tell(drafts)
                 self._step(line, outcome)
             case events.Incomplete(reason):
                 result.ending, result.note = Ending.INCOMPLETE, reason

@@ -13,6 +13,7 @@ from galerne.ids import Epoch, GatewayId, ShardId
 from galerne.topology import LinkTransport, Mode, Topology, contiguous_placement
 from router.engine.engine import Engine
 from router.engine.recording import StepRecorder
+from router.engine.speculation.recorded import RecordedDrafting
 from router.exchange.local import LocalExperts
 from router.gateway.build import Progress, build_gateway
 from router.gateway.record_file import RecordHeader
@@ -47,10 +48,11 @@ class AbsentExperts(LocalExperts):
 
 
 class ReplayGateway(NamedTuple):
-    """An engine whose thread is not started, and its experts."""
+    """An engine whose thread is not started, its experts, and what it is told of guesses."""
 
     engine: Engine
     experts: AbsentExperts
+    drafting: RecordedDrafting
 
 
 def build_replay(
@@ -78,7 +80,8 @@ def build_replay(
     local = built.runner.exchange
     assert isinstance(local, LocalExperts)
     built.runner.exchange = experts = AbsentExperts(local.bank, [_SHARD])
-    return ReplayGateway(built.engine, experts)
+    built.engine.drafting = drafting = RecordedDrafting()
+    return ReplayGateway(built.engine, experts, drafting)
 
 
 def _settings(

@@ -10,6 +10,7 @@ import torch
 from galerne.adapters import AdapterInfo
 from galerne.errors import ConfigError
 from galerne.ids import GatewayId
+from galerne.internal_tls import InternalTls
 from galerne.topology import Topology
 from router.exchange.deadline import ExchangeConfig
 from router.model.vision_limits import VisionLimits
@@ -18,6 +19,26 @@ from shards.kernels.native.library import native_kernels
 
 BLOCK_SIZE = 16
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+SPECULATIVE = ("auto", "off", "ngram", "eagle")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeculationSettings:
+    """Who guesses at the next tokens, and how many.
+
+    ``auto``: the Eagle head if there is one, else n-grams, and only while it pays. ``ngram`` and
+    ``eagle``: always.
+    """
+
+    speculative: str = "off"
+    num_draft_tokens: int = 4  # per sequence and step, at most
+    draft_model: Path | None = None  # directory of the head; unset: eagle/ in the checkpoint's
+
+    def __post_init__(self) -> None:
+        if self.speculative not in SPECULATIVE:
+            problem = f"must be one of {', '.join(SPECULATIVE)}"
+            raise ConfigError("speculative", self.speculative, problem)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +51,7 @@ class GatewaySettings:
     numerics: str  # bf16: the serving mode; fp32: the same path in float32
     topology: Topology
     cluster_token: str = field(repr=False)
+    tls: InternalTls | None = None  # with shards and frontends; None: plain text
     max_model_len: int
     kv_bytes: int  # of the latent cache
     max_waiting: int = 1024
@@ -44,6 +66,7 @@ class GatewaySettings:
     record: Path | None = None  # where the run is recorded, if it is
     adapters_root: Path | None = None  # adapters lie in directories of it
     adapters: tuple[AdapterInfo, ...] = ()  # to be loaded before it serves
+    speculation: SpeculationSettings = field(default_factory=SpeculationSettings)
 
     def __post_init__(self) -> None:
         if self.numerics not in DTYPES:

@@ -30,6 +30,7 @@ class MicroBatch(NamedTuple):
     batch: StepBatch
     hidden: torch.Tensor  # [num_rows, H] embeddings to start from
     layers: StepLayers
+    expert_adapters: TokenAdapters | None = None  # those that change routed experts
 
 
 class _Away(NamedTuple):
@@ -125,39 +126,51 @@ class Decoder:
 
     def micro_batch(self, batch: StepBatch, cache: PagedLatentCache) -> MicroBatch:
         """Embed a batch's tokens and prepare its way through the layers."""
-        return MicroBatch(
-            batch, self._embed.index_select(0, batch.token_ids), self._layers.begin(batch, cache)
-        )
+        layers = self._layers.begin(batch, cache)
+        adapters = self._of_experts(batch.adapters)
+        return MicroBatch(batch, self.embed(batch.token_ids), layers, adapters)
 
     def forward(
         self, micros: Sequence[MicroBatch], experts: RoutedExperts, timer: LayerTimer
     ) -> list[torch.Tensor]:
-        """Final hidden states ``[rows, H]`` (normed) of every micro-batch, tokens first.
+        """``run_layers`` through all of the decoder's."""
+        return run_layers(self.config.num_layers, micros, experts, timer)
 
-        While one micro-batch's experts are away the next one attends. Takes ``hidden`` over.
-        """
-        states = [micro.layers.start(micro.hidden) for micro in micros]
-        if len(micros) == 1:
-            whole = micros[0].layers.through(states[0], experts, timer)
-            if whole is not None:
-                return [micros[0].layers.finish(whole)]
-        away: list[_Away | None] = [None] * len(micros)
-        adapters = [self._of_experts(micro.batch.adapters) for micro in micros]
-        for layer in range(self.config.num_layers):
-            for i, micro in enumerate(micros):
-                state = _joined(micro, states[i], away[i], timer)
-                routed = micro.layers.front(layer, state, timer)
-                with timer.part("dispatch"):
-                    pending = experts.begin(layer, i, routed.normed, routed.expert_ids, adapters[i])
-                with timer.part("shared expert"):
-                    shared = micro.layers.shared(layer, routed.normed)
-                states[i], away[i] = routed.residual, _Away(shared, routed.weights, pending)
-        joined = (_joined(m, x, a, timer) for m, x, a in zip(micros, states, away, strict=True))
-        return [micro.layers.finish(x) for micro, x in zip(micros, joined, strict=True)]
+    def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """``[rows, H]`` of ``[rows]`` ids."""
+        return self._embed.index_select(0, token_ids)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """``[rows, V]`` float32 of ``[rows, H]`` final states."""
         return self._head(hidden)
+
+
+def run_layers(
+    num_layers: int, micros: Sequence[MicroBatch], experts: RoutedExperts, timer: LayerTimer
+) -> list[torch.Tensor]:
+    """Final hidden states ``[rows, H]`` (normed) of every micro-batch, tokens first.
+
+    While one micro-batch's experts are away the next one attends. Takes ``hidden`` over.
+    """
+    states = [micro.layers.start(micro.hidden) for micro in micros]
+    if len(micros) == 1:
+        whole = micros[0].layers.through(states[0], experts, timer)
+        if whole is not None:
+            return [micros[0].layers.finish(whole)]
+    away: list[_Away | None] = [None] * len(micros)
+    for layer in range(num_layers):
+        for i, micro in enumerate(micros):
+            state = _joined(micro, states[i], away[i], timer)
+            routed = micro.layers.front(layer, state, timer)
+            with timer.part("dispatch"):
+                pending = experts.begin(
+                    layer, i, routed.normed, routed.expert_ids, micro.expert_adapters
+                )
+            with timer.part("shared expert"):
+                shared = micro.layers.shared(layer, routed.normed)
+            states[i], away[i] = routed.residual, _Away(shared, routed.weights, pending)
+    joined = (_joined(m, x, a, timer) for m, x, a in zip(micros, states, away, strict=True))
+    return [micro.layers.finish(x) for micro, x in zip(micros, joined, strict=True)]
 
 
 def _joined(

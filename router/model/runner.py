@@ -87,6 +87,7 @@ class PagedRunner:
         self.exchange = exchange
         self.timer = LayerTimer()
         self.decoder = decoder
+        self.states: torch.Tensor | None = None  # [T, H] normed, of the newest step's tokens
         self.images = None if tower is None else ImageEncoder(tower, vision)
         self.num_micro_batches = num_micro_batches
 
@@ -106,6 +107,8 @@ class PagedRunner:
             micros = [self._micro_batch(group) for group in groups]
         states = self.decoder.forward(micros, self.exchange, self.timer)
         with self.timer.part("head"):
+            whole = [x[: m.batch.num_tokens] for x, m in zip(states, micros, strict=True)]
+            self.states = whole[0] if len(whole) == 1 else torch.cat(whole)
             wanted = [x[m.batch.logit_rows] for x, m in zip(states, micros, strict=True)]
             hidden = torch.cat(wanted)
             if not len(hidden):

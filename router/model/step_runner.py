@@ -36,7 +36,9 @@ class StepRunner:
         """See ``step_runner_port.StepRunner.run_plan``."""
         chunks = [
             SequenceChunk(
-                token_ids=entry.sequence.token_ids,
+                token_ids=[*entry.sequence.token_ids, *entry.draft]
+                if entry.draft
+                else entry.sequence.token_ids,
                 start=entry.start,
                 num_tokens=entry.num_tokens,
                 block_ids=entry.sequence.blocks,

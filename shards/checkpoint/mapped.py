@@ -105,7 +105,7 @@ class MappedCheckpoint:
             yield from self._ends(source)
         last = self._config.num_experts - 1
         for layer in range(self._config.num_layers):
-            for expert in {0, last // 2, last}:
+            for expert in {0, last // 2, last} if last >= 0 else ():
                 sources = self.layout.expert(layer, expert)
                 for source in (*sources.gate_up, sources.down):
                     yield from self._ends(source)

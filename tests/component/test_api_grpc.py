@@ -124,13 +124,20 @@ async def test_character_over_several_tokens_comes_once_it_is_whole():
 async def test_sampling_means_the_same_as_over_http():
     gateway = FakeGateway(answer("ok"))
     sampling = pb.SamplingParams(
-        temperature=0.7, top_p=0.9, top_k=-1, logit_bias={5: 0.1}, max_tokens=5, ignore_eos=True
+        temperature=0.7,
+        top_p=0.9,
+        top_k=-1,
+        logit_bias={5: 0.1},
+        max_tokens=5,
+        ignore_eos=True,
+        speculative=False,
     )
     async with grpc_channel(make_frontend(gateway)) as channel:
         await generate(channel, sampling=sampling, cache_salt="x")
     params = gateway.runs[0].request.sampling
     assert (params.temperature, params.top_p, params.top_k) == (0.7, 0.9, 0)
     assert (params.logit_bias, params.max_tokens, params.ignore_eos) == ({5: 0.1}, 5, True)
+    assert not params.speculative
     assert gateway.runs[0].request.cache_salt == "x"
 
 

@@ -161,6 +161,7 @@ async def test_sampling_fields_reach_the_gateway_and_defaults_are_filled():
         "min_tokens": 2,
         "stop_token_ids": [11, 12],
         "ignore_eos": True,
+        "speculative": False,
         "cache_salt": "tenant",
     }
     async with openai_client(make_frontend(gateway)) as client:
@@ -181,6 +182,7 @@ async def test_sampling_fields_reach_the_gateway_and_defaults_are_filled():
     assert (params.temperature, params.top_k, params.min_p, params.max_tokens) == (0.5, 0, 0.1, 9)
     assert (params.seed, params.stop, params.logit_bias) == (3, ("END",), {5: 2.0})
     assert (params.min_tokens, params.stop_token_ids, params.ignore_eos) == (2, (11, 12), True)
+    assert not params.speculative
     assert given.cache_salt == "tenant"
     assert first.sampling.max_tokens == 4096 - len(first.prompt_token_ids)
     assert first.sampling.seed != second.sampling.seed

@@ -7,6 +7,7 @@ import pytest
 from galerne.errors import NotServingError
 from helpers.gateway_process import TOKEN, Directory, gateway_settings
 from helpers.gateways import request
+from helpers.waiting import until
 from router.engine.request import FinishReason
 from router.gateway.host import GatewayHost
 from router.gateway.pool import GatewayPool
@@ -50,6 +51,15 @@ async def test_request_of_a_gateway_that_left_the_roster_runs_to_its_end(pool):
     assert await running == (FinishReason.LENGTH, 300)
     with pytest.raises(NotServingError):
         await anext(pool.submit(request("too-late")))
+
+
+async def test_a_reader_that_stalls_holds_nothing_of_the_engine(pool, gateway):
+    stream = pool.submit(request("stalls", max_tokens=300))
+    count = len((await anext(stream)).token_ids)
+    await until(lambda: gateway.engine.load().running == 0, 20)
+    assert gateway.engine.load().kv_blocks_used == 0
+    count += sum([len(delta.token_ids) async for delta in stream])
+    assert count == 300
 
 
 async def test_requests_that_are_aborted_together_end_with_their_reason(pool):

@@ -89,6 +89,25 @@ def test_an_oversize_message_ends_its_own_stream_only(rogue, shards, shape, bank
     assert_served(shards, shape, bank)
 
 
+def test_a_recorded_frame_is_refused_on_the_stream_of_another_start_of_its_gateway(
+    shards, shape, bank
+):
+    frame = create_frame(SHARD, range(4))
+    with Rogue(shards.address_of(SHARD), shape) as first:
+        first.greet()
+        recorded = first.request(frame)
+        first.send(*recorded)
+        assert first.read().header.kind is FrameKind.REPLY
+    with Rogue(shards.address_of(SHARD), shape) as second:
+        second.hello = replace(second.hello, incarnation=first.hello.incarnation + 1)
+        second.greet()
+        second.send(*recorded)
+        code, details = second.ended_with()
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert details == "incarnation differs from the hello's"
+    assert_served(shards, shape, bank)
+
+
 def test_a_stream_that_does_not_greet_is_refused(shards, shape):
     with Rogue(shards.address_of(SHARD), shape) as rogue:
         rogue.send(*rogue.request(create_frame(SHARD, range(4))))

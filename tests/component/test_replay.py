@@ -25,18 +25,19 @@ from router.exchange.deadline import ExchangeConfig
 from router.gateway.record_events import Planned
 from router.gateway.record_file import find_records
 from router.gateway.replay import Ending, replay
-from router.gateway.settings import numerics_profile
+from router.gateway.settings import SpeculationSettings, numerics_profile
 from shards.kernels.formats import WeightFormat
 
 LONG = tuple(range(20, 150))
 SEEDED = {"temperature": 0.8, "top_p": 0.9, "top_k": 40, "seed": 7}
 PENALISED = {"presence_penalty": 0.7, "frequency_penalty": 0.3, "repetition_penalty": 1.2}
 SHARDS = ("shard-0", "shard-1")
+GUESSING = SpeculationSettings(speculative="ngram", num_draft_tokens=3)
 
 
 def run_mixed_load(directory):
     """Every kind of sampling, prefix hits, an image, an abort, a preemption, a switch of limits."""
-    with recorded(directory) as (engine, collector):
+    with recorded(directory, speculation=GUESSING) as (engine, collector):
         submit(
             engine,
             request("greedy", LONG, max_tokens=20, cache_salt="a"),
@@ -76,6 +77,9 @@ def copy(mixed, tmp_path):
 
 
 def test_a_mixed_load_is_the_same_again_step_by_step_and_token_by_token(mixed):
+    """Its guesses too: they are the record's."""
+    plans = [line.event for line in mixed.lines() if isinstance(line.event, Planned)]
+    assert any(entry.draft for plan in plans for entry in plan.entries)
     result = replay(mixed)
     assert result.difference is None
     assert result.ending is Ending.CLOSED

@@ -67,7 +67,7 @@ async def openai_client(frontend, api_key="none"):
 @asynccontextmanager
 async def cluster_served(cluster, frontend):
     """Port of a running ``ClusterService``."""
-    server = grpc.aio.server(interceptors=[KeyInterceptor(frontend.keys)])
+    server = grpc.aio.server(interceptors=[KeyInterceptor(frontend.access)])
     cluster_pb2_grpc.add_ClusterServiceServicer_to_server(
         ClusterServicer(cluster, frontend), server
     )

@@ -29,6 +29,7 @@ class Shards:
         held=WeightFormat.BF16,
         only=None,
         profile=PROFILE,
+        tls=None,
         **settings,
     ):
         self.shape = shape
@@ -37,6 +38,7 @@ class Shards:
         self.path = path or FIXTURES / name
         self.profile = profile
         self.settings = settings
+        self.tls = tls
         self.hosts = {}
         for shard in only or shape.shards:
             self.start(shard)
@@ -52,6 +54,7 @@ class Shards:
             cluster_token=TOKEN,
             epochs=(self.shape.epoch,),
             **self.settings,
+            tls=self.tls,
         )
         self.hosts[shard] = ShardHost(settings)
 
@@ -67,8 +70,8 @@ class Shards:
             self.stop(shard)
 
 
-def create_shm(shards, greeting, token, book, config=None):
-    return ShmTransport(shards, greeting, token, book, RING_BYTES, config)
+def create_shm(shards, greeting, token, book, config=None, tls=None):
+    return ShmTransport(shards, greeting, token, book, RING_BYTES, config, tls)
 
 
 def hello(source, shape, incarnation=7):

@@ -202,9 +202,9 @@ class Rogue:
 
 
 @contextmanager
-def open_transport(shape, book, token=TOKEN, **hello_changes):
+def open_transport(shape, book, token=TOKEN, tls=None, **hello_changes):
     greeting = replace(hello(checkpoint(), shape), **hello_changes)
-    transport = GrpcTransport(shape.shards, greeting, token, book, FAST)
+    transport = GrpcTransport(shape.shards, greeting, token, book, FAST, tls=tls)
     try:
         yield transport
     finally:

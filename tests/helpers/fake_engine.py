@@ -2,6 +2,7 @@
 
 from collections import Counter
 from itertools import product
+from random import Random
 
 import numpy as np
 
@@ -55,6 +56,18 @@ def expected_tokens(request, choice):
     return tokens
 
 
+def guesser(seed, most, wrong):
+    """Guesses of up to ``most`` tokens; a share of them is not what the model says."""
+    rng = Random(seed)
+
+    def guess(sequence):
+        tokens = expected_tokens(sequence.request, sequence.choice)
+        ahead = tokens[sequence.num_generated :][:most]
+        return tuple(t + 1 if rng.random() < wrong else t for t in ahead)
+
+    return guess
+
+
 class FakeEngine:
     """Runs plans on a fake model, and checks on every step what must hold on every step."""
 
@@ -66,6 +79,8 @@ class FakeEngine:
         self.rows = {}
         self.sequences = []
         self.is_disturbed = False
+        self.guess = lambda sequence: ()  # guesses at its next tokens
+        self.num_accepted = []  # by the newest plan
 
     def add(self, request):
         added = self.scheduler.add(request)
@@ -76,14 +91,18 @@ class FakeEngine:
         self.is_disturbed = True
         return self.scheduler.preempt(request_id)
 
+    def schedule(self):
+        drafts = {sequence: self.guess(sequence) for sequence in self.scheduler.decoding}
+        return self.scheduler.schedule(drafts)
+
     def fail_step(self):
         self.is_disturbed = True
-        self.run_model(self.scheduler.schedule())
+        self.run_model(self.schedule())
 
     def step(self):
-        plan = self.scheduler.schedule()
+        plan = self.schedule()
         self.check(plan)
-        for sequence in self.scheduler.advance(plan, self.run_model(plan)):
+        for sequence in self.scheduler.advance(plan, self.run_model(plan), self.num_accepted):
             if sequence.num_tokens >= sequence.max_num_tokens:
                 self.scheduler.finish(sequence, FinishReason.LENGTH)
         return plan
@@ -102,11 +121,11 @@ class FakeEngine:
         return plans
 
     def run_model(self, plan):
-        sampled = []
-        for sequence, start, num_tokens, samples in plan.entries:
+        sampled, self.num_accepted = [], []
+        for sequence, start, num_tokens, samples, draft in plan.entries:
             published = {self.pool.lookup(key) for key in sequence.keys}
             places = list(product(sequence.blocks, range(self.pool.block_size)))
-            rows = prefix_rows(sequence.token_ids, sequence.request.images)
+            rows = prefix_rows([*sequence.token_ids, *draft], sequence.request.images)
             for position in range(start, start + num_tokens):
                 assert places[position][0] not in {NULL_BLOCK, *published}
                 assert self.pool.num_refs(places[position][0]) == 1, "wrote a shared block"
@@ -114,7 +133,11 @@ class FakeEngine:
             held = [self.rows[place] for place in places[: start + num_tokens]]
             assert held == rows[: start + num_tokens], "blocks hold this sequence's own prefix"
             if samples:
-                sampled.append((held[-1] + sequence.choice) % VOCAB)
+                drawn = [(row + sequence.choice) % VOCAB for row in held[-1 - len(draft) :]]
+                right = [token == guess for token, guess in zip(drawn, draft, strict=False)]
+                accepted = (*right, False).index(False)
+                sampled.append(drawn[accepted])
+                self.num_accepted.append(accepted)
         return sampled
 
     def check(self, plan):
@@ -131,10 +154,12 @@ class FakeEngine:
         if not self.is_disturbed:
             order = [s.arrival for s in (*(e.sequence for e in plan.entries), *waiting)]
             assert order == sorted(order), "who came first runs first"
-        for sequence, start, num_tokens, samples in plan.entries:
+        for sequence, start, num_tokens, samples, draft in plan.entries:
             assert start == sequence.num_computed
             assert 1 <= num_tokens <= self.config.max_chunk_tokens
-            assert samples == (start + num_tokens == sequence.num_tokens)
+            assert samples == (start + num_tokens - len(draft) == sequence.num_tokens)
+            assert samples or not draft
+            assert sequence.num_tokens + len(draft) < sequence.max_num_tokens or not draft
             num_needed = -(-(start + num_tokens) // self.pool.block_size)
             assert len(sequence.blocks) == num_needed or self.is_disturbed
         holders = Counter(block for s in running for block in s.blocks)

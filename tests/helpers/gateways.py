@@ -13,6 +13,7 @@ from router.engine.engine import Engine
 from router.engine.request import GenerationRequest, SamplingParams
 from router.engine.scheduler import Scheduler
 from router.engine.scheduler_config import SchedulerConfig
+from router.engine.speculation.port import NO_DRAFTING
 from router.engine.stepper import Stepper
 from router.model.decoder import Decoder
 from router.model.kv_cache import PagedLatentCache
@@ -64,9 +65,13 @@ def engine(
     dense=WeightFormat.BF16,
     vision=None,
     is_started=True,
+    drafting=lambda model: NO_DRAFTING,
     **settings,
 ):
-    """An engine and its collector; ``wrap`` may put a probe around the step runner."""
+    """An engine and its collector; ``wrap`` may put a probe around the step runner.
+
+    ``drafting`` makes what guesses, of the ``PagedRunner``.
+    """
     fields = {"max_num_seqs": 16, "max_batched_tokens": 256, "max_chunk_tokens": 128}
     fields |= {"block_size": BLOCK_SIZE, "max_waiting": 64, "max_model_len": 1024} | settings
     pool = BlockPool(num_blocks, BLOCK_SIZE)
@@ -100,6 +105,7 @@ def engine(
         MonotonicClock(),
         fields["max_waiting"],
         collector,
+        drafting=drafting(model),
     )
     if is_started:
         made.start()

@@ -108,7 +108,9 @@ def _serve(options, answer):
                 controller_name=CONTROLLER,
                 namespace=NAMESPACE,
                 cluster_token=TOKEN,
-                api_keys=tuple(options.get("api_keys", ())),
+                api_keys_file=_key_file(run, "keys", options.get("api_keys")),
+                admin_keys_file=_key_file(run, "admins", options.get("admin_keys")),
+                audit_log=run.path / "audit.jsonl",
                 start_timeout_s=options.get("start_timeout_s", 20.0),
             )
             ingress = start_ingress(
@@ -118,6 +120,14 @@ def _serve(options, answer):
         finally:
             shutdown.ignore()
             runtime.leave()
+
+
+def _key_file(run, name, keys):
+    if keys is None:
+        return None
+    path = run.path / name
+    path.write_text("\n".join(keys))
+    return path
 
 
 def _obey(ingress, actor, answer, run):

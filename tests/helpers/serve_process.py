@@ -13,7 +13,7 @@ import psutil
 
 from galerne.v1 import inference_pb2 as pb
 
-READY = re.compile(r"ready: (\S+) on http://(\S+) and grpc://(\S+) ")
+READY = re.compile(r"ready: (\S+) on https?://(\S+) and grpcs?://(\S+) ")
 
 
 class ServeProcess:

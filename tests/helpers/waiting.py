@@ -1,6 +1,7 @@
 """Waits for what gives no event when it comes true. Each has a deadline."""
 
 import asyncio
+import socket
 import time
 
 
@@ -20,3 +21,12 @@ async def until(condition, timeout_s=5.0):
         assert time.monotonic() - started_s < timeout_s, "did not come true in time"
         await asyncio.sleep(0.005)
     return time.monotonic() - started_s
+
+
+def small_window(port):
+    """A connection to loopback whose kernel buffers take little for a client that does not read."""
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    made.connect(("127.0.0.1", port))
+    made.setblocking(False)
+    return made

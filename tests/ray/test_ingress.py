@@ -1,7 +1,9 @@
 """A real ingress on a real Ray, in front of a real gateway that runs in the test's process."""
 
 import asyncio
+import json
 import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,13 +13,15 @@ import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, BadRequestError, OpenAI
 
+from galerne.v1 import cluster_pb2 as cluster_pb
+from galerne.v1 import cluster_pb2_grpc
 from galerne.v1 import inference_pb2 as pb
 from galerne.v1 import inference_pb2_grpc as pb_grpc
 from helpers.fixture_models import topology
 from helpers.ingress_server import TOKEN, IngressServer
-from helpers.waiting import until
+from helpers.waiting import until, wait_until
 from router.gateway.host import GatewayHost
 from router.gateway.settings import GatewaySettings
 from shards.checkpoint.presets import preset
@@ -65,7 +69,7 @@ def server(request, gateway):
     with pytest.MonkeyPatch.context() as patch:
         if request.param != "HAProxy":
             patch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", "/no/haproxy")
-        running = IngressServer(roster, api_keys=[KEY])
+        running = IngressServer(roster, api_keys=[KEY], admin_keys=["ops-key name=ops"])
     running.gateway = gateway
     yield running
     running.stop()
@@ -236,6 +240,51 @@ def test_every_port_listens_on_loopback_only(server):
     assert len(listening) > 5
     assert {(name, ip) for name, ip in listening if ip not in ON_LOOPBACK} == set()
     assert Path(server.started["run"]).stat().st_mode & 0o777 == 0o700
+
+
+def test_keys_are_rotated_while_the_server_runs(server):
+    url = f"http://{server.started['http']}/v1/models"
+
+    def status(key):
+        return httpx.get(url, headers={"Authorization": f"Bearer {key}"}).status_code
+
+    assert status("new-key") == 401
+    Path(server.started["run"], "keys").write_text(f"{KEY}\nnew-key\n")
+    wait_until(lambda: status("new-key") == 200, 20)
+    assert status(KEY) == 200
+
+
+def test_a_client_cannot_drain_and_the_audit_log_says_who_tried(server):
+    with grpc.insecure_channel(server.started["grpc"]) as channel:
+        cluster = cluster_pb2_grpc.ClusterServiceStub(channel)
+        with pytest.raises(grpc.RpcError, match="needs an admin key") as refused:
+            next(cluster.Drain(cluster_pb.DrainRequest(), metadata=WITH_KEY, timeout=20))
+    assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    audit = Path(server.started["run"], "audit.jsonl").read_text()
+    last = json.loads(audit.splitlines()[-1])
+    assert (last["event"], last["what"]) == ("key_refused", "Drain")
+
+
+def test_logs_of_ray_serve_and_haproxy_hold_neither_prompts_nor_keys(server):
+    secret = "Aldebaran-and-Betelgeuse"
+    url = f"http://{server.started['http']}/v1"
+    with OpenAI(base_url=url, api_key=KEY, max_retries=0) as client:
+        messages = [{"role": "user", "content": secret}]
+        client.chat.completions.create(model=MODEL, messages=messages, max_tokens=2)
+        with pytest.raises(BadRequestError):
+            client.completions.create(model=MODEL, prompt=secret, top_p=7)
+    with grpc.insecure_channel(server.started["grpc"]) as channel:
+        request = pb.GenerateRequest(text=secret, sampling=pb.SamplingParams(max_tokens=2))
+        pb_grpc.InferenceServiceStub(channel).GenerateOnce(request, metadata=WITH_KEY, timeout=20)
+    time.sleep(1.0)  # logs are written behind
+    hidden = ("keys", "admins", "token")  # the secrets themselves
+    run = Path(server.started["run"])
+    files = [f for f in run.rglob("*") if f.is_file() and f.name not in hidden]
+    assert any("serve" in str(file) for file in files), "these are the logs that were meant"
+    for file in files:
+        content = file.read_bytes()
+        for word in (secret, KEY, "ops-key", TOKEN):
+            assert word.encode() not in content, (file, word)
 
 
 async def rest_of(call):

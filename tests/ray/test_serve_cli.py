@@ -27,6 +27,7 @@ from galerne.v1 import inference_pb2 as pb
 from galerne.v1 import inference_pb2_grpc
 from helpers.adapters import write_adapter
 from helpers.serve_process import ServeProcess, part, run_cli
+from helpers.tls import Certificates
 from helpers.waiting import wait_until
 from shards.checkpoint.open import open_checkpoint
 
@@ -305,16 +306,22 @@ def test_an_adapter_is_kept_by_a_gateway_and_a_shard_that_are_killed(server, stu
 
 @pytest.fixture(scope="module")
 def second(server, tmp_path_factory):
-    """Another server beside the first: other shape, open host, keys, settings from a file."""
+    """Another server: other shape, open host, keys, TLS within and without, settings in a file."""
     directory = tmp_path_factory.mktemp("second")
     (directory / "keys").write_text("open-sesame\n")
+    certificates = Certificates(directory / "certs")
+    shown, inside = certificates.edge_files(), certificates.internal()
     (directory / "serve.yaml").write_text(
         "mode: throughput\nshards: 2\nreplicas: 2\ngateways: 2\nkv-memory: 0.2\n"
         f"api_keys_file: {directory}/keys\nhost: 0.0.0.0\nmax_model_len: 2048\n"
+        f"tls: {{cert: {shown.cert}, key: {shown.key}}}\n"
+        f"internal_tls: {{cert: {inside.cert}, key: {inside.key}, ca: {inside.ca}}}\n"
     )
     config = str(directory / "serve.yaml")
     running = ServeProcess("--config", config, "--http-port", "0", "--grpc-port", "0")
     running.target = running.grpc.replace("0.0.0.0", "127.0.0.1")
+    running.url = f"https://{running.http.replace('0.0.0.0', '127.0.0.1')}"
+    running.certificates = certificates
     yield running
     running.stop()
 
@@ -322,7 +329,8 @@ def second(server, tmp_path_factory):
 @pytest.fixture
 def second_stub(second):
     key = (("authorization", "Bearer open-sesame"),)
-    with grpc.insecure_channel(second.target) as channel:
+    trusted = grpc.ssl_channel_credentials(second.certificates.ca.read_bytes())
+    with grpc.secure_channel(second.target, trusted) as channel:
         made = inference_pb2_grpc.InferenceServiceStub(channel)
         yield SimpleNamespace(
             GenerateOnce=partial(made.GenerateOnce, metadata=key, timeout=60),
@@ -341,9 +349,25 @@ def test_a_server_with_keys_refuses_who_has_none(second, second_stub):
     with pytest.raises(grpc.RpcError) as refused:
         second_stub.without_key.GenerateOnce(generate(2), timeout=20)
     assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
-    url = f"http://{second.http.replace('0.0.0.0', '127.0.0.1')}/v1/models"
-    assert httpx.get(url).status_code == 401
-    assert httpx.get(url, headers={"Authorization": "Bearer open-sesame"}).status_code == 200
+    with httpx.Client(base_url=second.url, verify=second.certificates.context()) as client:
+        assert client.get("/v1/models").status_code == 401
+        key = {"Authorization": "Bearer open-sesame"}
+        assert client.get("/v1/models", headers=key).status_code == 200
+        wait_until(
+            lambda: 'galerne_tls_edge_up{process="edge"} 1.0' in client.get("/metrics").text, 20
+        )
+
+
+def test_the_command_line_speaks_tls_and_an_api_key_changes_nothing(second, monkeypatch):
+    monkeypatch.setenv("GALERNE_TLS_CA", str(second.certificates.ca))
+    monkeypatch.setenv("GALERNE_API_KEY", "open-sesame")
+    target = ("--target", f"grpcs://{second.target}")
+    shown = run_cli("status", *target)
+    assert shown.returncode == 0, shown.stderr
+    assert "gateway-1" in shown.stdout
+    refused = run_cli("drain", *target)
+    assert refused.returncode == 1
+    assert "needs an admin key" in " ".join(refused.stderr.split())
 
 
 def test_an_open_host_opens_the_two_public_ports_and_no_other(second):
@@ -375,8 +399,10 @@ def test_streams_of_a_killed_gateway_go_on_at_the_other_with_the_same_tokens(sec
 
 def test_a_stream_outlives_the_haproxy_worker_that_a_reload_replaces(second, second_stub):
     family = psutil.Process(second.process.pid).children(recursive=True)
-    workers = [p for p in family if p.name() == "haproxy"]
-    assert workers
+    proxies = [p for p in family if p.name() == "haproxy"]
+    # The edge in front of them has a configuration of its own, and is never reloaded.
+    workers = [p for p in proxies if not any("/e/haproxy.cfg" in part for part in p.cmdline())]
+    assert 0 < len(workers) < len(proxies)
     got = []
     for event in second_stub.Generate(generate(1500)):
         if not got:

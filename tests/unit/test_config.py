@@ -31,6 +31,18 @@ def test_a_wrong_setting_is_refused_by_its_key(fields, key):
     assert caught.value.key == key
 
 
+def test_flags_of_tls_join_the_mapping_of_the_file(tmp_path):
+    file = tmp_path / "serve.yaml"
+    file.write_text("tls: {cert: a.pem, key: a-key.pem}\n")
+    config = load_config(file, {"tls_cert": "b.pem", "tls_client_ca": "ca.pem"})
+    tls = config.tls
+    assert list(map(str, (tls.cert, tls.key, tls.client_ca))) == ["b.pem", "a-key.pem", "ca.pem"]
+    assert config.internal_tls is None
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, {"internal_tls_cert": "a.pem"})
+    assert caught.value.key == "internal_tls.key"
+
+
 @pytest.mark.parametrize("text", ["[1, 2]", "shards: [", "nonsense"])
 def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
     file = tmp_path / "bad.yaml"

@@ -43,6 +43,7 @@ params = st.builds(
     n=st.integers(1, 4),
     logprobs=st.none() | st.integers(0, 20),
     prompt_logprobs=st.none() | st.integers(0, 20),
+    speculative=st.booleans(),
 )
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -24,7 +25,10 @@ from cluster.ports import check_port, free_ports, free_range, is_loopback
 from cluster.run_directory import MAX_PATH_CHARS, RunDirectory
 from cluster.runtime import start_local_ray
 from cluster.shutdown import Shutdown
+from galerne.clock import VirtualClock
 from galerne.errors import ConfigError, InvalidRequestError, OverloadedError
+from router.api.access import Access
+from router.api.audit import AuditLog
 from router.api.health import HealthServicer
 from router.api.keys import ApiKeys
 
@@ -151,7 +155,8 @@ def test_a_proxy_stays_on_loopback_unless_it_is_the_public_one(run):
 def test_wrapper_opens_the_public_listeners_only_and_runs_haproxy(run, host, http, grpc):
     config = run.path / "haproxy.cfg"
     config.write_text(
-        "frontend prometheus\n    bind :9101\nfrontend http\n    bind 127.0.0.1:8000\n"
+        "defaults\n    mode http\nfrontend prometheus\n    bind :9101\n"
+        "frontend http\n    bind 127.0.0.1:8000\n"
         "listen stats\n  bind *:8404\nfrontend grpc\n    bind 127.0.0.1:9000 proto h2\n"
     )
     ports = replace(
@@ -165,6 +170,7 @@ def test_wrapper_opens_the_public_listeners_only_and_runs_haproxy(run, host, htt
     binds = [line.strip() for line in config.read_text().splitlines() if "bind" in line]
     assert said.stdout.split() == ["-db", "-f", str(config), "-W"]
     assert binds == ["bind 127.0.0.1:9101", *http, "bind 127.0.0.1:8404", *grpc]
+    assert config.read_text().startswith("defaults\n    timeout http-request 15s\n    mode http\n")
 
 
 @pytest.mark.parametrize(
@@ -207,7 +213,7 @@ def test_running_serve_that_cannot_carry_us_is_refused(changes, problem):
 
 def test_secrets_are_not_in_the_settings_repr():
     settings = IngressSettings(
-        app_name="a", controller_name="c", namespace="n", cluster_token="hush", api_keys=("hush",)
+        app_name="a", controller_name="c", namespace="n", cluster_token="hush"
     )
     assert "hush" not in repr(settings)
 
@@ -250,7 +256,7 @@ class FakeServeContext:
 async def test_errors_become_statuses_of_serves_context(error, code, details):
     context = FakeServeContext()
     with pytest.raises(grpc.aio.AbortError):
-        async with refusing(ServeContext(context), ApiKeys().check):
+        async with refusing(ServeContext(context), lambda _metadata: None):
             raise error
     assert context.code is code
     assert details in context.details
@@ -259,8 +265,9 @@ async def test_errors_become_statuses_of_serves_context(error, code, details):
 
 async def test_call_without_a_key_is_refused_before_it_starts():
     context = FakeServeContext(("authorization", "Bearer wrong"))
+    access = Access(ApiKeys(["right"]), AuditLog(), VirtualClock())
     with pytest.raises(grpc.aio.AbortError):
-        async with refusing(ServeContext(context), ApiKeys(["right"]).check):
+        async with refusing(ServeContext(context), partial(access.enter_rpc, "Chat")):
             pytest.fail("was let in")
     assert context.code is grpc.StatusCode.UNAUTHENTICATED
 

@@ -32,6 +32,7 @@ from router.gateway.replay import steps_of
 from router.gateway.replay_compare import first_difference
 
 ENTRY = events.PlannedEntry("r", 0, 16, 1, True)
+GUESSED = events.PlannedEntry("r", 0, 16, 3, True, (4, 5))
 OUTCOME = events.Outcome("r", 0, 3, (17,), "", "")
 EVENTS = [
     events.Added(request("r", (1, 2), cache_salt="s", temperature=0.5)),
@@ -40,7 +41,7 @@ EVENTS = [
     events.Preempted("r", (0,)),
     events.EpochCommitted(2, 8, 256, 128),
     events.FaultNoticed("shard-1", "down"),
-    events.Planned((ENTRY, ENTRY), (("q", 1),)),
+    events.Planned((ENTRY, GUESSED), (("q", 1),)),
     events.Sampled((OUTCOME, OUTCOME._replace(ending="stop"))),
     events.Failed("shard shard-1 gave no answer", False, (OUTCOME._replace(token_ids=()),)),
     events.Incomplete("planted"),
@@ -311,8 +312,8 @@ def test_an_event_does_not_differ_from_itself_as_read_back(event):
             events.Planned((ENTRY, ENTRY), ()),
             events.Planned((ENTRY, ENTRY._replace(start=32)), ()),
             "step 4 (line 9): plan entry 1: recorded PlannedEntry(request_id='r', choice=0, "
-            "start=16, num_tokens=1, samples=True), replayed PlannedEntry(request_id='r', "
-            "choice=0, start=32, num_tokens=1, samples=True)",
+            "start=16, num_tokens=1, samples=True, draft=()), replayed PlannedEntry("
+            "request_id='r', choice=0, start=32, num_tokens=1, samples=True, draft=())",
         ),
         (
             events.Planned((ENTRY,), (("q", 0),)),

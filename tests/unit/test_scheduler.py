@@ -14,6 +14,7 @@ from helpers.fake_engine import (
     create_image,
     create_request,
     expected_tokens,
+    guesser,
 )
 from router.engine.block_pool import BlockPool
 from router.engine.request import (
@@ -70,6 +71,19 @@ def simulate(engine, actions):
     for number, (action, argument) in enumerate(actions):
         act(engine, action, argument, f"r{number}")
     engine.finish_all()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    engine=engines,
+    actions=rough_actions,
+    seed=st.integers(0, 99),
+    most=st.integers(1, 5),
+    wrong=st.sampled_from([0.0, 0.3, 1.0]),
+)
+def test_any_guesses_leave_every_request_its_tokens(engine, actions, seed, most, wrong):
+    engine.guess = guesser(seed, most, wrong)
+    simulate(engine, actions)
 
 
 @settings(max_examples=200, deadline=None)

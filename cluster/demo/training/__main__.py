@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cluster.demo.training.curve import plot_curve
+from cluster.demo.training.eagle import export_eagle, train_eagle
 from cluster.demo.training.export import export
 from cluster.demo.training.start import start_from
 from cluster.demo.training.text_lesson import Settings, train_text
@@ -61,6 +62,37 @@ def text(
 def curve(out: Out, target: Annotated[Path, typer.Argument(help="PNG or SVG to write")]) -> None:
     """Draw the loss and the exact answers of a run."""
     plot_curve(out, target)
+
+
+@app.command()
+def eagle(
+    out: Out,
+    checkpoint: Annotated[Path, typer.Argument(help="the exported demo model")],
+    steps: int = 1500,
+    seed: Seed = 1,
+    tokens: Annotated[int, typer.Option(help="in each step")] = 3000,
+    peak_rate: float = 2e-3,
+    until: Annotated[int | None, typer.Option(help="stop, to be resumed, after this step")] = None,
+) -> None:
+    """Teach the Eagle head of a demo model, one process; resumes from eagle.pt."""
+    train_eagle(
+        checkpoint,
+        out / "eagle.pt",
+        seed=seed,
+        steps=steps,
+        tokens=tokens,
+        rate=peak_rate,
+        until=until or steps,
+    )
+
+
+@app.command("export-eagle")
+def export_eagle_command(
+    out: Out,
+    target: Annotated[Path, typer.Argument(help="directory to write: eagle/ of a checkpoint")],
+) -> None:
+    """Write the trained Eagle head in the native layout, fp8."""
+    export_eagle(out / "eagle.pt", target)
 
 
 @app.command("export")

@@ -53,10 +53,7 @@ class Model(nn.Module):
         if images is not None and self.config.vision is not None:
             places = (rows.ids == self.config.vision.image_token_id)[:, None]
             x = x.masked_scatter(places, images)
-        positions = np.concatenate([np.tile(np.arange(t), b) for b, t in rows.groups])
-        rotation = Rotation(yarn_frequencies(self.config), positions)
-        cos = rotation.cos.repeat_interleave(2, 1).to(x.device)
-        sin = rotation.sin.repeat_interleave(2, 1).to(x.device)
+        cos, sin = rotary(self.config, rows)
         balances = []
         for layer in self.layers:
             x, balance = layer(x, rows, cos, sin)
@@ -159,6 +156,15 @@ class Layer(nn.Module):
         share = (logits.softmax(dim=-1) * is_token[:, None]).sum(0) / count
         load = torch.bincount(ids[is_token].flatten(), minlength=self.config.num_experts)
         return out, (share * load).sum() * len(load) / load.sum()
+
+
+def rotary(config: ModelConfig, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosine and sine ``[N, rope]`` of every row's position in its sequence."""
+    positions = np.concatenate([np.tile(np.arange(t), b) for b, t in rows.groups])
+    rotation = Rotation(yarn_frequencies(config), positions)
+    device = rows.ids.device
+    cos = rotation.cos.repeat_interleave(2, 1).to(device)
+    return cos, rotation.sin.repeat_interleave(2, 1).to(device)
 
 
 def _turn(rows: torch.Tensor) -> torch.Tensor:

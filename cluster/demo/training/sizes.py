@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from shards.checkpoint.config import ModelConfig, VisionConfig
 
 VISION = VisionConfig(
@@ -45,4 +47,15 @@ DEMO = ModelConfig(
     tie_word_embeddings=False,
     is_fp8=True,
     vision=VISION,
+)
+
+# One layer, not two as Small 4's: two would be half as much work as the model's four.
+EAGLE = replace(
+    DEMO,
+    num_layers=1,
+    num_experts=1,
+    num_experts_per_tok=1,
+    num_shared_experts=1,
+    expert_size=192,  # half of its dense MLP, which is 384 wide
+    vision=None,
 )

@@ -38,6 +38,7 @@ class SimMember(Member):
         self.gateway, self.address = GatewayId(gateway), address
         self.in_flight = self.num_misses = 0
         self._has_left = False
+        self._tls = self._tls_version = None
         self._metadata = (("token", token),)
         self._calls = set()
         self._channel = _Channel()

@@ -1,0 +1,1 @@
+"""Speculative decoding: guesses at the next tokens, and when they pay. No torch."""

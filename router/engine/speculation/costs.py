@@ -1,0 +1,61 @@
+"""What steps have taken, by how many rows they had: measured while serving."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+_EXACT_UP_TO = 16  # rows with a place of their own; beyond, places grow by an eighth
+_NEWEST = 0.05  # weight of a measurement against all before
+_MOST_OVER = 3.0  # a step that took longer met something else on the machine
+
+
+class CostByRows:
+    """Seconds by number of rows, from a running mean at every number that came.
+
+    Between two known numbers on a straight line; nothing falls as rows are added. Beyond the
+    largest known one no more is said than at it, so that it is tried once and then known.
+    """
+
+    def __init__(self) -> None:
+        self._rows: list[int] = []  # known places, ascending
+        self._mean_s: dict[int, float] = {}
+        self._count: dict[int, int] = {}
+
+    def observe(self, num_rows: int, seconds: float) -> None:
+        """A step of ``num_rows`` took ``seconds``."""
+        place = _place(num_rows)
+        if place not in self._mean_s:
+            self._rows.insert(bisect_left(self._rows, place), place)
+            self._mean_s[place] = seconds
+            self._count[place] = 1
+            return
+        count = self._count[place] = self._count[place] + 1
+        mean_s = self._mean_s[place]
+        weight = max(1 / count, _NEWEST)
+        self._mean_s[place] = mean_s + weight * (min(seconds, _MOST_OVER * mean_s) - mean_s)
+
+    def seconds(self, num_rows: int) -> float | None:
+        """What a step of ``num_rows`` may take; None if nothing is known."""
+        if not self._rows:
+            return None
+        place = _place(num_rows)
+        right = bisect_left(self._rows, place)
+        if right == len(self._rows):
+            return self._at_least(right - 1)
+        if self._rows[right] == place or right == 0:
+            return self._at_least(right)
+        below, above = self._rows[right - 1], self._rows[right]
+        low_s, high_s = self._at_least(right - 1), self._at_least(right)
+        return low_s + (high_s - low_s) * (num_rows - below) / (above - below)
+
+    def _at_least(self, index: int) -> float:
+        """The largest mean up to a known place."""
+        return max(self._mean_s[rows] for rows in self._rows[: index + 1])
+
+
+def _place(num_rows: int) -> int:
+    """The number of rows that stands for its neighbours: beyond 16 its first four binary digits."""
+    if num_rows <= _EXACT_UP_TO:
+        return num_rows
+    width = 1 << (num_rows.bit_length() - 4)
+    return num_rows // width * width
