@@ -223,6 +223,11 @@ class ServeConfig(BaseModel):
         description="directory for records that galerne replay repeats; they hold prompts and "
         "answers, so each is made for you alone (mode 0700)",
     )
+    adapters: Path | None = Field(
+        None,
+        description="directory of LoRA adapters (PEFT format, one directory each) that may be "
+        "loaded while it serves; at the same path on every node",
+    )
     drain_s: float = Field(30.0, ge=0, description="seconds running requests get at shutdown")
     start_timeout_s: float = Field(600.0, gt=0, description="seconds all parts get to start")
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from galerne.adapters import AdapterInfo
 from galerne.errors import GalerneError, NotServingError
 from galerne.ids import ShardId
 from router.api.cluster_port import (
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 CALL_TIMEOUT_S = 5.0
 _PLAN_TIMEOUT_S = 15.0  # of thousands of candidates
+_LOAD_TIMEOUT_S = 300.0  # of an adapter by all parts
 
 
 class ControllerHandle:
@@ -97,6 +99,24 @@ class RayDirectory:
         """See ``ClusterPort``."""
         facts: TopologyFacts = await self._ask("set_topology", wish)
         return facts
+
+    async def adapters(self) -> Sequence[AdapterInfo]:
+        """See ``ClusterPort``."""
+        adapters: Sequence[AdapterInfo] = await self._ask("adapters")
+        return adapters
+
+    async def load_adapter(self, name: str, directory: str) -> AdapterInfo:
+        """See ``ClusterPort``."""
+        info: AdapterInfo = await self._ask(
+            "load_adapter", name, directory, timeout_s=_LOAD_TIMEOUT_S
+        )
+        return info
+
+    async def unload_adapter(self, name: str, deadline_s: float) -> AdapterInfo:
+        """See ``ClusterPort``."""
+        timeout_s = 2 * (deadline_s + _LOAD_TIMEOUT_S)
+        info: AdapterInfo = await self._ask("unload_adapter", name, deadline_s, timeout_s=timeout_s)
+        return info
 
     async def events(self, after: int) -> Sequence[EventFacts]:
         """See ``ClusterPort``."""

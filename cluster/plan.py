@@ -114,6 +114,14 @@ def held_formats(config: ServeConfig, model: ModelConfig) -> tuple[WeightFormat,
     return experts, weight_format(config, "dense", dense)
 
 
+def _adapters_root(config: ServeConfig) -> Path | None:
+    if config.adapters is None:
+        return None
+    if not config.adapters.is_dir():
+        raise ConfigError("adapters", config.adapters, "is not a directory")
+    return config.adapters.resolve()
+
+
 def held_speculation(
     config: ServeConfig, held: HeldModel
 ) -> tuple[SpeculationSettings, EagleCheckpoint | None]:
@@ -232,6 +240,7 @@ def plan_serving(
         vision=config.images.vision,
         speculation=speculation,
         record=None if config.record is None else config.record.resolve(),
+        adapters=_adapters_root(config),
     )
     return ServePlan(
         spec=spec,

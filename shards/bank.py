@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from galerne.errors import ProtocolError
+from galerne.errors import GalerneError, ProtocolError
+from shards.adapters.adapter import Adapter
+from shards.adapters.tokens import TokenAdapters, distinct_keys
+from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.weights import Checkpoint, ExpertWeights
 from shards.kernels.experts import LayerExperts, layer_experts
 from shards.kernels.formats import WeightFormat
 from shards.kernels.quantise import Stored
 from shards.kernels.threads import KernelThreads
 from shards.memory import release_after_loading
+
+
+class AdapterMissingError(GalerneError):
+    """A frame names an adapter that is not here; it may be on its way."""
+
+    status = "UNAVAILABLE"
+    is_retryable = True
+
+    def __init__(self, key: int) -> None:
+        super().__init__(key)
+        self.key = key
+
+    def __str__(self) -> str:
+        return f"adapter {self.key:016x} is not loaded here"
 
 
 class ExpertBank:
@@ -46,6 +64,8 @@ class ExpertBank:
         self._threads = KernelThreads(num_threads)
         self._layers: dict[int, LayerExperts] = {}
         self._is_resident: dict[int, npt.NDArray[np.bool_]] = {}
+        self._adapters: dict[int, Adapter] = {}  # by key
+        self._lock = threading.Lock()  # of what is loaded and which adapters there are
         self.load(experts_by_layer, on_progress)
 
     def load(
@@ -62,11 +82,49 @@ class ExpertBank:
                 if not self._is_resident[layer][expert]:
                     weights = self._checkpoint.expert(layer, expert)
                     experts.add(expert, *_matrices(weights, self._held, self.dtype))
-                    self._is_resident[layer][expert] = True
+                    with self._lock:
+                        for adapter in self._adapters.values():
+                            self._put_change(adapter, layer, expert)
+                        self._is_resident[layer][expert] = True
                 done += 1
                 if on_progress is not None:
                     on_progress(done, total)
             release_after_loading(self._checkpoint)  # after each: pages and weights would add up
+
+    def add_adapter(self, adapter: Adapter) -> None:
+        """Hold what an adapter changes of the experts here, and of those that come.
+
+        May be repeated. From any thread; others may compute with what was there before.
+        """
+        with self._lock:
+            if adapter.key in self._adapters:
+                return
+            for layer, expert in adapter.routed:
+                if self.holds(layer, expert):
+                    self._put_change(adapter, layer, expert)
+            self._adapters = {**self._adapters, adapter.key: adapter}
+
+    def drop_adapter(self, key: int) -> None:
+        """Forget an adapter, if it is here. Nobody computes meanwhile."""
+        with self._lock:
+            self._adapters = {k: a for k, a in self._adapters.items() if k != key}
+            for experts in self._layers.values():
+                experts.remove_changes(key)
+
+    @property
+    def model(self) -> ModelConfig:
+        """Whose experts they are."""
+        return self._checkpoint.config
+
+    @property
+    def adapters(self) -> frozenset[str]:
+        """Ids of those that are here."""
+        return frozenset(adapter.id for adapter in self._adapters.values())
+
+    def _put_change(self, adapter: Adapter, layer: int, expert: int) -> None:
+        change = adapter.routed.get((layer, expert))
+        if change is not None:
+            self._layers[layer].put_change(adapter.key, expert, change)
 
     def drop(self, experts_by_layer: Mapping[int, Iterable[int]]) -> None:
         """Hold these no longer. Nobody computes meanwhile."""
@@ -117,6 +175,7 @@ class ExpertBank:
         expert_ids: npt.NDArray[np.int64],
         num_rows_by_group: npt.NDArray[np.int64],
         row_token: npt.NDArray[np.int64],
+        adapters: TokenAdapters | None = None,
     ) -> torch.Tensor:
         """Outputs of the given rows, unweighted.
 
@@ -128,17 +187,20 @@ class ExpertBank:
             expert_ids: ``[G]`` the expert of every group; may repeat.
             num_rows_by_group: ``[G]``, sums to R.
             row_token: ``[R]`` token of every row, group after group.
+            adapters: Of the tokens; None: nobody has one.
 
         Returns:
             ``[R, H]`` in ``dtype``, in the order given.
 
         Raises:
             ProtocolError: An expert is not resident here.
+            AdapterMissingError: An adapter is not here.
         """
         if not len(expert_ids):
             return x.new_empty((0, self.hidden_size))
         self._check_resident(layer, expert_ids)
-        return self._layers[layer].run(x, expert_ids, num_rows_by_group, row_token)
+        self._check_loaded(adapters)
+        return self._layers[layer].run(x, expert_ids, num_rows_by_group, row_token, adapters)
 
     @property
     def layers(self) -> Mapping[int, LayerExperts]:
@@ -147,13 +209,23 @@ class ExpertBank:
 
     @torch.inference_mode()
     def run_all(
-        self, layer: int, x: torch.Tensor, expert_ids: npt.NDArray[np.int64]
+        self,
+        layer: int,
+        x: torch.Tensor,
+        expert_ids: npt.NDArray[np.int64],
+        adapters: TokenAdapters | None = None,
     ) -> torch.Tensor:
         """``[T, K, H]``: ``[T, H]`` tokens through each of their ``[T, K]`` experts, all resident.
 
         The rows of ``run``, bit for bit, without a frame's layout.
         """
-        return self._layers[layer].run_all(x, expert_ids)
+        self._check_loaded(adapters)
+        return self._layers[layer].run_all(x, expert_ids, adapters)
+
+    def _check_loaded(self, adapters: TokenAdapters | None) -> None:
+        for key in () if adapters is None else distinct_keys(adapters):
+            if key not in self._adapters:
+                raise AdapterMissingError(key)
 
     def _check_resident(self, layer: int, expert_ids: npt.NDArray[np.int64]) -> None:
         resident = self._is_resident.get(layer, np.zeros(0, dtype=bool))

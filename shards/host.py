@@ -8,10 +8,12 @@ from pathlib import Path
 
 import torch
 
+from galerne.adapters import AdapterInfo
 from galerne.clock import MonotonicClock
 from galerne.ids import Epoch, ShardId
 from galerne.internal_tls import InternalTls
 from galerne.loop_thread import grpc_loop
+from shards.adapters.directory import find_adapter
 from shards.bank import ExpertBank
 from shards.checkpoint.open import open_checkpoint
 from shards.kernels.formats import WeightFormat
@@ -38,6 +40,8 @@ class ShardSettings:
     num_threads: int = 1
     core: int | None = None  # where several shards share a host: the number of its own
     held: WeightFormat = WeightFormat.BF16
+    adapters_root: Path | None = None  # adapters lie in directories of it
+    adapters: tuple[AdapterInfo, ...] = ()  # to be loaded before it serves
 
 
 class ShardHost:
@@ -49,7 +53,7 @@ class ShardHost:
         """Load the experts and serve; returns when the port listens.
 
         Raises:
-            CheckpointError: The checkpoint cannot be used.
+            CheckpointError: The checkpoint cannot be used, or an adapter.
         """
         checkpoint = open_checkpoint(settings.checkpoint)
         bank = ExpertBank(
@@ -61,6 +65,8 @@ class ShardHost:
             settings.held,
         )
         bank.prefault()
+        for known in settings.adapters:
+            bank.add_adapter(find_adapter(settings.adapters_root, known, checkpoint.config))
         self._bank = bank
         self._bytes_read = checkpoint.bytes_read
         self._metrics = ShardMetrics(checkpoint.config.num_layers, checkpoint.config.num_experts)
@@ -84,6 +90,7 @@ class ShardHost:
                 self._metrics,
                 settings.epochs,
                 checkpoint.bytes_read,
+                settings.adapters_root,
             )
             return server, await server.start(settings.host, tls=settings.tls)
 
@@ -106,6 +113,11 @@ class ShardHost:
     def epochs(self) -> tuple[Epoch, ...]:
         """Those that are served."""
         return tuple(map(Epoch, sorted(self._server.epochs)))
+
+    @property
+    def adapters(self) -> frozenset[str]:
+        """Ids of those that are loaded."""
+        return self._bank.adapters
 
     @property
     def is_alive(self) -> bool:

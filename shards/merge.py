@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from shards.adapters.tokens import TokenAdapters
 from shards.wire import Ints, RequestRows
 
 
@@ -30,11 +31,18 @@ def merge(frames: Sequence[RequestRows]) -> Merged:
     order = np.argsort(expert_of_row, kind="stable")
     experts, counts = np.unique(expert_of_row, return_counts=True)
     tokens = torch.cat([f.tokens for f in frames])
+    adapters = None
+    if any(f.adapters is not None for f in frames):
+        adapters = np.concatenate([_adapters_of(f) for f in frames])
     return Merged(
-        RequestRows(tokens, experts, counts, row_token[order]),
+        RequestRows(tokens, experts, counts, row_token[order], adapters),
         order,
         [len(f.row_token) for f in frames],
     )
+
+
+def _adapters_of(frame: RequestRows) -> TokenAdapters:
+    return np.zeros(len(frame.tokens), np.uint64) if frame.adapters is None else frame.adapters
 
 
 def split(merged: Merged, results: torch.Tensor) -> list[torch.Tensor]:

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import grpc
@@ -29,6 +30,8 @@ from galerne.hello import (
 from galerne.ids import ShardId
 from galerne.internal_tls import InternalTls, add_port
 from galerne.v1 import internal_pb2 as internal
+from shards.adapter_control import ShardAdapters
+from shards.adapters.messages import adapter_report, decode_adapter
 from shards.bank import ExpertBank
 from shards.control import ShardControl
 from shards.epochs import ServedEpochs
@@ -68,8 +71,10 @@ class ShardServer:
         metrics: ShardMetrics,
         epochs: Collection[int],
         bytes_read: int = 0,
+        adapters_root: Path | None = None,
     ) -> None:
         """``epochs``: those that place what the bank holds here; more may be prepared."""
+        self._adapters = ShardAdapters(adapters_root, bank, worker)
         self._identity = identity
         self._bank = bank
         self._worker = worker
@@ -92,6 +97,12 @@ class ShardServer:
                 self._retire, internal.RetireEpochsRequest, internal.ExpertChange
             ),
             "Adopt": self._unary(self._adopt, internal.AdoptRequest, internal.ExpertChange),
+            "LoadAdapter": self._unary(
+                self._load_adapter, internal.LoadAdapterRequest, internal.AdapterReport
+            ),
+            "UnloadAdapter": self._unary(
+                self._unload_adapter, internal.UnloadAdapterRequest, internal.AdapterReport
+            ),
         }
         generic = grpc.method_handlers_generic_handler("galerne.v1.ExpertService", handlers)
         self._server.add_generic_rpc_handlers((generic,))
@@ -233,6 +244,15 @@ class ShardServer:
     async def _adopt(self, request: internal.AdoptRequest) -> internal.ExpertChange:
         loaded, seconds = await self._whole(self._control.adopt(experts_in(request.experts)))
         return internal.ExpertChange(num_loaded=loaded, seconds=seconds)
+
+    async def _load_adapter(self, request: internal.LoadAdapterRequest) -> internal.AdapterReport:
+        return adapter_report(await self._adapters.load(decode_adapter(request.adapter)))
+
+    async def _unload_adapter(
+        self, request: internal.UnloadAdapterRequest
+    ) -> internal.AdapterReport:
+        await self._adapters.unload(request.id)
+        return internal.AdapterReport(id=request.id)
 
     async def _describe(self, request: internal.DescribeShardRequest) -> internal.ShardDescription:
         metrics = self._metrics

@@ -12,6 +12,7 @@ import torch
 
 from galerne.errors import ProtocolError
 from galerne.frame import Buffer, DType, Frame, FrameHeader, FrameKind, Section, encode
+from shards.adapters.tokens import TokenAdapters
 
 Ints = npt.NDArray[np.int64]
 
@@ -26,6 +27,7 @@ class RequestRows(NamedTuple):
     expert_ids: Ints  # [G]
     num_rows_by_group: Ints  # [G]
     row_token: Ints  # [R]
+    adapters: TokenAdapters | None = None  # [T]; None: nobody has one
 
 
 def tensor_bytes(x: torch.Tensor) -> Buffer:
@@ -58,12 +60,15 @@ def tensor_of(section: memoryview, shape: tuple[int, int], dtype: DType) -> torc
 
 def request_sections(rows: RequestRows) -> list[tuple[Section, Buffer]]:
     """Sections of a request."""
-    return [
+    sections: list[tuple[Section, Buffer]] = [
         (Section.EXPERT_IDS, index_bytes(rows.expert_ids)),
         (Section.ROW_COUNTS, index_bytes(rows.num_rows_by_group)),
         (Section.ROW_TOKENS, index_bytes(rows.row_token)),
         (Section.TOKENS, tensor_bytes(rows.tokens)),
     ]
+    if rows.adapters is not None:
+        sections.append((Section.ADAPTERS, rows.adapters.astype("<u8").tobytes()))
+    return sections
 
 
 def encode_reply(request: FrameHeader, rows: torch.Tensor) -> list[bytes]:
@@ -92,12 +97,14 @@ def read_request(frame: Frame) -> RequestRows:
             for kind in (Section.EXPERT_IDS, Section.ROW_COUNTS, Section.ROW_TOKENS)
         )
         tokens = frame.sections[Section.TOKENS]
+        adapters = frame.sections.get(Section.ADAPTERS)
+        keys = None if adapters is None else np.frombuffer(adapters, "<u8").astype(np.uint64)
     except KeyError as error:
         raise ProtocolError(f"request without section {error}") from error
     except ValueError as error:
         raise ProtocolError(f"index section: {error}") from error
     shape = (header.num_tokens, header.hidden_size)
-    rows = RequestRows(tensor_of(tokens, shape, header.dtype), experts, counts, row_token)
+    rows = RequestRows(tensor_of(tokens, shape, header.dtype), experts, counts, row_token, keys)
     check_request(header, rows)
     return rows
 
@@ -111,3 +118,5 @@ def check_request(header: FrameHeader, rows: RequestRows) -> None:
         raise ProtocolError(f"{len(row_token)} rows, header says {header.num_rows}")
     if len(row_token) and row_token.max() >= header.num_tokens:
         raise ProtocolError("a row names a token that the frame lacks")
+    if rows.adapters is not None and len(rows.adapters) != header.num_tokens:
+        raise ProtocolError(f"{len(rows.adapters)} adapters of {header.num_tokens} tokens")

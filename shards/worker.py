@@ -159,7 +159,8 @@ class ExpertWorker:
             merged = merge([job.rows for job in jobs])
             rows = merged.rows
             results = self._bank.run(
-                layer, rows.tokens, rows.expert_ids, rows.num_rows_by_group, rows.row_token
+                *(layer, rows.tokens, rows.expert_ids, rows.num_rows_by_group, rows.row_token),
+                rows.adapters,
             )
         except Exception as error:  # border of the thread: one bad frame must not end it
             if len(jobs) > 1:  # nor fail the frames that it was merged with

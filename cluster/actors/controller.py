@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +13,7 @@ import ray
 
 from cluster.actors.launch_spec import LaunchSpec
 from cluster.actors.ray_groups import RayGroups
+from cluster.control.adapter_answers import AdapterAnswers
 from cluster.control.balancer import Balancer
 from cluster.control.changes import Changes, named_fields
 from cluster.control.conductor import TopologyConductor
@@ -32,6 +31,7 @@ from cluster.control.explain import (
 from cluster.control.health import HealthBook
 from cluster.control.keeper import ExpertKeeper
 from cluster.control.live_cluster import DemandBook, LiveCluster
+from cluster.control.loop_end import end_process
 from cluster.control.members import HEARTBEAT_S, Heartbeat, MemberBook
 from cluster.control.metrics import ControlMetrics, ScalerMetrics
 from cluster.control.node_requests import NodeRequests
@@ -58,8 +58,6 @@ from router.api.cluster_port import (
 from router.exchange.links import LinkState
 from router.gateway.roster import Roster
 
-logger = logging.getLogger(__name__)
-
 _DESCRIBE_TIMEOUT_S = 2.0
 _RECOVER_S = 10.0
 
@@ -73,7 +71,7 @@ class StartReport:
     ready: list[str] = field(default_factory=list)
 
 
-class Controller:
+class Controller(AdapterAnswers):
     """State is rebuilt after a restart, from heartbeats and from what gateways serve."""
 
     def __init__(
@@ -104,9 +102,12 @@ class Controller:
         self._balancer = Balancer(
             lambda: self._conductor.current, calls, self._members, spec.expert_bytes, now_s=now_s
         )
+        self._keep_adapters(self._conductor, self._members, calls, self._events, spec.model_name)
         self._demand = DemandBook(now_s)
         view = (self._conductor, self._members, self._describe, self._metrics_text)
-        self._view = RosterView(*view, loops=lambda: self._loops, now_s=now_s)
+        self._view = RosterView(
+            *view, lambda: self._loops, lambda: self._adapters.listed, now_s=now_s
+        )
         self._changes = Changes(
             spec.inputs, self._conductor, self._members, self._balancer, self._events
         )
@@ -121,7 +122,7 @@ class Controller:
         self._recovered.set()
         for loop in self._loops.values():
             task = asyncio.create_task(loop.run())
-            task.add_done_callback(_end_process)
+            task.add_done_callback(end_process)
             self._tasks.append(task)
 
     @property
@@ -131,6 +132,7 @@ class Controller:
             "keeper": self._keeper,
             "straightener": self._straightener,
             "balancer": self._balancer,
+            "adapters": self._adapters,
         }
         if self._scaler is not None:
             loops |= {"nodes": self._nodes, "scaler": self._scaler}
@@ -185,6 +187,7 @@ class Controller:
         if self._scaler is not None and self._known is not None:
             self._scaler.is_auto = self._known.is_auto
         self._changes.recovered(None if self._known is None else self._known.spread)
+        self._adapters.restore(() if self._known is None else self._known.adapters)
         self._events.add("controller_recovered", "controller", f"epoch={serving.current.epoch}")
         if serving.old is not None:
             self._tasks.append(asyncio.create_task(self._conductor.resume(serving.old)))
@@ -266,6 +269,7 @@ class Controller:
                 is_asleep=self._conductor.is_asleep,
                 spread=self._changes.spread,
                 is_auto=self._is_auto,
+                adapters=self._adapters.loaded,
             ),
         )
 
@@ -389,10 +393,3 @@ class Controller:
 
         await asyncio.gather(*(ask(part) for part in parts))
         return described
-
-
-def _end_process(loop: asyncio.Task[None]) -> None:
-    """A loop that has died takes the controller with it: Ray starts another."""
-    if not loop.cancelled():
-        logger.critical("control_loop_died", exc_info=loop.exception())
-        os._exit(1)

@@ -40,6 +40,8 @@ class Gateway:
                 host=bind_host(spec),
                 vision=spec.vision,
                 record=spec.record,
+                adapters_root=spec.adapters,
+                adapters=reporter.start_adapters() if spec.adapters is not None else (),
                 speculation=spec.speculation,
             )
             book = RayAddressBook(spec.controller_name, NAMESPACE)
@@ -51,7 +53,10 @@ class Gateway:
         host = self._host
         links = {str(shard): state.value for shard, state in host.links.items()}
         epochs = (host.switch.topology.epoch,)
-        return PartState(host.address, host.engine.is_alive, epochs, links, host.load_totals())
+        return PartState(
+            *(host.address, host.engine.is_alive, epochs, links, host.load_totals()),
+            host.adapters.ids,
+        )
 
     def describe(self) -> dict[str, Any]:
         """Facts for status and metrics."""

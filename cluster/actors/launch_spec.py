@@ -44,6 +44,7 @@ class LaunchSpec:
     vision: VisionLimits = field(default_factory=VisionLimits)
     speculation: SpeculationSettings = field(default_factory=SpeculationSettings)
     record: Path | None = None  # on every gateway's host: where its runs are recorded
+    adapters: Path | None = None  # on every host: the directory of LoRA adapters
 
     @property
     def controller_name(self) -> str:

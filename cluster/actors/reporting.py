@@ -9,13 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import ray
 
 from cluster.actors.launch_spec import NAMESPACE, LaunchSpec
 from cluster.control.members import HEARTBEAT_S, Heartbeat
 from cluster.directory import ControllerHandle
+from galerne.adapters import AdapterInfo
 from galerne.errors import GalerneError, NotServingError
 from galerne.ids import Epoch
 from galerne.topology import Topology
@@ -23,6 +24,7 @@ from router.engine.load_counter import LoadTotals
 
 logger = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
 _PROGRESS_S = 0.2
 _REPORT_TIMEOUT_S = 5.0
 _START_TOPOLOGY_S = 120.0
@@ -36,6 +38,7 @@ class PartState(NamedTuple):
     epochs: tuple[Epoch, ...]
     links: Mapping[str, str] = MappingProxyType({})  # of a gateway: state by shard
     load: LoadTotals | None = None  # of a gateway
+    adapters: frozenset[str] = frozenset()
 
 
 class Reporter:
@@ -79,15 +82,38 @@ class Reporter:
         """
         if not ray.get_runtime_context().was_current_actor_reconstructed:
             return first
+
+        def own() -> Topology | None:
+            answer = self._controller.handle().wanted_parts.remote()
+            topology: Topology | None = ray.get(answer, timeout=_REPORT_TIMEOUT_S).parts.get(
+                self._part
+            )
+            return topology
+
+        return self._ask(own, "wanted no longer")
+
+    def start_adapters(self) -> tuple[AdapterInfo, ...]:
+        """Adapters to load before this part serves.
+
+        Raises:
+            NotServingError: The controller does not say.
+        """
+
+        def loaded() -> tuple[AdapterInfo, ...]:
+            answer = self._controller.handle().loaded_adapters.remote()
+            adapters: tuple[AdapterInfo, ...] = ray.get(answer, timeout=_REPORT_TIMEOUT_S)
+            return adapters
+
+        return self._ask(loaded, "no answer")
+
+    def _ask(self, ask: Callable[[], _T | None], reason: str) -> _T:
+        """Until the controller has an answer, for so long that it may restart."""
         deadline = time.monotonic() + _START_TOPOLOGY_S
-        reason = "wanted no longer"
         while time.monotonic() < deadline:
             try:
-                answer = self._controller.handle().wanted_parts.remote()
-                wanted = ray.get(answer, timeout=_REPORT_TIMEOUT_S).parts
-                if self._part in wanted:
-                    topology: Topology = wanted[self._part]
-                    return topology
+                answer = ask()
+                if answer is not None:
+                    return answer
             except Exception as error:  # noqa: BLE001 - border to Ray: the controller is away
                 self._controller.failed(error)
                 reason = repr(error)
@@ -115,6 +141,7 @@ class Reporter:
                 epochs=now.epochs,
                 links=now.links,
                 load=now.load,
+                adapters=now.adapters,
             )
             answer = self._controller.handle().heartbeat.remote(told, me)
             if ray.get(answer, timeout=_REPORT_TIMEOUT_S) is False:

@@ -36,6 +36,8 @@ class ExpertShard:
                 host=bind_host(spec),
                 num_threads=spec.shard_threads,
                 core=_own_core(spec, topology, shard_id),
+                adapters_root=spec.adapters,
+                adapters=reporter.start_adapters() if spec.adapters is not None else (),
             )
             self._host = ShardHost(
                 settings, lambda done, of: reporter.progress("experts", done, of)
@@ -44,7 +46,7 @@ class ExpertShard:
 
     def _state(self) -> PartState:
         host = self._host
-        return PartState(host.address, host.is_alive, host.epochs)
+        return PartState(host.address, host.is_alive, host.epochs, adapters=host.adapters)
 
     def describe(self) -> dict[str, Any]:
         """Facts for status and metrics."""

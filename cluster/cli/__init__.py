@@ -7,6 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
+from cluster.cli.adapter import list_adapters, load, unload
 from cluster.cli.certs import certs
 from cluster.cli.chat import chat
 from cluster.cli.demo import demo
@@ -58,6 +59,15 @@ topology_app.command("set")(set_topology)
 topology_app.command("roll")(roll)
 topology_app.command("rebalance")(rebalance)
 app.add_typer(topology_app, name="topology")
+adapter_app = typer.Typer(
+    no_args_is_help=True,
+    help="LoRA adapters of a running server.",
+    pretty_exceptions_enable=False,
+)
+adapter_app.command("load")(load)
+adapter_app.command("unload")(unload)
+adapter_app.command("list")(list_adapters)
+app.add_typer(adapter_app, name="adapter")
 
 
 def main() -> None:

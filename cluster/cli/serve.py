@@ -82,6 +82,7 @@ def serve(
     num_draft_tokens: Annotated[int | None, _option("num_draft_tokens")] = None,
     draft_model: Annotated[Path | None, _option("draft_model")] = None,
     record: Annotated[Path | None, _option("record")] = None,
+    adapters: Annotated[Path | None, _option("adapters")] = None,
     drain_s: Annotated[float | None, _option("drain_s")] = None,
     start_timeout_s: Annotated[float | None, _option("start_timeout_s")] = None,
     config: Annotated[

@@ -24,6 +24,7 @@ class Heartbeat:
     epochs: tuple[Epoch, ...] = ()  # that it serves
     links: Mapping[str, str] = field(default_factory=dict)  # of a gateway: state by shard
     load: LoadTotals | None = None  # of a gateway
+    adapters: frozenset[str] = frozenset()  # ids of those that it has
 
     @property
     def process(self) -> tuple[str, int, str]:

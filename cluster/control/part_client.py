@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import grpc
@@ -10,12 +11,14 @@ import numpy as np
 from google.protobuf.message import Message
 
 from cluster.control.ports import GatewayState, ShardLoad
+from galerne.adapters import AdapterInfo
 from galerne.errors import GalerneError
 from galerne.hello import SERVICE_OPTIONS, TOKEN_METADATA_KEY
 from galerne.ids import Epoch
 from galerne.internal_tls import InternalTls, open_channel, version_of
 from galerne.topology import Topology
 from galerne.topology_codec import decode_topology, encode_topology
+from galerne.v1 import inference_pb2 as pb
 from galerne.v1 import internal_pb2 as internal
 from galerne.v1 import internal_pb2_grpc
 from shards.residency import as_message
@@ -90,6 +93,22 @@ class PartClients:
         """See ``PartCalls``."""
         request = internal.EpochRequest(epoch=epoch)
         await self._call(self._gateway, gateway, "AbortTopology", request, timeout_s)
+
+    async def load_adapter(self, part: str, wanted: AdapterInfo, timeout_s: float) -> AdapterInfo:
+        """See ``PartCalls``."""
+        request = internal.LoadAdapterRequest(adapter=pb.AdapterInfo(**asdict(wanted)))
+        told = await self._call(self._stub_of(part), part, "LoadAdapter", request, timeout_s)
+        return replace(wanted, id=told.id, rank=told.rank, num_bytes=told.num_bytes)
+
+    async def unload_adapter(
+        self, part: str, adapter_id: str, deadline_s: float, timeout_s: float
+    ) -> None:
+        """See ``PartCalls``."""
+        request = internal.UnloadAdapterRequest(id=adapter_id, deadline_s=deadline_s)
+        await self._call(self._stub_of(part), part, "UnloadAdapter", request, timeout_s)
+
+    def _stub_of(self, part: str) -> type:
+        return self._gateway if part.startswith("gateway-") else self._shard
 
     async def load_of(self, shard: str, timeout_s: float) -> ShardLoad:
         """See ``PartCalls``."""

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from galerne.adapters import AdapterInfo
 from galerne.ids import Epoch
 from galerne.topology import Topology
 
@@ -61,6 +62,16 @@ class PartCalls(Protocol):
 
     async def abort(self, gateway: str, epoch: Epoch, timeout_s: float) -> None:
         """Forget a prepared topology."""
+        ...
+
+    async def load_adapter(self, part: str, wanted: AdapterInfo, timeout_s: float) -> AdapterInfo:
+        """Have an adapter; what the part says of it."""
+        ...
+
+    async def unload_adapter(
+        self, part: str, adapter_id: str, deadline_s: float, timeout_s: float
+    ) -> None:
+        """Have it no longer; a gateway waits for requests until the deadline."""
         ...
 
     async def load_of(self, shard: str, timeout_s: float) -> ShardLoad:

@@ -9,6 +9,7 @@ from typing import Any
 from cluster.control.conductor import TopologyConductor
 from cluster.control.members import GONE_AFTER_S, MemberBook
 from cluster.control.ports import Loop
+from galerne.adapters import AdapterInfo
 from router.engine.gateway_port import PartFacts
 from router.gateway.roster import Roster
 
@@ -43,6 +44,7 @@ class RosterView:
         describe: Callable[[Sequence[str]], Awaitable[Described]],
         metrics_text: Callable[[], bytes],
         loops: Callable[[], Mapping[str, Loop]],
+        adapters: Callable[[], tuple[AdapterInfo, ...]] = tuple,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """``describe``: asks these parts; those that do not answer are left out."""
@@ -52,6 +54,7 @@ class RosterView:
         self._metrics_text = metrics_text
         self.beside: dict[str, bytes] = {}  # metrics of processes that are no parts
         self._loops = loops
+        self._adapters = adapters
         self._now_s = now_s
         self._born_s = now_s()
         self._watch = LoopWatch(now_s)
@@ -66,6 +69,7 @@ class RosterView:
             is_settled=self.is_settled,
             pause=self.pause,
             stalled=self._watch.stalled(self._loops()),
+            adapters=self._adapters(),
             mode=topology.mode.value,
             epoch=topology.epoch,
             transport=topology.transport.value,

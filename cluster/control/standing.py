@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from galerne.adapters import AdapterInfo
 from galerne.topology import Topology
 
 
@@ -24,6 +25,7 @@ class Standing:
     is_asleep: bool = False  # scaled to zero: that no part lives is right
     spread: Spread | None = None  # of it; None: as parts fit
     is_auto: bool = False  # the autoscaler chooses the topology
+    adapters: tuple[AdapterInfo, ...] = ()  # that every part loads before it serves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -162,6 +162,9 @@ class GalerneIngress:
     Explain = _unary("Explain", "_cluster")
     ListDecisions = _unary("ListDecisions", "_cluster")
     WhatIf = _unary("WhatIf", "_cluster")
+    LoadAdapter = _unary("LoadAdapter", "_cluster")
+    UnloadAdapter = _unary("UnloadAdapter", "_cluster")
+    ListAdapters = _unary("ListAdapters", "_cluster")
 
     async def WatchEvents(  # noqa: N802
         self, request: cluster_pb.WatchEventsRequest, grpc_context: RayContext

@@ -57,6 +57,7 @@ class Section(enum.IntEnum):
     ROW_TOKENS = 4  # uint32 [R], the frame's token of every row
     TOKENS = 5  # [T, H], each token once
     ROWS = 6  # [R, H], one unweighted result per row
+    ADAPTERS = 7  # uint64 [T], key of every token's adapter, 0: none; left out where all are 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

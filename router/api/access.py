@@ -13,7 +13,7 @@ from router.api.key_limits import KeyAccount, KeyLimiter
 from router.api.keys import ANYONE, ApiKeys, Client
 
 # RPCs that change the cluster, or make its controller compute.
-ADMIN_RPCS = frozenset({"SetTopology", "Drain", "WhatIf"})
+ADMIN_RPCS = frozenset({"SetTopology", "Drain", "WhatIf", "LoadAdapter", "UnloadAdapter"})
 
 _MAX_PEER_CHARS = 100
 _caller: ContextVar[tuple[Client, str]] = ContextVar("caller", default=(ANYONE, ""))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from galerne.adapters import AdapterInfo
 from galerne.errors import InvalidRequestError
 from router.api.errors import ModelNotFoundError
 from router.api.inputs import ChatCompletionInput, GenerateInput, SamplingFields
@@ -24,14 +25,18 @@ def draw_seed() -> int:
     return secrets.randbits(_SEED_BITS)
 
 
-def check_model(name: str, model: ModelFacts) -> None:
-    """Refuse another model than the served one; an empty name means that one.
+def find_adapter(name: str, model: ModelFacts, adapters: Sequence[AdapterInfo]) -> str:
+    """Id of the adapter that a model's name means; empty: the served model itself.
 
     Raises:
-        ModelNotFoundError: Names both.
+        ModelNotFoundError: Neither has this name.
     """
-    if name and name != model.name:
-        raise ModelNotFoundError("model", f"{name[:200]!r} is not served here, {model.name!r} is")
+    if not name or name == model.name:
+        return ""
+    for info in adapters:
+        if info.name == name:
+            return info.id
+    raise ModelNotFoundError("model", f"{name[:200]!r} is not served here, {model.name!r} is")
 
 
 def fill_sampling(
@@ -75,8 +80,9 @@ def admit(
     prompt: EncodedPrompt,
     model: ModelFacts,
     rules: AnswerRules | None = None,
+    adapter: str = "",
 ) -> GenerationRequest:
-    """The request as it goes to a gateway; its answers follow ``rules``.
+    """The request as it goes to a gateway; its answers follow ``rules``; ``adapter`` is an id.
 
     Raises:
         InvalidRequestError: A field is outside what is allowed; names it.
@@ -104,6 +110,7 @@ def admit(
         images=prompt.images,
         cache_salt=call.cache_salt,
         rules=rules,
+        adapter=adapter,
     )
 
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from galerne.adapters import AdapterInfo
 from galerne.errors import InvalidRequestError
 
+UNLOAD_DEADLINE_S, MAX_DEADLINE_S = 30.0, 3600.0  # of requests that use an adapter
 _MODES = ("auto", "latency", "throughput")
 _RANGE_BY_FIELD = {  # of a question; wide, so that the planner's numbers stay finite
     "requests_per_s": (0, 1e9),
@@ -228,6 +230,17 @@ class WhatIfFacts:
     num_candidates: int = 0
 
 
+def check_deadline(deadline_s: float) -> None:
+    """Refuse what is no number of seconds up to an hour.
+
+    Raises:
+        InvalidRequestError: Names ``deadline_s``.
+    """
+    if not 0 <= deadline_s <= MAX_DEADLINE_S:  # NaN is in no range
+        problem = f"must be in [0, {MAX_DEADLINE_S:g}] seconds, got {deadline_s:g}"
+        raise InvalidRequestError("deadline_s", problem)
+
+
 class ClusterPort(Protocol):
     """The controller, or what stands for it. All raise NotServingError while it is away."""
 
@@ -240,6 +253,26 @@ class ClusterPort(Protocol):
 
         Raises:
             GalerneError: It cannot begin; says why.
+        """
+        ...
+
+    async def adapters(self) -> Sequence[AdapterInfo]:
+        """LoRA adapters that are loaded."""
+        ...
+
+    async def load_adapter(self, name: str, directory: str) -> AdapterInfo:
+        """Load one into every part; ``directory`` empty: as the name.
+
+        Raises:
+            GalerneError: A name cannot be used, or the adapter; says why.
+        """
+        ...
+
+    async def unload_adapter(self, name: str, deadline_s: float) -> AdapterInfo:
+        """Unload one when no request uses it.
+
+        Raises:
+            GalerneError: There is none, or some still use it at the deadline; then it stays.
         """
         ...
 

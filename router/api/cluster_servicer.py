@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import asdict
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from galerne.v1 import cluster_pb2 as pb
 from galerne.v1 import cluster_pb2_grpc
+from galerne.v1 import inference_pb2 as inference
 from router.api.cluster_messages import message_of, question_of, wish_of
-from router.api.cluster_port import ClusterPort
+from router.api.cluster_port import UNLOAD_DEADLINE_S, ClusterPort, check_deadline
 from router.api.drain import drain
 from router.api.frontend import Frontend
 from router.api.grpc_servicer import Aborting, Context
@@ -71,6 +73,37 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         async with Aborting(context):
             answer: pb.WhatIfAnswer = message_of(await self._cluster.what_if(question_of(request)))
             return answer
+
+    async def LoadAdapter(  # noqa: N802
+        self, request: pb.LoadLoraRequest, context: Context
+    ) -> inference.AdapterInfo:
+        """Loads a LoRA adapter everywhere."""
+        async with Aborting(context):
+            self._frontend.access.note_action("LoadAdapter", asked=_plain(request))
+            info = await self._cluster.load_adapter(request.name, request.directory)
+            await self._frontend.gateway.refresh()
+            return inference.AdapterInfo(**asdict(info))
+
+    async def UnloadAdapter(  # noqa: N802
+        self, request: pb.UnloadLoraRequest, context: Context
+    ) -> inference.AdapterInfo:
+        """Unloads one when nobody uses it."""
+        deadline_s = request.deadline_s if request.HasField("deadline_s") else UNLOAD_DEADLINE_S
+        async with Aborting(context):
+            check_deadline(deadline_s)
+            self._frontend.access.note_action("UnloadAdapter", asked=_plain(request))
+            info = await self._cluster.unload_adapter(request.name, deadline_s)
+            await self._frontend.gateway.refresh()
+            return inference.AdapterInfo(**asdict(info))
+
+    async def ListAdapters(  # noqa: N802
+        self, request: pb.ListAdaptersRequest, context: Context
+    ) -> pb.AdapterList:
+        """Adapters that are loaded."""
+        del request
+        async with Aborting(context):
+            found = await self._cluster.adapters()
+            return pb.AdapterList(adapters=[inference.AdapterInfo(**asdict(i)) for i in found])
 
     async def WatchEvents(  # noqa: N802
         self, request: pb.WatchEventsRequest, context: Context

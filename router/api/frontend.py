@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from galerne.errors import InvalidRequestError, NotServingError, OverloadedError
 from router.api.access import Access, current_client
-from router.api.admission import admit, check_model
+from router.api.admission import admit, find_adapter
 from router.api.answer import AnswerFacts
 from router.api.audit import AuditLog
 from router.api.choices import Choice
@@ -87,9 +87,10 @@ class Frontend:
             GalerneError: The request is refused; a wrong field is named.
         """
         with self._opened("generate") as meter:
-            check_model(call.model, self.model)
+            adapter = find_adapter(call.model, self.model, self.gateway.adapters)
             prompt = await self.prompts.encode_prompt(call)
-            request = admit(call, prompt, self.model, await self._rules.of_generate(call))
+            rules = await self._rules.of_generate(call)
+            request = admit(call, prompt, self.model, rules, adapter)
             facts = AnswerFacts(api="generate")
             async with aclosing(self._answer(call, request, facts, meter)) as events:
                 async for event in events:
@@ -102,9 +103,10 @@ class Frontend:
             GalerneError: The request is refused; a wrong field is named.
         """
         with self._opened("chat") as meter:
-            check_model(call.model, self.model)
+            adapter = find_adapter(call.model, self.model, self.gateway.adapters)
             prompt = await self.prompts.encode_chat(call.chat)
-            request = admit(call, prompt, self.model, await self._rules.of_chat(call, prompt))
+            rules = await self._rules.of_chat(call, prompt)
+            request = admit(call, prompt, self.model, rules, adapter)
             facts = AnswerFacts(
                 api="chat",
                 has_tools=bool(call.chat.tools),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 
+from galerne.adapters import AdapterInfo
 from galerne.v1 import inference_pb2 as pb
 from router.api.collect import Collected, CollectedChoice
 from router.api.events import (
@@ -122,7 +124,9 @@ def usage_message(usage: Usage) -> pb.Usage:
     )
 
 
-def model_info(model: ModelFacts, reasoning_efforts: Iterable[str]) -> pb.ModelInfo:
+def model_info(
+    model: ModelFacts, reasoning_efforts: Iterable[str], adapters: Iterable[AdapterInfo] = ()
+) -> pb.ModelInfo:
     """What is served."""
     return pb.ModelInfo(
         name=model.name,
@@ -135,6 +139,7 @@ def model_info(model: ModelFacts, reasoning_efforts: Iterable[str]) -> pb.ModelI
         num_experts_per_tok=model.num_experts_per_tok,
         takes_images=model.takes_images,
         reasoning_efforts=reasoning_efforts,
+        adapters=[pb.AdapterInfo(**asdict(info)) for info in adapters],
     )
 
 

@@ -186,7 +186,9 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
         self, request: pb.GetModelInfoRequest, context: Context
     ) -> pb.ModelInfo:
         """What is served."""
-        return model_info(self._frontend.model, self._frontend.reasoning_efforts)
+        frontend = self._frontend
+        adapters = frontend.gateway.adapters
+        return model_info(frontend.model, frontend.reasoning_efforts, adapters)
 
     async def GetServerInfo(  # noqa: N802
         self, request: pb.GetServerInfoRequest, context: Context

@@ -10,10 +10,12 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from galerne.adapters import AdapterInfo
 from galerne.errors import GalerneError
 from router.api.cluster_port import ClusterPort
 from router.api.errors import ModelNotFoundError
 from router.api.frontend import Frontend
+from router.api.http_adapters import add_adapter_routes
 from router.api.http_cluster import add_cluster_routes, peer_of
 from router.api.http_errors import add_error_handlers
 from router.api.http_generate import GenerationRoutes
@@ -57,6 +59,7 @@ def build_http_app(
     add_chat_page(app)
     if cluster is not None:
         add_cluster_routes(app, cluster, frontend)
+        add_adapter_routes(app, cluster, frontend, generation.read_body)
     add_error_handlers(app)
     return app
 
@@ -80,7 +83,8 @@ class InfoRoutes:
 
     async def models(self) -> Response:
         """GET /v1/models."""
-        return JSONResponse({"object": "list", "data": [self._model_json()]})
+        models = [self._model_json(), *map(self._adapter_json, self._frontend.gateway.adapters)]
+        return JSONResponse({"object": "list", "data": models})
 
     async def model(self, name: str) -> Response:
         """GET /v1/models/NAME.
@@ -88,6 +92,9 @@ class InfoRoutes:
         Raises:
             ModelNotFoundError: Another is served.
         """
+        for info in self._frontend.gateway.adapters:
+            if info.name == name:
+                return JSONResponse(self._adapter_json(info))
         if name != self._frontend.model.name:
             raise ModelNotFoundError("model", f"{name[:200]!r} is not served here")
         return JSONResponse(self._model_json())
@@ -111,6 +118,10 @@ class InfoRoutes:
             text_by_process = {}
         page = metrics_page(self._frontend.metrics.registry, text_by_process)
         return Response(page, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    def _adapter_json(self, info: AdapterInfo) -> dict[str, Any]:
+        own = {"id": info.name, "root": info.directory, "parent": self._frontend.model.name}
+        return self._model_json() | own
 
     def _model_json(self) -> dict[str, Any]:
         model = self._frontend.model

@@ -38,7 +38,7 @@ class GenerationRoutes:
 
     async def chat_completions(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
-        body = parse_body(ChatCompletionBody, await self._read(request))
+        body = parse_body(ChatCompletionBody, await self.read_body(request))
         if wants_resumable(request, is_stream=bool(body.stream)):
             return await self.resumable.chat(request, body)
         events = self._frontend.chat(body.to_input())
@@ -46,7 +46,7 @@ class GenerationRoutes:
         has_logprobs = bool(body.logprobs)
         if not body.stream:
             collected = await while_connected(request, collect_closing(events, num_choices))
-            head = self._head(f"chatcmpl-{collected.accepted.request_id}")
+            head = self._head(f"chatcmpl-{collected.accepted.request_id}", model=body.model)
             tokenizer = self._frontend.tokenizer
             return JSONResponse(
                 chat_completion(head, collected, tokenizer, has_logprobs=has_logprobs)
@@ -54,7 +54,7 @@ class GenerationRoutes:
         accepted = await while_connected(request, anext(events))
         request_id = accepted.request_id if isinstance(accepted, Accepted) else ""
         chunks = ChatChunks(
-            self._head(f"chatcmpl-{request_id}"),
+            self._head(f"chatcmpl-{request_id}", model=body.model),
             self._frontend.tokenizer,
             has_logprobs=has_logprobs,
             includes_usage=body.includes_usage,
@@ -63,12 +63,12 @@ class GenerationRoutes:
 
     async def completions(self, request: Request) -> Response:
         """POST /v1/completions."""
-        body = parse_body(CompletionBody, await self._read(request))
+        body = parse_body(CompletionBody, await self.read_body(request))
         if wants_resumable(request, is_stream=bool(body.stream)):
             return await self.resumable.completion(request, body)
         calls = body.to_inputs(self._frontend.limits.max_prompts)
         merged = merge([self._frontend.generate(call) for call in calls])
-        head = self._head(f"cmpl-{secrets.token_hex(16)}")
+        head = self._head(f"cmpl-{secrets.token_hex(16)}", model=body.model)
         if body.stream:
             chunks = CompletionChunks(head, body, self._frontend.tokenizer)
             begun = await while_connected(request, until_accepted(merged, len(calls)))
@@ -77,7 +77,7 @@ class GenerationRoutes:
         answers = await while_connected(request, collect_all(merged, len(calls), num_choices))
         return JSONResponse(completion(head, answers, body, self._frontend.tokenizer))
 
-    async def _read(self, request: Request) -> bytes:
+    async def read_body(self, request: Request) -> bytes:
         """The body.
 
         Raises:
@@ -104,12 +104,14 @@ class GenerationRoutes:
             chunks.append(chunk)
         return b"".join(chunks)
 
-    def _head(self, answer_id: str, created: int | None = None) -> dict[str, Any]:
-        """What all answers begin with; ``created`` unset: now."""
-        model = self._frontend.model
+    def _head(
+        self, answer_id: str, created: int | None = None, model: str | None = None
+    ) -> dict[str, Any]:
+        """What all answers begin with; ``created`` unset: now, ``model``: the served one."""
+        served = self._frontend.model
         return {
             "id": answer_id,
             "created": int(self._wall_clock_s()) if created is None else created,
-            "model": model.name,
-            "system_fingerprint": model.fingerprint,
+            "model": model or served.name,
+            "system_fingerprint": served.fingerprint,
         }

@@ -53,10 +53,10 @@ class ResumableRoutes:
     def __init__(
         self,
         frontend: Frontend,
-        head: Callable[[str, int], dict[str, Any]],
+        head: Callable[[str, int | None, str | None], dict[str, Any]],
         wall_clock_s: Callable[[], float],
     ) -> None:
-        """``head(answer_id, created)`` is what all chunks begin with."""
+        """``head(answer_id, created, model)`` is what all chunks begin with."""
         self._frontend = frontend
         self._head = head
         self._wall_clock_s = wall_clock_s
@@ -125,7 +125,8 @@ class ResumableRoutes:
         return response
 
     def _page(self, api: str, shown: Mapping[str, Any], request_id: str, num_choices: int) -> Page:
-        head = self._head(_PREFIX_BY_API[api] + request_id, shown["created"])
+        answer_id = _PREFIX_BY_API[api] + request_id
+        head = self._head(answer_id, shown["created"], shown.get("model"))
         tokenizer = self._frontend.tokenizer
         if api == "chat":
             return ChatPage(head, shown, num_choices, tokenizer)

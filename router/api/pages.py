@@ -24,6 +24,7 @@ def chat_page(body: ChatCompletionBody, created: int) -> dict[str, Any]:
     """What must be kept of a chat's body to show its answer: ``Resumable.page``."""
     return {
         "created": created,
+        "model": body.model,
         "has_logprobs": bool(body.logprobs),
         "includes_usage": body.includes_usage,
     }
@@ -34,7 +35,7 @@ def completion_page(body: CompletionBody, created: int) -> dict[str, Any]:
     shown = body.model_dump(include=_SHOWN_OF_A_COMPLETION)
     if not body.echo:
         shown["prompt"] = ""  # it would be kept for nothing
-    return {"created": created, "body": shown}
+    return {"created": created, "model": body.model, "body": shown}
 
 
 class Page(Protocol):

@@ -50,7 +50,16 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
-class _Body(BaseModel):
+class PlainBody(BaseModel):
+    """A JSON body; nothing is left to check once its types are right."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    def check(self) -> None:
+        """Nothing."""
+
+
+class _Body(PlainBody):
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
     model: str | None = None
@@ -242,7 +251,7 @@ class CompletionBody(_Body):
         ]
 
 
-BodyT = TypeVar("BodyT", bound=_Body)
+BodyT = TypeVar("BodyT", bound=PlainBody)
 
 
 def parse_body(schema: type[BodyT], data: bytes) -> BodyT:

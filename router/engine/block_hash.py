@@ -25,7 +25,7 @@ class HashContext:
     model_fingerprint: str
     numerics_profile: str
     mla_form: str  # "absorbed" or "expanded"
-    adapter: str = ""  # LoRA adapter's name; "" is none
+    adapter: str = ""  # LoRA adapter's id, of its content; "" is none
     salt: str = ""  # requests with different salts share nothing
 
 

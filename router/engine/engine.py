@@ -211,11 +211,11 @@ class Engine:
         while not self._commands.empty():
             self._commands.get_nowait()()
         self._preparing.close(NotServingError("the engine has stopped"))
-        for request_id in self._scheduler.request_ids:
+        for request in self._scheduler.requests:
             try:
-                self._abort(request_id)
+                self._abort(request.request_id)
             except Exception:
-                logger.exception("engine_abort_failed request=%s", request_id)
+                logger.exception("engine_abort_failed request=%s", request.request_id)
         self._recorder.close()
 
     def _turn(self) -> None:
@@ -328,6 +328,7 @@ class Engine:
     def _join(self, request: GenerationRequest, arrived_s: float) -> list[Choice]:
         """A request is ready for the scheduler; its choices."""
         try:
+            self._runner.check(request)
             sequences = self._scheduler.add(request)
         except Exception:
             self._refuse(request)

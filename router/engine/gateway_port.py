@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from galerne.adapters import AdapterInfo
 from router.engine.request import GenerationRequest, TokenDelta
 
 
@@ -100,6 +101,19 @@ class GatewayPort(Protocol):
     @property
     def model(self) -> ModelFacts:
         """What is served."""
+        ...
+
+    @property
+    def adapters(self) -> Sequence[AdapterInfo]:
+        """Those that requests may name."""
+        ...
+
+    async def refresh(self) -> None:
+        """Learn at once who serves, and with which adapters.
+
+        Raises:
+            GalerneError: Nobody says.
+        """
         ...
 
     def submit(self, request: GenerationRequest) -> AsyncGenerator[TokenDelta, None]:

@@ -91,6 +91,7 @@ class GenerationRequest:
     sampling: SamplingParams
     images: tuple[ImageInput, ...] = ()
     cache_salt: str = ""  # the request's, else the tenant's
+    adapter: str = ""  # id of a LoRA adapter; empty: the model as it is
     resumed: tuple[ResumedChoice, ...] = ()  # of every choice, if another gateway ran it before
     hold: Hold | None = None  # None: it ends with its call
     rules: AnswerRules | None = None  # who submits it brings guides that follow them

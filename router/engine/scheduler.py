@@ -90,9 +90,9 @@ class Scheduler:
         return len(self._running)
 
     @property
-    def request_ids(self) -> list[str]:
-        """Requests that have not ended."""
-        return list(self._unfinished)
+    def requests(self) -> list[GenerationRequest]:
+        """Those that have not ended."""
+        return [choices[0].request for choices in self._unfinished.values()]
 
     @property
     def has_work(self) -> bool:

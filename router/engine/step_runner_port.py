@@ -10,6 +10,7 @@ import numpy.typing as npt
 from router.engine.metrics import EngineMetrics
 from router.engine.plan import StepPlan
 from router.engine.preparing import Preparer
+from router.engine.request import GenerationRequest
 
 
 class StepRunner(Protocol):
@@ -21,6 +22,14 @@ class StepRunner(Protocol):
 
     def run_plan(self, step: int, plan: StepPlan) -> npt.NDArray[np.float32]:
         """Logits ``[sum of Stepper.num_logits, V]`` of a plan."""
+        ...
+
+    def check(self, request: GenerationRequest) -> None:
+        """Refuse a request, when it joins the others, whose adapter is not here.
+
+        Raises:
+            InvalidRequestError: Names ``model``.
+        """
         ...
 
     @property

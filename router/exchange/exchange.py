@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +27,18 @@ from router.exchange.transport import (
     Transport,
     TransportEvent,
 )
+from shards.adapters.tokens import TokenAdapters
 
 _MAX_WAIT_S = 0.5  # no wait without a look at the clock
+
+
+class _Input(NamedTuple):
+    """What a call asks for, kept until it has all of it."""
+
+    layer: int
+    micro_batch: int
+    x: torch.Tensor
+    adapters: TokenAdapters | None
 
 
 class _Away:
@@ -52,7 +63,7 @@ class ExpertExchange:
         self._transport = transport
         self._clock = clock
         self._step = 0
-        self._inputs: dict[CallId, tuple[int, int, torch.Tensor]] = {}
+        self._inputs: dict[CallId, _Input] = {}
         self._buffers: dict[CallId, torch.Tensor] = {}
         self._whole: dict[CallId, tuple[SentCall, dict[ShardId, FrameId]]] = {}
         self._is_interrupted = False
@@ -74,14 +85,21 @@ class ExpertExchange:
             self._forget(call)
 
     def begin(
-        self, layer: int, micro_batch: int, x: torch.Tensor, expert_ids: npt.NDArray[np.int64]
+        self,
+        layer: int,
+        micro_batch: int,
+        x: torch.Tensor,
+        expert_ids: npt.NDArray[np.int64],
+        adapters: TokenAdapters | None = None,
     ) -> _Away:
-        """Dispatch ``[T, H]`` tokens to their ``[T, K]`` experts."""
-        call = self._begin_whole(layer, micro_batch, x, expert_ids)
+        """See ``RoutedExperts``."""
+        call = None
+        if adapters is None:
+            call = self._begin_whole(layer, micro_batch, x, expert_ids)
         actions: Iterable[SendFrame] = ()
         if call is None:
             call, actions = self._session.begin(layer, expert_ids, self._clock.now_s())
-        self._inputs[call] = (layer, micro_batch, x)
+        self._inputs[call] = _Input(layer, micro_batch, x, adapters)
         self._buffers[call] = x.new_empty((expert_ids.size, x.shape[1]))
         self._perform(actions)
         return _Away(self, call, self._buffers[call].view(*expert_ids.shape, x.shape[1]))
@@ -200,8 +218,8 @@ class ExpertExchange:
     def _has_form(self, rows: torch.Tensor) -> bool:
         """Whether rows have the width and dtype of what is away; one model has one of each."""
         return all(
-            (rows.dtype, rows.shape[1:]) == (x.dtype, x.shape[1:])
-            for _, _, x in self._inputs.values()
+            (rows.dtype, rows.shape[1:]) == (given.x.dtype, given.x.shape[1:])
+            for given in self._inputs.values()
         )
 
     def _fill(
@@ -216,17 +234,18 @@ class ExpertExchange:
 
     def _perform(self, actions: Iterable[SendFrame]) -> None:
         for action in actions:
-            layer, micro_batch, x = self._inputs[action.call]
+            given = self._inputs[action.call]
             self._transport.send(
                 OutgoingFrame(
                     shard=action.shard,
                     frame=action.frame,
                     attempt=action.attempt,
                     step=self._step,
-                    layer=layer,
-                    micro_batch=micro_batch,
+                    layer=given.layer,
+                    micro_batch=given.micro_batch,
                     rows=action.rows,
-                    source=x,
+                    source=given.x,
+                    source_adapters=given.adapters,
                 )
             )
 

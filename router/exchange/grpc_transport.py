@@ -122,4 +122,5 @@ class GrpcTransport:
 def request_rows(frame: OutgoingFrame, tokens: torch.Tensor) -> RequestRows:
     """A frame's payload."""
     rows = frame.rows
-    return RequestRows(tokens, rows.expert_ids, rows.num_rows_by_group, rows.row_token)
+    indices = (rows.expert_ids, rows.num_rows_by_group, rows.row_token)
+    return RequestRows(tokens, *indices, frame.adapters)

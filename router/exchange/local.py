@@ -10,6 +10,7 @@ from galerne.ids import ShardId
 from router.exchange.calls import SessionCounters
 from router.exchange.dispatch import Ints
 from router.exchange.links import LinkState
+from shards.adapters.tokens import TokenAdapters
 from shards.bank import ExpertBank
 
 
@@ -17,15 +18,20 @@ class _Waiting:
     """Rows that are computed when they are asked for."""
 
     def __init__(
-        self, bank: ExpertBank, layer: int, tokens: torch.Tensor, expert_ids: Ints
+        self,
+        bank: ExpertBank,
+        layer: int,
+        tokens: torch.Tensor,
+        expert_ids: Ints,
+        adapters: TokenAdapters | None,
     ) -> None:
-        self._bank, self._layer = bank, layer
+        self._bank, self._layer, self._adapters = bank, layer, adapters
         self._tokens, self._expert_ids = tokens, expert_ids
 
     def wait(self, patience_s: float | None = None) -> torch.Tensor:
         """See ``PendingRows``."""
         del patience_s
-        return self._bank.run_all(self._layer, self._tokens, self._expert_ids)
+        return self._bank.run_all(self._layer, self._tokens, self._expert_ids, self._adapters)
 
 
 class LocalExperts:
@@ -43,11 +49,18 @@ class LocalExperts:
     def start_step(self, step: int) -> None:
         """See ``RoutedExperts``."""
 
-    def begin(self, layer: int, micro_batch: int, x: torch.Tensor, expert_ids: Ints) -> _Waiting:
+    def begin(
+        self,
+        layer: int,
+        micro_batch: int,
+        x: torch.Tensor,
+        expert_ids: Ints,
+        adapters: TokenAdapters | None = None,
+    ) -> _Waiting:
         """See ``RoutedExperts``."""
         del micro_batch
         self.counters.rows_sent += expert_ids.size
-        return _Waiting(self.bank, layer, x, expert_ids)
+        return _Waiting(self.bank, layer, x, expert_ids, adapters)
 
     def abandon(self) -> None:
         """See ``RoutedExperts``."""

@@ -11,6 +11,7 @@ import torch
 from galerne.errors import GalerneError
 from galerne.ids import FrameId, ShardId
 from router.exchange.dispatch import FrameRows, Ints
+from shards.adapters.tokens import TokenAdapters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,15 @@ class OutgoingFrame:
     micro_batch: int
     rows: FrameRows
     source: torch.Tensor  # [N, H], of which the frame's tokens are rows ``rows.tokens``
+    source_adapters: TokenAdapters | None = None  # [N]
+
+    @property
+    def adapters(self) -> TokenAdapters | None:
+        """``[T]`` of the frame's tokens; None where none of them has one."""
+        if self.source_adapters is None:
+            return None
+        own = self.source_adapters[self.rows.tokens]
+        return own if own.any() else None
 
     @property
     def tokens(self) -> torch.Tensor:

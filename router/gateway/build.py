@@ -21,6 +21,7 @@ from router.engine.scheduler import Scheduler
 from router.engine.stepper import Stepper
 from router.exchange.grpc_link import AddressBook
 from router.exchange.links import LinkState
+from router.gateway.adapters import GatewayAdapters
 from router.gateway.experts import ExpertSources
 from router.gateway.recorder import create_recorder
 from router.gateway.settings import BLOCK_SIZE, GatewaySettings, numerics_profile
@@ -51,6 +52,7 @@ class BuiltGateway(NamedTuple):
     num_kv_tokens: int
     switch: TopologySwitch
     guides: GuideMaker
+    adapters: GatewayAdapters
 
 
 def build_gateway(
@@ -106,11 +108,12 @@ def build_gateway(
     pool = BlockPool(num_blocks, BLOCK_SIZE)
     scheduler = Scheduler(scheduler_config, pool, _hash_contexts(facts))
     config = checkpoint.config
+    step_runner = StepRunner(runner, settings.num_threads)
     clock = clock or MonotonicClock()
     engine = Engine(
         scheduler,
         pool,
-        StepRunner(runner, settings.num_threads),
+        step_runner,
         Stepper(scheduler, config.vocab_size, config.eos_token_id),
         clock,
         settings.max_waiting,
@@ -120,7 +123,11 @@ def build_gateway(
     )
     switch = TopologySwitch(settings, sources, engine, runner, decoder)
     guides = GuideMaker(settings.checkpoint, config.vocab_size)
-    return BuiltGateway(engine, runner, facts, pool.num_usable * BLOCK_SIZE, switch, guides)
+    root = settings.adapters_root
+    adapters = GatewayAdapters(root, engine, scheduler, step_runner, decoder, sources)
+    adapters.load_known(settings.adapters)
+    num_tokens = pool.num_usable * BLOCK_SIZE
+    return BuiltGateway(engine, runner, facts, num_tokens, switch, guides, adapters)
 
 
 def _num_blocks(settings: GatewaySettings, checkpoint: Checkpoint, beside: int) -> int:
@@ -144,6 +151,7 @@ def _hash_contexts(facts: ModelFacts) -> Callable[[GenerationRequest], HashConte
             model_fingerprint=facts.fingerprint,
             numerics_profile=facts.numerics_profile,
             mla_form="absorbed",
+            adapter=request.adapter,
             salt=request.cache_salt,
         )
 

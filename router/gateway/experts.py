@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import weakref
 from collections.abc import Callable
 
 from galerne.clock import MonotonicClock
@@ -20,6 +21,7 @@ from router.exchange.shm_transport import ShmTransport
 from router.exchange.transport import Transport
 from router.gateway.settings import GatewaySettings, numerics_profile
 from router.model.experts_port import RoutedExperts
+from shards.adapters.adapter import Adapter
 from shards.bank import ExpertBank
 from shards.checkpoint.weights import Checkpoint
 
@@ -46,6 +48,20 @@ class ExpertSources:
         self._book = book
         self._on_link_change = on_link_change
         self._incarnation = secrets.randbits(64)
+        self._adapters: dict[int, Adapter] = {}  # by key
+        self._banks: weakref.WeakSet[ExpertBank] = weakref.WeakSet()  # of this process
+
+    def add_adapter(self, adapter: Adapter) -> None:
+        """Have an adapter with all experts of this process, those to come too."""
+        self._adapters[adapter.key] = adapter
+        for bank in list(self._banks):
+            bank.add_adapter(adapter)
+
+    def drop_adapter(self, key: int) -> None:
+        """Forget an adapter, if it is here; nobody computes meanwhile."""
+        self._adapters.pop(key, None)
+        for bank in list(self._banks):
+            bank.drop_adapter(key)
 
     def experts_of(
         self, topology: Topology, on_progress: Callable[[int, int], None] = lambda n, of: None
@@ -76,6 +92,9 @@ class ExpertSources:
             settings.experts,
         )
         bank.prefault()
+        for adapter in list(self._adapters.values()):
+            bank.add_adapter(adapter)
+        self._banks.add(bank)
         return LocalExperts(bank, topology.shards)
 
     def _transport(self, topology: Topology, book: AddressBook) -> Transport:

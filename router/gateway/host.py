@@ -51,6 +51,7 @@ class GatewayHost:
             settings, book, self.hub.publish, on_progress, on_link_change=on_link_change
         )
         self.switch = self._built.switch
+        self.adapters = self._built.adapters
         self.engine = self._built.engine
         self.facts = self._built.facts
         self.num_kv_tokens = self._built.num_kv_tokens
@@ -61,7 +62,8 @@ class GatewayHost:
     async def _serve(self) -> tuple[grpc.aio.Server, int]:
         server = grpc.aio.server(options=SERVICE_OPTIONS)
         servicer = GatewayServicer(
-            self.engine, self.hub, self._settings.cluster_token, self._describe, self.switch
+            *(self.engine, self.hub, self._settings.cluster_token, self._describe, self.switch),
+            self.adapters,
         )
         internal_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
         port = add_port(server, f"{self._settings.host}:0", self._settings.tls)

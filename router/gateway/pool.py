@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 
 import grpc
 
+from galerne.adapters import AdapterInfo
 from galerne.errors import GalerneError, NotServingError
 from galerne.ids import GatewayId
 from galerne.internal_tls import InternalTls
@@ -71,6 +72,7 @@ class GatewayPool:
         self._owner: dict[str, Member] = {}
         self._records: dict[str, StreamRecord] = {}
         self._roster = Roster()
+        self.adapters: Sequence[AdapterInfo] = ()
         self._refresh_lock = asyncio.Lock()
         self._model: ModelFacts | None = None
         self._loops: list[asyncio.Task[None]] = []
@@ -341,7 +343,7 @@ class GatewayPool:
         async with self._refresh_lock:
             if self._members and not roster.is_settled:
                 return  # the controller has restarted and does not know everyone yet
-            self._roster = roster
+            self._roster, self.adapters = roster, roster.adapters
             await self._follow({GatewayId(g): a for g, a in roster.gateways.items()})
 
     async def _follow(self, wanted: Mapping[GatewayId, str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from galerne.adapters import AdapterInfo
 from router.engine.gateway_port import PartFacts
 
 
@@ -22,6 +23,7 @@ class Roster:
     is_settled: bool = True  # false while a restarted controller may not know everyone yet
     pause: str = ""  # why no gateway serves though nothing is wrong: asleep, or starting after that
     stalled: str = ""  # loops of the controller that have stopped
+    adapters: tuple[AdapterInfo, ...] = ()  # that every gateway has
     gateways: dict[str, str] = field(default_factory=dict)  # id -> address
     shards: dict[str, str] = field(default_factory=dict)
     process_metrics: dict[str, bytes] = field(default_factory=dict)

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 
@@ -21,11 +21,14 @@ from galerne.v1 import internal_pb2 as internal
 from router.engine.engine import Engine
 from router.engine.guide import Guide
 from router.engine.request import FinishReason, GenerationRequest, TokenDelta
+from router.gateway.adapters import GatewayAdapters
 from router.gateway.codec import decode_request, encode_delta, encode_request
 from router.gateway.member import ACCEPTED
 from router.gateway.parked import GuidesOf, HeldRequests
 from router.gateway.switch import TopologySwitch
+from shards.adapters.messages import adapter_report, decode_adapter
 
+_T = TypeVar("_T")
 _TAKE_OVER_S = 5.0
 _TAKE_OVER_POLL_S = 0.01
 
@@ -167,6 +170,7 @@ class GatewayServicer(internal_pb2_grpc.GatewayServiceServicer):
         cluster_token: str,
         describe: Callable[[internal.DescribeGatewayRequest], internal.GatewayDescription],
         switch: TopologySwitch,
+        adapters: GatewayAdapters,
     ) -> None:
         """``describe`` is called on the event loop and must not block."""
         self._engine = engine
@@ -174,7 +178,8 @@ class GatewayServicer(internal_pb2_grpc.GatewayServiceServicer):
         self._token = cluster_token
         self._describe = describe
         self._switch = switch
-        self._changes = ThreadPoolExecutor(1, "topology")  # one at a time, also when a caller left
+        self._adapters = adapters
+        self._changes = ThreadPoolExecutor(1, "changes")  # one at a time, also when a caller left
 
     async def Submit(
         self, request: internal.SubmitRequest, context: Context
@@ -263,24 +268,44 @@ class GatewayServicer(internal_pb2_grpc.GatewayServiceServicer):
         self._switch.unwant(Epoch(request.epoch))  # at once: a preparation may be going on
         return await self._change(context, lambda: self._switch.abort(Epoch(request.epoch)))
 
+    async def LoadAdapter(
+        self, request: internal.LoadAdapterRequest, context: Context
+    ) -> internal.AdapterReport:
+        """Serve requests of an adapter from now on."""
+        wanted = decode_adapter(request.adapter)
+        adapter, _ = await self._in_turn(context, lambda: self._adapters.load(wanted))
+        return adapter_report(adapter)
+
+    async def UnloadAdapter(
+        self, request: internal.UnloadAdapterRequest, context: Context
+    ) -> internal.AdapterReport:
+        """Forget an adapter when nobody uses it."""
+        await self._in_turn(context, lambda: self._adapters.unload(request.id, request.deadline_s))
+        return internal.AdapterReport(id=request.id)
+
     async def _change(
         self, context: Context, what: Callable[[], int | None]
     ) -> internal.TopologyReport:
         """``what`` may give the number of rows that it has compared."""
+        num_rows, seconds = await self._in_turn(context, what)
+        return internal.TopologyReport(
+            epoch=self._switch.topology.epoch,
+            rows_compared=num_rows or 0,
+            seconds=seconds,
+        )
+
+    async def _in_turn(self, context: Context, what: Callable[[], _T]) -> tuple[_T, float]:
+        """Change something when earlier changes are done; what comes of it, and seconds."""
         await self._authenticate(context)
         started = time.monotonic()
         try:
             loop = asyncio.get_running_loop()
-            num_rows = await loop.run_in_executor(self._changes, what)
+            result = await loop.run_in_executor(self._changes, what)
         except GalerneError as error:
             await _refuse(context, error)
         except TimeoutError:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the engine is in a step")
-        return internal.TopologyReport(
-            epoch=self._switch.topology.epoch,
-            rows_compared=num_rows or 0,
-            seconds=time.monotonic() - started,
-        )
+        return result, time.monotonic() - started
 
     async def _authenticate(self, context: Context) -> None:
         try:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from galerne.adapters import AdapterInfo
 from galerne.errors import ConfigError
 from galerne.ids import GatewayId
 from galerne.internal_tls import InternalTls
@@ -63,6 +64,8 @@ class GatewaySettings:
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
     vision: VisionLimits = field(default_factory=VisionLimits)
     record: Path | None = None  # where the run is recorded, if it is
+    adapters_root: Path | None = None  # adapters lie in directories of it
+    adapters: tuple[AdapterInfo, ...] = ()  # to be loaded before it serves
     speculation: SpeculationSettings = field(default_factory=SpeculationSettings)
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 
+from router.model.adapted_rows import AdaptedRows
 from router.model.batch import KEY_BLOCK, DecodeGroup, PrefillGroup, StepBatch
 from router.model.kv_cache import PagedLatentCache
 from router.model.norm import rms_norm
@@ -80,6 +81,7 @@ class LatentAttention:
         rotation: Rotation,
         temperature: torch.Tensor,
         cache: PagedLatentCache,
+        adapted: AdaptedRows,
     ) -> torch.Tensor:
         """``[num_rows, hidden]`` normed input -> output of W_o, same shape and dtype.
 
@@ -88,7 +90,9 @@ class LatentAttention:
         config = self._config
         both = linear(hidden, self._qkv_a)
         q_a, latent = both[:, : config.q_lora_rank], both[:, config.q_lora_rank :]
-        queries = self._queries(q_a, rotation, temperature)
+        adapted.add(self._layer, "q_a", q_a, hidden)
+        adapted.add(self._layer, "kv_a", latent, hidden)
+        queries = self._queries(q_a, rotation, temperature, adapted)
         self._store(latent, batch, rotation, cache)
         mixed = torch.zeros((batch.num_rows, config.num_heads, config.kv_lora_rank))
         if batch.decodes is not None:
@@ -98,18 +102,29 @@ class LatentAttention:
             rows = slice(chunk.first_row, chunk.first_row + chunk.num_tokens)
             mixed[rows] = self._attend_prefill(queries[rows], chunk, cache)
         values = torch.bmm(mixed.transpose(0, 1), self._u_v)  # [H, rows, dv]
+        adapted.add_values(self._layer, values, mixed)
         flat = values.transpose(0, 1).reshape(batch.num_rows, -1).to(hidden.dtype)
-        return linear(flat, self._o)
+        out = linear(flat, self._o)
+        adapted.add(self._layer, "o", out, flat)
+        return out
 
     def _queries(
-        self, q_a: torch.Tensor, rotation: Rotation, temperature: torch.Tensor
+        self,
+        q_a: torch.Tensor,
+        rotation: Rotation,
+        temperature: torch.Tensor,
+        adapted: AdaptedRows,
     ) -> torch.Tensor:
         """Absorbed queries ``[rows, H, dc + dr]`` float32, scaled for the softmax."""
         config = self._config
-        q = linear(rms_norm(q_a, self._q_a_norm, config.norm_eps), self._q_b).float()
+        normed = rms_norm(q_a, self._q_a_norm, config.norm_eps)
+        q = linear(normed, self._q_b)
+        adapted.add(self._layer, "q_b", q, normed)
+        q = q.float()
         q = q.view(-1, config.num_heads, config.qk_head_dim)
         q_n, q_r = q[..., : config.qk_nope_head_dim], q[..., config.qk_nope_head_dim :]
         absorbed = torch.bmm(q_n.transpose(0, 1), self._u_k).transpose(0, 1)  # [rows, H, dc]
+        adapted.add_absorbed(self._layer, absorbed, q_n, config.v_head_dim)
         full = torch.cat((absorbed, rotation.apply(q_r)), dim=-1)
         return full * (temperature * self._scale)[:, None, None]
 

@@ -12,6 +12,7 @@ import torch
 
 from router.exchange.dispatch import Ints
 from router.model.kv_cache import PagedLatentCache
+from shards.adapters.tokens import TokenAdapters
 from shards.kernels.row_invariant import padded_rows
 
 KEY_BLOCK = 128  # positions per attention block: fixed, so that sums join in one order for all
@@ -24,6 +25,7 @@ class Chunk(NamedTuple):
     start: int  # absolute position of the first
     block_ids: list[int]  # the sequence's block table
     num_logits: int = 1  # last tokens whose logits are wanted: 0 none, 1 to sample
+    adapter: int = 0  # key of the sequence's adapter; 0: none
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,14 @@ class StepBatch:
     chunks: Sequence[Chunk]
     first_row: Ints  # [chunks + 1] row of every chunk's first token, and T
     block_size: int
+
+    @cached_property
+    def adapters(self) -> TokenAdapters | None:
+        """``[T]`` key of every token's adapter, 0 for none; None where nobody has one."""
+        keys = [chunk.adapter for chunk in self.chunks]
+        if not any(keys):
+            return None
+        return np.repeat(np.array(keys, dtype=np.uint64), np.diff(self.first_row))
 
     @cached_property
     def decodes(self) -> DecodeGroup | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from galerne.errors import ConfigError
@@ -15,6 +16,8 @@ from router.model.layers import Layers, StepLayers
 from router.model.native_layers import NativeLayers, takes
 from router.model.torch_layers import TorchLayers
 from router.profiling import LayerTimer
+from shards.adapters.adapter import Adapter
+from shards.adapters.tokens import TokenAdapters, distinct_keys
 from shards.checkpoint.weights import Checkpoint
 from shards.kernels.formats import WeightFormat
 from shards.kernels.linear import Linear
@@ -27,6 +30,7 @@ class MicroBatch(NamedTuple):
     batch: StepBatch
     hidden: torch.Tensor  # [num_rows, H] embeddings to start from
     layers: StepLayers
+    expert_adapters: TokenAdapters | None = None  # those that change routed experts
 
 
 class _Away(NamedTuple):
@@ -83,6 +87,7 @@ class Decoder:
                 shards compute on the same cores.
         """
         self.config = checkpoint.config
+        self.adapters: dict[int, Adapter] = {}  # by key; changed by the next two alone
         num_layers = self.config.num_layers
         self._embed = checkpoint.dense("embed").to(dtype)
         self._head = Linear(checkpoint.dense("head").held_as(dense, dtype), num_threads, dense)
@@ -95,13 +100,35 @@ class Decoder:
             checkpoint, dtype, num_threads, num_beside or num_threads, dense, on_layer
         )
 
+    def add_adapter(self, adapter: Adapter) -> None:
+        """Compute with an adapter from the next step on; none runs meanwhile."""
+        self._layers.add_adapter(adapter)
+        self.adapters[adapter.key] = adapter
+
+    def drop_adapter(self, key: int) -> None:
+        """Forget an adapter that no sequence uses; no step runs meanwhile."""
+        if self.adapters.pop(key, None) is not None:
+            self._layers.drop_adapter(key)
+
+    def _of_experts(self, adapters: TokenAdapters | None) -> TokenAdapters | None:
+        """Those that change routed experts; None where nobody has one."""
+        if adapters is None:
+            return None
+        keys = [key for key in distinct_keys(adapters) if self.adapters[key].routed]
+        if not keys:
+            return None
+        known = np.array(keys, dtype=np.uint64)
+        return np.where(np.isin(adapters, known), adapters, np.uint64(0))
+
     def experts_moved(self, num_beside: int) -> None:
         """The routed experts live elsewhere from the next step on; see ``num_beside`` above."""
         self._layers.experts_moved(num_beside)
 
     def micro_batch(self, batch: StepBatch, cache: PagedLatentCache) -> MicroBatch:
         """Embed a batch's tokens and prepare its way through the layers."""
-        return MicroBatch(batch, self.embed(batch.token_ids), self._layers.begin(batch, cache))
+        layers = self._layers.begin(batch, cache)
+        adapters = self._of_experts(batch.adapters)
+        return MicroBatch(batch, self.embed(batch.token_ids), layers, adapters)
 
     def forward(
         self, micros: Sequence[MicroBatch], experts: RoutedExperts, timer: LayerTimer
@@ -136,7 +163,9 @@ def run_layers(
             state = _joined(micro, states[i], away[i], timer)
             routed = micro.layers.front(layer, state, timer)
             with timer.part("dispatch"):
-                pending = experts.begin(layer, i, routed.normed, routed.expert_ids)
+                pending = experts.begin(
+                    layer, i, routed.normed, routed.expert_ids, micro.expert_adapters
+                )
             with timer.part("shared expert"):
                 shared = micro.layers.shared(layer, routed.normed)
             states[i], away[i] = routed.residual, _Away(shared, routed.weights, pending)

@@ -12,6 +12,7 @@ import torch
 from galerne.ids import ShardId
 from router.exchange.calls import SessionCounters
 from router.exchange.links import LinkState
+from shards.adapters.tokens import TokenAdapters
 
 
 class PendingRows(Protocol):
@@ -41,11 +42,17 @@ class RoutedExperts(Protocol):
         ...
 
     def begin(
-        self, layer: int, micro_batch: int, x: torch.Tensor, expert_ids: npt.NDArray[np.int64]
+        self,
+        layer: int,
+        micro_batch: int,
+        x: torch.Tensor,
+        expert_ids: npt.NDArray[np.int64],
+        adapters: TokenAdapters | None = None,
     ) -> PendingRows:
         """Dispatch ``[T, H]`` tokens to ``[T, K]`` experts (ascending ids) and return at once.
 
-        Both arrays stay as they are until the rows are in.
+        The arrays stay as they are until the rows are in. ``adapters``: of the tokens, those that
+        change experts; None where nobody has one.
         """
         ...
 

@@ -14,6 +14,7 @@ from router.model.batch import StepBatch
 from router.model.experts_port import RoutedExperts
 from router.model.kv_cache import PagedLatentCache
 from router.profiling import LayerTimer
+from shards.adapters.adapter import Adapter
 
 
 class Routed(NamedTuple):
@@ -75,6 +76,14 @@ class Layers(Protocol):
 
     def begin(self, batch: StepBatch, cache: PagedLatentCache) -> StepLayers:
         """What the tokens of a step need in every layer."""
+        ...
+
+    def add_adapter(self, adapter: Adapter) -> None:
+        """Hold what an adapter changes of these weights; no step runs meanwhile."""
+        ...
+
+    def drop_adapter(self, key: int) -> None:
+        """Forget it again."""
         ...
 
     def experts_moved(self, num_beside: int) -> None:

@@ -14,10 +14,14 @@ from router.model.layers import Routed
 from router.model.rope import softmax_scale, yarn_frequencies
 from router.model.shared_expert import run_shared, shared_expert
 from router.profiling import LayerTimer
+from shards.adapters.adapter import Adapter
+from shards.adapters.low_rank import LowRank
+from shards.adapters.tokens import TokenAdapters, distinct_keys
 from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.weights import Checkpoint
 from shards.kernels.experts import LayerExperts, NativeExperts
 from shards.kernels.formats import WeightFormat
+from shards.kernels.native.adapters import ExpertStruct, LayerChanges, StepChanges, stacked
 from shards.kernels.native.layer import (
     MAX_THREADS,
     MAX_TOP_K,
@@ -77,6 +81,7 @@ class NativeLayers:
         self.layers = []
         self.workspace = Workspace()
         self.shared: list[LayerExperts] = []
+        self._adapters: dict[int, tuple[LayerChanges, int]] = {}  # by key, with the largest rank
         self._local: tuple[PagedLatentCache, LocalExperts, LocalLayers] | None = None
         sizes = _sizes(self.config, dense)
         for layer in range(self.config.num_layers):
@@ -87,6 +92,47 @@ class NativeLayers:
     def begin(self, batch: StepBatch, cache: PagedLatentCache) -> _Step:
         """See ``Layers``."""
         return _Step(self, batch, cache)
+
+    def add_adapter(self, adapter: Adapter) -> None:
+        """See ``Layers``."""
+        for layer, change in adapter.shared.items():
+            self.shared[layer].put_change(adapter.key, 0, change)
+        changes = LayerChanges(self._changes(adapter, i) for i in range(len(self.layers)))
+        self._adapters[adapter.key] = changes, max(changes.max_rank, adapter.rank)
+
+    def _changes(
+        self, adapter: Adapter, layer: int
+    ) -> tuple[dict[str, LowRank | None], ExpertStruct]:
+        q_a, q_b, kv_a, kv_b, o = (
+            adapter.dense.get((layer, name)) for name in ("q_a", "q_b", "kv_a", "kv_b", "o")
+        )
+        qkv_a = stacked([q_a, kv_a], [self.config.q_lora_rank, self.config.latent_dim])
+        shared = self.shared[layer]
+        table = shared.changes_of(adapter.key) if isinstance(shared, NativeExperts) else None
+        fields = {"qkv_a": qkv_a, "q_b": q_b, "kv_b": kv_b, "o": o}
+        return fields, ExpertStruct() if table is None else table[0]
+
+    def drop_adapter(self, key: int) -> None:
+        """See ``Layers``."""
+        del self._adapters[key]
+        for experts in self.shared:
+            experts.remove_changes(key)
+
+    def step_changes(self, adapters: TokenAdapters | None) -> StepChanges | None:
+        """For a step's tokens, all of whose adapters are here."""
+        if adapters is None:
+            return None
+        keys = distinct_keys(adapters)
+        layers = {key: self._adapters[key][0] for key in keys}
+        return StepChanges(adapters, layers, max(self._adapters[key][1] for key in keys))
+
+    def point_to(self, experts: LocalExperts, adapters: TokenAdapters) -> None:
+        """Let the changes of a step's adapters know those of routed experts in this process."""
+        layers = [experts.bank.layers[i] for i in range(len(self.layers))]
+        native = [e for e in layers if isinstance(e, NativeExperts)]
+        for key in distinct_keys(adapters):
+            tables = [e.changes_of(key) for e in native]
+            self._adapters[key][0].set_routed([t.address if t is not None else 0 for t in tables])
 
     def experts_moved(self, num_beside: int) -> None:
         """See ``Layers``."""
@@ -158,11 +204,11 @@ class _Step:
 
     def __init__(self, layers: NativeLayers, batch: StepBatch, cache: PagedLatentCache) -> None:
         self._layers, self._cache = layers, cache
-        self._num_tokens = batch.num_tokens
+        self._num_tokens, self._adapters = batch.num_tokens, batch.adapters
         shape = (cache.num_blocks, cache.block_size)
         self._step = NativeStep(
             *(layers.kernels, layers.layers[0], _tokens(batch), layers.rotary, shape),
-            *(layers.workspace, layers.num_threads),
+            *(layers.workspace, layers.num_threads, layers.step_changes(batch.adapters)),
         )
 
     def start(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -174,7 +220,7 @@ class _Step:
         step = self._step
         step.seconds[:] = 0.0
         normed, expert_ids, weights = step.run(
-            self._layers.layers[layer], x, self._cache.layer(layer)
+            self._layers.layers[layer], x, self._cache.layer(layer), layer
         )
         for name, seconds in zip(PARTS, step.seconds.tolist(), strict=True):
             timer.add(name, seconds)
@@ -182,7 +228,7 @@ class _Step:
 
     def shared(self, layer: int, normed: torch.Tensor) -> torch.Tensor:
         """See ``StepLayers``."""
-        return run_shared(self._layers.shared[layer], normed)
+        return run_shared(self._layers.shared[layer], normed, self._adapters)
 
     def through(
         self, x: torch.Tensor, experts: RoutedExperts, timer: LayerTimer
@@ -193,6 +239,8 @@ class _Step:
         local = self._layers.with_local(experts, self._cache)
         if local is None:
             return None
+        if self._adapters is not None:
+            self._layers.point_to(experts, self._adapters)
         num_layers, top_k = len(self._layers.layers), self._layers.config.num_experts_per_tok
         experts.counters.rows_sent += self._num_tokens * top_k * num_layers
         for name, seconds in zip(LOCAL_PARTS, local.run(self._step, x), strict=True):

@@ -21,6 +21,7 @@ from router.model.reference import ReferenceModel
 from router.model.vision import VisionTower
 from router.model.vision_limits import VisionLimits
 from router.profiling import LayerTimer
+from shards.adapters.adapter import key_of
 
 Logits = npt.NDArray[np.float32]
 
@@ -34,6 +35,7 @@ class SequenceChunk(NamedTuple):
     block_ids: list[int]
     num_logits: int  # how many of the last tokens' logits are wanted
     images: tuple[ImageInput, ...] = ()
+    adapter: int = 0  # key of the sequence's adapter; 0: none
 
 
 class ModelRunner(Protocol):
@@ -45,6 +47,10 @@ class ModelRunner(Protocol):
         Raises:
             ShardUnavailableError: Experts stayed away; the step may be run again.
         """
+        ...
+
+    def check_adapter(self, adapter: str) -> None:
+        """Raises InvalidRequestError if the adapter of this id is not here; empty: none."""
         ...
 
     @property
@@ -110,6 +116,11 @@ class PagedRunner:
             logits: Logits = self.decoder.logits(hidden).numpy()
             return logits
 
+    def check_adapter(self, adapter: str) -> None:
+        """See ``ModelRunner.check_adapter``."""
+        if adapter and key_of(adapter) not in self.decoder.adapters:
+            raise InvalidRequestError("model", f"adapter {adapter[:32]} is not loaded")
+
     @torch.inference_mode()
     def poll(self) -> None:
         """See ``ModelRunner.poll``."""
@@ -132,6 +143,7 @@ class PagedRunner:
                     c.start,
                     c.block_ids,
                     c.num_logits,
+                    c.adapter,
                 )
                 for c in chunks
             ],
@@ -159,6 +171,11 @@ class ReferenceRunner:
         del step
         rows = [self._chunk_logits(c) for c in chunks]
         return np.concatenate(rows)
+
+    def check_adapter(self, adapter: str) -> None:
+        """See ``ModelRunner.check_adapter``."""
+        if adapter:
+            raise InvalidRequestError("model", "the reference mode takes no adapters")
 
     def poll(self) -> None:
         """Nothing happens between steps."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from shards.adapters.tokens import TokenAdapters
 from shards.checkpoint.weights import Checkpoint
 from shards.kernels.experts import LayerExperts, layer_experts
 from shards.kernels.formats import WeightFormat
@@ -30,7 +31,9 @@ def shared_expert(
     return experts
 
 
-def run_shared(experts: LayerExperts, normed: torch.Tensor) -> torch.Tensor:
+def run_shared(
+    experts: LayerExperts, normed: torch.Tensor, adapters: TokenAdapters | None = None
+) -> torch.Tensor:
     """``[T, H]`` through a layer's shared expert."""
     to_only = np.zeros((len(normed), 1), dtype=np.int64)
-    return experts.run_all(normed, to_only)[:, 0]
+    return experts.run_all(normed, to_only, adapters)[:, 0]

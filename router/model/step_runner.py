@@ -6,13 +6,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from galerne.errors import InvalidRequestError
 from router.engine.metrics import EngineMetrics
 from router.engine.plan import StepPlan
 from router.engine.preparing import NoImages, Preparer
+from router.engine.request import GenerationRequest
 from router.engine.stepper import Stepper
 from router.exchange.links import LinkState
 from router.model.image_encoder import ImageEncoder
 from router.model.runner import ModelRunner, PagedRunner, SequenceChunk
+from shards.adapters.adapter import key_of
 
 
 class StepRunner:
@@ -23,6 +26,7 @@ class StepRunner:
         self.model = model
         self._num_threads = num_threads
         self._reported: dict[str, float] = {}
+        self.leaving: set[str] = set()  # ids of adapters that take no new requests
 
     def on_thread_start(self) -> None:
         """Torch's number of threads is a property of the calling thread."""
@@ -40,6 +44,7 @@ class StepRunner:
                 block_ids=entry.sequence.blocks,
                 num_logits=Stepper.num_logits(entry),
                 images=entry.sequence.request.images,
+                adapter=key_of(entry.sequence.request.adapter),
             )
             for entry in plan.entries
         ]
@@ -49,6 +54,12 @@ class StepRunner:
     def preparer(self) -> Preparer:
         """See ``step_runner_port.StepRunner.preparer``."""
         return self.model.images or NoImages()
+
+    def check(self, request: GenerationRequest) -> None:
+        """See ``step_runner_port.StepRunner.check``."""
+        if request.adapter in self.leaving and not request.resumed:
+            raise InvalidRequestError("model", f"adapter {request.adapter} is being unloaded")
+        self.model.check_adapter(request.adapter)
 
     def poll(self) -> None:
         """See ``ModelRunner.poll``."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 
 from router.exchange.combine import combine
+from router.model.adapted_rows import AdaptedRows
 from router.model.attention import LatentAttention
 from router.model.batch import StepBatch
 from router.model.experts_port import RoutedExperts
@@ -20,6 +21,7 @@ from router.model.norm import rms_norm
 from router.model.rope import Rotation, query_temperature, yarn_frequencies
 from router.model.shared_expert import run_shared, shared_expert
 from router.profiling import LayerTimer
+from shards.adapters.adapter import Adapter
 from shards.checkpoint.weights import Checkpoint
 
 
@@ -55,10 +57,23 @@ class TorchLayers:
         self.config = checkpoint.config
         self.norm = checkpoint.dense("norm").to(torch.float32)
         self.frequencies = yarn_frequencies(self.config)
-        self.layers = []
+        self.layers: list[_Layer] = []
+        self.adapters: dict[int, Adapter] = {}
         for layer in range(self.config.num_layers):
             self.layers.append(_Layer(checkpoint, layer, dtype, num_threads))
             on_layer(layer + 1)
+
+    def add_adapter(self, adapter: Adapter) -> None:
+        """See ``Layers``."""
+        for layer, change in adapter.shared.items():
+            self.layers[layer].shared.put_change(adapter.key, 0, change)
+        self.adapters[adapter.key] = adapter
+
+    def drop_adapter(self, key: int) -> None:
+        """See ``Layers``."""
+        del self.adapters[key]
+        for layer in self.layers:
+            layer.shared.remove_changes(key)
 
     def experts_moved(self, num_beside: int) -> None:
         """See ``Layers``; torch's threads stay as they are."""
@@ -74,6 +89,7 @@ class _Step:
     def __init__(self, layers: TorchLayers, batch: StepBatch, cache: PagedLatentCache) -> None:
         self._layers, self._batch, self._cache = layers, batch, cache
         self._eps = layers.config.norm_eps
+        self._adapted = AdaptedRows(batch.adapters, layers.adapters)
         self._rotation = Rotation(layers.frequencies, batch.positions)
         self._temperature = query_temperature(layers.config, batch.positions)
 
@@ -87,7 +103,8 @@ class _Step:
         with timer.part("attention"):
             normed = rms_norm(x, weights.input_norm, self._eps)
             x = x + weights.attention.forward(
-                normed, self._batch, self._rotation, self._temperature, self._cache
+                *(normed, self._batch, self._rotation, self._temperature, self._cache),
+                self._adapted,
             )
         with timer.part("gate"):
             normed = rms_norm(x, weights.post_norm, self._eps)
@@ -97,7 +114,7 @@ class _Step:
 
     def shared(self, layer: int, normed: torch.Tensor) -> torch.Tensor:
         """See ``StepLayers``."""
-        return run_shared(self._layers.layers[layer].shared, normed)
+        return run_shared(self._layers.layers[layer].shared, normed, self._batch.adapters)
 
     def through(
         self, x: torch.Tensor, experts: RoutedExperts, timer: LayerTimer

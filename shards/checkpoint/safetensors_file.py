@@ -15,6 +15,7 @@ from shards.checkpoint.safetensors_header import TensorEntry, read_header
 
 DTYPES: Mapping[str, torch.dtype] = {
     "BF16": torch.bfloat16,
+    "F16": torch.float16,  # of adapters; a checkpoint's weights are refused
     "F32": torch.float32,
     "F8_E4M3": torch.float8_e4m3fn,
     "I8": torch.int8,

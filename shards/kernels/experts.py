@@ -11,8 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from shards.adapters.low_rank import ExpertLowRank
+from shards.adapters.tokens import TokenAdapters
+from shards.kernels.expert_changes import changed_rows
 from shards.kernels.formats import WeightFormat
 from shards.kernels.grouped_mlp import grouped_mlp
+from shards.kernels.native.adapters import ExpertChangeTable, TableChanges
 from shards.kernels.native.library import NativeKernels, kernels_for
 from shards.kernels.native.packing import HALF, Packed, pack, pack_gate_up
 from shards.kernels.quantise import Stored, rounded, with_inputs
@@ -29,7 +33,13 @@ class LayerExperts(Protocol):
         """
 
     def remove(self, expert: int) -> None:
-        """Forget one that is there."""
+        """Forget one that is there, and what adapters change of it."""
+
+    def put_change(self, adapter: int, expert: int, change: ExpertLowRank) -> None:
+        """Take what an adapter changes of an expert."""
+
+    def remove_changes(self, adapter: int) -> None:
+        """Forget an adapter, if it is there."""
 
     def run(
         self,
@@ -37,10 +47,19 @@ class LayerExperts(Protocol):
         expert_ids: npt.NDArray[np.int64],
         num_rows_by_group: npt.NDArray[np.int64],
         row_token: npt.NDArray[np.int64],
+        adapters: TokenAdapters | None = None,
     ) -> torch.Tensor:
-        """``[R, H]``: see ``ExpertBank.run``; all experts are resident."""
+        """``[R, H]``: see ``ExpertBank.run``; all experts are resident.
 
-    def run_all(self, x: torch.Tensor, expert_ids: npt.NDArray[np.int64]) -> torch.Tensor:
+        Tokens of adapters that change nothing here are computed as without.
+        """
+
+    def run_all(
+        self,
+        x: torch.Tensor,
+        expert_ids: npt.NDArray[np.int64],
+        adapters: TokenAdapters | None = None,
+    ) -> torch.Tensor:
         """``[T, K, H]``: ``[T, H]`` tokens through each of their ``[T, K]`` experts, all resident.
 
         The rows of ``run``, bit for bit.
@@ -86,6 +105,7 @@ class TorchExperts:
         self._threads = threads
         self._held = held
         self._experts: dict[int, _Weights] = {}
+        self._changes: dict[int, dict[int, ExpertLowRank]] = {}  # by adapter, then by expert
 
     def add(self, expert: int, gate: Stored, up: Stored, down: Stored) -> None:
         """See ``LayerExperts``."""
@@ -95,6 +115,16 @@ class TorchExperts:
     def remove(self, expert: int) -> None:
         """See ``LayerExperts``."""
         del self._experts[expert]
+        for changes in self._changes.values():
+            changes.pop(expert, None)
+
+    def put_change(self, adapter: int, expert: int, change: ExpertLowRank) -> None:
+        """See ``LayerExperts``."""
+        self._changes.setdefault(adapter, {})[expert] = change
+
+    def remove_changes(self, adapter: int) -> None:
+        """See ``LayerExperts``."""
+        self._changes.pop(adapter, None)
 
     def run(
         self,
@@ -102,6 +132,7 @@ class TorchExperts:
         expert_ids: npt.NDArray[np.int64],
         num_rows_by_group: npt.NDArray[np.int64],
         row_token: npt.NDArray[np.int64],
+        adapters: TokenAdapters | None = None,
     ) -> torch.Tensor:
         """See ``LayerExperts``."""
         experts = [self._experts[int(expert)] for expert in expert_ids]
@@ -112,15 +143,24 @@ class TorchExperts:
             [expert.gate_up for expert in experts],
             [expert.down for expert in experts],
             self._threads,
+            None
+            if adapters is None
+            else changed_rows(*(expert_ids, num_rows_by_group, adapters[row_token], self._changes)),
         )
 
-    def run_all(self, x: torch.Tensor, expert_ids: npt.NDArray[np.int64]) -> torch.Tensor:
+    def run_all(
+        self,
+        x: torch.Tensor,
+        expert_ids: npt.NDArray[np.int64],
+        adapters: TokenAdapters | None = None,
+    ) -> torch.Tensor:
         """See ``LayerExperts``."""
         flat = expert_ids.reshape(-1)
         order = np.argsort(flat, kind="stable")
         experts, counts = np.unique(flat, return_counts=True)
         rows = x.new_empty((flat.size, x.shape[1]))
-        rows[torch.from_numpy(order)] = self.run(x, experts, counts, order // expert_ids.shape[1])
+        row_token = order // expert_ids.shape[1]
+        rows[torch.from_numpy(order)] = self.run(x, experts, counts, row_token, adapters)
         return rows.view(*expert_ids.shape, -1)
 
     @property
@@ -152,6 +192,7 @@ class NativeExperts:
         self._experts: dict[int, tuple[Packed, Packed]] = {}
         self._gate_up_at = np.zeros(num_experts, dtype=np.int64)  # addresses by expert id
         self._down_at = np.zeros(num_experts, dtype=np.int64)
+        self._changes: dict[int, ExpertChangeTable] = {}  # by adapter
         self._shape: tuple[int, int] | None = None  # of a gate: (I, H)
 
     def add(self, expert: int, gate: Stored, up: Stored, down: Stored) -> None:
@@ -177,6 +218,25 @@ class NativeExperts:
         """See ``LayerExperts``."""
         self._gate_up_at[expert] = self._down_at[expert] = 0
         del self._experts[expert]
+        for table in self._changes.values():
+            table.remove(expert)
+
+    def put_change(self, adapter: int, expert: int, change: ExpertLowRank) -> None:
+        """See ``LayerExperts``."""
+        table = self._changes.get(adapter) or ExpertChangeTable(self.num_ids)
+        table.put(expert, change)
+        self._changes[adapter] = table
+
+    def remove_changes(self, adapter: int) -> None:
+        """See ``LayerExperts``."""
+        self._changes.pop(adapter, None)
+
+    def changes_of(self, adapter: int) -> ExpertChangeTable | None:
+        """What an adapter changes, where it stays while the adapter does; None: nothing."""
+        return self._changes.get(adapter)
+
+    def _changes_for(self, adapters: TokenAdapters | None) -> TableChanges | None:
+        return None if adapters is None else TableChanges(adapters, self._changes)
 
     def run(
         self,
@@ -184,6 +244,7 @@ class NativeExperts:
         expert_ids: npt.NDArray[np.int64],
         num_rows_by_group: npt.NDArray[np.int64],
         row_token: npt.NDArray[np.int64],
+        adapters: TokenAdapters | None = None,
     ) -> torch.Tensor:
         """See ``LayerExperts``."""
         self._check_rows(x)
@@ -196,9 +257,16 @@ class NativeExperts:
             self.width,
             self.held,
             self.num_threads,
+            expert_ids,
+            self._changes_for(adapters),
         )
 
-    def run_all(self, x: torch.Tensor, expert_ids: npt.NDArray[np.int64]) -> torch.Tensor:
+    def run_all(
+        self,
+        x: torch.Tensor,
+        expert_ids: npt.NDArray[np.int64],
+        adapters: TokenAdapters | None = None,
+    ) -> torch.Tensor:
         """See ``LayerExperts``."""
         self._check_rows(x)
         return self._kernels.routed_mlp(
@@ -209,6 +277,7 @@ class NativeExperts:
             self.width,
             self.held,
             self.num_threads,
+            self._changes_for(adapters),
         )
 
     def _check_rows(self, x: torch.Tensor) -> None:
@@ -246,7 +315,8 @@ class NativeExperts:
     @property
     def num_bytes(self) -> int:
         """See ``LayerExperts``."""
-        return sum(p.data.nbytes for packed in list(self._experts.values()) for p in packed)
+        weights = sum(p.data.nbytes for packed in list(self._experts.values()) for p in packed)
+        return weights + sum(table.num_bytes for table in list(self._changes.values()))
 
     def touch(self) -> None:
         """Packing has written all of it."""

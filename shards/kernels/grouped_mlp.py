@@ -13,6 +13,8 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from shards.kernels.expert_changes import ChangedRows
+from shards.kernels.low_rank import add_low_rank
 from shards.kernels.row_invariant import linear, padded_rows
 from shards.kernels.threads import ONE_THREAD, KernelThreads
 
@@ -26,8 +28,10 @@ class _Job:
         starts: Sequence[int],
         gate_up: Sequence[torch.Tensor],
         down: Sequence[torch.Tensor],
+        changes: Sequence[Sequence[ChangedRows]] | None,
     ) -> None:
         self.tokens = tokens  # [P, H], each group at a multiple of TILE
+        self._changes = changes
         self.result = torch.empty_like(tokens)
         self.down = down
         self._starts = starts
@@ -37,9 +41,15 @@ class _Job:
     def run(self, groups: Sequence[int]) -> None:
         for group in groups:
             rows = slice(self._starts[group], self._starts[group + 1])
-            gate, up = linear(self.tokens[rows], self._gate_up[group]).float().chunk(2, dim=-1)
+            x, changes = self.tokens[rows], self._changes[group] if self._changes else ()
+            gate, up = linear(x, self._gate_up[group]).float().chunk(2, dim=-1)
+            for changed in changes:
+                add_low_rank(gate, x, changed.change.gate, changed.rows)
+                add_low_rank(up, x, changed.change.up, changed.rows)
             active = functional.silu(gate).mul_(up).to(self.tokens.dtype)
-            linear(active, self.down[group], out=self.result[rows])
+            result = linear(active, self.down[group], out=self.result[rows])
+            for changed in changes:
+                add_low_rank(result, active, changed.change.down, changed.rows)
 
 
 def grouped_mlp(
@@ -49,6 +59,7 @@ def grouped_mlp(
     gate_up: Sequence[torch.Tensor],
     down: Sequence[torch.Tensor],
     threads: KernelThreads = ONE_THREAD,
+    changes: Sequence[Sequence[ChangedRows]] | None = None,
 ) -> torch.Tensor:
     """``down_g(silu(gate_g(x)) * up_g(x))`` for every row of every group g.
 
@@ -61,6 +72,7 @@ def grouped_mlp(
         gate_up: G weights ``[2I, H]``, gate rows first, dtype of ``x``.
         down: G weights ``[H, I]``.
         threads: Who computes; changes no bit.
+        changes: Of every group, what adapters change of some of its rows.
 
     Returns:
         ``[R, H]`` in the order of ``row_token``, dtype of ``x``.
@@ -71,7 +83,7 @@ def grouped_mlp(
     starts, padded_row = _padded_layout(num_rows_by_group)
     gather = np.zeros(starts[-1], dtype=np.int64)  # padding rows compute token 0 and are dropped
     gather[padded_row] = row_token
-    job = _Job(x[torch.from_numpy(gather)], starts, gate_up, down)
+    job = _Job(x[torch.from_numpy(gather)], starts, gate_up, down, changes)
     threads.run(job.run, len(down))
     return job.result[torch.from_numpy(padded_row)]
 

@@ -31,12 +31,12 @@ class Striking:
     def __init__(self, inner):
         self.inner, self.count, self.at, self.strike = inner, 0, None, lambda: None
 
-    def begin(self, layer, micro_batch, x, expert_ids):
+    def begin(self, layer, micro_batch, x, expert_ids, adapters=None):
         is_due = self.count == self.at
         self.count += 1
         if is_due and self.at % 2 == 0:
             self.strike()
-        pending = self.inner.begin(layer, micro_batch, x, expert_ids)
+        pending = self.inner.begin(layer, micro_batch, x, expert_ids, adapters)
         if is_due and self.at % 2:
             self.strike()  # its frames are away
         return pending

@@ -30,12 +30,14 @@ class Shards:
         only=None,
         profile=PROFILE,
         tls=None,
+        **settings,
     ):
         self.shape = shape
         self.dtype = dtype
         self.held = held
         self.path = path or FIXTURES / name
         self.profile = profile
+        self.settings = settings
         self.tls = tls
         self.hosts = {}
         for shard in only or shape.shards:
@@ -51,6 +53,7 @@ class Shards:
             numerics_profile=self.profile,
             cluster_token=TOKEN,
             epochs=(self.shape.epoch,),
+            **self.settings,
             tls=self.tls,
         )
         self.hosts[shard] = ShardHost(settings)

@@ -16,6 +16,7 @@ from cluster.control.explain import (
 from cluster.planning.decision import DecisionRecord, Measured, outcome_of
 from cluster.planning.load import Objectives
 from cluster.planning.planner import plan
+from galerne.adapters import AdapterInfo
 from galerne.errors import NotServingError
 from helpers.planning import SHAPE, create_calibration, create_cluster
 from helpers.scaling import (
@@ -117,6 +118,7 @@ class FakeController:
         self.wishes, self.past, self.refusal, self.is_away = [], [], None, False
         self.scaler, self.num_listed = scaler, 0
         self.facts, self.load = FACTS, EXPERTS
+        self.loaded = []
 
     async def topology(self):
         if self.is_away:
@@ -131,6 +133,24 @@ class FakeController:
             raise self.refusal
         self.wishes.append(wish)
         return FACTS
+
+    async def adapters(self):
+        return self.loaded
+
+    async def load_adapter(self, name, directory):
+        if self.refusal is not None:
+            raise self.refusal
+        info = AdapterInfo(name=name, directory=directory or name, id="ab" * 8, rank=4, num_bytes=9)
+        self.loaded = [*self.loaded, info]
+        return info
+
+    async def unload_adapter(self, name, deadline_s):
+        if self.refusal is not None:
+            raise self.refusal
+        self.deadline_s = deadline_s
+        gone = next(info for info in self.loaded if info.name == name)
+        self.loaded = [info for info in self.loaded if info is not gone]
+        return gone
 
     async def events(self, after):
         return [event for event in self.past if event.number > after]

@@ -145,6 +145,7 @@ class FakeGateway:
         self.unready: str | None = None
         self.load_now = GatewayLoad()
         self.cluster_now = ClusterFacts(mode="latency", epoch=1, gateways=("gateway-0",))
+        self.adapters = ()
         self.runs: list[FakeRun] = []
         self.prepare = lambda run: None
         self._arrivals: asyncio.Queue = asyncio.Queue()
@@ -152,6 +153,9 @@ class FakeGateway:
     @property
     def model(self) -> ModelFacts:
         return self._model
+
+    async def refresh(self):
+        pass
 
     async def submit(self, request: GenerationRequest):
         if self.refusal is not None:

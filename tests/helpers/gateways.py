@@ -81,6 +81,7 @@ def engine(
             model_fingerprint=source.fingerprint,
             numerics_profile=str(dtype),
             mla_form="absorbed",
+            adapter=request.adapter,
             salt=request.cache_salt,
         )
 
@@ -114,7 +115,7 @@ def engine(
         made.stop()
 
 
-def request(request_id="r", prompt=(5, 6, 7), images=(), cache_salt="", **sampling):
+def request(request_id="r", prompt=(5, 6, 7), images=(), cache_salt="", adapter="", **sampling):
     fields = {"temperature": 0.0, "max_tokens": 8, "ignore_eos": True} | sampling
     return GenerationRequest(
         request_id=request_id,
@@ -122,4 +123,5 @@ def request(request_id="r", prompt=(5, 6, 7), images=(), cache_salt="", **sampli
         sampling=SamplingParams(**fields),
         images=tuple(images),
         cache_salt=cache_salt,
+        adapter=adapter,
     )

@@ -48,7 +48,8 @@ class LocalTransport:
         rows = frame.rows
         try:
             result = self._banks[frame.shard].run(
-                frame.layer, frame.tokens, rows.expert_ids, rows.num_rows_by_group, rows.row_token
+                *(frame.layer, frame.tokens, rows.expert_ids, rows.num_rows_by_group),
+                *(rows.row_token, frame.adapters),
             )
         except GalerneError as error:
             return Refusal(frame.shard, frame.frame, error)

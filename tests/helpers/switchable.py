@@ -31,11 +31,12 @@ class ShardBook:
     def __init__(self):
         self.hosts = {}
 
-    def start(self, topology, only=None):
+    def start(self, topology, only=None, **settings):
         """Start the shards of a topology that do not run yet."""
         wanted = [s for s in only or topology.shard_processes if s not in self.hosts]
         if wanted:
-            made = Shards(topology, path=FIXTURES / NAME, only=wanted, profile=PROFILE)
+            fields = {"path": FIXTURES / NAME, "only": wanted, "profile": PROFILE} | settings
+            made = Shards(topology, **fields)
             self.hosts |= made.hosts
 
     def stop(self, shard):

@@ -17,6 +17,7 @@ import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from cluster.demo import MODEL_DIRECTORY
 from cluster.demo.evaluation.asking import ask_all
 from cluster.demo.evaluation.exam import GROUPS, questions
 from cluster.demo.evaluation.grading import grade
@@ -24,9 +25,11 @@ from cluster.demo.lessons import scene
 from cluster.demo.lessons.scene import Item
 from galerne.v1 import inference_pb2 as pb
 from galerne.v1 import inference_pb2_grpc
+from helpers.adapters import write_adapter
 from helpers.serve_process import ServeProcess, part, run_cli
 from helpers.tls import Certificates
 from helpers.waiting import wait_until
+from shards.checkpoint.open import open_checkpoint
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
@@ -34,8 +37,10 @@ FLAGS = ("--shards", "4", "--http-port", "0", "--grpc-port", "0", "--max-model-l
 
 
 @pytest.fixture(scope="module")
-def server():
-    running = ServeProcess(*FLAGS)
+def server(tmp_path_factory):
+    adapters = tmp_path_factory.mktemp("adapters")
+    write_adapter(adapters / "sql", open_checkpoint(MODEL_DIRECTORY).config, size=0.05)
+    running = ServeProcess(*FLAGS, "--adapters", str(adapters))
     yield running
     running.stop()
 
@@ -267,6 +272,36 @@ def test_everything_listens_on_loopback_only(server):
     assert len(family) > 10
     assert addresses
     assert addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+def test_an_adapter_is_kept_by_a_gateway_and_a_shard_that_are_killed(server, stub, client):
+    plain = generate(20)
+    adapted = generate(20)
+    adapted.model = "sql"
+    loaded = run_cli("adapter", "load", "sql", "--target", server.grpc)
+    assert loaded.returncode == 0, loaded.stderr
+    assert "loaded sql" in loaded.stdout
+    assert [model.id for model in client.models.list()] == [server.model, "sql"]
+    want = stub.GenerateOnce(adapted, timeout=60).choices[0].token_ids
+    assert want != stub.GenerateOnce(plain, timeout=60).choices[0].token_ids
+
+    victims = [part(stub, name) for name in ("gateway-0", "shard-1")]
+    for victim in victims:
+        os.kill(victim.pid, signal.SIGKILL)
+    for victim in victims:
+        wait_until(lambda v=victim: part(stub, v.id).pid not in (0, v.pid), 90)
+    wait_until(lambda: part(stub, "gateway-0").is_live, 60)
+    wait_until(lambda: "sql" in {model.id for model in client.models.list()}, 30)
+    assert stub.GenerateOnce(adapted, timeout=100).choices[0].token_ids == want
+
+    for path in ("../sql", "/etc"):
+        refused = run_cli("adapter", "load", "other", path, "--target", server.grpc)
+        assert (refused.returncode, "lora_path" in refused.stderr) == (1, True)
+    assert run_cli("adapter", "unload", "sql", "--target", server.grpc).returncode == 0
+    assert "none is loaded" in run_cli("adapter", "list", "--target", server.grpc).stdout
+    with pytest.raises(grpc.RpcError) as refused:
+        stub.GenerateOnce(adapted, timeout=20)
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
 
 
 @pytest.fixture(scope="module")

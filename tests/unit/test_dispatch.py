@@ -217,7 +217,15 @@ def request_rows(draw, max_groups=4):
     return RequestRows(
         tokens.float() + draw(st.integers(0, 99)),
         *(np.array(values, dtype=np.int64) for values in (experts, counts, row_token)),
+        draw(st.none() | st.lists(KEYS, min_size=num_tokens, max_size=num_tokens).map(keys_of)),
     )
+
+
+KEYS = st.sampled_from([0, 1, 1 << 40, (1 << 64) - 1])
+
+
+def keys_of(values):
+    return np.array(values, dtype=np.uint64)
 
 
 @relaxed
@@ -243,8 +251,17 @@ def test_a_request_survives_the_wire(rows, dtype, chunk_bytes):
     sent = rows._replace(tokens=rows.tokens.to(dtype))
     got = read_request(over_the_wire(sent, chunk_bytes))
     assert torch.equal(got.tokens, sent.tokens)
-    for ours, theirs in zip(sent[1:], got[1:], strict=True):
+    for ours, theirs in zip(sent[1:4], got[1:4], strict=True):
         assert ours.tolist() == theirs.tolist()
+    keys = [None if r.adapters is None else r.adapters.tolist() for r in (sent, got)]
+    assert keys[0] == keys[1]
+
+
+def test_adapters_of_another_number_of_tokens_are_refused():
+    ids = np.array([0, 1])
+    rows = RequestRows(torch.zeros((2, HIDDEN)), ids, np.ones(2, int), ids, keys_of([5]))
+    with pytest.raises(ProtocolError, match="1 adapters of 2 tokens"):
+        read_request(over_the_wire(rows))
 
 
 def over_the_wire(rows, chunk_bytes=1 << 20, **changes):

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from galerne.v1 import cluster_pb2 as galerne_dot_v1_dot_cluster__pb2
+from galerne.v1 import inference_pb2 as galerne_dot_v1_dot_inference__pb2
 
 GRPC_GENERATED_VERSION = '1.74.0'
 GRPC_VERSION = grpc.__version__
@@ -70,6 +71,21 @@ class ClusterServiceStub(object):
                 request_serializer=galerne_dot_v1_dot_cluster__pb2.WhatIfRequest.SerializeToString,
                 response_deserializer=galerne_dot_v1_dot_cluster__pb2.WhatIfAnswer.FromString,
                 _registered_method=True)
+        self.LoadAdapter = channel.unary_unary(
+                '/galerne.v1.ClusterService/LoadAdapter',
+                request_serializer=galerne_dot_v1_dot_cluster__pb2.LoadLoraRequest.SerializeToString,
+                response_deserializer=galerne_dot_v1_dot_inference__pb2.AdapterInfo.FromString,
+                _registered_method=True)
+        self.UnloadAdapter = channel.unary_unary(
+                '/galerne.v1.ClusterService/UnloadAdapter',
+                request_serializer=galerne_dot_v1_dot_cluster__pb2.UnloadLoraRequest.SerializeToString,
+                response_deserializer=galerne_dot_v1_dot_inference__pb2.AdapterInfo.FromString,
+                _registered_method=True)
+        self.ListAdapters = channel.unary_unary(
+                '/galerne.v1.ClusterService/ListAdapters',
+                request_serializer=galerne_dot_v1_dot_cluster__pb2.ListAdaptersRequest.SerializeToString,
+                response_deserializer=galerne_dot_v1_dot_cluster__pb2.AdapterList.FromString,
+                _registered_method=True)
 
 
 class ClusterServiceServicer(object):
@@ -127,6 +143,28 @@ class ClusterServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LoadAdapter(self, request, context):
+        """Loads a LoRA adapter (PEFT format) from the deployment's directory of adapters into every part,
+        and returns when all have it: from then on requests may name it as their model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadAdapter(self, request, context):
+        """Takes no new requests of an adapter, waits for those that run, and forgets it.
+        FAILED_PRECONDITION if some still run at the deadline: then it stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAdapters(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -164,6 +202,21 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.WhatIf,
                     request_deserializer=galerne_dot_v1_dot_cluster__pb2.WhatIfRequest.FromString,
                     response_serializer=galerne_dot_v1_dot_cluster__pb2.WhatIfAnswer.SerializeToString,
+            ),
+            'LoadAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadAdapter,
+                    request_deserializer=galerne_dot_v1_dot_cluster__pb2.LoadLoraRequest.FromString,
+                    response_serializer=galerne_dot_v1_dot_inference__pb2.AdapterInfo.SerializeToString,
+            ),
+            'UnloadAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadAdapter,
+                    request_deserializer=galerne_dot_v1_dot_cluster__pb2.UnloadLoraRequest.FromString,
+                    response_serializer=galerne_dot_v1_dot_inference__pb2.AdapterInfo.SerializeToString,
+            ),
+            'ListAdapters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAdapters,
+                    request_deserializer=galerne_dot_v1_dot_cluster__pb2.ListAdaptersRequest.FromString,
+                    response_serializer=galerne_dot_v1_dot_cluster__pb2.AdapterList.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -356,6 +409,87 @@ class ClusterService(object):
             '/galerne.v1.ClusterService/WhatIf',
             galerne_dot_v1_dot_cluster__pb2.WhatIfRequest.SerializeToString,
             galerne_dot_v1_dot_cluster__pb2.WhatIfAnswer.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/galerne.v1.ClusterService/LoadAdapter',
+            galerne_dot_v1_dot_cluster__pb2.LoadLoraRequest.SerializeToString,
+            galerne_dot_v1_dot_inference__pb2.AdapterInfo.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/galerne.v1.ClusterService/UnloadAdapter',
+            galerne_dot_v1_dot_cluster__pb2.UnloadLoraRequest.SerializeToString,
+            galerne_dot_v1_dot_inference__pb2.AdapterInfo.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAdapters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/galerne.v1.ClusterService/ListAdapters',
+            galerne_dot_v1_dot_cluster__pb2.ListAdaptersRequest.SerializeToString,
+            galerne_dot_v1_dot_cluster__pb2.AdapterList.FromString,
             options,
             channel_credentials,
             insecure,

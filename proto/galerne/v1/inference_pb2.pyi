@@ -22,6 +22,20 @@ FINISH_REASON_ABORT: FinishReason
 FINISH_REASON_ERROR: FinishReason
 FINISH_REASON_TOOL_CALLS: FinishReason
 
+class AdapterInfo(_message.Message):
+    __slots__ = ("name", "directory", "id", "rank", "num_bytes")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    NUM_BYTES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    directory: str
+    id: str
+    rank: int
+    num_bytes: int
+    def __init__(self, name: _Optional[str] = ..., directory: _Optional[str] = ..., id: _Optional[str] = ..., rank: _Optional[int] = ..., num_bytes: _Optional[int] = ...) -> None: ...
+
 class SamplingParams(_message.Message):
     __slots__ = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed", "logit_bias", "min_tokens", "max_tokens", "stop", "stop_token_ids", "ignore_eos", "n", "logprobs", "prompt_logprobs", "speculative", "structured_output", "thinking_token_budget")
     class LogitBiasEntry(_message.Message):
@@ -422,7 +436,7 @@ class GetModelInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ModelInfo(_message.Message):
-    __slots__ = ("name", "fingerprint", "numerics_profile", "max_model_len", "vocab_size", "num_layers", "num_experts", "num_experts_per_tok", "takes_images", "reasoning_efforts")
+    __slots__ = ("name", "fingerprint", "numerics_profile", "max_model_len", "vocab_size", "num_layers", "num_experts", "num_experts_per_tok", "takes_images", "reasoning_efforts", "adapters")
     NAME_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     NUMERICS_PROFILE_FIELD_NUMBER: _ClassVar[int]
@@ -433,6 +447,7 @@ class ModelInfo(_message.Message):
     NUM_EXPERTS_PER_TOK_FIELD_NUMBER: _ClassVar[int]
     TAKES_IMAGES_FIELD_NUMBER: _ClassVar[int]
     REASONING_EFFORTS_FIELD_NUMBER: _ClassVar[int]
+    ADAPTERS_FIELD_NUMBER: _ClassVar[int]
     name: str
     fingerprint: str
     numerics_profile: str
@@ -443,7 +458,8 @@ class ModelInfo(_message.Message):
     num_experts_per_tok: int
     takes_images: bool
     reasoning_efforts: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., fingerprint: _Optional[str] = ..., numerics_profile: _Optional[str] = ..., max_model_len: _Optional[int] = ..., vocab_size: _Optional[int] = ..., num_layers: _Optional[int] = ..., num_experts: _Optional[int] = ..., num_experts_per_tok: _Optional[int] = ..., takes_images: bool = ..., reasoning_efforts: _Optional[_Iterable[str]] = ...) -> None: ...
+    adapters: _containers.RepeatedCompositeFieldContainer[AdapterInfo]
+    def __init__(self, name: _Optional[str] = ..., fingerprint: _Optional[str] = ..., numerics_profile: _Optional[str] = ..., max_model_len: _Optional[int] = ..., vocab_size: _Optional[int] = ..., num_layers: _Optional[int] = ..., num_experts: _Optional[int] = ..., num_experts_per_tok: _Optional[int] = ..., takes_images: bool = ..., reasoning_efforts: _Optional[_Iterable[str]] = ..., adapters: _Optional[_Iterable[_Union[AdapterInfo, _Mapping]]] = ...) -> None: ...
 
 class GetServerInfoRequest(_message.Message):
     __slots__ = ()

@@ -65,6 +65,30 @@ class TopologyReport(_message.Message):
     seconds: float
     def __init__(self, epoch: _Optional[int] = ..., rows_compared: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
 
+class LoadAdapterRequest(_message.Message):
+    __slots__ = ("adapter",)
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    adapter: _inference_pb2.AdapterInfo
+    def __init__(self, adapter: _Optional[_Union[_inference_pb2.AdapterInfo, _Mapping]] = ...) -> None: ...
+
+class UnloadAdapterRequest(_message.Message):
+    __slots__ = ("id", "deadline_s")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    deadline_s: float
+    def __init__(self, id: _Optional[str] = ..., deadline_s: _Optional[float] = ...) -> None: ...
+
+class AdapterReport(_message.Message):
+    __slots__ = ("id", "rank", "num_bytes")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    NUM_BYTES_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    rank: int
+    num_bytes: int
+    def __init__(self, id: _Optional[str] = ..., rank: _Optional[int] = ..., num_bytes: _Optional[int] = ...) -> None: ...
+
 class LayerExperts(_message.Message):
     __slots__ = ("layer", "experts")
     LAYER_FIELD_NUMBER: _ClassVar[int]
@@ -126,7 +150,7 @@ class Image(_message.Message):
     def __init__(self, pixels: _Optional[bytes] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., offset: _Optional[int] = ..., grid_width: _Optional[int] = ..., grid_height: _Optional[int] = ..., content_hash: _Optional[bytes] = ...) -> None: ...
 
 class SubmitRequest(_message.Message):
-    __slots__ = ("request_id", "prompt_token_ids", "images", "sampling", "cache_salt", "resumed", "hold", "rules")
+    __slots__ = ("request_id", "prompt_token_ids", "images", "sampling", "cache_salt", "resumed", "hold", "rules", "adapter")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
@@ -135,6 +159,7 @@ class SubmitRequest(_message.Message):
     RESUMED_FIELD_NUMBER: _ClassVar[int]
     HOLD_FIELD_NUMBER: _ClassVar[int]
     RULES_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     prompt_token_ids: _containers.RepeatedScalarFieldContainer[int]
     images: _containers.RepeatedCompositeFieldContainer[Image]
@@ -143,7 +168,8 @@ class SubmitRequest(_message.Message):
     resumed: _containers.RepeatedCompositeFieldContainer[ResumedChoice]
     hold: Hold
     rules: AnswerRules
-    def __init__(self, request_id: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., images: _Optional[_Iterable[_Union[Image, _Mapping]]] = ..., sampling: _Optional[_Union[_inference_pb2.SamplingParams, _Mapping]] = ..., cache_salt: _Optional[str] = ..., resumed: _Optional[_Iterable[_Union[ResumedChoice, _Mapping]]] = ..., hold: _Optional[_Union[Hold, _Mapping]] = ..., rules: _Optional[_Union[AnswerRules, _Mapping]] = ...) -> None: ...
+    adapter: str
+    def __init__(self, request_id: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., images: _Optional[_Iterable[_Union[Image, _Mapping]]] = ..., sampling: _Optional[_Union[_inference_pb2.SamplingParams, _Mapping]] = ..., cache_salt: _Optional[str] = ..., resumed: _Optional[_Iterable[_Union[ResumedChoice, _Mapping]]] = ..., hold: _Optional[_Union[Hold, _Mapping]] = ..., rules: _Optional[_Union[AnswerRules, _Mapping]] = ..., adapter: _Optional[str] = ...) -> None: ...
 
 class AnswerRules(_message.Message):
     __slots__ = ("grammar", "start", "may_think", "is_thinking", "has_tools", "max_thinking_tokens")

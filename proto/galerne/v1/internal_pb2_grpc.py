@@ -77,6 +77,16 @@ class GatewayServiceStub(object):
                 request_serializer=galerne_dot_v1_dot_internal__pb2.EpochRequest.SerializeToString,
                 response_deserializer=galerne_dot_v1_dot_internal__pb2.TopologyReport.FromString,
                 _registered_method=True)
+        self.LoadAdapter = channel.unary_unary(
+                '/galerne.v1.GatewayService/LoadAdapter',
+                request_serializer=galerne_dot_v1_dot_internal__pb2.LoadAdapterRequest.SerializeToString,
+                response_deserializer=galerne_dot_v1_dot_internal__pb2.AdapterReport.FromString,
+                _registered_method=True)
+        self.UnloadAdapter = channel.unary_unary(
+                '/galerne.v1.GatewayService/UnloadAdapter',
+                request_serializer=galerne_dot_v1_dot_internal__pb2.UnloadAdapterRequest.SerializeToString,
+                response_deserializer=galerne_dot_v1_dot_internal__pb2.AdapterReport.FromString,
+                _registered_method=True)
 
 
 class GatewayServiceServicer(object):
@@ -135,6 +145,19 @@ class GatewayServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LoadAdapter(self, request, context):
+        """Both may be repeated. An adapter is unloaded when no request uses it, or refused.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadAdapter(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GatewayServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -177,6 +200,16 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.AbortTopology,
                     request_deserializer=galerne_dot_v1_dot_internal__pb2.EpochRequest.FromString,
                     response_serializer=galerne_dot_v1_dot_internal__pb2.TopologyReport.SerializeToString,
+            ),
+            'LoadAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadAdapter,
+                    request_deserializer=galerne_dot_v1_dot_internal__pb2.LoadAdapterRequest.FromString,
+                    response_serializer=galerne_dot_v1_dot_internal__pb2.AdapterReport.SerializeToString,
+            ),
+            'UnloadAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadAdapter,
+                    request_deserializer=galerne_dot_v1_dot_internal__pb2.UnloadAdapterRequest.FromString,
+                    response_serializer=galerne_dot_v1_dot_internal__pb2.AdapterReport.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -407,6 +440,60 @@ class GatewayService(object):
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def LoadAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/galerne.v1.GatewayService/LoadAdapter',
+            galerne_dot_v1_dot_internal__pb2.LoadAdapterRequest.SerializeToString,
+            galerne_dot_v1_dot_internal__pb2.AdapterReport.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/galerne.v1.GatewayService/UnloadAdapter',
+            galerne_dot_v1_dot_internal__pb2.UnloadAdapterRequest.SerializeToString,
+            galerne_dot_v1_dot_internal__pb2.AdapterReport.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class ExpertServiceStub(object):
     """Exchange is a bidirectional stream of raw frames (galerne.frame), not of messages: its methods are
@@ -443,6 +530,16 @@ class ExpertServiceStub(object):
                 '/galerne.v1.ExpertService/Adopt',
                 request_serializer=galerne_dot_v1_dot_internal__pb2.AdoptRequest.SerializeToString,
                 response_deserializer=galerne_dot_v1_dot_internal__pb2.ExpertChange.FromString,
+                _registered_method=True)
+        self.LoadAdapter = channel.unary_unary(
+                '/galerne.v1.ExpertService/LoadAdapter',
+                request_serializer=galerne_dot_v1_dot_internal__pb2.LoadAdapterRequest.SerializeToString,
+                response_deserializer=galerne_dot_v1_dot_internal__pb2.AdapterReport.FromString,
+                _registered_method=True)
+        self.UnloadAdapter = channel.unary_unary(
+                '/galerne.v1.ExpertService/UnloadAdapter',
+                request_serializer=galerne_dot_v1_dot_internal__pb2.UnloadAdapterRequest.SerializeToString,
+                response_deserializer=galerne_dot_v1_dot_internal__pb2.AdapterReport.FromString,
                 _registered_method=True)
 
 
@@ -482,6 +579,18 @@ class ExpertServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LoadAdapter(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadAdapter(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ExpertServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -509,6 +618,16 @@ def add_ExpertServiceServicer_to_server(servicer, server):
                     servicer.Adopt,
                     request_deserializer=galerne_dot_v1_dot_internal__pb2.AdoptRequest.FromString,
                     response_serializer=galerne_dot_v1_dot_internal__pb2.ExpertChange.SerializeToString,
+            ),
+            'LoadAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadAdapter,
+                    request_deserializer=galerne_dot_v1_dot_internal__pb2.LoadAdapterRequest.FromString,
+                    response_serializer=galerne_dot_v1_dot_internal__pb2.AdapterReport.SerializeToString,
+            ),
+            'UnloadAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadAdapter,
+                    request_deserializer=galerne_dot_v1_dot_internal__pb2.UnloadAdapterRequest.FromString,
+                    response_serializer=galerne_dot_v1_dot_internal__pb2.AdapterReport.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -648,6 +767,60 @@ class ExpertService(object):
             '/galerne.v1.ExpertService/Adopt',
             galerne_dot_v1_dot_internal__pb2.AdoptRequest.SerializeToString,
             galerne_dot_v1_dot_internal__pb2.ExpertChange.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/galerne.v1.ExpertService/LoadAdapter',
+            galerne_dot_v1_dot_internal__pb2.LoadAdapterRequest.SerializeToString,
+            galerne_dot_v1_dot_internal__pb2.AdapterReport.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/galerne.v1.ExpertService/UnloadAdapter',
+            galerne_dot_v1_dot_internal__pb2.UnloadAdapterRequest.SerializeToString,
+            galerne_dot_v1_dot_internal__pb2.AdapterReport.FromString,
             options,
             channel_credentials,
             insecure,

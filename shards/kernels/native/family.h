@@ -46,6 +46,8 @@ struct RowOps {
   void (*join)(float*, float*, float*, const float*, float, float, int64_t);
   void (*divide)(const float*, float, int64_t, bf16*);
   void (*combine)(const bf16*, const bf16*, const bf16*, const float*, int64_t, int64_t, bf16*);
+  void (*low_rank_in)(const bf16*, const bf16*, int64_t, int64_t, int64_t, float, float*);
+  void (*low_rank_out)(const float*, int64_t, const bf16*, int64_t, int, float*);
 };
 
 struct Family {

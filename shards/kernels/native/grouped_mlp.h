@@ -1,5 +1,6 @@
 // The experts' computation, shared by those who sort rows themselves and those who leave it to us.
 #pragma once
+#include "low_rank.h"
 #include "team.h"
 #include "work.h"
 
@@ -19,36 +20,41 @@ struct Groups {
   const int64_t* first;  // [num_groups + 1] rows
   char* memory;          // as MlpScratch says
   bf16* out;
+  ExpertChanges changes{};
 };
 
 // Rows between the products: `inner` wide, and encoded where the format wants that.
 struct MlpScratch {
   MlpScratch(const Format& format, int64_t num_tokens, int64_t num_rows, int64_t hidden,
-             int64_t width, char* memory)
+             int64_t width, int64_t max_rank, char* memory)
       : inner((width + HALF - 1) / HALF * HALF),
         token_bytes(format.row_bytes(hidden)),
         row_bytes(format.row_bytes(inner)),
         active(reinterpret_cast<bf16*>(memory)),
         tokens(memory + (num_rows * inner * static_cast<int64_t>(sizeof(bf16)) + 63) / 64 * 64),
         rows(tokens + num_tokens * token_bytes),
-        num_bytes(rows + num_rows * row_bytes - memory) {}
+        low_rank(reinterpret_cast<float*>(rows + (num_rows * row_bytes + 63) / 64 * 64)),
+        num_bytes(reinterpret_cast<char*>(low_rank + num_rows * 2 * max_rank) - memory) {}
 
   const int64_t inner, token_bytes, row_bytes;
   bf16* const active;  // [num_rows, inner]; columns beyond the width become zero
   char *const tokens, *const rows;
+  float* const low_rank;  // [num_rows, 2, max_rank]: of gate and up, then of down
   const int64_t num_bytes;
 };
 
-// One member's part. `weights(g)` are those of a group, `token_of(r)` is the row's input, `place_of(r)`
-// its output.
-template <typename Weights, typename TokenOf, typename PlaceOf>
+// One member's part. `weights(g)` are those of a group, `expert_of(g)` its expert's id; `token_of(r)`
+// is the row's input, `place_of(r)` its output.
+template <typename Weights, typename ExpertOf, typename TokenOf, typename PlaceOf>
 void grouped_mlp(const Family& f, const Format& format, Member& member, const Groups& groups,
-                 const Weights& weights, const TokenOf& token_of, const PlaceOf& place_of) {
+                 const Weights& weights, const ExpertOf& expert_of, const TokenOf& token_of,
+                 const PlaceOf& place_of) {
   const int64_t hidden = groups.hidden, num_groups = groups.num_groups;
   const int64_t* const first = groups.first;
   const int64_t num_rows = first[num_groups];
+  const ExpertChanges& changes = groups.changes;
   const MlpScratch scratch(format, groups.num_tokens, num_rows, hidden, groups.width,
-                           groups.memory);
+                           changes.max_rank, groups.memory);
   const int64_t inner = scratch.inner;
   const int64_t up_blocks = inner / HALF, down_blocks = num_superblocks(hidden);
   const int64_t up_bytes = format.block_bytes(hidden), down_bytes = format.block_bytes(inner);
@@ -74,6 +80,27 @@ void grouped_mlp(const Family& f, const Format& format, Member& member, const Gr
     if (!scratch.row_bytes) return scratch.active + r * inner;
     return scratch.rows + r * scratch.row_bytes;
   };
+  // What the row's adapter changes of group g's expert, if it has one.
+  const auto change = [&](int64_t g, int64_t r) -> const ExpertChange* {
+    if (!changes.max_rank) return nullptr;
+    const int64_t index = changes.of[token_of(r)];
+    if (index < 0 || !changes.tables[index]) return nullptr;
+    return changes.tables[index] + expert_of(g);
+  };
+  const auto group_of = [&](int64_t r) {
+    return std::upper_bound(first, first + num_groups + 1, r) - first - 1;
+  };
+  const auto low = [&](int64_t r, int64_t which) {
+    return scratch.low_rank + (2 * r + which) * changes.max_rank;
+  };
+  if (changes.max_rank)
+    member.for_each(num_rows, [&](int64_t r) {
+      const ExpertChange* c = change(group_of(r), r);
+      if (!c) return;
+      const bf16* x = groups.x + token_of(r) * hidden;
+      reduce(f, c->gate, x, hidden, low(r, 0));
+      reduce(f, c->up, x, hidden, low(r, 1));
+    });
   if (scratch.token_bytes)
     member.for_each(groups.num_tokens, [&](int64_t t) {
       format.encode(groups.x + t * hidden, hidden, scratch.tokens + t * scratch.token_bytes);
@@ -83,10 +110,19 @@ void grouped_mlp(const Family& f, const Format& format, Member& member, const Gr
     const char* after = next < num_groups * up_blocks ? up_block(next) : down_block(member.id * span);
     times_superblock(
         format, first[g + 1] - first[g], [&](int64_t r) { return token(first[g] + r); },
-        up_block(item), hidden, after, [&](int64_t r, const float* sums) {
+        up_block(item), hidden, after, [&](int64_t r, float* sums) {
+          if (const ExpertChange* c = change(g, first[g] + r)) {
+            expand(f, c->gate, low(first[g] + r, 0), block * HALF, HALF, sums);
+            expand(f, c->up, low(first[g] + r, 1), block * HALF, HALF, sums + HALF);
+          }
           f.silu_mul(sums, scratch.active + (first[g] + r) * inner + block * HALF);
         });
   });
+  if (changes.max_rank)
+    member.for_each(num_rows, [&](int64_t r) {
+      if (const ExpertChange* c = change(group_of(r), r))
+        reduce(f, c->down, scratch.active + r * inner, groups.width, low(r, 0));
+    });
   if (scratch.row_bytes)
     member.for_each(num_rows, [&](int64_t r) {
       format.encode(scratch.active + r * inner, inner, scratch.rows + r * scratch.row_bytes);
@@ -102,7 +138,9 @@ void grouped_mlp(const Family& f, const Format& format, Member& member, const Gr
       const char* const after = down_block(block + 1 < end ? block + 1 : first_block(next));
       times_superblock(
           format, first[g + 1] - first[g], [&](int64_t r) { return active(first[g] + r); },
-          down_block(block), inner, after, [&](int64_t r, const float* sums) {
+          down_block(block), inner, after, [&](int64_t r, float* sums) {
+            if (const ExpertChange* c = change(g, first[g] + r))
+              expand(f, c->down, low(first[g] + r, 0), column, COLUMNS, sums);
             bf16* to = groups.out + place_of(first[g] + r) * hidden + column;
             store_rounded(f, sums, to, hidden - column);
           });
@@ -144,6 +182,7 @@ struct Routed {
   const int64_t* expert_ids;  // [num_tokens, top_k]
   int64_t top_k;
   Experts experts;
+  ExpertChanges changes{};
 };
 
 static inline bool has_experts(const Routed& r) {
@@ -169,7 +208,8 @@ static inline void routed_mlp(const Family& f, int num_threads, const Routed& r,
   };
   in_team(num_threads, [&](Member& member) {
     grouped_mlp(f, *f.formats[e.format], member,
-                {r.x, r.num_tokens, r.hidden, e.width, num_groups, first, memory, out}, weights,
+                {r.x, r.num_tokens, r.hidden, e.width, num_groups, first, memory, out, r.changes},
+                weights, [&](int64_t g) { return group[g]; },
                 [&](int64_t i) { return slot[i] / r.top_k; }, [&](int64_t i) { return slot[i]; });
   });
 }

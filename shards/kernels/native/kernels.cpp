@@ -85,20 +85,25 @@ GALERNE_API int64_t galerne_row_bytes(int32_t family, int32_t format, int64_t k)
 
 // Bytes of scratch for an MLP of so many tokens and rows; negative if sizes do not fit.
 GALERNE_API int64_t galerne_mlp_bytes(int32_t family, int32_t format, int64_t num_tokens,
-                                      int64_t num_rows, int64_t hidden, int64_t width) {
+                                      int64_t num_rows, int64_t hidden, int64_t width,
+                                      int64_t max_rank) {
   const Family* f = family_of(family);
   if (!f || !has_format(format)) return -BAD_FAMILY;
-  if (num_tokens < 0 || num_rows < 0 || hidden < 2 || hidden % 2 || width < 1) return -BAD_SIZE;
-  return MlpScratch(*f->formats[format], num_tokens, num_rows, hidden, width, nullptr).num_bytes;
+  if (num_tokens < 0 || num_rows < 0 || hidden < 2 || hidden % 2 || width < 1 || max_rank < 0)
+    return -BAD_SIZE;
+  return MlpScratch(*f->formats[format], num_tokens, num_rows, hidden, width, max_rank, nullptr)
+      .num_bytes;
 }
 
 // out[r] = down_g(silu(gate_g(x)) * up_g(x)) of x[row_token[r]] for every row r of every group g.
 // Group g has the rows first[g] to first[g + 1] - 1. `memory` is scratch as galerne_mlp_bytes says.
+// `changes` may be null; else `group_expert` has the expert of every group, for its tables.
 GALERNE_API int32_t galerne_grouped_mlp(int32_t family, int32_t format, int32_t num_threads,
                                         const bf16* x, int64_t num_tokens, int64_t hidden,
                                         const int64_t* row_token, int64_t num_rows,
                                         const int64_t* first, const void* const* gate_up,
                                         const void* const* down, int64_t num_groups, int64_t width,
+                                        const int64_t* group_expert, const ExpertChanges* changes,
                                         char* memory, bf16* out) {
   const Family* f = family_of(family);
   if (!f || !has_format(format)) return BAD_FAMILY;
@@ -109,6 +114,8 @@ GALERNE_API int32_t galerne_grouped_mlp(int32_t family, int32_t format, int32_t 
     if (first[g] > first[g + 1]) return BAD_SIZE;
     if (!gate_up[g] || !down[g]) return BAD_INDEX;
   }
+  const ExpertChanges none{}, &given = changes ? *changes : none;
+  if (!has_changes(given.max_rank, given.num_changes, given.of, num_tokens)) return BAD_INDEX;
   for (int64_t r = 0; r < num_rows; ++r)
     if (row_token[r] < 0 || row_token[r] >= num_tokens) return BAD_INDEX;
   const auto weights = [&](int64_t g) {
@@ -116,7 +123,8 @@ GALERNE_API int32_t galerne_grouped_mlp(int32_t family, int32_t format, int32_t 
   };
   in_team(num_threads, [&](Member& member) {
     grouped_mlp(*f, *f->formats[format], member,
-                {x, num_tokens, hidden, width, num_groups, first, memory, out}, weights,
+                {x, num_tokens, hidden, width, num_groups, first, memory, out, given}, weights,
+                [&](int64_t g) { return group_expert[g]; },
                 [&](int64_t r) { return row_token[r]; }, [](int64_t r) { return r; });
   });
   return OK;
@@ -129,16 +137,20 @@ GALERNE_API int32_t galerne_routed_mlp(int32_t family, int32_t format, int32_t n
                                        const bf16* x, int64_t num_tokens, int64_t hidden,
                                        const int64_t* expert_ids, int64_t top_k,
                                        const void* const* gate_up, const void* const* down,
-                                       int64_t num_experts, int64_t width, int64_t* places,
-                                       char* memory, bf16* out) {
+                                       int64_t num_experts, int64_t width,
+                                       const ExpertChanges* changes, int64_t* places, char* memory,
+                                       bf16* out) {
   const Family* f = family_of(family);
   if (!f || !has_format(format)) return BAD_FAMILY;
   if (hidden < 2 || hidden % 2 || width < 1 || num_tokens < 0 || top_k < 1 || num_experts < 1 ||
       num_threads < 1)
     return BAD_SIZE;
   const Routed routed{x, num_tokens, hidden, expert_ids, top_k,
-                      {gate_up, down, num_experts, width, format}};
+                      {gate_up, down, num_experts, width, format},
+                      changes ? *changes : ExpertChanges{}};
   if (!has_experts(routed)) return BAD_INDEX;
+  const ExpertChanges& given = routed.changes;
+  if (!has_changes(given.max_rank, given.num_changes, given.of, num_tokens)) return BAD_INDEX;
   routed_mlp(*f, num_threads, routed, places, memory, out);
   return OK;
 }

@@ -17,7 +17,8 @@ bool has_sizes(const Layer& l, const Step& s) {
          l.nope % 2 == 0 && l.rope >= 2 && l.rope % 2 == 0 && l.v_dim >= 2 && l.v_dim % 2 == 0 &&
          l.top_k >= 1 && l.top_k <= 16 && l.num_experts >= l.top_k && l.dense_format >= 0 &&
          l.dense_format < NUM_FORMATS && s.block_size >= 1 &&
-         s.num_blocks >= 1 && s.num_tokens >= 1 && s.num_chunks >= 1;
+         s.num_blocks >= 1 && s.num_tokens >= 1 && s.num_chunks >= 1 &&
+         has_changes(s.max_rank, s.num_changes, s.change_of, s.num_tokens);
 }
 
 bool has_places(const Step& s) {
@@ -57,6 +58,47 @@ struct Front {
   const Format& format = *f.formats[BF16];
   const Format& dense = *f.formats[l.dense_format];
 
+  enum Low { QKV_A, Q_B, O };  // places of reduced rows
+
+  // What the token's adapter changes of this layer, if it has one.
+  const LayerChange* change_of(int64_t t) const {
+    if (!s.max_rank || s.change_of[t] < 0) return nullptr;
+    return s.changes[s.change_of[t]] + rows.layer;
+  }
+
+  float* low(int64_t t, int64_t place) const {
+    return scratch.low_rank + (t * (NUM_LOW + l.num_heads) + place) * s.max_rank;
+  }
+  float* low_of_head(int64_t t, int64_t head) const { return low(t, NUM_LOW + head); }
+
+  void reduce_row(int64_t t, LowRank LayerChange::*which, const bf16* x, int64_t k, Low place) {
+    if (const LayerChange* c = change_of(t)) reduce(f, c->*which, x, k, low(t, place));
+  }
+
+  // The rows of kv_b that make keys, then those that make values, of a head.
+  int64_t kv_row(int64_t head) const { return head * (l.nope + l.v_dim); }
+
+  // W_uk' = W_uk + B_uk A: a head's query goes through B first.
+  void reduce_queries(int64_t t) {
+    const LayerChange* c = change_of(t);
+    if (!c) return;
+    LowRank through_out = c->kv_b;
+    through_out.in_stride = through_out.out_stride;
+    for (int64_t head = 0; head < l.num_heads; ++head) {
+      through_out.in = c->kv_b.out + kv_row(head);
+      reduce(f, through_out, scratch.q_b + (t * l.num_heads + head) * head_dim, l.nope,
+             low_of_head(t, head));
+    }
+  }
+
+  void reduce_mixed(int64_t t) {
+    const LayerChange* c = change_of(t);
+    if (!c) return;
+    for (int64_t head = 0; head < l.num_heads; ++head)
+      reduce(f, c->kv_b, scratch.mixed + (t * l.num_heads + head) * scratch.dims, l.kv_rank,
+             low_of_head(t, head));
+  }
+
   // Rows for a dense weight: `encode` fills them in, token by token, where the format wants that.
   void encode(const bf16* in, int64_t k, int64_t t) {
     if (const int64_t bytes = dense.row_bytes(k))
@@ -77,8 +119,10 @@ struct Front {
   }
 
   void block_of(const bf16* in, int64_t k, const char* weight, int64_t block, int64_t next, bf16* to,
-                int64_t n) {
-    dense_block(in, k, weight, block, next, [&](int64_t t, const float* sums) {
+                int64_t n, LowRank LayerChange::*which, Low place) {
+    dense_block(in, k, weight, block, next, [&](int64_t t, float* sums) {
+      if (const LayerChange* c = change_of(t))
+        expand(f, c->*which, low(t, place), block * COLUMNS, COLUMNS, sums);
       store_rounded(f, sums, to + t * n + block * COLUMNS, n - block * COLUMNS);
     });
   }
@@ -88,6 +132,7 @@ struct Front {
     const bf16* row = scratch.qkv_a + t * (l.q_rank + latent);
     f.rows->rms_norm(row, l.q_norm, l.q_rank, l.eps, scratch.q_a + t * l.q_rank);
     encode(scratch.q_a, l.q_rank, t);
+    reduce_row(t, &LayerChange::q_b, scratch.q_a + t * l.q_rank, l.q_rank, Q_B);
     bf16* to = rows.cache + s.slots[t] * latent;
     f.rows->rms_norm(row + l.q_rank, l.kv_norm, l.kv_rank, l.eps, to);
     const bf16* turned = row + l.q_rank + l.kv_rank;
@@ -107,7 +152,10 @@ struct Front {
         format, s.num_tokens,
         [&](int64_t t) { return scratch.q_b + (t * l.num_heads + head) * head_dim; },
         l.u_k + item * COLUMNS * l.nope, l.nope, l.u_k + next * COLUMNS * l.nope,
-        [&](int64_t t, const float* sums) {
+        [&](int64_t t, float* sums) {
+          if (const LayerChange* c = change_of(t))
+            f.rows->low_rank_out(low_of_head(t, head), c->kv_b.rank, c->kv_b.in + block * COLUMNS,
+                                 c->kv_b.in_stride, COLUMNS, sums);
           alignas(64) float scaled[COLUMNS];
           for (int i = 0; i < COLUMNS; ++i) scaled[i] = sums[i] * s.query_scale[t];
           store_rounded(f, scaled, query(t, head) + block * COLUMNS, l.kv_rank - block * COLUMNS);
@@ -135,7 +183,10 @@ struct Front {
         format, s.num_tokens,
         [&](int64_t t) { return scratch.mixed + (t * l.num_heads + head) * scratch.dims; },
         l.u_v + item * COLUMNS * l.kv_rank, l.kv_rank, l.u_v + next * COLUMNS * l.kv_rank,
-        [&](int64_t t, const float* sums) {
+        [&](int64_t t, float* sums) {
+          if (const LayerChange* c = change_of(t))
+            expand(f, c->kv_b, low_of_head(t, head), kv_row(head) + l.nope + block * COLUMNS,
+                   COLUMNS, sums);
           bf16* to = scratch.values + (t * l.num_heads + head) * l.v_dim;
           store_rounded(f, sums, to + block * COLUMNS, l.v_dim - block * COLUMNS);
         });
@@ -144,7 +195,8 @@ struct Front {
   void add_output(int64_t block, int64_t next) {
     const int64_t k = l.num_heads * l.v_dim, first = block * COLUMNS;
     const int64_t here = std::min<int64_t>(COLUMNS, l.hidden - first);
-    dense_block(scratch.values, k, l.o, block, next, [&](int64_t t, const float* sums) {
+    dense_block(scratch.values, k, l.o, block, next, [&](int64_t t, float* sums) {
+      if (const LayerChange* c = change_of(t)) expand(f, c->o, low(t, O), first, COLUMNS, sums);
       const int64_t at = t * l.hidden + first;
       alignas(64) float total[COLUMNS] = {};
       for (int64_t i = 0; i < here; ++i) total[i] = widen(rows.residual[at + i]) + sums[i];
@@ -201,14 +253,19 @@ void galerne::layer_front(const Family& f, int num_threads, const Layer& l, cons
       f.rows->rms_norm(rows.residual + t * l.hidden, l.input_norm, l.hidden, l.eps,
                        scratch.normed + t * l.hidden);
       front.encode(scratch.normed, l.hidden, t);
+      front.reduce_row(t, &LayerChange::qkv_a, scratch.normed + t * l.hidden, l.hidden,
+                       Front::QKV_A);
     });
     member.for_each_ahead(num_superblocks(down), [&](int64_t i, int64_t next) {
-      front.block_of(scratch.normed, l.hidden, l.qkv_a, i, next, scratch.qkv_a, down);
+      front.block_of(scratch.normed, l.hidden, l.qkv_a, i, next, scratch.qkv_a, down,
+                     &LayerChange::qkv_a, Front::QKV_A);
     });
     member.for_each(t_end, [&](int64_t t) { front.norm_and_store(t); });
     member.for_each_ahead(num_superblocks(up), [&](int64_t i, int64_t next) {
-      front.block_of(scratch.q_a, l.q_rank, l.q_b, i, next, scratch.q_b, up);
+      front.block_of(scratch.q_a, l.q_rank, l.q_b, i, next, scratch.q_b, up, &LayerChange::q_b,
+                     Front::Q_B);
     });
+    if (s.max_rank) member.for_each(t_end, [&](int64_t t) { front.reduce_queries(t); });
     const int64_t num_absorbs = l.num_heads * num_superblocks(l.kv_rank);
     member.for_each_ahead(num_absorbs + t_end, [&](int64_t i, int64_t next) {
       if (i < num_absorbs)
@@ -224,11 +281,14 @@ void galerne::layer_front(const Family& f, int num_threads, const Layer& l, cons
       member.for_each(num_pieces,
                       [&](int64_t i) { join_segments(f, l, s, scratch, num_pieces, i, mine); });
     mark(2);
+    if (s.max_rank) member.for_each(t_end, [&](int64_t t) { front.reduce_mixed(t); });
     member.for_each_ahead(l.num_heads * num_superblocks(l.v_dim),
                           [&](int64_t i, int64_t next) { front.expand_values(i, next); });
-    if (l.dense_format != BF16)
+    if (l.dense_format != BF16 || s.max_rank)
       member.for_each(t_end, [&](int64_t t) {
-        front.encode(scratch.values, l.num_heads * l.v_dim, t);
+        const int64_t k = l.num_heads * l.v_dim;
+        front.encode(scratch.values, k, t);
+        front.reduce_row(t, &LayerChange::o, scratch.values + t * k, k, Front::O);
       });
     member.for_each_ahead(num_superblocks(l.hidden),
                           [&](int64_t i, int64_t next) { front.add_output(i, next); });

@@ -1,6 +1,6 @@
 // A decoder layer up to its experts, as plain data: filled in by library.py, field by field.
 #pragma once
-#include "family.h"
+#include "low_rank.h"
 
 namespace galerne {
 
@@ -31,6 +31,9 @@ struct Step {
   const float* query_scale;   // [num_tokens] softmax scale times temperature
   const int64_t* slots;       // [num_tokens] where each goes in the cache
   const int64_t *first_row, *start, *table_at, *tables;
+  int64_t max_rank, num_changes;  // of adapters; 0: no token has one, and the rest is not read
+  const int64_t* change_of;       // [num_tokens] index of the next, or -1
+  const LayerChange* const* changes;  // by adapter, then by layer
 };
 
 // What a layer reads and writes besides.
@@ -41,6 +44,7 @@ struct Rows {
   int64_t* expert_ids;  // [num_tokens, top_k] ascending
   float* weights;       // [num_tokens, top_k]
   double* seconds;      // [3]: projections, attention over the cache, gate; added to
+  int64_t layer;        // which; for `changes`
 };
 
 // From the residual to the gate's choice. Everything has been checked.

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from shards.kernels.formats import WeightFormat
+from shards.kernels.native.adapters import StepChanges
 from shards.kernels.native.arena import WEIGHTS
 from shards.kernels.native.library import NativeKernels, check
 from shards.kernels.native.packing import Packed
@@ -107,13 +108,16 @@ class _Step(ctypes.Structure):
         ("num_blocks", _SIZE),
         *((name, _POINTER) for name in ("cos", "sin", "query_scale", "slots", "first_row")),
         *((name, _POINTER) for name in ("start", "table_at", "tables")),
+        *((name, _SIZE) for name in ("max_rank", "num_changes")),
+        *((name, _POINTER) for name in ("change_of", "changes")),
     )
 
 
 class _Rows(ctypes.Structure):
-    _fields_ = tuple(
-        (name, _POINTER)
-        for name in ("residual", "cache", "normed", "expert_ids", "weights", "seconds")
+    _fields_ = (
+        *((name, _POINTER) for name in ("residual", "cache", "normed", "expert_ids", "weights")),
+        ("seconds", _POINTER),
+        ("layer", _SIZE),
     )
 
 
@@ -153,6 +157,7 @@ class NativeStep:
         cache_shape: tuple[int, int],
         workspace: Workspace,
         num_threads: int,
+        changes: StepChanges | None = None,
     ) -> None:
         """Checks all places.
 
@@ -164,6 +169,7 @@ class NativeStep:
             cache_shape: Blocks and block size.
             workspace: May serve other steps too.
             num_threads: Changes no bit.
+            changes: By tokens' adapters.
 
         Raises:
             ValueError: Sizes or places that do not fit.
@@ -179,7 +185,9 @@ class NativeStep:
         floats, ints = self._floats.ctypes.data, self._ints.ctypes.data
         part = 4 * self.num_tokens * (sizes.rope // 2)
         addresses = (floats, floats + part, floats + 2 * part, *(ints + 8 * o for o in offsets))
-        self._step = _Step(*counts, *addresses)
+        self._changes = changes  # and what it points to
+        self.max_rank = 0 if changes is None else changes.fields[0]
+        self._step = _Step(*counts, *addresses, *(() if changes is None else changes.fields))
         pair = ctypes.byref(layer.struct), ctypes.byref(self._step)
         self.num_bytes = kernels.num_bytes(
             "galerne_layer_scratch", kernels.index, num_threads, *pair
@@ -192,13 +200,14 @@ class NativeStep:
         )
         self.seconds = np.zeros(len(PARTS))  # summed over the calls
 
-    def run(self, layer: NativeLayer, x: torch.Tensor, cache: torch.Tensor) -> Front:
+    def run(self, layer: NativeLayer, x: torch.Tensor, cache: torch.Tensor, index: int) -> Front:
         """Turn residuals into those after attention, in place, and choose their experts.
 
         Args:
             layer: Of the sizes of this step's.
             x: ``[T, hidden]`` bf16.
             cache: ``[blocks, block size, kv_rank + rope]`` bf16 of this layer.
+            index: The layer's number, for ``changes``.
 
         Returns:
             What the next call will overwrite.
@@ -208,7 +217,7 @@ class NativeStep:
         """
         self.check(layer.sizes, x, cache)
         rows = self.rows(x, self.seconds)
-        rows.cache = cache.data_ptr()
+        rows.cache, rows.layer = cache.data_ptr(), index
         self._kernels.call(
             "galerne_layer_front",
             *(self._kernels.index, self.num_threads, ctypes.byref(layer.struct)),

@@ -16,6 +16,7 @@ import torch
 
 from galerne.errors import ConfigError
 from shards.kernels.formats import WeightFormat
+from shards.kernels.native.adapters import Ints, TableChanges
 from shards.kernels.native.compile import LIBRARY
 from shards.kernels.native.packing import Packed
 
@@ -38,14 +39,14 @@ _ARGUMENTS: Final[dict[str, Sequence[type]]] = {
     ),
     "galerne_row_bytes": (_INT, _INT, _SIZE),
     "galerne_set_spin_ns": (_SIZE,),
-    "galerne_mlp_bytes": (_INT, _INT, _SIZE, _SIZE, _SIZE, _SIZE),
+    "galerne_mlp_bytes": (_INT, _INT, _SIZE, _SIZE, _SIZE, _SIZE, _SIZE),
     "galerne_grouped_mlp": (
         *(_INT, _INT, _INT, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE),
-        *(_POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER),
+        *(_POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _POINTER, _POINTER),
     ),
     "galerne_routed_mlp": (
         *(_INT, _INT, _INT, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE),
-        *(_POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _POINTER),
+        *(_POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _POINTER, _POINTER),
     ),
     "galerne_positions": (
         *(_POINTER, _SIZE, _POINTER, _SIZE, _SIZE, ctypes.c_double, ctypes.c_double, _POINTER),
@@ -114,8 +115,12 @@ class NativeKernels:
         width: int,
         held: WeightFormat,
         num_threads: int,
+        expert_ids: Ints | None = None,
+        changes: TableChanges | None = None,
     ) -> torch.Tensor:
         """As ``shards.kernels.grouped_mlp``, with packed weights given by their addresses.
+
+        With ``changes``, ``expert_ids`` ``[G]`` has the expert of every group, for their tables.
 
         The addresses are trusted, but for 0: ``NativeExperts`` has made them, and holds the
         tensors. The packed down is of ``[H, I]`` with zero columns up to a multiple of
@@ -133,13 +138,17 @@ class NativeKernels:
         if not groups == len(gate_ups) == len(downs):
             raise ValueError(f"{groups} groups, {len(gate_ups)} and {len(downs)} weights")
         hidden = x.shape[1]
-        memory = self._mlp_memory(held, len(x), len(tokens), hidden, width)
+        max_rank = 0 if changes is None else changes.max_rank
+        memory = self._mlp_memory(held, len(x), len(tokens), hidden, width, max_rank)
+        ids = None if expert_ids is None else np.ascontiguousarray(expert_ids, dtype=np.int64)
         out = x.new_empty((len(tokens), hidden))
         self.call(
             "galerne_grouped_mlp",
             *(self.index, held, num_threads, _at(x), len(x), hidden),
             *(tokens.ctypes.data, len(tokens), first.ctypes.data),
-            *(gate_ups.ctypes.data, downs.ctypes.data, groups, width, _at(memory), _at(out)),
+            *(gate_ups.ctypes.data, downs.ctypes.data, groups, width),
+            *(None if ids is None else ids.ctypes.data, _changes_at(changes)),
+            *(_at(memory), _at(out)),
         )
         return out
 
@@ -152,6 +161,7 @@ class NativeKernels:
         width: int,
         held: WeightFormat,
         num_threads: int,
+        changes: TableChanges | None = None,
     ) -> torch.Tensor:
         """``[T, K, H]``: every token through each of its experts.
 
@@ -163,6 +173,7 @@ class NativeKernels:
             width: Of the experts.
             held: How their weights are packed.
             num_threads: Who computes; changes no bit.
+            changes: By tokens' adapters.
 
         Raises:
             ValueError: Names what does not fit.
@@ -176,23 +187,29 @@ class NativeKernels:
         )
         num_experts, top_k = len(gate_up_at), ids.shape[1]
         places = np.empty(2 * (num_experts + 1) + ids.size, dtype=np.int64)
-        memory = self._mlp_memory(held, tokens, ids.size, hidden, width)
+        max_rank = 0 if changes is None else changes.max_rank
+        memory = self._mlp_memory(held, tokens, ids.size, hidden, width, max_rank)
         out = x.new_empty((tokens, top_k, hidden))
         tables = (gate_ups.ctypes.data, downs.ctypes.data, num_experts)
         self.call(
             "galerne_routed_mlp",
             *(self.index, held, num_threads, _at(x), tokens, hidden, ids.ctypes.data, top_k),
-            *(*tables, width, places.ctypes.data, _at(memory), _at(out)),
+            *(*tables, width, _changes_at(changes), places.ctypes.data, _at(memory), _at(out)),
         )
         return out
 
     def mlp_bytes(
-        self, held: WeightFormat, num_tokens: int, num_rows: int, hidden: int, width: int
+        self,
+        held: WeightFormat,
+        num_tokens: int,
+        num_rows: int,
+        hidden: int,
+        width: int,
+        max_rank: int,
     ) -> int:
         """Scratch of an MLP."""
-        return self.num_bytes(
-            "galerne_mlp_bytes", self.index, held, num_tokens, num_rows, hidden, width
-        )
+        sizes = (num_tokens, num_rows, hidden, width, max_rank)
+        return self.num_bytes("galerne_mlp_bytes", self.index, held, *sizes)
 
     def _mlp_memory(self, *sizes: Any) -> torch.Tensor:  # noqa: ANN401 - those of mlp_bytes
         return torch.empty(self.mlp_bytes(*sizes), dtype=torch.uint8)
@@ -334,6 +351,10 @@ def check(
     if tensor.shape != shape or not is_plain or not tensor.is_contiguous():
         found = f"{list(tensor.shape)} {tensor.dtype} on {tensor.device}"
         raise ValueError(f"{name}: contiguous {list(shape)} {dtype} expected, got {found}")
+
+
+def _changes_at(changes: TableChanges | None) -> int | None:
+    return None if changes is None else changes.pointer
 
 
 def _at(tensor: torch.Tensor) -> int:

@@ -81,7 +81,7 @@ class LocalLayers:
         self._kernels = kernels
         self._held = (layers, caches, shared, routed)
         self._kinds = {(experts.held, experts.width) for experts in (*shared, *routed)}
-        self._last: tuple[tuple[int, int], Ints] = (0, 0), np.zeros(1, np.int64)
+        self._last: tuple[tuple[int, int, int], Ints] = (0, 0, 0), np.zeros(1, np.int64)
         self._num_experts = max(experts.num_ids for experts in routed)
         self._layers = (_LocalLayer * len(layers))(
             *(
@@ -95,13 +95,16 @@ class LocalLayers:
             )
         )
 
-    def _mlp_bytes(self, num_tokens: int, num_slots: int, hidden: int) -> Iterator[int]:
+    def _mlp_bytes(self, step: NativeStep, num_slots: int, hidden: int) -> Iterator[int]:
         for held, width in self._kinds:
-            yield self._kernels.mlp_bytes(held, num_tokens, num_slots, hidden, width)
+            yield self._kernels.mlp_bytes(
+                held, step.num_tokens, num_slots, hidden, width, step.max_rank
+            )
 
     def _starts(self, step: NativeStep) -> Ints:
         """Where the parts of the scratch begin, and where the last one ends."""
-        if (step.num_tokens, step.num_bytes) != self._last[0]:
+        key = (step.num_tokens, step.num_bytes, step.max_rank)
+        if key != self._last[0]:
             sizes = self._sizes
             slots, rows = step.num_tokens * sizes.top_k, 2 * step.num_tokens * sizes.hidden
             # In bytes, in the order of ``_Scratch``; the zeros must be zeros.
@@ -109,12 +112,12 @@ class LocalLayers:
                 step.num_bytes,
                 8 * (2 * (self._num_experts + 1) + slots),
                 0,
-                max(self._mlp_bytes(step.num_tokens, slots, sizes.hidden)),
+                max(self._mlp_bytes(step, slots, sizes.hidden)),
                 rows,
                 rows * sizes.top_k,
             )
             starts = np.cumsum([0, *(-(-size // ALIGNMENT) * ALIGNMENT for size in parts)])
-            self._last = (step.num_tokens, step.num_bytes), starts
+            self._last = key, starts
         return self._last[1]
 
     def run(self, step: NativeStep, x: torch.Tensor) -> list[float]:

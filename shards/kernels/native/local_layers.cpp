@@ -36,13 +36,23 @@ GALERNE_API int32_t galerne_local_layers(int32_t family, int32_t num_threads,
   if (num_threads < 1 || num_threads > MAX_THREADS) return BAD_SIZE;
   Rows mine = *rows;
   const int64_t num_tokens = step->num_tokens;
+  const ExpertChange *of_shared[MAX_CHANGES], *of_routed[MAX_CHANGES];  // of the layer at hand
+  const auto changes = [&](const ExpertChange* const* tables) {
+    return ExpertChanges{step->max_rank, step->num_changes, step->change_of, tables};
+  };
   for (int64_t i = 0; i < num_layers; ++i) {
     const Layer& l = *layers[i].layer;
     mine.cache = layers[i].cache;
+    mine.layer = i;
+    for (int64_t c = 0; c < step->num_changes; ++c) {
+      of_shared[c] = &step->changes[c][i].shared;
+      of_routed[c] = step->changes[c][i].routed;
+    }
     layer_front(*f, num_threads, l, *step, mine, scratch->front);
-    const Routed shared{mine.normed, num_tokens, l.hidden, scratch->zeros, 1, layers[i].shared};
+    const Routed shared{mine.normed, num_tokens, l.hidden, scratch->zeros, 1, layers[i].shared,
+                        changes(of_shared)};
     const Routed routed{mine.normed, num_tokens, l.hidden, mine.expert_ids, l.top_k,
-                        layers[i].routed};
+                        layers[i].routed, changes(of_routed)};
     if (!has_format(layers[i].shared.format) || !has_format(layers[i].routed.format))
       return BAD_FAMILY;
     if (!has_experts(shared) || !has_experts(routed)) return BAD_INDEX;

@@ -134,6 +134,30 @@ static void combine(const bf16* residual, const bf16* shared, const bf16* rows,
   for (int j = 0; j < COLUMNS; j += LANES16) narrow16(load<f32x16>(sums + j), out + j);
 }
 
-static const RowOps ROW_OPS = {rms_norm, pack_keys, pack_values, softmax, join, divide, combine};
+// hidden[r] = scale * sum over i of in[r][i] * x[i], i < k; rows of `in` are `stride` apart.
+static void low_rank_in(const bf16* x, const bf16* in, int64_t k, int64_t stride, int64_t rank,
+                        float scale, float* hidden) {
+  const int64_t whole = k / LANES16 * LANES16;
+  for (int64_t r = 0; r < rank; ++r, in += stride) {
+    f32x16 products{};
+    for (int64_t i = 0; i < whole; i += LANES16) products += widen16(x + i) * widen16(in + i);
+    float sum = sum_lanes(products);
+    for (int64_t i = whole; i < k; ++i) sum += widen(x[i]) * widen(in[i]);
+    hidden[r] = sum * scale;
+  }
+}
+
+// sums[j] += sum over r of hidden[r] * out[r][j] for so many columns, a multiple of 16.
+static void low_rank_out(const float* hidden, int64_t rank, const bf16* out, int64_t stride,
+                         int num_columns, float* sums) {
+  for (int j = 0; j < num_columns; j += LANES16) {
+    f32x16 total{};
+    for (int64_t r = 0; r < rank; ++r) total += widen16(out + r * stride + j) * hidden[r];
+    store(sums + j, load<f32x16>(sums + j) + total);
+  }
+}
+
+static const RowOps ROW_OPS = {rms_norm, pack_keys, pack_values, softmax,     join,
+                               divide,   combine,   low_rank_in, low_rank_out};
 
 }  // namespace galerne

@@ -13,6 +13,8 @@ struct Piece {  // of the attention: some tokens of a chunk, over all keys or ov
   int64_t chunk, first, count, segment;
 };
 
+constexpr int NUM_LOW = 3;  // products of a layer that an adapter changes, but for those of the heads
+
 // What one thread works in.
 struct ThreadScratch {
   bf16 *keys, *values, *p;
@@ -36,6 +38,7 @@ class Scratch {
     take(queries, t * heads * latent);
     take(mixed, t * heads * dims);
     take(values, t * heads * l.v_dim);
+    take(low_rank, t * (NUM_LOW + heads) * s.max_rank);
     take(logits, t * num_superblocks(l.num_experts) * COLUMNS);
     take(pieces, num_pieces);
     take(partial, num_pieces * heads * (dims + 2));
@@ -58,6 +61,7 @@ class Scratch {
   char* encoded;  // what a dense weight multiplies, where its format wants that
   bf16 *normed, *qkv_a, *q_a, *q_b, *queries, *mixed, *values;
   float *logits, *partial;
+  float* low_rank;  // [t, NUM_LOW + heads, max_rank]: what adapters have reduced a token's rows to
   Piece* pieces;
   ThreadScratch threads[MAX_THREADS];
 

@@ -79,7 +79,7 @@ bool serve(Served& s, const ServedLink& link, const Record* shared, int64_t byte
   const int64_t data = rows_at(r.num_groups, r.num_rows), row_bytes = s.hidden * sizeof(bf16);
   if (data + r.num_tokens * row_bytes > bytes) return false;
   const Plan plan(r, s.memory);
-  const MlpScratch scratch(format, r.num_tokens, r.num_rows, s.hidden, experts.width, plan.mlp);
+  const MlpScratch scratch(format, r.num_tokens, r.num_rows, s.hidden, experts.width, 0, plan.mlp);
   s.memory_wanted = plan.mlp - s.memory + scratch.num_bytes;
   if (s.memory_wanted > s.memory_bytes || !read_plan(r, shared, experts, plan)) return false;
   const int64_t reply_bytes = aligned(sizeof(Record) + r.num_rows * row_bytes);
@@ -97,7 +97,8 @@ bool serve(Served& s, const ServedLink& link, const Record* shared, int64_t byte
   in_team(static_cast<int>(s.num_threads), [&](Member& member) {
     grouped_mlp(*f, format, member,
                 {x, r.num_tokens, s.hidden, experts.width, r.num_groups, plan.first, plan.mlp, out},
-                weights, [&](int64_t i) { return plan.row_token[i]; },
+                weights, [&](int64_t g) { return plan.expert[g]; },
+                [&](int64_t i) { return plan.row_token[i]; },
                 [](int64_t i) { return i; });
   });
   Record header = r;

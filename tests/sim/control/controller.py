@@ -121,6 +121,7 @@ class SimController:
     def __init__(self, world, process, *, is_restart):
         self.process = process
         spec = SimpleNamespace(
+            model_name="model",
             topology=world.first,
             inputs=world.inputs,
             cluster_token="",

@@ -26,7 +26,7 @@ STREAMS_WITHIN_S = 90.0
 PENDING_S = 10.0  # that anything but an endless loop may take when all is quiet
 _ASK_S = 5.0
 _ENDLESS = ("_for_ever", "_main", "_keep_up", "_keep_alive", "_keep_fresh", "_keep_probing")
-_ENDLESS += ("_follow", "ExpertKeeper.run", "Straightener.run", "Balancer.run")
+_ENDLESS += ("_follow", "ExpertKeeper.run", "Straightener.run", "AdapterKeeper.run", "Balancer.run")
 
 
 class Outcome(NamedTuple):
@@ -53,7 +53,7 @@ class Simulation:
         loop, laws = self.world.loop, self.world.laws
         began_s = loop.time()
         try:
-            with mock.patch.object(controller_module, "_end_process", self._loop_has_died):
+            with mock.patch.object(controller_module, "end_process", self._loop_has_died):
                 loop.run_until_complete(self._main())
         except NothingLeftError:
             laws.broken(Law.ENDS, "nobody waits for anything that will come")

@@ -1,0 +1,1 @@
+"""LoRA adapters: reading them, and what they change of which weights."""
