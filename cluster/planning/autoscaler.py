@@ -207,7 +207,7 @@ class Autoscaler:
         rate = now.prediction.max_requests_per_s
         if not seen.waiting:
             return None
-        if seen.latest_requests_per_s > rate:  # the mean of the window is late by half of it
+        if seen.load.requests_per_s <= rate < seen.latest_requests_per_s:  # the mean is late
             return _Trouble(
                 Constraint.CAPACITY,
                 f"{seen.waiting} requests wait, and {seen.latest_requests_per_s:.3g} req/s come, "

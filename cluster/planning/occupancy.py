@@ -74,7 +74,8 @@ def _interpolated(decode_s: Callable[[float], float], slots: int) -> _Floats:
     while sizes[-1] < slots:
         sizes.append(min(sizes[-1] * _RATIO, slots))
     known_s = [decode_s(float(size)) for size in sizes]
-    return np.interp(np.arange(1, slots + 1), sizes, known_s)
+    seconds: _Floats = np.interp(np.arange(1, slots + 1), sizes, known_s)
+    return seconds
 
 
 def _quantile(probabilities: _Floats, fraction: float) -> int:

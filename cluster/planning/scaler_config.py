@@ -16,8 +16,9 @@ class ScalerConfig:
     cool_down_s: float = 120.0  # after a change, to the next that no broken objective demands
     settle_s: float = 15.0  # the same where one does: its effect must have been seen
     drain_s: float = 10.0  # in which a queue that breaks the TTFT objective is to be emptied
-    # For which the busiest time lately is taken to come again: what is changed to must carry it.
-    peak_s: float = 600.0
+    # For which the busiest time lately is taken to come again: what is changed to must carry it;
+    # as long as the scale-down stabilisation of Kubernetes' HPA.
+    peak_s: float = 300.0
     pending_timeout_s: float = 300.0  # for nodes that a change waits for
     remember_s: float = 900.0  # for which nodes that did not come are not asked for
     idle_to_zero_s: float | None = None  # None: at least one gateway always runs

@@ -116,7 +116,7 @@ def test_a_queue_that_grows_is_left_at_once_also_where_nothing_is_promised_22():
     seen = create_observed(20.0, waiting=50, is_settled=False)
     decision = decide(autoscaler=autoscaler, current=ONE, observed=seen)
     assert (decision.action, decision.binding) == (Action.CHANGE, Constraint.DRAIN)
-    passing = replace(seen, load=create_load(9.0))
+    passing = replace(seen, load=create_load(9.0), latest_requests_per_s=9.0)
     assert decide(autoscaler=autoscaler, current=ONE, observed=passing).action is Action.HOLD
 
 
