@@ -88,9 +88,9 @@ class Controller:
         self._progress: dict[str, tuple[str, int, int]] = {}
         self._actors: dict[str, Any] = {}  # handles of parts
         self._members = MemberBook(now_s)
-        scaling = spec.scaling
-        lately = (WINDOW_S,) if scaling is None else (scaling.window_s, scaling.config.peak_s)
-        self._traffic = TrafficBook(now_s(), *lately)
+        self._traffic = TrafficBook(
+            now_s(), WINDOW_S if spec.scaling is None else spec.scaling.window_s
+        )
         self._metrics = ControlMetrics()
         self._events = EventLog(lambda kind, part: self._metrics.events.labels(kind, part).inc())
         self._health = HealthBook()

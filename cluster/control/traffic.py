@@ -37,13 +37,12 @@ class TrafficBook:
         start_s: When watching began. What older processes counted before that is left out.
         window_s: Of the observation; rounded up to whole seconds by bin, for arrivals are told by
             the second.
-        peak_s: For so long after it a busy time counts in the upper estimate.
     """
 
-    def __init__(self, start_s: float, window_s: float = WINDOW_S, peak_s: float = 0.0) -> None:
+    def __init__(self, start_s: float, window_s: float = WINDOW_S) -> None:
         self._bin_s = math.ceil(window_s / _NUM_BINS)
         num_bins = math.ceil(window_s / self._bin_s)
-        self._window = ObservedWindow(num_bins * self._bin_s, start_s, num_bins, peak_s)
+        self._window = ObservedWindow(num_bins * self._bin_s, start_s, num_bins)
         self._start_s = start_s
         self.period = Period(start_s, self._window.window_s)
         self._known: dict[tuple[str, int, str], _Known] = {}  # in the order of first reports

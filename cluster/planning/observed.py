@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from cluster.planning.load import Load
-from cluster.planning.recent_peak import RecentPeak
 from galerne.histogram import LogHistogram
 from router.engine.load_counter import LoadTotals
 
@@ -25,8 +24,7 @@ class Observed:
 
     at_s: float
     load: Load  # mean over the window; lengths are the last known ones where nobody asked
-    # What it may really be or soon be again: by chance, or as in its busiest time lately.
-    upper: Load
+    upper: Load  # what it may really be: by chance, or if its busiest part is how it goes on
     recent_requests_per_s: float  # of the last part of the window
     latest_requests_per_s: float  # of its last moments, as far as it is no chance; else the mean
     waiting: int  # requests in all queues
@@ -67,15 +65,12 @@ class ObservedWindow:
         window_s: Length, in seconds.
         start_s: When watching began: a window that is not full yet is divided by its real length.
         num_bins: The finer, the shorter the bursts that ``arrival_cv2`` can see.
-        peak_s: For so long after it a busy time counts in ``upper``; 0: while the window sees it.
 
     Raises:
         ValueError: The window is not above 0 s, or has fewer than 6 bins.
     """
 
-    def __init__(
-        self, window_s: float, start_s: float = 0.0, num_bins: int = 60, peak_s: float = 0.0
-    ) -> None:
+    def __init__(self, window_s: float, start_s: float = 0.0, num_bins: int = 60) -> None:
         if window_s <= 0 or num_bins < _NUM_PEAK_PARTS:
             raise ValueError(f"need a window above 0 s of 6 bins at least: {window_s}, {num_bins}")
         self.window_s = window_s
@@ -83,7 +78,6 @@ class ObservedWindow:
         self._num_bins = num_bins
         self._start_s = start_s
         self._bins: defaultdict[int, _Bin] = defaultdict(_Bin)
-        self._peak = RecentPeak(peak_s)
         self._waiting = 0
         self._running = 0
         self._reported_s = -math.inf
@@ -157,9 +151,6 @@ class ObservedWindow:
             arrival_cv2=self._arrival_cv2(first, last),
         )
         parts = self._parts(first, last, now_s, load)
-        is_settled = now_s - self._start_s >= self.window_s / 2
-        # Before that rates are mostly chance, which is nothing to remember.
-        peak = self._peak.saw(now_s, parts.peak) if is_settled else parts.peak
         is_fresh = now_s - self._reported_s <= self.window_s
         ttft, inter_token = LogHistogram(), LogHistogram()
         for b in bins:
@@ -168,7 +159,7 @@ class ObservedWindow:
         return Observed(
             at_s=now_s,
             load=load,
-            upper=_upper(load, span_s, peak),
+            upper=_upper(load, span_s, parts.peak),
             recent_requests_per_s=parts.recent,
             latest_requests_per_s=parts.latest,
             waiting=self._waiting if is_fresh else 0,
@@ -177,7 +168,7 @@ class ObservedWindow:
             ttft_p95_s=ttft.quantile(0.95),
             inter_token_p95_s=inter_token.quantile(0.95),
             num_arrivals=num,
-            is_settled=is_settled,
+            is_settled=now_s - self._start_s >= self.window_s / 2,
         )
 
     def _at(self, at_s: float) -> _Bin:

@@ -16,9 +16,6 @@ class ScalerConfig:
     cool_down_s: float = 120.0  # after a change, to the next that no broken objective demands
     settle_s: float = 15.0  # the same where one does: its effect must have been seen
     drain_s: float = 10.0  # in which a queue that breaks the TTFT objective is to be emptied
-    # For which the busiest time lately is taken to come again: what is changed to must carry it;
-    # as long as the scale-down stabilisation of Kubernetes' HPA.
-    peak_s: float = 300.0
     pending_timeout_s: float = 300.0  # for nodes that a change waits for
     remember_s: float = 900.0  # for which nodes that did not come are not asked for
     idle_to_zero_s: float | None = None  # None: at least one gateway always runs
@@ -26,7 +23,7 @@ class ScalerConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.min_gain < 1:
             raise ConfigError("autoscaler.min_gain", self.min_gain, "must be in [0, 1)")
-        for name in ("cool_down_s", "settle_s", "peak_s", "remember_s"):
+        for name in ("cool_down_s", "settle_s", "remember_s"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise ConfigError(f"autoscaler.{name}", value, "must be at least 0 seconds")

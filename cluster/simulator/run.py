@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cluster.planning.candidate import Candidate, num_nodes
+from cluster.planning.observed import ObservedWindow
 from cluster.simulator.fleet import Fleet
 from cluster.simulator.result import Commit, Result, Sample
 from cluster.simulator.scaling import ScalerShell, Scaling
@@ -58,7 +59,7 @@ class _Run:
 
     def __init__(self, setup: Setup, scaling: Scaling | None) -> None:
         self._tick_s = setup.sample_s if scaling is None else scaling.tick_s
-        self._window = None if scaling is None else scaling.new_window()
+        self._window = None if scaling is None else ObservedWindow(scaling.window_s)
         self._shell = None if scaling is None else ScalerShell(scaling, setup.start)
         self._latencies = Latencies()
         self._settled = Latencies(from_s=setup.settled_from_s) if setup.settled_from_s else None

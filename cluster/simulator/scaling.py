@@ -31,10 +31,6 @@ class Scaling:
     tick_s: float = 5.0  # between decisions
     window_s: float = 60.0  # of observation
 
-    def new_window(self) -> ObservedWindow:
-        """One that has seen nothing yet."""
-        return ObservedWindow(self.window_s, peak_s=self.autoscaler.config.peak_s)
-
 
 class ScalerShell:
     """Keeps the autoscaler's memory and the change in flight; times are the virtual clock's.

@@ -11,8 +11,6 @@ from cluster.planning.autoscaler import Autoscaler
 class Foreseeing(Autoscaler):
     """Decides by the same rules, of the true load of the next ``ahead_s``; 0: of now.
 
-    What was busy lately it remembers as the autoscaler does.
-
     Args:
         config, planner: As the autoscaler's.
         load: Lengths of requests; its rate does not matter.

@@ -91,26 +91,6 @@ def test_a_step_of_a_high_load_is_seen_whole_after_a_few_seconds():
     assert window.observe(59.99).upper.requests_per_s == pytest.approx(100, rel=0.05)
 
 
-def test_a_busy_time_counts_as_what_may_come_for_as_long_as_it_is_remembered():
-    window, seen = ObservedWindow(60.0, peak_s=300.0), {}
-    arrivals = list(phases([(5, 120), (60, 30), (5, 600)], LENGTHS, seed=1))
-    for now_s in range(5, 750, 5):
-        while arrivals and arrivals[0].at_s < now_s:
-            window.arrived(arrivals.pop(0).at_s, 10)
-        seen[now_s] = window.observe(float(now_s))
-    assert seen[350].load.requests_per_s == pytest.approx(5, rel=0.4)
-    assert seen[350].upper.requests_per_s == pytest.approx(60, rel=0.2)
-    assert seen[600].upper.requests_per_s < 10
-
-
-def test_the_noise_of_the_first_moments_is_not_remembered():
-    window = ObservedWindow(60.0, peak_s=300.0)
-    window.arrived(0.5, 10)
-    window.arrived(0.6, 10)
-    assert window.observe(1.0).load.requests_per_s == 2
-    assert window.observe(70.0).upper.requests_per_s < 0.1
-
-
 def test_a_rise_is_in_the_latest_rate_at_once_and_noise_is_not():
     window = fed(phases([(5, 55), (60, 5)], LENGTHS, seed=2))
     seen = window.observe(59.99)
