@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
 
 from cluster.image_settings import ImageSettings
 from cluster.planning.scaler_config import ScalerConfig
@@ -21,10 +23,9 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(k|m|g|ki|mi|gi)?b?", re.IGNORECASE)
 
 
-class ScalerSettings(BaseModel):
-    """The autoscaler's patience; see ``cluster.planning.scaler_config``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class ScalerSettings(ScalerConfig):
+    """``autoscaler:`` in the YAML: the autoscaler's patience, and how it watches and weighs."""
 
     tick_s: float = Field(default=5.0, ge=0.1, description="seconds between decisions")
     window_s: float = Field(default=60.0, ge=1, description="seconds of load it looks at")
@@ -33,37 +34,12 @@ class ScalerSettings(BaseModel):
         ge=0,
         description="cost: time * machines^weight; unset: 1, or 4 with promised times",
     )
-    min_gain: float = Field(
-        default=ScalerConfig().min_gain,
-        ge=0,
-        lt=1,
-        description="share of cost a change must save",
-    )
-    cool_down_s: float = Field(
-        default=ScalerConfig().cool_down_s,
-        ge=0,
-        description="seconds between changes to save",
-    )
-    settle_s: float = Field(
-        default=ScalerConfig().settle_s,
-        ge=0,
-        description="seconds between urgent changes",
-    )
-    drain_s: float = Field(
-        default=ScalerConfig().drain_s,
-        gt=0,
-        description="seconds in which a queue should empty",
-    )
-    pending_timeout_s: float = Field(
-        default=ScalerConfig().pending_timeout_s,
-        gt=0,
-        description="seconds machines may take to come",
-    )
-    remember_s: float = Field(
-        default=ScalerConfig().remember_s,
-        ge=0,
-        description="seconds until asked for again",
-    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.idle_to_zero_s is not None:
+            problem = "is set beside autoscaler, not in it"
+            raise ConfigError("autoscaler.idle_to_zero_s", self.idle_to_zero_s, problem)
 
 
 class NodeSettings(BaseModel):
@@ -234,8 +210,8 @@ class ServeConfig(BaseModel):
     @property
     def patience(self) -> ScalerConfig:
         """The autoscaler's, as the decision takes it."""
-        told = self.autoscaler.model_dump(include=set(ScalerConfig.__slots__))
-        return ScalerConfig(**told, idle_to_zero_s=self.idle_to_zero_s)
+        told = {field.name: getattr(self.autoscaler, field.name) for field in fields(ScalerConfig)}
+        return ScalerConfig(**told | {"idle_to_zero_s": self.idle_to_zero_s})
 
     @property
     def image_urls(self) -> ImageUrlPolicy:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from cluster.calibrations import known_calibration, place_of
 from cluster.config import ServeConfig
 from cluster.control.scaling_plan import ScalingPlan, wish_of
 from cluster.control.standing import Spread
 from cluster.control.target import wanted_config
 from cluster.doctor.examine import examine
 from cluster.doctor.steps import MeasurePlan
-from cluster.doctor.store import StoredCalibration, default_path, load, save
+from cluster.doctor.store import StoredCalibration, save
 from cluster.node_kinds import NodeKind, local_cluster
 from cluster.nodes import Node, Role
 from cluster.plan import ServePlan, held_model, plan_serving
@@ -43,14 +43,13 @@ def find_calibration(
         CheckpointError: The checkpoint cannot be used.
     """
     held = held_model(config)
-    measured = (held.shape, held.experts, held.dense)
-    if config.calibration is not None:
-        return load(config.calibration, *measured)
-    path = default_path(platform.node(), *measured)
-    if path.exists():
+    path = place_of(config, held)
+    if config.calibration is not None or path.exists():
         try:
-            return load(path, *measured)
+            return known_calibration(config)
         except ConfigError as error:
+            if config.calibration is not None:
+                raise
             logger.warning("calibration_unusable reason=%s", error)
     if config.mode != "auto" or on_step is None:
         return None

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from galerne.errors import ConfigError
-
 if TYPE_CHECKING:
     from cluster.doctor.store import StoredCalibration
 
@@ -34,19 +32,11 @@ def find_stored(
     model: Path | None, experts: str | None, dense: str | None, file: Path | None
 ) -> StoredCalibration:
     """Raises ConfigError if there is none for this model and these formats."""
-    import platform
-
+    from cluster.calibrations import known_calibration
     from cluster.config import load_config
-    from cluster.doctor.store import default_path, load
-    from cluster.plan import held_model
 
-    asked = {"model": model, "experts": experts, "dense": dense}
-    held = held_model(load_config(None, asked))
-    measured = (held.shape, held.experts, held.dense)
-    path = file or default_path(platform.node(), *measured)
-    if not path.exists():
-        raise ConfigError("calibration", path, "not measured yet: run galerne doctor first")
-    return load(path, *measured)
+    asked = {"model": model, "experts": experts, "dense": dense, "calibration": file}
+    return known_calibration(load_config(None, asked))
 
 
 def source_of(stored: StoredCalibration) -> str:

@@ -21,7 +21,8 @@ def simulate(
         str,
         typer.Option(
             help="poisson; burst: 2 minutes of twice the rate after 4 of half of it; day: a "
-            "cosine; or a file of arrivals, a line each: [seconds, prompt tokens, output tokens]"
+            "cosine; a directory of serve --record; or a file of arrivals, a line each: "
+            "[seconds, prompt tokens, output tokens]"
         ),
     ] = "poisson",
     rate: Annotated[float, typer.Option(min=1e-6, help="requests a second, mean")] = 1.0,
@@ -35,6 +36,14 @@ def simulate(
     change_s: Annotated[float, typer.Option(min=0, help="seconds that a change takes")] = 5.0,
     node_s: Annotated[float, typer.Option(min=0, help="seconds until a machine has come")] = 60.0,
     static: Annotated[int, typer.Option(min=1, help="fixed topologies to compare with")] = 4,
+    with_sliced: Annotated[
+        bool,
+        typer.Option(
+            "--sliced",
+            help="compare topologies whose shards hold a slice of every expert, too: another "
+            "numerics profile, which auto never chooses",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="of the load")] = 1,
     model: at.Model = None,
     experts: at.Experts = None,
@@ -63,6 +72,7 @@ def simulate(
         calibration=stored.calibration,
         cluster=local_cluster(stored.num_cores, stored.calibration.links, nodes),
         objectives=promises,
+        has_sliced=with_sliced,
         node_s=node_s,
         change_s=change_s,
     )
@@ -92,8 +102,15 @@ def _arrivals(
     elif workload == "day":
         found = loads.day(0.1 * rate, 1.9 * rate, lengths, seconds, seed, period_s=seconds)
     else:
-        found = loads.replay(loads.read_arrivals(Path(workload)))
+        found = loads.replay(_read(Path(workload)))
     arrivals = list(found)
     if not arrivals:
         raise ConfigError("rate", rate, f"no request comes in {seconds:.0f} s")
     return arrivals
+
+
+def _read(path: Path) -> list[Arrival]:
+    from cluster.simulator.recorded import recorded_arrivals
+    from cluster.simulator.workload import read_arrivals
+
+    return recorded_arrivals(path) if path.is_dir() else read_arrivals(path)

@@ -74,7 +74,13 @@ def candidate_of(topology: Topology, gateway_nodes: int, shard_nodes: int) -> Ca
 
 
 def wish_of(candidate: Candidate) -> TopologyWish:
-    """What to ask for, so that the candidate serves."""
+    """What to ask for, so that the candidate serves.
+
+    Raises:
+        ValueError: Its experts are sliced, which is no topology of the running numerics profile.
+    """
+    if candidate.is_sliced:
+        raise ValueError("sliced experts are for the simulator: no cluster is switched to them")
     is_local = candidate.transport is LinkTransport.LOCAL
     return TopologyWish(
         mode=candidate.mode.value,

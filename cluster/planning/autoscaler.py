@@ -119,10 +119,13 @@ class Autoscaler:
         """What the cost model expects."""
         return self.planner.predict(candidate, load)
 
-    def cost(self, candidate: Candidate, load: Load) -> float:
-        """Of a candidate under a load, as ranked; infinite where it breaks a promise."""
+    def cost(self, candidate: Candidate, load: Load, least: float = 0.0) -> float:
+        """Of a candidate under a load, as ranked; infinite where it breaks a promise.
+
+        So it is where no saving leads to it from what carries ``least`` requests/s.
+        """
         given, objectives = self.predict(candidate, load), self.planner.objectives
-        if excess_of(given, objectives) > 1:
+        if excess_of(given, objectives) > 1 or not _has_headroom(given, least):
             return float("inf")
         return cost_of(candidate, given, objectives, self.planner.mode)
 
@@ -133,10 +136,12 @@ class Autoscaler:
         return replace(state.cluster, available_nodes=present)
 
     def _demand(self, seen: Observed) -> Demand:
-        """The upper estimate, and the queue."""
+        """The upper estimate, and the queue; what fills it has a rise at once, and a fall."""
+        is_rising = seen.latest_requests_per_s > seen.load.requests_per_s
+        coming = seen.latest_requests_per_s if is_rising else seen.recent_requests_per_s
         queue = Queue(
             waiting=seen.waiting,
-            requests_per_s=seen.recent_requests_per_s,
+            requests_per_s=coming,
             drain_s=self.config.drain_s,
             horizon_s=self.config.cool_down_s,
         )
@@ -202,6 +207,12 @@ class Autoscaler:
         rate = now.prediction.max_requests_per_s
         if not seen.waiting:
             return None
+        if seen.load.requests_per_s <= rate < seen.latest_requests_per_s:  # the mean is late
+            return _Trouble(
+                Constraint.CAPACITY,
+                f"{seen.waiting} requests wait, and {seen.latest_requests_per_s:.3g} req/s come, "
+                f"more than the {rate:.3g} that it carries",
+            )
         if limit is None:
             return self._growing_queue(rate, seen)
         wait_s = seen.waiting / rate if rate > 0 else float("inf")
@@ -350,8 +361,9 @@ def _with_headroom(current: Judged, ranked: Sequence[Judged]) -> Judged:
     if not current.is_possible:
         return ranked[0]
     least = current.prediction.max_requests_per_s
-    return next(
-        j
-        for j in ranked
-        if j.prediction.max_requests_per_s >= least or j.prediction.utilisation <= _HEADROOM
-    )
+    return next(j for j in ranked if _has_headroom(j.prediction, least))
+
+
+def _has_headroom(given: Prediction, least: float) -> bool:
+    """Of what carries less than ``least`` requests/s: whether it would not be full."""
+    return given.max_requests_per_s >= least or given.utilisation <= _HEADROOM

@@ -21,6 +21,9 @@ class Candidate:
     max_batched_tokens: int
     gateway_nodes: int = 1
     shard_nodes: int = 0  # 0: shards run on the gateways' machines, on the same cores
+    # Every shard holds a slice of every expert. Its answers are partial sums, added in an order of
+    # their own: another numerics profile, to which no running cluster is ever switched.
+    is_sliced: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +62,8 @@ def describe(candidate: Candidate | None) -> str:
     if candidate.transport is LinkTransport.LOCAL:
         shards = "local experts"
     else:
-        shards = f"{_count(candidate.shards, 'shard')} x {_count(candidate.replicas, 'replica')}"
+        part = "slice" if candidate.is_sliced else "shard"
+        shards = f"{_count(candidate.shards, part)} x {_count(candidate.replicas, 'replica')}"
         shards += f" over {candidate.transport.value}"
     gateways, nodes = _count(candidate.gateways, "gateway"), num_nodes(candidate)
     caps = f"{candidate.max_num_seqs} sequences, {candidate.max_batched_tokens} tokens a step"
@@ -69,12 +73,16 @@ def describe(candidate: Candidate | None) -> str:
 
 
 def short(candidate: Candidate | None) -> str:
-    """The same for tables, such as ``latency · local · 1g · 8×256``; see ``NAME_LEGEND``."""
+    """The same for tables, such as ``latency · local · 1g · 8×256``; see ``NAME_LEGEND``.
+
+    Of sliced experts it is ``4/×1`` instead of ``4s×1``: a quarter of each in every shard.
+    """
     if candidate is None:
         return "zero"
     parts = [candidate.mode.value, candidate.transport.value]
     if candidate.transport is not LinkTransport.LOCAL:
-        parts[-1] += f" {candidate.shards}s×{candidate.replicas}"
+        kind = "/" if candidate.is_sliced else "s"
+        parts[-1] += f" {candidate.shards}{kind}×{candidate.replicas}"
     parts += [
         f"{candidate.gateways}g",
         f"{candidate.max_num_seqs}×{candidate.max_batched_tokens}",

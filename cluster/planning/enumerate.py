@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import ceil
 
@@ -27,6 +27,16 @@ class _Layout:
     shards: int = 1
     replicas: int = 1
     shard_nodes: int = 0
+
+
+def sliced(whole: Iterable[Candidate]) -> Iterator[Candidate]:
+    """The candidates with as many slices of all experts instead of shards with some of them.
+
+    Not among ``candidates``: they are another numerics profile, which no live cluster changes.
+    """
+    for candidate in whole:
+        if candidate.transport is not LinkTransport.LOCAL and candidate.shards > candidate.replicas:
+            yield replace(candidate, is_sliced=True)
 
 
 def candidates(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cluster.planning.candidate import Candidate
 from cluster.planning.costs import Calibration, LinkCosts, NodeCosts
 from cluster.planning.shape import ModelShape
-from cluster.planning.spread import Spread, fullest, spread
+from cluster.planning.spread import Spread, fullest, sliced_spread, spread
 from galerne.topology import LinkTransport
 
 
@@ -39,13 +39,14 @@ def round_trip(
         ValueError: The calibration lacks a link that the candidate needs.
     """
     parts = _links(calibration, candidate)
-    frame = spread(shape, candidate.shards, candidate.replicas, tokens)
-    moved = (frame.sent_tokens + frame.rows) * shape.row_bytes
+    spread_of = sliced_spread if candidate.is_sliced else spread
+    frame = spread_of(shape, candidate.shards, candidate.replicas, tokens)
+    moved = (frame.sent_tokens + frame.answers) * shape.row_bytes
     shard_s = max(link.shard_s for link, _ in parts)
     service_s = _service(shape, calibration, candidate, frame, shard_s)
     peer_service_s = 0.0
     if has_peers:
-        twice = spread(shape, candidate.shards, candidate.replicas, 2 * tokens)
+        twice = spread_of(shape, candidate.shards, candidate.replicas, 2 * tokens)
         merged_s = _service(shape, calibration, candidate, twice, shard_s) - service_s
         # Shards merge queued frames of one layer only; gateways are at any of the layers.
         same_layer = 1 / shape.num_layers
@@ -112,6 +113,8 @@ def _service(
     machines = num_machines(candidate)
     if machines == candidate.shards:
         touched = frame.fullest
+    elif candidate.is_sliced:
+        touched = frame.touched / machines
     else:
         touched = fullest(frame.touched, shape.num_experts, machines, candidate.replicas)
     rows = frame.rows * touched / frame.touched if frame.touched else 0.0

@@ -246,6 +246,7 @@ def _grains(cost: float, least: float) -> float:
 def _tie_key(candidate: Candidate) -> tuple[str | int, ...]:
     """A fixed order of candidates that nothing else tells apart: the simpler first."""
     return (
+        candidate.is_sliced,
         candidate.transport is not LinkTransport.LOCAL,
         candidate.shards,
         candidate.replicas,

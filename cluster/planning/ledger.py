@@ -94,7 +94,8 @@ def judgement(
 ) -> Judgement:
     """Compare a period between two commits with its prediction. Pure; some hundred predictions.
 
-    A period of too few answers says nothing.
+    A period of too few answers says nothing. What the autoscaler would not have left ``current``
+    for, because it carries less and would be too full, is no better choice in hindsight either.
 
     Args:
         autoscaler: Predicts.
@@ -116,6 +117,6 @@ def judgement(
         return Judgement(error=error)
 
     def replay(candidate: Candidate) -> float:
-        return autoscaler.cost(candidate, measured.load)
+        return autoscaler.cost(candidate, measured.load, prediction.max_requests_per_s)
 
     return Judgement(error=error, outcome=outcome_of(decision, measured, prediction, replay))

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from cluster.planning.load import Load
 from galerne.histogram import LogHistogram
@@ -25,6 +26,7 @@ class Observed:
     load: Load  # mean over the window; lengths are the last known ones where nobody asked
     upper: Load  # what it may really be: by chance, or if its busiest part is how it goes on
     recent_requests_per_s: float  # of the last part of the window
+    latest_requests_per_s: float  # of its last moments, as far as it is no chance; else the mean
     waiting: int  # requests in all queues
     running: int
     idle_s: float  # since anything arrived, waited or ran
@@ -46,6 +48,14 @@ class _Bin:
     output_squares: float = 0.0
     ttft: LogHistogram = field(default_factory=LogHistogram)
     inter_token: LogHistogram = field(default_factory=LogHistogram)
+
+
+class _Parts(NamedTuple):
+    """Requests/s of parts of a window."""
+
+    peak: float  # the busiest one, as far as it is no chance; at least the mean
+    recent: float  # the last full one
+    latest: float  # the last moments, as far as they are no chance; at least the mean
 
 
 class ObservedWindow:
@@ -140,7 +150,7 @@ class ObservedWindow:
             requests_per_s=num / span_s,
             arrival_cv2=self._arrival_cv2(first, last),
         )
-        peak, recent = self._parts(first, last, now_s, load)
+        parts = self._parts(first, last, now_s, load)
         is_fresh = now_s - self._reported_s <= self.window_s
         ttft, inter_token = LogHistogram(), LogHistogram()
         for b in bins:
@@ -149,8 +159,9 @@ class ObservedWindow:
         return Observed(
             at_s=now_s,
             load=load,
-            upper=_upper(load, span_s, peak),
-            recent_requests_per_s=recent,
+            upper=_upper(load, span_s, parts.peak),
+            recent_requests_per_s=parts.recent,
+            latest_requests_per_s=parts.latest,
             waiting=self._waiting if is_fresh else 0,
             running=self._running if is_fresh else 0,
             idle_s=max(0.0, now_s - self._busy_s),
@@ -190,10 +201,8 @@ class ObservedWindow:
         squares = sum((b - a) ** 2 for a, b in itertools.pairwise(counts))
         return squares / (2 * (len(counts) - 1)) / mean
 
-    def _parts(self, first: int, last: int, now_s: float, load: Load) -> tuple[float, float]:
-        """Requests/s of the busiest part of the window, as far as it is not chance, and of the
-        last full part.
-        """
+    def _parts(self, first: int, last: int, now_s: float, load: Load) -> _Parts:
+        """Rates of parts of the window that says ``load``."""
         width = self._num_bins // _NUM_PEAK_PARTS
         rates = []
         for end in range(last, first + width - 2, -width):
@@ -203,33 +212,34 @@ class ObservedWindow:
                 num = sum(self._count(i) for i in range(end - width + 1, end + 1))
                 rates.append(num / span_s)
         if not rates:
-            return 0.0, 0.0
-        peak = _certain_peak(max(rates), load, width * self._bin_s)
+            return _Parts(0.0, 0.0, load.requests_per_s)
+        busiest = _certain(max(rates), load, width * self._bin_s)
+        latest = _certain(rates[0], load, width * self._bin_s)
         half = width // 2  # a step of a high load is certain sooner
         begin_s = max(self._start_s, (last - half) * self._bin_s)
         if half and now_s - begin_s >= half * self._bin_s:
-            latest = sum(self._count(i) for i in range(last - half, last + 1)) / (now_s - begin_s)
-            peak = max(peak, _certain_peak(latest, load, now_s - begin_s))
-        return peak, rates[0]
+            num = sum(self._count(i) for i in range(last - half, last + 1))
+            latest = max(latest, _certain(num / (now_s - begin_s), load, now_s - begin_s))
+        return _Parts(max(busiest, latest), rates[0], latest)
 
     def _count(self, index: int) -> int:
         return self._bins[index].arrivals if index in self._bins else 0
 
 
-def _certain_peak(peak: float, load: Load, span_s: float) -> float:
-    """Of the rate of the busiest part, of ``span_s``, what is no chance; at least the mean rate.
+def _certain(rate: float, load: Load, span_s: float) -> float:
+    """Of the rate of a busy part, of ``span_s``, what is no chance; at least the mean rate.
 
     A part has few arrivals, so that its busiest one is far above the mean of a steady load; that
     is noise which the queueing formulas count already. All of it counts from 4 sigmas on.
     """
     mean = load.requests_per_s
-    if peak <= mean:
+    if rate <= mean:
         return mean
     # Of the part's own count: that of the mean is too small where a part has few arrivals.
-    sigma = math.sqrt(peak * max(load.arrival_cv2, 1.0) / span_s)
-    sigmas = (peak - mean) / sigma
+    sigma = math.sqrt(rate * max(load.arrival_cv2, 1.0) / span_s)
+    sigmas = (rate - mean) / sigma
     certain = (sigmas - _CHANCE_SIGMAS) / (_CERTAIN_SIGMAS - _CHANCE_SIGMAS)
-    return mean + (peak - mean) * min(max(certain, 0.0), 1.0)
+    return mean + (rate - mean) * min(max(certain, 0.0), 1.0)
 
 
 def _upper(load: Load, span_s: float, peak: float) -> Load:

@@ -2,49 +2,51 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 _RATIO = 2  # between two sizes of a step that are computed; between them it is a line
 
+_Floats: TypeAlias = npt.NDArray[np.float64]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Occupancy:
     """Steady state of one gateway."""
 
-    step_s: Sequence[float]  # of a decode step with 1, 2, ... slots sequences
-    probabilities: Sequence[float]  # that none, one, ... slots - 1 run
+    step_s: _Floats  # [slots], of a decode step with 1, 2, ... sequences
+    probabilities: _Floats  # [slots], that none, one, ... slots - 1 run
     waits: float  # probability that all slots are taken
 
     @cached_property
-    def _tokens(self) -> list[float]:
-        """Share of the tokens that come in a step of 1, 2, ... sequences."""
-        running = [*self.probabilities[1:], self.waits]
-        rates = [n * p / s for n, (p, s) in enumerate(zip(running, self.step_s, strict=True), 1)]
-        total = sum(rates)
-        return [rate / total for rate in rates] if total > 0 else [1.0, *[0.0] * (len(rates) - 1)]
+    def _tokens(self) -> _Floats:
+        """``[slots]``, share of the tokens that come in a step of 1, 2, ... sequences."""
+        running = np.append(self.probabilities[1:], self.waits)
+        rates = np.arange(1, len(running) + 1) * running / self.step_s
+        total = rates.sum()
+        if total > 0:
+            return rates / total  # type: ignore[no-any-return]
+        rates[0] = 1.0
+        return rates  # type: ignore[no-any-return]
 
     def gap_s(self, fraction: float, chunk_fraction: float, chunk_extra_s: float) -> float:
         """Seconds before a token that ``fraction`` of all tokens do not exceed.
 
         ``chunk_fraction`` of the steps take ``chunk_extra_s`` longer.
         """
-        gaps = [
-            gap
-            for share, seconds in zip(self._tokens, self.step_s, strict=True)
-            for gap in (
-                (seconds, share * (1 - chunk_fraction)),
-                (seconds + chunk_extra_s, share * chunk_fraction),
-            )
-        ]
-        return _quantile(sorted(gaps), fraction)
+        gaps = np.concatenate((self.step_s, self.step_s + chunk_extra_s))
+        shares = (self._tokens * (1 - chunk_fraction), self._tokens * chunk_fraction)
+        order = np.argsort(gaps, kind="stable")
+        return float(gaps[order[_quantile(np.concatenate(shares)[order], fraction)]])
 
     def found(self, fraction: float) -> int:
         """Running sequences that an arrival does not find more of, with that probability."""
-        counts = enumerate([*self.probabilities, self.waits])
-        return int(_quantile([(float(n), p) for n, p in counts], fraction))
+        return _quantile(np.append(self.probabilities, self.waits), fraction)
 
 
 def occupancy(
@@ -57,32 +59,26 @@ def occupancy(
     Source: birth and death; n sequences leave at ``n / (output · step_s(n))``. All share a step, so
     that only the mean length matters (processor sharing is insensitive; Kelly, 1979, section 3.3).
     """
-    step_s = list(_interpolated(decode_s, slots))
-    loads = [rate * output * delay * seconds / n for n, seconds in enumerate(step_s, 1)]
-    weights = list(itertools.accumulate(loads[:-1], lambda w, load: w * load, initial=1.0))
+    step_s = _interpolated(decode_s, slots)
+    loads = rate * output * delay * step_s / np.arange(1, slots + 1)
+    weights = np.append(1.0, np.cumprod(loads[:-1]))
     # Beyond the last slot they wait: a geometric tail.
     tail = weights[-1] * loads[-1] / max(1 - loads[-1], 1e-9)
-    total = sum(weights) + tail
-    return Occupancy(step_s, [weight / total for weight in weights], tail / total)
+    total = weights.sum() + tail
+    return Occupancy(step_s, weights / total, float(tail / total))
 
 
-def _interpolated(decode_s: Callable[[float], float], slots: int) -> Iterator[float]:
-    """Seconds of 1, 2, ... slots sequences."""
-    low, low_s = 1, decode_s(1.0)
-    yield low_s
-    while low < slots:
-        high = min(low * _RATIO, slots)
-        high_s = decode_s(float(high))
-        for n in range(low + 1, high + 1):
-            yield low_s + (high_s - low_s) * (n - low) / (high - low)
-        low, low_s = high, high_s
+def _interpolated(decode_s: Callable[[float], float], slots: int) -> _Floats:
+    """``[slots]``, seconds of 1, 2, ... sequences."""
+    sizes = [1]
+    while sizes[-1] < slots:
+        sizes.append(min(sizes[-1] * _RATIO, slots))
+    known_s = [decode_s(float(size)) for size in sizes]
+    seconds: _Floats = np.interp(np.arange(1, slots + 1), sizes, known_s)
+    return seconds
 
 
-def _quantile(values: Sequence[tuple[float, float]], fraction: float) -> float:
-    """Of (value, probability) in order."""
-    passed = 0.0
-    for value, probability in values:
-        passed += probability
-        if passed >= fraction:
-            return value
-    return values[-1][0]
+def _quantile(probabilities: _Floats, fraction: float) -> int:
+    """The first place up to which they add up to the fraction; the last one if none does."""
+    place = int(np.searchsorted(np.cumsum(probabilities), fraction))
+    return min(place, len(probabilities) - 1)

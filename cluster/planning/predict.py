@@ -116,7 +116,7 @@ def _chunk_seconds(model: GatewayModel, state: Steady) -> float:
 def _found_seconds(present: Occupancy, fraction: float) -> float:
     """The step that an arrival finds going on: half of it is left, at worst all of it."""
     found = present.found(fraction)
-    return fraction * present.step_s[found - 1] if found else 0.0
+    return fraction * float(present.step_s[found - 1]) if found else 0.0
 
 
 def _memory(model: GatewayModel, running: float) -> tuple[float, float]:

@@ -1,4 +1,6 @@
-"""How one frame's tokens fall on shards if the gate chooses experts uniformly. Pure."""
+"""How one frame's tokens fall on shards that hold whole experts, if the gate chooses uniformly, or
+slices of all of them. Pure.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,8 @@ from statistics import NormalDist
 
 from cluster.planning.shape import ModelShape
 
+_WIDTH_OF_SUMS = 2  # float32 to bfloat16
+
 
 @dataclass(frozen=True, slots=True)
 class Spread:
@@ -16,6 +20,7 @@ class Spread:
 
     touched: float  # distinct experts, all shards together
     rows: float  # (token, expert) pairs
+    answers: float  # rows that come back, as wide as those sent
     num_messages: float  # shards that get any row
     sent_tokens: float  # each token once for every shard that it touches
     fullest: float  # distinct experts at the shard that has most
@@ -29,13 +34,36 @@ class Spread:
 def spread(shape: ModelShape, shards: int, replicas: int, tokens: float) -> Spread:
     """``tokens`` of a micro-batch over ``shards`` that hold equal shares of the experts."""
     touched = shape.num_touched(tokens)
+    rows = tokens * shape.num_experts_per_tok
     missed = _miss(shape.num_experts, shape.num_experts_per_tok, shards)
     return Spread(
         touched=touched,
-        rows=tokens * shape.num_experts_per_tok,
+        rows=rows,
+        answers=rows,
         num_messages=shards * (1 - missed**tokens),
         sent_tokens=tokens * shards * (1 - missed),
         fullest=fullest(touched, shape.num_experts, shards, replicas),
+    )
+
+
+def sliced_spread(shape: ModelShape, shards: int, replicas: int, tokens: float) -> Spread:
+    """The same where every shard holds as large a slice of every expert.
+
+    A copy of the model lies in S/R of the S shards. Every token of its share goes to all of them,
+    and each adds up its slices of the token's experts to one row of partial sums, float32 and so
+    twice as wide as what was sent. All read alike; counted are whole experts, of which each shard
+    reads a slice: what a kernel costs besides, however thin the slice, is not in the model.
+    """
+    copies = min(replicas, shards)
+    touched = copies * shape.num_touched(tokens / copies)
+    sent = tokens * shards / copies
+    return Spread(
+        touched=touched,
+        rows=tokens * shape.num_experts_per_tok,
+        answers=_WIDTH_OF_SUMS * sent,
+        num_messages=shards,
+        sent_tokens=sent,
+        fullest=touched / shards,
     )
 
 

@@ -24,8 +24,9 @@ class Comparison:
 
     @property
     def best(self) -> tuple[Candidate, Result]:
-        """The static candidate of least cost."""
-        return min(self.static, key=lambda pair: self.cost_of(pair[1]))
+        """The static candidate of least cost, of those that the autoscaler could have chosen."""
+        possible = [pair for pair in self.static if not pair[0].is_sliced]
+        return min(possible, key=lambda pair: self.cost_of(pair[1]))
 
     @property
     def regret(self) -> float:
@@ -65,9 +66,9 @@ def compare(
     """Simulate all of them; ``setup.start`` is where the autoscaler begins.
 
     Raises:
-        ValueError: There is no candidate.
+        ValueError: There is no candidate that the autoscaler could choose.
     """
-    if not candidates:
+    if all(candidate.is_sliced for candidate in candidates):
         raise ValueError("no candidate")
     static = [(c, simulate(arrivals, replace(setup, start=c))) for c in candidates]
     auto = simulate(arrivals, setup, scaling)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from cluster.planning.autoscaler import Autoscaler
 from cluster.planning.candidate import Candidate
 from cluster.planning.cluster_shape import ClusterShape
 from cluster.planning.costs import Calibration
+from cluster.planning.enumerate import candidates, sliced
 from cluster.planning.judge import Judged
 from cluster.planning.load import Demand, Load, Objectives
 from cluster.planning.planner import Planner
@@ -35,6 +36,7 @@ class Site:
     calibration: Calibration
     cluster: ClusterShape
     objectives: Objectives
+    has_sliced: bool = False  # fixed topologies with sliced experts are compared, too
     node_s: float  # from asking for a machine to its coming
     change_s: float  # from then to the commit
 
@@ -42,7 +44,8 @@ class Site:
         """The autoscaler from what it chooses at rest, and fixed topologies, under this load.
 
         Fixed are the planner's choices in both modes, in auto for the mean load, for its busiest
-        minute and for none, then the best of every other shape under the mean load.
+        minute and for none, then the best of every other shape under the mean load. Besides, if
+        they are asked for, the best with sliced experts for the mean load and the busiest minute.
 
         Raises:
             ConfigError: No topology keeps all limits at rest, or a request fits in no cache.
@@ -56,7 +59,9 @@ class Site:
             raise ConfigError("topology", "auto", f"none keeps all limits: {rest[0].reason}")
         of_modes = (replace(planner, mode=mode).rank(self.cluster, demands[1])[0] for mode in Mode)
         best = [*of_modes, mean[0], peak[0], rest[0], *_best_shapes(mean)]
-        fixed = list(dict.fromkeys(j.candidate for j in best if j.is_possible))
+        fixed = list(dict.fromkeys(j.candidate for j in best if j.is_possible))[:num_static]
+        beside = self._sliced(planner, demands[1:])
+        fixed += dict.fromkeys(j.candidate for j in beside if j.is_possible)
         scaling = Scaling(
             autoscaler=Autoscaler(ScalerConfig(), planner),
             cluster=self.cluster,
@@ -66,9 +71,17 @@ class Site:
         setup = Setup(model_of=models(self.shape, self.calibration), start=rest[0].candidate)
         weight = self.objectives.weight
         try:
-            return compare(arrivals, fixed[:num_static], setup, scaling, weight)
+            return compare(arrivals, fixed, setup, scaling, weight)
         except ValueError as error:
             raise ConfigError("workload", f"{len(arrivals)} requests", str(error)) from error
+
+    def _sliced(self, planner: Planner, demands: Iterable[Demand]) -> Iterator[Judged]:
+        """The best with sliced experts for each demand, if they are asked for and there are any."""
+        if not self.has_sliced:
+            return
+        whole = candidates(self.shape, self.cluster, self.objectives)
+        if only := list(sliced(whole)):
+            yield from (replace(planner, only=only).rank(self.cluster, d)[0] for d in demands)
 
 
 def _best_shapes(ranked: Sequence[Judged]) -> Iterable[Judged]:

@@ -78,16 +78,21 @@ class Bursts:
         ) / whole
 
 
-def bursts(rates: Bursts, lengths: Lengths, seconds: float, seed: int) -> Iterator[Arrival]:
-    """Requests in bursts; it begins quiet."""
+def burst_phases(rates: Bursts, seconds: float, seed: int) -> Iterator[tuple[float, float]]:
+    """Rate and length of every quiet or busy time; it begins quiet."""
     chance = random.Random(seed)  # noqa: S311  # a workload, no secret
-    now_s, is_burst = 0.0, False
-    while now_s < seconds:
+    left_s, is_burst = seconds, False
+    while left_s > 0:
         mean_s = rates.burst_mean_s if is_burst else rates.quiet_mean_s
         rate = rates.burst_requests_per_s if is_burst else rates.quiet_requests_per_s
-        end_s = min(seconds, now_s + chance.expovariate(1 / mean_s))
-        yield from _poisson(chance, rate, lengths, now_s, end_s)
-        now_s, is_burst = end_s, not is_burst
+        lasts_s = min(left_s, chance.expovariate(1 / mean_s))
+        yield rate, lasts_s
+        left_s, is_burst = left_s - lasts_s, not is_burst
+
+
+def bursts(rates: Bursts, lengths: Lengths, seconds: float, seed: int) -> Iterator[Arrival]:
+    """Requests in bursts, as ``burst_phases`` has them."""
+    return phases(burst_phases(rates, seconds, seed), lengths, seed)
 
 
 def varying(
@@ -146,7 +151,8 @@ def read_arrivals(file: Path) -> list[Arrival]:
         ConfigError: There is no such file, or a line is no arrival; names the line.
     """
     if not file.is_file():
-        raise ConfigError("workload", file, "is poisson, burst, day, or a file of arrivals")
+        known = "poisson, burst, day, a directory of serve --record, or a file of arrivals"
+        raise ConfigError("workload", file, f"is {known}")
     return [_read(file, *line) for line in enumerate(file.read_bytes().splitlines(), 1)]
 
 

@@ -1,9 +1,11 @@
 """Fresh calibrations of this machine, and topologies of a server as the planner's candidates."""
 
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 from cluster.config import load_config
+from cluster.control import scaling_plan
 from cluster.doctor.store import StoredCalibration, default_path, load, save
 from cluster.plan import held_model
 from cluster.planning.candidate import Candidate
@@ -51,16 +53,8 @@ def candidate_of(info):
 
 def wish_of(candidate):
     """Fields of ``SetTopology`` that ask for a candidate."""
-    is_local = candidate.transport is LinkTransport.LOCAL
-    return {
-        "mode": candidate.mode.value,
-        "transport": candidate.transport.value,
-        "gateways": candidate.gateways,
-        "shards": 1 if is_local else candidate.shards,
-        "replicas": candidate.replicas,
-        "max_num_seqs": candidate.max_num_seqs,
-        "max_batched_tokens": candidate.max_batched_tokens,
-    }
+    wish = asdict(scaling_plan.wish_of(candidate))
+    return {name: value for name, value in wish.items() if value is not None}
 
 
 def name_of(candidate):

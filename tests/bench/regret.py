@@ -169,6 +169,13 @@ def main():
     parser.add_argument("--simulated-s", type=float, default=1800.0, help="of each load")
     parser.add_argument("--node-weight", type=float, default=0.0, help="of a simulated machine")
     parser.add_argument("--change-s", type=float, default=20.0, help="of a simulated change")
+    parser.add_argument("--seed", type=int, default=1, help="of a simulated load")
+    parser.add_argument(
+        "--loads", nargs="+", default=["low", "steady", "high", "burst"], help="simulated ones"
+    )
+    parser.add_argument(
+        "--foresight", action="store_true", help="simulate, too, who knows the load beforehand"
+    )
     parser.add_argument("--model", help="a checkpoint; unset: the embedded model")
     arguments = parser.parse_args()
     from tests.bench.regret_hosts import run_hosts  # they import this module

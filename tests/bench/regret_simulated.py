@@ -22,9 +22,10 @@ from cluster.simulator.nodes import NodeSupply
 from cluster.simulator.run import Setup, simulate
 from cluster.simulator.scaling import Scaling
 from cluster.simulator.timing import models
-from cluster.simulator.workload import Bursts, Lengths, bursts, poisson
+from cluster.simulator.workload import Bursts, Lengths, burst_phases, phases
 from galerne.topology import LinkTransport, Mode
 from tests.bench import roofline_costs as machines
+from tests.bench.foresight import Foreseeing
 from tests.bench.regret import OUT, finish
 from tests.bench.roofline_costs import SMALL_4
 
@@ -121,18 +122,18 @@ def planner_of(site, only, weight, mode=None):
 
 
 def workloads(top, seconds, seed):
-    """load -> (its busiest rate, arrivals)."""
+    """load -> its phases, each a rate and its length."""
     rates = Bursts(
         quiet_requests_per_s=LOW * top,
         burst_requests_per_s=PEAK * top,
         quiet_mean_s=240,
         burst_mean_s=120,
     )
-    found = {}
-    for name, share in (("low", LOW), ("steady", STEADY), ("high", HIGH)):
-        rate = share * top
-        found[f"{name} {rate:.3g}/s"] = rate, list(poisson(rate, LENGTHS, seconds, seed))
-    found[f"burst to {PEAK * top:.3g}/s"] = PEAK * top, list(bursts(rates, LENGTHS, seconds, seed))
+    found = {
+        f"{name} {share * top:.3g}/s": [(share * top, seconds)]
+        for name, share in (("low", LOW), ("steady", STEADY), ("high", HIGH))
+    }
+    found[f"burst to {PEAK * top:.3g}/s"] = list(burst_phases(rates, seconds, seed))
     return found
 
 
@@ -178,9 +179,12 @@ def run_site(name, arguments):
         window_s=site.window_s,  # some requests a minute, each of a minute, tell little in one
         change_s=lambda old, new: arguments.change_s,
     )
-    static, auto, chosen = ({}, {}), ({}, {}), {}
-    for load, (rate, arrivals) in workloads(top, arguments.simulated_s, seed=1).items():
-        began_s = time.monotonic()
+    static, auto, chosen, foreseen = ({}, {}), ({}, {}), {}, {}
+    for load, spans in workloads(top, arguments.simulated_s, arguments.seed).items():
+        if not load.startswith(tuple(arguments.loads)):
+            continue
+        began_s, rate = time.monotonic(), max(rate for rate, _ in spans)
+        arrivals = list(phases(spans, LENGTHS, arguments.seed))
         for candidate in shapes:
             result = simulate(arrivals, replace(setup, start=candidate))
             for told, row in zip(static, rows(result, weight), strict=True):
@@ -188,6 +192,8 @@ def run_site(name, arguments):
         result = simulate(arrivals, setup, scaling)
         for told, row in zip(auto, rows(result, weight), strict=True):
             told[load] = row | {"choice": history(start, result)}
+        if arguments.foresight:
+            foreseen[load] = with_foresight(arrivals, spans, setup, scaling, arguments.change_s)
         demand = Demand(load_at(rate))
         order = planner.rank(site.cluster, demand)
         chosen[load] = {
@@ -201,6 +207,26 @@ def run_site(name, arguments):
     finish(static[0], auto[0], chosen, OUT / stem, f"{title}, from the shape of the low load")
     later = f"{title}, who came after {SETTLED_S:.0f} s"
     finish(static[1], auto[1], chosen, OUT / f"{stem}-settled", later)
+    for load, found in foreseen.items():
+        least = min(by_load[load]["completion_s"] for by_load in static[0].values())
+        told = ", ".join(f"{name} {seconds / least - 1:+.0%}" for name, seconds in found.items())
+        print(f"  {load}, regret of who knows the load: {told}", flush=True)
+
+
+def with_foresight(arrivals, spans, setup, scaling, change_s):
+    """Mean completion of the same autoscaler if it knew the load of now, or of a change's time."""
+    usual, found = scaling.autoscaler, {}
+    for name, ahead_s in (("of now", 0.0), ("a change ahead", change_s + scaling.tick_s)):
+        knowing = Foreseeing(usual.config, usual.planner, load_at(0.0), spans, ahead_s)
+        start = setup.start
+        if ahead_s:
+            demand = Demand(knowing.load_at(0.0))
+            start = usual.planner.rank(scaling.cluster, demand)[0].candidate
+        result = simulate(
+            arrivals, replace(setup, start=start), replace(scaling, autoscaler=knowing)
+        )
+        found[name] = result.latencies.completion_s.mean
+    return found
 
 
 def rows(result, weight):

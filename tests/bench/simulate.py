@@ -5,6 +5,12 @@
 Each size runs in a process of its own, whose peak memory is its own: gateways with experts of their
 own, one a node, at half their capacity, the autoscaler in the loop over all candidates of such a
 cluster. Then the same autoscaler decides alone, and the slowest of its decisions is told.
+
+All of it is one thread and takes a quarter of an hour, most of it the million requests. In parts:
+
+    make bench-simulator ARGS="--nodes 10 100 --requests 10000 100000"    half a minute
+    python -m tests.bench.simulate --one 1000 1000000                     one size, as JSON
+    python -m tests.bench.simulate --decide 1000                          decisions alone, as JSON
 """
 
 import argparse
@@ -130,6 +136,7 @@ def decisions(nodes):
                 load=load,
                 upper=replace(load, requests_per_s=1.1 * load.requests_per_s),
                 recent_requests_per_s=load.requests_per_s,
+                latest_requests_per_s=load.requests_per_s,
                 waiting=waiting,
                 running=nodes,
                 idle_s=0.0,

@@ -83,6 +83,7 @@ def create_observed(
     running=0,
     idle_s=0.0,
     recent=None,
+    latest=None,
     is_settled=True,
 ):
     load = create_load(requests_per_s)
@@ -91,6 +92,7 @@ def create_observed(
         load=load,
         upper=replace(load, requests_per_s=requests_per_s * 1.1 if upper is None else upper),
         recent_requests_per_s=requests_per_s if recent is None else recent,
+        latest_requests_per_s=requests_per_s if latest is None else latest,
         waiting=waiting,
         running=running,
         idle_s=idle_s,

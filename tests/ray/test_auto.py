@@ -6,42 +6,20 @@ import grpc
 import httpx
 import psutil
 import pytest
-import yaml
 
-from cluster.config import load_config
-from cluster.demo import MODEL_DIRECTORY
-from cluster.doctor.store import save
-from cluster.plan import held_formats
-from cluster.planning.shape import shape_of
-from galerne.v1 import cluster_pb2 as cluster
-from galerne.v1 import cluster_pb2_grpc, inference_pb2_grpc
-from galerne.v1 import inference_pb2 as pb
-from helpers.calibrations import stored
-from helpers.serve_process import ServeProcess, run_cli
+from helpers.auto_server import serve_auto, tokens, topology
+from helpers.serve_process import run_cli
 from helpers.waiting import wait_until
-from shards.checkpoint.open import open_checkpoint
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 IDLE_S = 12.0
-QUICK = {"tick_s": 0.5, "window_s": 6.0, "cool_down_s": 1.0, "settle_s": 1.0}
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("auto")
-    model = open_checkpoint(MODEL_DIRECTORY).config
-    experts, dense = held_formats(load_config(None, {}), model)
-    shape = shape_of(model, experts, dense)
-    # A made-up machine, on which a wire costs much: experts in the gateway are best for every load.
-    save(stored(shape=shape, experts=experts, dense=dense), directory / "calibration.json")
-    (directory / "auto.yaml").write_text(yaml.safe_dump({"autoscaler": QUICK}))
-    running = ServeProcess(
-        *("--mode", "auto", "--idle-to-zero-s", str(IDLE_S), "--max-model-len", "2048"),
-        *("--http-port", "0", "--grpc-port", "0"),
-        *("--calibration", str(directory / "calibration.json")),
-        *("--config", str(directory / "auto.yaml")),
-    )
+    # On this machine a wire costs much: experts in the gateway are best for every load.
+    running = serve_auto(tmp_path_factory.mktemp("auto"), "--idle-to-zero-s", str(IDLE_S))
     yield running
     running.stop()
 
@@ -50,18 +28,6 @@ def server(tmp_path_factory):
 def channel(server):
     with grpc.insecure_channel(server.grpc) as made:
         yield made
-
-
-def tokens(channel, num_tokens=40):
-    stub = inference_pb2_grpc.InferenceServiceStub(channel)
-    sampling = pb.SamplingParams(temperature=1.0, seed=5, max_tokens=num_tokens, ignore_eos=True)
-    asked = pb.GenerateRequest(text="The Loire ends", sampling=sampling)
-    return list(stub.GenerateOnce(asked, timeout=120).choices[0].token_ids)
-
-
-def topology(channel):
-    stub = cluster_pb2_grpc.ClusterServiceStub(channel)
-    return stub.GetTopology(cluster.GetTopologyRequest(), timeout=20)
 
 
 def family(server):

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
+from cluster.simulator.recorded import recorded_arrivals
 from galerne.v1 import inference_pb2 as pb
 from galerne.v1 import inference_pb2_grpc
 from helpers.serve_process import ServeProcess, part, run_cli
@@ -58,6 +59,8 @@ def test_every_recorded_gateway_is_the_same_again_whatever_was_killed(tmp_path):
         assert server.stop() == 0
     records = find_records(directory)
     assert [record.header.gateway for record in records] == ["gateway-0", "gateway-1", "gateway-1"]
+    # As a load for the simulator every stream came once, whichever gateways it ran on.
+    assert [a.output_tokens for a in recorded_arrivals(directory)] == [MAX_TOKENS] * 12
     done = run_cli("replay", str(directory), timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()

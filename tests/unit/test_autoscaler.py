@@ -116,8 +116,21 @@ def test_a_queue_that_grows_is_left_at_once_also_where_nothing_is_promised_22():
     seen = create_observed(20.0, waiting=50, is_settled=False)
     decision = decide(autoscaler=autoscaler, current=ONE, observed=seen)
     assert (decision.action, decision.binding) == (Action.CHANGE, Constraint.DRAIN)
-    passing = replace(seen, load=create_load(9.0))
+    passing = replace(seen, load=create_load(9.0), latest_requests_per_s=9.0)
     assert decide(autoscaler=autoscaler, current=ONE, observed=passing).action is Action.HOLD
+
+
+@pytest.mark.parametrize("ttft_p95_s", [None, 2.0])
+def test_a_queue_is_left_as_soon_as_the_load_has_risen_though_the_mean_is_late_22(ttft_p95_s):
+    autoscaler = create_autoscaler(ttft_p95_s=ttft_p95_s)
+    risen = create_observed(5.0, upper=40.0, waiting=10, latest=40.0)
+    decision = decide(autoscaler=autoscaler, current=ONE, observed=risen)
+    assert (decision.action, decision.binding) == (Action.CHANGE, Constraint.CAPACITY)
+    assert decision.target.gateways >= 4
+    assert "40 req/s come" in decision.reason
+    for calm in (replace(risen, latest_requests_per_s=5.0), replace(risen, waiting=0)):
+        held = decide(autoscaler=autoscaler, current=ONE, observed=calm)
+        assert not held.is_urgent
 
 
 def test_an_upper_estimate_that_nobody_carries_does_not_leave_what_carries_the_load():

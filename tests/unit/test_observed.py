@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.planning.observed import ObservedWindow
-from cluster.simulator.workload import Bursts, Lengths, bursts, poisson
+from cluster.simulator.workload import Bursts, Lengths, bursts, phases, poisson
 from galerne.histogram import LogHistogram
 
 LENGTHS = Lengths(prompt_mean=100, output_mean=50)
@@ -89,6 +89,16 @@ def test_a_step_of_a_high_load_is_seen_whole_after_a_few_seconds():
     for number in range(600):
         window.arrived(54 + number / 100, 10)
     assert window.observe(59.99).upper.requests_per_s == pytest.approx(100, rel=0.05)
+
+
+def test_a_rise_is_in_the_latest_rate_at_once_and_noise_is_not():
+    window = fed(phases([(5, 55), (60, 5)], LENGTHS, seed=2))
+    seen = window.observe(59.99)
+    assert seen.load.requests_per_s < 15
+    assert seen.latest_requests_per_s == pytest.approx(60, rel=0.3)
+    for seed in range(20):
+        calm = fed(poisson(5, LENGTHS, 60, seed)).observe(59.9)
+        assert calm.latest_requests_per_s <= 1.3 * calm.load.requests_per_s
 
 
 def test_a_queue_that_nobody_reports_any_more_is_forgotten():

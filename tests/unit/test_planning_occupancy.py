@@ -52,3 +52,46 @@ def test_nobody_is_found_without_load():
     found = occupancy(0.0, 10.0, 4, lambda n: n)
     assert found.found(0.95) == 0
     assert found.gap_s(0.95, 0.0, 0.0) == 1.0
+
+
+def slowly(rate, output, step_s, fraction, chunk_fraction, chunk_extra_s):
+    """(gap, found, waits), by adding up one by one."""
+    weights = [1.0]
+    for n, seconds in enumerate(step_s[:-1], 1):
+        weights.append(weights[-1] * rate * output * seconds / n)
+    last = rate * output * step_s[-1] / len(step_s)
+    weights.append(weights[-1] * last / max(1 - last, 1e-9))
+    shares = [weight / sum(weights) for weight in weights]
+    rates = [n * share / s for n, (share, s) in enumerate(zip(shares[1:], step_s, strict=True), 1)]
+    gaps = []
+    for own, seconds in zip(rates, step_s, strict=True):
+        gaps.append((seconds, own / sum(rates) * (1 - chunk_fraction)))
+        gaps.append((seconds + chunk_extra_s, own / sum(rates) * chunk_fraction))
+
+    def quantile(pairs):
+        passed = 0.0
+        for value, probability in pairs:
+            passed += probability
+            if passed >= fraction:
+                return value
+        return pairs[-1][0]
+
+    return quantile(sorted(gaps)), quantile(list(enumerate(shares))), shares[-1]
+
+
+@given(SHARES, st.integers(1, 40), st.floats(0.1, 0.99), st.floats(0, 1), st.floats(0, 5))
+def test_it_is_what_adding_up_one_by_one_gives(share, slots, fraction, chunks, extra_s):
+    def decode_s(n):
+        return 1.0 + 0.25 * n
+
+    step_s = [decode_s(n) for n in range(1, slots + 1)]
+    rate = share * slots / step_s[-1]
+    found = occupancy(rate, 1.0, slots, decode_s)
+    # At the edge between two values rounding decides.
+    gaps, counts, waits = zip(
+        *(slowly(rate, 1.0, step_s, fraction + d, chunks, extra_s) for d in (-1e-9, 1e-9)),
+        strict=True,
+    )
+    assert found.waits == pytest.approx(waits[0])
+    assert found.gap_s(fraction, chunks, extra_s) in [pytest.approx(gap_s) for gap_s in gaps]
+    assert found.found(fraction) in counts

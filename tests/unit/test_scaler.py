@@ -45,6 +45,7 @@ class World:
             load=self.load,
             upper=self.load,
             recent_requests_per_s=self.load.requests_per_s,
+            latest_requests_per_s=self.load.requests_per_s,
             waiting=self.waiting,
             running=0,
             idle_s=self.idle_s,

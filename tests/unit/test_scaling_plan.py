@@ -77,6 +77,9 @@ def test_machines_that_may_come_are_planned_with_and_need_to_be_known():
     [
         ({"autoscaler": {"tick_s": 0}}, "autoscaler.tick_s"),
         ({"autoscaler": {"patience": 3}}, "autoscaler.patience"),
+        ({"autoscaler": {"min_gain": 1}}, "autoscaler.min_gain"),
+        ({"autoscaler": {"settle_s": "long"}}, "autoscaler.settle_s"),
+        ({"autoscaler": {"idle_to_zero_s": 5}}, "autoscaler.idle_to_zero_s"),
         ({"nodes": [{"role": "gpu", "most": 1}]}, "nodes.0.role"),
         ({"ttft_p95_s": 0}, "ttft_p95_s"),
         ({"idle_to_zero_s": -1}, "idle_to_zero_s"),

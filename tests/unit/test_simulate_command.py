@@ -9,6 +9,9 @@ from cluster.cli import app, client
 from cluster.simulator.workload import Bursts
 from galerne.errors import ConfigError
 from helpers.calibrations import save_embedded
+from helpers.gateways import request
+from helpers.recorded import record, sampled
+from router.gateway.record_events import Added
 
 BUSY = ("--rate", "24", "--minutes", "2", "--nodes", "2", "--ttft-p95", "1")
 SHORT = ("--minutes", "3", "--prompt", "64", "--output", "16")
@@ -76,6 +79,14 @@ def test_recorded_arrivals_are_replayed_and_the_same_seed_gives_the_same(simulat
     assert first == again != other
 
 
+def test_what_serve_recorded_is_replayed(simulate, tmp_path):
+    added = [(float(i), Added(request(f"r{i}", range(64)))) for i in range(20)]
+    answered = [(i + 0.1, sampled(f"r{i}", 0, num=8)) for i in range(20)]
+    directory = record(tmp_path / "records", *sorted(added + answered, key=lambda timed: timed[0]))
+    told = json.loads(simulate("--workload", str(directory), "--json"))
+    assert (told["auto"]["arrivals"], told["auto"]["answered"]) == (20, 20)
+
+
 @pytest.mark.parametrize(
     ("lines", "names"),
     [
@@ -93,7 +104,7 @@ def test_a_line_that_is_no_arrival_or_fits_in_no_cache_is_named(simulate, tmp_pa
 @pytest.mark.parametrize(
     ("flags", "names"),
     [
-        (("--workload", "storm"), "workload=storm: is poisson, burst, day, or a file"),
+        (("--workload", "storm"), "workload=storm: is poisson, burst, day, a directory"),
         (("--plot", "run.jpg"), "plot=run.jpg: must end in"),
         (("--inter-token-p95", "1e-9"), "inter-token p95"),
     ],
