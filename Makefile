@@ -6,7 +6,7 @@ UV := .venv/bin/uv
 FIND_LINKS := $(shell python3 -m pip config get global.find-links 2>/dev/null || true)
 UV_INSTALL = $(UV) pip install -q -p $(PY) $(addprefix --find-links ,$(FIND_LINKS))
 
-.PHONY: install dev demo serve test check bench bench-kernels bench-claim bench-http bench-context bench-long bench-against bench-structured bench-prediction bench-auto bench-regret bench-simulator bench-speculation test-pages screenshots defects identity faults switching layer-kills sim hosts proto
+.PHONY: install dev demo serve test check bench bench-kernels bench-claim bench-http bench-context bench-long bench-against bench-structured bench-prediction bench-auto bench-regret bench-simulator bench-speculation test-pages screenshots defects identity faults switching layer-kills sim fuzz hosts proto
 
 .venv/installed: pyproject.toml deploy/build_hook.py $(wildcard shards/kernels/native/*.cpp shards/kernels/native/*.h)
 	python3 -m venv .venv
@@ -99,6 +99,11 @@ layer-kills: .venv/dev
 
 sim: .venv/dev
 	GALERNE_SIM_SCHEDULES=2000 $(PY) -m pytest --timeout 3600 tests/sim
+
+# 60 times as many cases as in the tests, other ones every time: about a quarter of an hour.
+fuzz: .venv/dev
+	GALERNE_FUZZ_FACTOR=60 $(PY) -m pytest -s --timeout 3600 tests/component/test_fuzz_http.py \
+		tests/component/test_fuzz_grpc.py tests/component/test_fuzz_frames.py
 
 hosts: .venv/dev
 	$(PY) -m pytest -m slow tests/ray/test_hosts.py

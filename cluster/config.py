@@ -176,6 +176,9 @@ class ServeConfig(BaseModel):
     internal_tls: InternalTlsSettings | None = Field(
         None, description="TLS between our processes: cert, key, ca, name; unset: plain text"
     )
+    request_timeout_s: float | None = Field(
+        None, gt=0, description="seconds a request may take that sets no timeout; unset: no limit"
+    )
     dashboard_port: int | None = Field(
         None, ge=0, le=65535, description="Ray dashboard on loopback; unset: off"
     )

@@ -89,7 +89,11 @@ class Server:
             tls=plan.spec.tls,
             checkpoint=plan.tokenizer_directory,
             reasoning_effort=config.reasoning_effort,
-            limits=ApiLimits(images=config.images.limits, image_urls=config.image_urls),
+            limits=ApiLimits(
+                images=config.images.limits,
+                image_urls=config.image_urls,
+                request_timeout_s=config.request_timeout_s,
+            ),
             api_keys_file=_absolute(config.api_keys_file),
             admin_keys_file=_absolute(config.admin_keys_file),
             audit_log=_absolute(config.audit_log),

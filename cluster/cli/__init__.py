@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from cluster.cli.adapter import list_adapters, load, unload
+from cluster.cli.batch import batch
 from cluster.cli.certs import certs
 from cluster.cli.chat import chat
 from cluster.cli.demo import demo
@@ -34,6 +35,7 @@ app = typer.Typer(
 for command in (
     serve,
     chat,
+    batch,
     status,
     inspect,
     quantize,

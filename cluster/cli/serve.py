@@ -74,6 +74,7 @@ def serve(
     internal_tls_cert: Annotated[Path | None, _inner(InternalTlsSettings, "cert")] = None,
     internal_tls_key: Annotated[Path | None, _inner(InternalTlsSettings, "key")] = None,
     internal_tls_ca: Annotated[Path | None, _inner(InternalTlsSettings, "ca")] = None,
+    request_timeout_s: Annotated[float | None, _option("request_timeout_s")] = None,
     dashboard_port: Annotated[int | None, _option("dashboard_port")] = None,
     insecure_network: Annotated[
         bool | None, _option("insecure_network", "--insecure-network")

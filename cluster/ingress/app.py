@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from cluster.ingress import loopback
@@ -116,6 +116,7 @@ def start_ingress(
         return _join_serve(settings, run)
     ports = choose_ports(host, http_port, grpc_port)
     proxy = _choose_proxy(settings, host, ports, run)
+    settings = replace(settings, has_direct_ingress=proxy.mode == HAPROXY)
     os.environ.update(proxy.environment)
     if not loopback.is_possible():
         _accept_open_ports(settings)
@@ -235,6 +236,7 @@ def _join_serve(settings: IngressSettings, run: RunDirectory) -> Ingress:
     os.environ["RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP"] = "1"  # else our handle needs a loop
     running = describe_running_serve()
     check_usable(running, settings.app_name)
+    settings = replace(settings, has_direct_ingress=running.is_haproxy)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         handle = _run_app(settings, {})

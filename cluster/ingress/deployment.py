@@ -8,7 +8,9 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any, TypeVar
 
+import grpc
 from fastapi import FastAPI
+from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 
@@ -22,6 +24,7 @@ from router.api.audit import AuditLog
 from router.api.cluster_servicer import ClusterServicer
 from router.api.frontend import Frontend
 from router.api.grpc_servicer import InferenceServicer, authorization_of
+from router.api.grpc_status import REQUEST_ID_KEY, request_id_of
 from router.api.health import HealthServicer
 from router.api.http_app import build_http_app
 from router.api.key_files import KeyFiles
@@ -40,9 +43,14 @@ def _unary(
 ) -> Callable[[Any, Message, RayContext], Coroutine[Any, Any, Message]]:
     async def call(self: GalerneIngress, request: Message, grpc_context: RayContext) -> Message:
         context = ServeContext(grpc_context)
-        async with refusing(context, partial(self._frontend.access.enter_rpc, name)):
-            answer: Message = await getattr(getattr(self, servicer), name)(request, context)
-            return answer
+        try:
+            async with refusing(context, partial(self._frontend.access.enter_rpc, name)):
+                answer: Message = await getattr(getattr(self, servicer), name)(request, context)
+                return answer
+        except grpc.aio.AbortError:
+            if not self._ends_by_return:
+                raise
+        return Empty()  # is not sent
 
     return call
 
@@ -100,6 +108,9 @@ class GalerneIngress:
         self._directory = directory
         self._cluster = ClusterServicer(directory, self._frontend)
         self._health = HealthServicer(self._frontend.unready_reason)
+        # With direct ingress Serve sends trailers only of a call that returns; without it, it loses
+        # the status of a stream that does.
+        self._ends_by_return = settings.has_direct_ingress
         self._watchers: set[ServeContext] = set()
         import ray  # late: it reads its environment when imported
 
@@ -112,7 +123,7 @@ class GalerneIngress:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The HTTP API; Serve asks for it once."""
-        return build_http_app(self._frontend, self._directory)
+        return build_http_app(self._frontend, self._directory, gives_request_ids=False)
 
     async def check_health(self) -> None:
         """Serve restarts a replica that does not answer here.
@@ -209,6 +220,13 @@ class GalerneIngress:
         self, rpc: str, events: AsyncGenerator[Event, None], grpc_context: RayContext
     ) -> AsyncGenerator[Event, None]:
         context, enter = ServeContext(grpc_context), partial(self._frontend.access.enter_rpc, rpc)
-        async with refusing(context, enter), aclosing(events):
-            async for event in events:
-                yield event
+        context.set_trailing_metadata(
+            [(REQUEST_ID_KEY, request_id_of(context.invocation_metadata()))]
+        )
+        try:
+            async with refusing(context, enter), aclosing(events):
+                async for event in events:
+                    yield event
+        except grpc.aio.AbortError:
+            if not self._ends_by_return:
+                raise

@@ -62,7 +62,7 @@ class ServeContext:
         """End the call with a status.
 
         By an exception, since Serve's own proxy loses the status of a stream that just ends. Serve
-        then drops the trailing metadata, so what they say must be in ``details`` too.
+        then drops the trailing metadata, unless the exception is caught before it gets there.
 
         Raises:
             AbortError: Always.
@@ -71,6 +71,10 @@ class ServeContext:
         self._context.set_details(details)
         self._context.set_trailing_metadata(list(trailing_metadata))
         raise grpc.aio.AbortError(details)
+
+    def set_trailing_metadata(self, trailing_metadata: Metadata) -> None:
+        """What the client gets at the end, unless the call is aborted."""
+        self._context.set_trailing_metadata(list(trailing_metadata))
 
     async def write(self, message: Message) -> None:
         """Send a message of a stream."""

@@ -25,4 +25,5 @@ class IngressSettings:
     reasoning_effort: str | None = None  # see ``Frontend``
     limits: ApiLimits = field(default_factory=ApiLimits)
     start_timeout_s: float = 60.0  # until a gateway answers
+    has_direct_ingress: bool = False  # HAProxy calls the replica itself; found out at the start
     allow_insecure_network: bool = False  # internal plaintext ports may be reachable from outside

@@ -17,6 +17,8 @@ from router.engine.validate import check_prompt, check_sampling
 
 MAX_REQUEST_ID_CHARS = 128
 MAX_CACHE_SALT_CHARS = 256
+MAX_PRIORITY = 2**31 - 1
+MAX_TIMEOUT_S = 7 * 24 * 3600.0
 _SEED_BITS = 63
 
 
@@ -103,6 +105,9 @@ def admit(
         prompt_len=prompt_len,
     )
     _check_text("cache_salt", call.cache_salt, 0, MAX_CACHE_SALT_CHARS)
+    if not -MAX_PRIORITY <= call.priority <= MAX_PRIORITY:
+        problem = f"must be in [{-MAX_PRIORITY}, {MAX_PRIORITY}], got {call.priority}"
+        raise InvalidRequestError("priority", problem)
     return GenerationRequest(
         request_id=_request_id(call.request_id),
         prompt_token_ids=prompt.token_ids,
@@ -111,7 +116,22 @@ def admit(
         cache_salt=call.cache_salt,
         rules=rules,
         adapter=adapter,
+        priority=call.priority,
     )
+
+
+def timeout_of(call: GenerateInput | ChatCompletionInput, default_s: float | None) -> float | None:
+    """Seconds that a request may take; None: no limit.
+
+    Raises:
+        InvalidRequestError: It asks for none, or for too many.
+    """
+    if call.timeout_s is None:
+        return default_s
+    if not 0 < call.timeout_s <= MAX_TIMEOUT_S:
+        problem = f"must be above 0 and at most {MAX_TIMEOUT_S:g} seconds, got {call.timeout_s}"
+        raise InvalidRequestError("timeout", problem)
+    return call.timeout_s
 
 
 def _request_id(given: str | None) -> str:

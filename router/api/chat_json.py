@@ -144,7 +144,9 @@ def _delta(piece: ChatPiece) -> dict[str, Any]:
             call = {"index": index, "id": call_id, "type": "function", "function": function}
             return {"tool_calls": [call]}
         case ToolArgumentsDelta(index, text):
-            return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
+            # An empty name: mistralai wants one in every piece, all clients join the pieces.
+            function = {"name": "", "arguments": text}
+            return {"tool_calls": [{"index": index, "function": function}]}
 
 
 def _reasoning(text: str) -> dict[str, str]:

@@ -18,6 +18,7 @@ HTTP_STATUS_BY_STATUS: Mapping[str, int] = {
     "CANCELLED": 499,
     "INTERNAL": 500,
     "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
 }
 
 
@@ -54,6 +55,20 @@ class ForbiddenError(GalerneError):
 
     def __str__(self) -> str:
         return f"API key: {self.problem}"
+
+
+class RequestTimeoutError(GalerneError):
+    """A request was not done in the time that it, or the server, allows."""
+
+    status = "DEADLINE_EXCEEDED"
+    is_retryable = True
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(timeout_s)
+        self.timeout_s = timeout_s
+
+    def __str__(self) -> str:
+        return f"not done within its timeout of {self.timeout_s:g} s"
 
 
 class StreamNotFoundError(GalerneError):

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from galerne.errors import InvalidRequestError, NotServingError, OverloadedError
 from router.api.access import Access, current_client
-from router.api.admission import admit, find_adapter
+from router.api.admission import admit, find_adapter, timeout_of
 from router.api.answer import AnswerFacts
 from router.api.audit import AuditLog
 from router.api.choices import Choice
@@ -20,7 +20,7 @@ from router.api.keys import ApiKeys
 from router.api.metrics import FrontendMetrics, RequestMeter
 from router.api.prompts import PromptEncoder
 from router.api.rules import RuleMaker
-from router.api.run import run_request
+from router.api.run import Deadline, run_request
 from router.api.streams import ResumableStream, Streams
 from router.chat.tokenizer import Tokenizer
 from router.engine.gateway_port import GatewayPort, ModelFacts
@@ -88,11 +88,13 @@ class Frontend:
         """
         with self._opened("generate") as meter:
             adapter = find_adapter(call.model, self.model, self.gateway.adapters)
+            deadline = self._deadline_of(call)
             prompt = await self.prompts.encode_prompt(call)
             rules = await self._rules.of_generate(call)
             request = admit(call, prompt, self.model, rules, adapter)
             facts = AnswerFacts(api="generate")
-            async with aclosing(self._answer(call, request, facts, meter)) as events:
+            answer = self._answer(call, request, facts, meter, deadline)
+            async with aclosing(answer) as events:
                 async for event in events:
                     yield event
 
@@ -104,6 +106,7 @@ class Frontend:
         """
         with self._opened("chat") as meter:
             adapter = find_adapter(call.model, self.model, self.gateway.adapters)
+            deadline = self._deadline_of(call)
             prompt = await self.prompts.encode_chat(call.chat)
             rules = await self._rules.of_chat(call, prompt)
             request = admit(call, prompt, self.model, rules, adapter)
@@ -112,7 +115,8 @@ class Frontend:
                 has_tools=bool(call.chat.tools),
                 starts_in_reasoning=prompt.starts_in_reasoning,
             )
-            async with aclosing(self._answer(call, request, facts, meter)) as events:
+            answer = self._answer(call, request, facts, meter, deadline)
+            async with aclosing(answer) as events:
                 async for event in events:
                     yield event
 
@@ -182,19 +186,37 @@ class Frontend:
         request: GenerationRequest,
         facts: AnswerFacts,
         meter: RequestMeter,
+        deadline: Deadline | None,
     ) -> AsyncGenerator[Event, None]:
         if call.resumable is None:
-            return self._run(request, facts.new_choices(request.sampling, self.tokenizer), meter)
+            choices = facts.new_choices(request.sampling, self.tokenizer)
+            return self._run(request, choices, meter, deadline)
         facts = replace(facts, call_id_key=secrets.token_hex(16), page=call.resumable.page)
         hold = Hold(self.limits.resume_grace_s, call.resumable.owner, facts.encode())
         request = replace(request, hold=hold)
-        return self._run_resumable(request, hold, facts, meter, call.request_id)
+        return self._run_resumable(request, hold, facts, meter, call.request_id, deadline)
+
+    def _deadline_of(self, call: GenerateInput | ChatCompletionInput) -> Deadline | None:
+        """When it must be done, if it comes now.
+
+        Raises:
+            InvalidRequestError: Its timeout is none.
+        """
+        timeout_s = timeout_of(call, self.limits.request_timeout_s)
+        if timeout_s is None:
+            return None
+        return Deadline(timeout_s, asyncio.get_running_loop().time() + timeout_s)
 
     async def _run(
-        self, request: GenerationRequest, choices: Sequence[Choice], meter: RequestMeter
+        self,
+        request: GenerationRequest,
+        choices: Sequence[Choice],
+        meter: RequestMeter,
+        deadline: Deadline | None,
     ) -> AsyncGenerator[Event, None]:
         with self._reserved(request.request_id):
-            async with aclosing(run_request(self.gateway, request, choices)) as events:
+            run = run_request(self.gateway, request, choices, deadline=deadline)
+            async with aclosing(run) as events:
                 async for event in events:
                     meter.see(event)
                     yield event
@@ -206,9 +228,10 @@ class Frontend:
         facts: AnswerFacts,
         meter: RequestMeter,
         given_id: str | None,
+        deadline: Deadline | None,
     ) -> AsyncGenerator[Event, None]:
         with self._reserved(request.request_id):
-            stream = self.streams.begin(request, hold, facts, meter)
+            stream = self.streams.begin(request, hold, facts, meter, deadline=deadline)
         is_known = given_id is not None
         try:
             async with aclosing(stream.log.read()) as events:

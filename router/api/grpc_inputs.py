@@ -122,6 +122,8 @@ def generate_input(message: pb.GenerateRequest, owner: bytes = b"") -> GenerateI
         model=message.model,
         cache_salt=message.cache_salt,
         resumable=Resumable(owner) if message.resumable else None,
+        priority=message.priority,
+        timeout_s=message.timeout_s if message.HasField("timeout_s") else None,
     )
 
 
@@ -154,6 +156,8 @@ def chat_input(message: pb.ChatRequest, owner: bytes = b"") -> ChatCompletionInp
         model=message.model,
         cache_salt=message.cache_salt,
         resumable=Resumable(owner) if message.resumable else None,
+        priority=message.priority,
+        timeout_s=message.timeout_s if message.HasField("timeout_s") else None,
     )
 
 

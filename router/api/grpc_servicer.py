@@ -14,11 +14,12 @@ from galerne.errors import GalerneError, InvalidRequestError
 from galerne.v1 import inference_pb2 as pb
 from galerne.v1 import inference_pb2_grpc as pb_grpc
 from router.api.collect import collect
-from router.api.errors import EndedWithError, retry_after_s
+from router.api.errors import EndedWithError
 from router.api.events import Event
 from router.api.frontend import Frontend
 from router.api.grpc_inputs import chat_input, generate_input, resume_points
 from router.api.grpc_outputs import EventWriter, load_message, model_info, server_info
+from router.api.grpc_status import REQUEST_ID_KEY, ending_of, request_id_of
 from router.api.resume import ResumeFilter, offsets_text
 
 logger = logging.getLogger(__name__)
@@ -156,6 +157,10 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
         add_bos = request.add_bos if request.HasField("add_bos") else True
         async with Aborting(context):
             prompts = self._frontend.prompts
+            if request.HasField("chat"):
+                with _named_as_here():
+                    encoded = await prompts.encode_chat(chat_input(request.chat).chat)
+                return pb.TokenizeResult(token_ids=encoded.token_ids)
             ids = await prompts.encode_text(request.text, add_bos=add_bos, field="text")
             return pb.TokenizeResult(token_ids=ids)
 
@@ -164,12 +169,9 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
     ) -> pb.DetokenizeResult:
         """Text of ids."""
         async with Aborting(context):
-            ids, limit = request.token_ids, self._frontend.model.vocab_size
-            wrong = next((i for i, token in enumerate(ids) if not 0 <= token < limit), None)
-            if wrong is not None:
-                problem = f"must be in [0, {limit - 1}], got {ids[wrong]}"
-                raise InvalidRequestError(f"token_ids[{wrong}]", problem)
-            text = self._frontend.tokenizer.decode(ids, keep_special=request.keep_special)
+            text = await self._frontend.prompts.text_of(
+                request.token_ids, keep_special=request.keep_special, field="token_ids"
+            )
             return pb.DetokenizeResult(text=text)
 
     async def Abort(  # noqa: N802
@@ -186,9 +188,10 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
         self, request: pb.GetModelInfoRequest, context: Context
     ) -> pb.ModelInfo:
         """What is served."""
-        frontend = self._frontend
-        adapters = frontend.gateway.adapters
-        return model_info(frontend.model, frontend.reasoning_efforts, adapters)
+        async with Aborting(context):
+            frontend = self._frontend
+            adapters = frontend.gateway.adapters
+            return model_info(frontend.model, frontend.reasoning_efforts, adapters)
 
     async def GetServerInfo(  # noqa: N802
         self, request: pb.GetServerInfoRequest, context: Context
@@ -222,7 +225,8 @@ class Aborting:
         self._context = context
 
     async def __aenter__(self) -> None:
-        return None
+        request_id = request_id_of(self._context.invocation_metadata())
+        self._context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
 
     async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, GalerneError):
@@ -233,10 +237,9 @@ class Aborting:
 
 
 async def abort_with(context: Context, error: GalerneError) -> NoReturn:
-    """End an RPC with an error's status; ``retry-after`` in seconds where the error says so."""
-    seconds = retry_after_s(error)
-    metadata = (("retry-after", str(seconds)),) if seconds is not None else ()
-    await context.abort(grpc.StatusCode[error.status], str(error), metadata)
+    """End an RPC with an error's status, see ``ending_of``."""
+    code, text, trailers = ending_of(error, context.invocation_metadata())
+    await context.abort(code, text, trailers)
     raise AssertionError("abort raises")
 
 

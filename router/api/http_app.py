@@ -20,7 +20,10 @@ from router.api.http_cluster import add_cluster_routes, peer_of
 from router.api.http_errors import add_error_handlers
 from router.api.http_generate import GenerationRoutes
 from router.api.http_pages import add_chat_page
+from router.api.http_responses import ResponsesRoute
+from router.api.http_tokens import TokenRoutes
 from router.api.metrics_page import metrics_page
+from router.api.request_ids import RequestIds
 
 
 def unix_time_s() -> float:
@@ -32,19 +35,32 @@ def build_http_app(
     frontend: Frontend,
     cluster: ClusterPort | None = None,
     wall_clock_s: Callable[[], float] = unix_time_s,
+    *,
+    gives_request_ids: bool = True,
 ) -> FastAPI:
     """Make the app; it has no state but ``frontend``'s.
 
-    ``cluster`` is shown on a page, if there is one; ``wall_clock_s`` gives the ``created`` of
-    answers.
+    Args:
+        frontend: Answers the requests.
+        cluster: Is shown on a page, if there is one.
+        wall_clock_s: Gives the ``created`` of answers.
+        gives_request_ids: Whether ``X-Request-Id`` goes back from here; False where the server
+            around the app does that.
     """
     app = FastAPI(title="Galerne", docs_url=None, redoc_url=None, openapi_url=None)
+    if gives_request_ids:
+        app.add_middleware(RequestIds)
     api = InfoRoutes(frontend, wall_clock_s)
+    tokens = TokenRoutes(frontend)
+    responses = ResponsesRoute(frontend, wall_clock_s)
     generation = GenerationRoutes(frontend, wall_clock_s)
     needs_key = [Depends(api.check_key)]
     for path, endpoint, method in (
         ("/v1/chat/completions", generation.chat_completions, "POST"),
         ("/v1/completions", generation.completions, "POST"),
+        ("/v1/responses", responses.create, "POST"),
+        ("/tokenize", tokens.tokenize, "POST"),
+        ("/detokenize", tokens.detokenize, "POST"),
         ("/v1/streams/{request_id:path}", generation.resumable.resume, "GET"),
         ("/v1/models", api.models, "GET"),
         ("/v1/models/{name:path}", api.model, "GET"),

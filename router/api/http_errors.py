@@ -43,6 +43,8 @@ def error_body(error: GalerneError) -> dict[str, Any]:
             code = "model_not_found"
         case UnauthenticatedError():
             code = "invalid_api_key"
+        case _ if error.status == "DEADLINE_EXCEEDED":
+            code = "timeout"
     return plain_error(http_status(error), str(error), param=param, code=code)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +11,9 @@ from fastapi.responses import JSONResponse, Response
 
 from router.api.chat_json import ChatChunks, chat_completion
 from router.api.completion_json import CompletionChunks, completion
-from router.api.errors import BodyTooLargeError, BodyTooSlowError
 from router.api.events import Accepted
 from router.api.frontend import Frontend
+from router.api.http_body import read_body, timed
 from router.api.http_resume import ResumableRoutes, wants_resumable
 from router.api.http_streams import (
     chat_stream,
@@ -41,7 +40,7 @@ class GenerationRoutes:
         body = parse_body(ChatCompletionBody, await self.read_body(request))
         if wants_resumable(request, is_stream=bool(body.stream)):
             return await self.resumable.chat(request, body)
-        events = self._frontend.chat(body.to_input())
+        events = self._frontend.chat(timed(request, body.to_input()))
         num_choices = body.n or 1
         has_logprobs = bool(body.logprobs)
         if not body.stream:
@@ -67,7 +66,7 @@ class GenerationRoutes:
         if wants_resumable(request, is_stream=bool(body.stream)):
             return await self.resumable.completion(request, body)
         calls = body.to_inputs(self._frontend.limits.max_prompts)
-        merged = merge([self._frontend.generate(call) for call in calls])
+        merged = merge([self._frontend.generate(timed(request, call)) for call in calls])
         head = self._head(f"cmpl-{secrets.token_hex(16)}", model=body.model)
         if body.stream:
             chunks = CompletionChunks(head, body, self._frontend.tokenizer)
@@ -78,31 +77,8 @@ class GenerationRoutes:
         return JSONResponse(completion(head, answers, body, self._frontend.tokenizer))
 
     async def read_body(self, request: Request) -> bytes:
-        """The body.
-
-        Raises:
-            BodyTooLargeError: It is, or says that it is.
-            BodyTooSlowError: It takes longer than it may.
-        """
-        timeout_s = self._frontend.limits.body_timeout_s
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self._read_all(request)
-        except TimeoutError:
-            raise BodyTooSlowError(timeout_s) from None
-
-    async def _read_all(self, request: Request) -> bytes:
-        limit = self._frontend.limits.max_body_bytes
-        length = request.headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > limit:
-            raise BodyTooLargeError(limit)
-        chunks, num_bytes = [], 0
-        async for chunk in request.stream():
-            num_bytes += len(chunk)
-            if num_bytes > limit:
-                raise BodyTooLargeError(limit)
-            chunks.append(chunk)
-        return b"".join(chunks)
+        """See ``http_body``."""
+        return await read_body(request, self._frontend.limits)
 
     def _head(
         self, answer_id: str, created: int | None = None, model: str | None = None

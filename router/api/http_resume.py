@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -12,7 +12,8 @@ from fastapi.responses import Response
 from galerne.errors import InvalidRequestError
 from router.api.events import Accepted, Event
 from router.api.frontend import Frontend
-from router.api.inputs import ChatCompletionInput, GenerateInput, Resumable
+from router.api.http_body import CallT, timed
+from router.api.inputs import Resumable
 from router.api.pages import (
     ChatPage,
     CompletionPage,
@@ -25,8 +26,6 @@ from router.api.resume import ResumeFilter, ResumePoint, offsets_text, parse_eve
 from router.api.schemas import ChatCompletionBody, CompletionBody
 from router.api.sse import EventStreamResponse, while_connected
 from router.api.streams import ResumableStream
-
-CallT = TypeVar("CallT", GenerateInput, ChatCompletionInput)
 
 HEADER = "X-Galerne-Resumable"
 REQUEST_ID_HEADER = "X-Galerne-Request-Id"
@@ -142,7 +141,7 @@ class ResumableRoutes:
         return {"created": created, "body": body}
 
     def _resumable(self, request: Request, call: CallT, page: Mapping[str, Any]) -> CallT:
-        return replace(call, resumable=Resumable(self._owner(request), page))
+        return replace(timed(request, call), resumable=Resumable(self._owner(request), page))
 
     def _owner(self, request: Request) -> bytes:
         return self._frontend.keys.owner(request.headers.get("authorization"))

@@ -70,6 +70,8 @@ class GenerateInput:
     model: str = ""  # empty: the served one
     cache_salt: str = ""
     resumable: Resumable | None = None  # None: it ends with its client
+    priority: int = 0  # among what waits, lower goes first (vLLM's meaning)
+    timeout_s: float | None = None  # from its arrival to its end; None: the server's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +88,8 @@ class ChatCompletionInput:
     model: str = ""
     cache_salt: str = ""
     resumable: Resumable | None = None
+    priority: int = 0
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +106,7 @@ class ApiLimits:
     max_parked_tokens: int = (
         1 << 18
     )  # of their prompts and answers; a log probability counts as one
+    request_timeout_s: float | None = None  # of a request that sets none; None: no limit
     images: ImageLimits = field(default_factory=ImageLimits)
     image_urls: ImageUrlPolicy = field(default_factory=ImageUrlPolicy)
 
@@ -113,3 +118,7 @@ class ApiLimits:
             if not 0 < getattr(self, key) < math.inf:
                 problem = "must be a number of seconds above 0"
                 raise ConfigError(f"limits.{key}", getattr(self, key), problem)
+        timeout_s = self.request_timeout_s
+        if timeout_s is not None and not 0 < timeout_s < math.inf:
+            problem = "must be a number of seconds above 0"
+            raise ConfigError("limits.request_timeout_s", timeout_s, problem)

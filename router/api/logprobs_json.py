@@ -33,7 +33,7 @@ def prompt_logprobs(
         return {
             str(token.token_id): {
                 "logprob": _finite(token.logprob),
-                "decoded_token": _token_text(tokenizer, token.token_id),
+                "decoded_token": token_text(tokenizer, token.token_id),
             }
             for token in (position.chosen, *position.top)
         }
@@ -60,7 +60,7 @@ class CompletionLogprobs:
             offsets.append(self._offset)
             self._offset += len(self._detokenizer.push((token_id,)))
         return {
-            "tokens": [_token_text(self._tokenizer, token_id) for token_id in token_ids],
+            "tokens": [token_text(self._tokenizer, token_id) for token_id in token_ids],
             "token_logprobs": [None if p is None else _finite(p.chosen.logprob) for p in positions],
             "top_logprobs": [self._top(p) for p in positions] if self._has_top else None,
             "text_offset": offsets,
@@ -70,10 +70,10 @@ class CompletionLogprobs:
         if position is None:
             return None
         tokens = (*position.top, position.chosen)
-        return {_token_text(self._tokenizer, t.token_id): _finite(t.logprob) for t in tokens}
+        return {token_text(self._tokenizer, t.token_id): _finite(t.logprob) for t in tokens}
 
 
-def _token_text(tokenizer: Tokenizer, token_id: int) -> str:
+def token_text(tokenizer: Tokenizer, token_id: int) -> str:
     """Text of a token; part of a character as OpenAI writes it, so that no two are the same."""
     data = tokenizer.token_bytes(token_id, keep_special=True)
     try:

@@ -22,7 +22,8 @@ _NOTES = frozenset(
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "service_tier": ("auto", "default"),
     "verbosity": ("medium",),
-    "priority": (0,),
+    "safe_prompt": (False,),  # Mistral's, like the next
+    "prompt_mode": (),
     "modalities": (["text"],),
     "function_call": ("auto", "none"),
     "functions": ([],),

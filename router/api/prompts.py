@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -50,6 +50,7 @@ class PromptEncoder:
                 max_image_size=model.max_image_size,
             )
         self._tokenizer = tokenizer
+        self._vocab_size = model.vocab_size
         self._format = ChatFormat(
             tokenizer, geometry, limits.images, model.max_model_len, reasoning_effort
         )
@@ -114,6 +115,24 @@ class PromptEncoder:
     async def _decode(self, encode: Callable[[], _T]) -> _T:
         """What holds images has threads of its own: it takes long, and much memory at one time."""
         return await asyncio.get_running_loop().run_in_executor(self._decoders, encode)
+
+    async def text_of(self, token_ids: Sequence[int], *, keep_special: bool, field: str) -> str:
+        """Text of ids.
+
+        Raises:
+            InvalidRequestError: There are too many, or one is none of the model's; names ``field``.
+        """
+        if len(token_ids) > self._max_chars:
+            problem = f"{len(token_ids)} are above the limit of {self._max_chars}"
+            raise InvalidRequestError(field, problem)
+        limit = self._vocab_size
+        wrong = next((i for i, token in enumerate(token_ids) if not 0 <= token < limit), None)
+        if wrong is not None:
+            problem = f"must be in [0, {limit - 1}], got {token_ids[wrong]}"
+            raise InvalidRequestError(f"{field}[{wrong}]", problem)
+        if len(token_ids) < _NUM_CHARS_WORTH_A_THREAD:
+            return self._tokenizer.decode(token_ids, keep_special=keep_special)
+        return await asyncio.to_thread(self._tokenizer.decode, token_ids, keep_special=keep_special)
 
     def _lays_out_images(self, token_ids: tuple[int, ...]) -> bool:
         images = self._format.images

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 from galerne.errors import GalerneError, NotServingError, RequestAbortedError
 from router.api.choices import Choice
+from router.api.errors import RequestTimeoutError
 from router.api.events import Accepted, EndReason, Event, PromptLogprobs, Usage
 from router.engine.gateway_port import GatewayPort
 from router.engine.request import GenerationRequest, TokenDelta
@@ -16,15 +19,24 @@ from router.engine.stream_log import TakenOverError
 logger = logging.getLogger(__name__)
 
 
+class Deadline(NamedTuple):
+    """When a request must be done."""
+
+    timeout_s: float
+    at_s: float  # of the event loop's clock
+
+
 async def run_request(
     gateway: GatewayPort,
     request: GenerationRequest,
     choices: Sequence[Choice],
     deltas: AsyncGenerator[TokenDelta, None] | None = None,
+    deadline: Deadline | None = None,
 ) -> AsyncGenerator[Event, None]:
     """Events of an admitted request; ``choices`` are its n answers, by index.
 
-    ``deltas``: of the gateway that runs it already; unset: it is submitted.
+    ``deltas``: of the gateway that runs it already; unset: it is submitted. At the ``deadline`` it
+    ends with ``RequestTimeoutError``, in the way of every other error.
 
     ``Accepted`` comes with the first delta, since only then it is certain that the gateway took
     the request. When every choice has ended, or the generator is closed, the gateway's stream is
@@ -37,7 +49,7 @@ async def run_request(
     tally = _Tally(request, choices)
     failure: BaseException | None = None
     async with _closing(gateway, request, deltas or gateway.submit(request)) as stream:
-        delta = await anext(stream, None)
+        delta = await _next(gateway, request, stream, deadline)
         if delta is None:
             raise NotServingError("the gateway ended the stream before its first token")
         yield Accepted(
@@ -56,7 +68,7 @@ async def run_request(
                 # A stop string ended it; the others go on. What still comes of it is dropped.
                 await gateway.abort(request.request_id, delta.choice)
             try:
-                delta = await anext(stream, None)
+                delta = await _next(gateway, request, stream, deadline)
             except TakenOverError:
                 raise
             except Exception as error:  # noqa: BLE001 - a border: the client gets one end per choice
@@ -64,6 +76,31 @@ async def run_request(
     for event in tally.end(failure):
         yield event
     yield tally.usage()
+
+
+async def _next(
+    gateway: GatewayPort,
+    request: GenerationRequest,
+    stream: AsyncIterator[TokenDelta],
+    deadline: Deadline | None,
+) -> TokenDelta | None:
+    """The next delta, None at the end.
+
+    Raises:
+        RequestTimeoutError: It did not come before the deadline.
+    """
+    if deadline is None:
+        return await anext(stream, None)
+    limit = asyncio.timeout_at(deadline.at_s)
+    try:
+        async with limit:
+            return await anext(stream, None)
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        if request.hold is not None:
+            await gateway.abort(request.request_id)  # closing would only park it
+        raise RequestTimeoutError(deadline.timeout_s) from error
 
 
 @asynccontextmanager
@@ -133,7 +170,7 @@ class _Tally:
                 error, status = str(failure), failure.status
             case None:
                 error, status = "the gateway ended the stream early", "UNAVAILABLE"
-        if reason is EndReason.ERROR:
+        if reason is EndReason.ERROR and not isinstance(failure, RequestTimeoutError):
             request_id = self._request.request_id
             logger.error("request_failed request=%s", request_id, exc_info=failure)
         return [e for choice in self._choices for e in choice.end(reason, error, status)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -73,6 +73,7 @@ class _Body(PlainBody):
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
     seed: int | None = None
+    random_seed: int | None = None  # Mistral's name of it
     logit_bias: dict[str, float] | None = None
     min_tokens: int | None = None
     max_tokens: int | None = None
@@ -90,6 +91,8 @@ class _Body(PlainBody):
     guided_regex: str | None = None
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
+    priority: int | None = None
+    timeout: float | None = None
 
     @property
     def includes_usage(self) -> bool:
@@ -124,6 +127,8 @@ class _Body(PlainBody):
         """
         values = {name: getattr(self, name) for name in _SAME_NAME}
         fields = cast(SamplingFields, {k: v for k, v in values.items() if v is not None})
+        if self.random_seed is not None:
+            fields.setdefault("seed", self.random_seed)
         if self.logit_bias:
             fields["logit_bias"] = {_token_id(k): bias for k, bias in self.logit_bias.items()}
         if self.stop:
@@ -183,6 +188,8 @@ class ChatCompletionBody(_Body):
             thinking_token_budget=self.thinking_token_budget,
             model=self.model or "",
             cache_salt=self.cache_salt or "",
+            priority=self.priority or 0,
+            timeout_s=self.timeout,
         )
 
 
@@ -246,6 +253,8 @@ class CompletionBody(_Body):
                 thinking_token_budget=self.thinking_token_budget,
                 model=self.model or "",
                 cache_salt=self.cache_salt or "",
+                priority=self.priority or 0,
+                timeout_s=self.timeout,
             )
             for prompt in prompts
         ]
@@ -260,8 +269,21 @@ def parse_body(schema: type[BodyT], data: bytes) -> BodyT:
     Raises:
         InvalidRequestError: Names the first field that is wrong, or ``body``.
     """
+    return _checked(lambda: schema.model_validate_json(data, strict=True))
+
+
+def parse_object(schema: type[BodyT], fields: Mapping[str, Any]) -> BodyT:
+    """The same of a body that was read already.
+
+    Raises:
+        InvalidRequestError: Names the first field that is wrong.
+    """
+    return _checked(lambda: schema.model_validate(fields, strict=True))
+
+
+def _checked(read: Callable[[], BodyT]) -> BodyT:
     try:
-        body = schema.model_validate_json(data, strict=True)
+        body = read()
     except ValidationError as error:
         raise _refusal(error) from error
     body.check()

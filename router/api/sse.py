@@ -18,10 +18,11 @@ DONE = b"data: [DONE]\n\n"
 STALL_TIMEOUT_S = 60.0  # a client that takes nothing for so long is given up
 
 
-def encode_event(body: Mapping[str, Any], event_id: str = "") -> bytes:
-    """One ``data:`` event of JSON in UTF-8, with an ``id:`` if there is one."""
+def encode_event(body: Mapping[str, Any], event_id: str = "", kind: str = "") -> bytes:
+    """One ``data:`` event of JSON in UTF-8, with an ``id:`` and ``event:`` if there is one."""
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     first = f"id: {event_id}\n" if event_id else ""
+    first += f"event: {kind}\n" if kind else ""
     return f"{first}data: {text}\n\n".encode("utf-8", errors="replace")
 
 

@@ -15,7 +15,7 @@ from router.api.errors import StreamLostError, StreamNotFoundError
 from router.api.events import Event, PromptLogprobs, TokensDelta
 from router.api.inputs import ApiLimits
 from router.api.metrics import FrontendMetrics, RequestMeter
-from router.api.run import run_request
+from router.api.run import Deadline, run_request
 from router.api.split import one_by_one
 from router.chat.tokenizer import Tokenizer
 from router.engine.gateway_port import GatewayPort
@@ -98,8 +98,11 @@ class Streams:
         facts: AnswerFacts,
         meter: RequestMeter,
         deltas: AsyncGenerator[TokenDelta, None] | None = None,
+        deadline: Deadline | None = None,
     ) -> ResumableStream:
         """Run a request with a hold, or follow ``deltas`` of one that runs; ``meter`` is taken.
+
+        Only the frontend that took it knows of a ``deadline``: with it, that is forgotten.
 
         Raises:
             InvalidRequestError: The id is in use.
@@ -113,7 +116,7 @@ class Streams:
         self._streams[request.request_id] = stream
         choices = facts.new_choices(request.sampling, self._tokenizer)
         source = one_by_one(deltas if deltas is not None else self._gateway.submit(request))
-        events = run_request(self._gateway, request, choices, source)
+        events = run_request(self._gateway, request, choices, source, deadline)
         meter.is_detached = True
         stream.task = asyncio.create_task(self._gather(stream, events, meter))
         return stream

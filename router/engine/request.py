@@ -95,6 +95,7 @@ class GenerationRequest:
     resumed: tuple[ResumedChoice, ...] = ()  # of every choice, if another gateway ran it before
     hold: Hold | None = None  # None: it ends with its call
     rules: AnswerRules | None = None  # who submits it brings guides that follow them
+    priority: int = 0  # among what waits, lower goes first
 
     @property
     def open_choices(self) -> list[int]:

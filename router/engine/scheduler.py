@@ -1,8 +1,9 @@
 """Which tokens the next step computes, and in which blocks. No torch, no clock, no randomness.
 
 A step mixes decode tokens and chunks of prefill: a sequence simply has known tokens that are not
-computed yet. Running sequences come first, in order of arrival, then waiting ones, first come first
-served. When blocks run out, the latest arrival gives its blocks back and computes them again later.
+computed yet. Running sequences come first, in order of arrival, then waiting ones by priority and
+arrival. When blocks run out, the latest arrival gives its blocks back, to compute them again later,
+before all that has not run yet: no priority displaces what runs.
 
     plan = scheduler.schedule()
     sampled = run(plan)                    # one token per entry with ``samples``
@@ -59,8 +60,8 @@ class Scheduler:
         self._config = config
         self._pool = pool
         self._hash_context_for = hash_context_for
-        self._waiting: deque[Sequence] = deque()  # both by arrival
-        self._running: list[Sequence] = []
+        self._waiting: deque[Sequence] = deque()  # by ``turn``
+        self._running: list[Sequence] = []  # by arrival
         self._unfinished: dict[str, list[Sequence]] = {}
         self._num_arrivals = 0
         self._num_resumed = 0
@@ -340,12 +341,11 @@ class Scheduler:
         self._wait_in_order(sequence)
 
     def _wait_in_order(self, sequence: Sequence) -> None:
-        if not self._waiting or self._waiting[-1].arrival < sequence.arrival:
+        if not self._waiting or self._waiting[-1].turn < sequence.turn:
             self._waiting.append(sequence)
             return
-        # Near the front: a new arrival goes to the end, and who has run before is earlier.
         place = 0
-        while self._waiting[place].arrival < sequence.arrival:
+        while self._waiting[place].turn < sequence.turn:
             place += 1
         self._waiting.insert(place, sequence)
 

@@ -9,6 +9,10 @@ from dataclasses import dataclass, field
 from router.engine.block_hash import ROOT, HashContext, block_keys
 from router.engine.request import FinishReason, GenerationRequest
 
+# Later arrivals that one step of priority passes by: strict among what a queue holds, yet nobody
+# waits for ever.
+OVERTAKEN_PER_PRIORITY = 1000
+
 
 class SequenceState(enum.Enum):
     """Where a sequence stands. A preempted one waits again, without blocks, with its tokens."""
@@ -51,6 +55,13 @@ class Sequence:
     def request_id(self) -> str:
         """The request's id; choices share it."""
         return self.request.request_id
+
+    @property
+    def turn(self) -> tuple[bool, int, int]:
+        """Order of those that wait: first who has run before, then by priority and arrival."""
+        if self.state is SequenceState.PREEMPTED or self.request.resumed:
+            return False, self.arrival, self.arrival
+        return True, self.arrival + OVERTAKEN_PER_PRIORITY * self.request.priority, self.arrival
 
     @property
     def num_tokens(self) -> int:

@@ -48,6 +48,7 @@ def encode_request(request: GenerationRequest) -> internal.SubmitRequest:
         resumed=[internal.ResumedChoice(**choice._asdict()) for choice in request.resumed],
         hold=None if request.hold is None else _encode_hold(request.hold),
         rules=None if request.rules is None else _encode_rules(request.rules),
+        priority=request.priority,
     )
 
 
@@ -63,6 +64,7 @@ def decode_request(message: internal.SubmitRequest) -> GenerationRequest:
         resumed=tuple(ResumedChoice(tuple(c.token_ids), c.is_ended) for c in message.resumed),
         hold=_decode_hold(message) if message.HasField("hold") else None,
         rules=_decode_rules(message.rules) if message.HasField("rules") else None,
+        priority=message.priority,
     )
 
 

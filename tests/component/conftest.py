@@ -1,8 +1,9 @@
-"""One shard of the tiny checkpoint on loopback, and what it must answer."""
+"""One shard of the tiny checkpoint on loopback, and what it must answer; one server that speaks."""
 
 import pytest
 
 from helpers.cluster import Shards
+from helpers.demo_server import demo_server
 from helpers.exchange_frames import all_experts
 from helpers.fixture_models import checkpoint, topology
 
@@ -22,3 +23,10 @@ def shards(shape):
     shards = Shards(shape)
     yield shards
     shards.close()
+
+
+@pytest.fixture(scope="session")
+def speaking():
+    """The demo's model behind HTTP and gRPC: one server for all tests with real clients."""
+    with demo_server() as server:
+        yield server

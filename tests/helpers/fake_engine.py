@@ -23,10 +23,14 @@ BLOCK = 4
 CONTEXT = HashContext(model_fingerprint="tiny", numerics_profile="ref", mla_form="absorbed")
 
 
-def create_request(request_id="r", prompt=range(10), images=(), **sampling):
+def create_request(request_id="r", prompt=range(10), images=(), priority=0, **sampling):
     params = SamplingParams(**{"max_tokens": 4, **sampling})
     return GenerationRequest(
-        request_id=request_id, prompt_token_ids=tuple(prompt), sampling=params, images=tuple(images)
+        request_id=request_id,
+        prompt_token_ids=tuple(prompt),
+        sampling=params,
+        images=tuple(images),
+        priority=priority,
     )
 
 
@@ -151,7 +155,7 @@ class FakeEngine:
         assert Counter(e.sequence for e in plan.entries) == Counter(running)
         num_tokens = sum(e.num_tokens for e in plan.entries)
         assert plan.num_tokens == num_tokens <= self.config.max_batched_tokens
-        if not self.is_disturbed:
+        if not self.is_disturbed and len({s.request.priority for s in self.sequences}) == 1:
             order = [s.arrival for s in (*(e.sequence for e in plan.entries), *waiting)]
             assert order == sorted(order), "who came first runs first"
         for sequence, start, num_tokens, samples, draft in plan.entries:

@@ -13,6 +13,7 @@ import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_status import rpc_status
 from openai import AsyncOpenAI, BadRequestError, OpenAI
 
 from galerne.v1 import cluster_pb2 as cluster_pb
@@ -149,6 +150,30 @@ async def test_bad_input_is_invalid_argument_and_names_the_field(stub):
         with pytest.raises(grpc.aio.AioRpcError, match=r"top_p") as caught:
             await call
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_details_of_errors_and_request_ids_pass_through(server, channel):
+    plain = pb_grpc.InferenceServiceStub(channel)
+    metadata = (*WITH_KEY, ("x-request-id", "trace-7"))
+    call = plain.Generate(prompt(), metadata=metadata)
+    assert [event async for event in call][-1].HasField("usage")
+    assert dict(await call.trailing_metadata())["x-request-id"] == "trace-7"
+    url = f"http://{server.started['http']}/v1/models"
+    headers = {"Authorization": f"Bearer {KEY}", "X-Request-Id": "trace-7"}
+    async with httpx.AsyncClient() as client:
+        answer = await client.get(url, headers=headers)
+    assert answer.headers.get_list("x-request-id") == ["trace-7"]
+    if server.started["mode"] != "HAProxy":
+        return  # Serve's own proxy drops the trailers of errors
+    wrong = prompt()
+    wrong.sampling.top_p = 2.0
+    calls = (plain.GenerateOnce, lambda *a, **kw: plain.Generate(*a, **kw).read())
+    for ask in calls:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await ask(wrong, metadata=metadata)
+        details = rpc_status.from_call(caught.value).details
+        assert any(b"top_p" in detail.value for detail in details)
+        assert dict(caught.value.trailing_metadata())["x-request-id"] == "trace-7"
 
 
 async def test_missing_key_is_unauthenticated_and_health_is_open(server, channel):

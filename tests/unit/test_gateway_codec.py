@@ -87,10 +87,11 @@ def test_a_request_survives_the_wire(sampling, prompt, salt, rules):
         resumed=(ResumedChoice((), is_ended=True), ResumedChoice(prompt)),
         hold=Hold(1.5, b"owner", b"context", (delta_of(prompt),)),
         rules=rules,
+        priority=-3,
     )
     again = decode_request(encode_request(request))
     assert again.sampling == sampling
-    assert (again.prompt_token_ids, again.cache_salt) == (prompt, salt)
+    assert (again.prompt_token_ids, again.cache_salt, again.priority) == (prompt, salt, -3)
     assert (again.resumed, again.hold) == (request.resumed, request.hold)
     assert again.rules == rules
     assert np.array_equal(again.images[0].pixels, image.pixels)

@@ -1,0 +1,1 @@
+"""Files of requests, answered one by one: OpenAI's batch format, resumable."""
