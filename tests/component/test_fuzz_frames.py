@@ -108,7 +108,7 @@ HELLOS = [_hello_fields()]
 def test_decoding_refuses_and_raises_nothing_else(record_property):
     tally = Tally("frames_decoded")
 
-    @fuzzed(600)
+    @fuzzed(250)
     @given(STREAMS | hellos().map(lambda messages: [messages]))
     def attack(stream):
         reassembler = Reassembler(1 << 20)

@@ -15,7 +15,9 @@ from helpers.fake_gateway import Answer, FakeGateway
 from helpers.fuzzing import Tally, damaged, fuzzed, messages
 from helpers.sure_questions import PICTURE
 from router.api.grpc_server import build_grpc_server
+from router.api.inputs import ApiLimits
 
+GRACE_S = 0.05
 INFERENCE = "/galerne.v1.InferenceService/"
 KINDS = {
     f"{INFERENCE}Generate": pb.GenerateRequest,
@@ -70,8 +72,9 @@ CALLS = st.sampled_from(sorted(KINDS)).flatmap(
 def served():
     """A server on loopback, and raw calls of it."""
     gateway = FakeGateway(Answer(ids_of("Good day")), takes_images=True)
-    frontend = make_frontend(gateway)
+    frontend = make_frontend(gateway, limits=ApiLimits(resume_grace_s=GRACE_S))
     with asyncio.Runner() as runner:
+        runner.run(asyncio.sleep(2 * GRACE_S))  # else a stream that is not known may be lost
 
         async def start():
             built = build_grpc_server(frontend, "127.0.0.1:0")
@@ -103,14 +106,14 @@ def served():
 def test_no_message_fails_hangs_or_leaks(served, record_property):
     tally = Tally("grpc_calls")
 
-    @fuzzed(700)
+    @fuzzed(400)
     @given(CALLS)
     def attack(case):
         method, data = case
         code, details, _ = served.ask(method, data)
         tally.add(code.name)
-        if code is grpc.StatusCode.INTERNAL:  # grpc's own word for bytes that are no message
-            assert details == "Exception deserializing request!"
+        if code is grpc.StatusCode.UNKNOWN:  # grpcio's own for bytes that are no message at all
+            assert "DecodeError" in details
         else:
             assert code in BLAMES_THE_INPUT, (code, details, method, data)
         served.gateway.runs[:] = [run for run in served.gateway.runs if not run.is_over]

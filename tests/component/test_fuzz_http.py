@@ -19,6 +19,7 @@ from router.api.http_app import build_http_app
 from router.api.inputs import ApiLimits
 from router.engine.request import TokenLogprob, TokenLogprobs
 
+GRACE_S = 0.05
 TOOLS = [{"type": "function", "function": WEATHER}]
 FLAT_TOOLS = [{"type": "function", **WEATHER}]
 CALL_ID = "abcdefghi"
@@ -131,10 +132,11 @@ def app():
     """The app, called in one event loop without a socket in between."""
     gateway = FakeGateway(*answers(), takes_images=True)
     gateway.prepare = judge_prompt
-    limits = ApiLimits(max_parked=4, max_body_bytes=1 << 20)
+    limits = ApiLimits(max_parked=4, max_body_bytes=1 << 20, resume_grace_s=GRACE_S)
     frontend = make_frontend(gateway, limits=limits)
     transport = httpx.ASGITransport(build_http_app(frontend, FakeController(decided())))
     with asyncio.Runner() as runner:
+        runner.run(asyncio.sleep(2 * GRACE_S))  # else a stream that is not known may be lost: 503
         client = httpx.AsyncClient(transport=transport, base_url="http://app")
 
         def ask(method, path, **options):
@@ -180,7 +182,7 @@ def check_nothing_is_left(app):
 def test_no_post_fails_hangs_or_leaks(app, record_property):
     tally = Tally("http_posts")
 
-    @fuzzed(900)
+    @fuzzed(500)
     @given(POSTS, HEADERS)
     def attack(post, headers):
         path, body = post
@@ -199,7 +201,7 @@ def test_no_post_fails_hangs_or_leaks(app, record_property):
 def test_no_other_request_fails_or_leaks(app, record_property):
     tally = Tally("http_gets")
 
-    @fuzzed(250)
+    @fuzzed(150)
     @given(st.sampled_from(["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "POST"]), GETS, HEADERS)
     def attack(method, get, headers):
         path, query = get
@@ -223,7 +225,7 @@ def test_no_request_fails_at_the_real_engine(speaking, record_property):
     )
     with httpx.Client(base_url=speaking.http, timeout=30) as client:
 
-        @fuzzed(120)
+        @fuzzed(50)
         @given(posts)
         def attack(post):
             path, body = post
