@@ -54,15 +54,27 @@ VALID = [
         sampling=pb.SamplingParams(logit_bias={5: 1.0}, logprobs=1),
     ),
 ]
+
+
+def valid_of(method):
+    kind = KINDS[method]
+    whole = [message for message in VALID if isinstance(message, kind)] or [kind()]
+    return st.sampled_from(whole).map(lambda message: message.SerializeToString())
+
+
+def any_of(method):
+    return messages(KINDS[method]).map(lambda message: message.SerializeToString())
+
+
 CALLS = st.sampled_from(sorted(KINDS)).flatmap(
     lambda method: st.tuples(
         st.just(method),
         st.one_of(
-            messages(KINDS[method]).map(lambda message: message.SerializeToString()),
-            messages(KINDS[method]).map(lambda message: message.SerializeToString()),
-            st.sampled_from(VALID).map(lambda message: message.SerializeToString()),
-            damaged(st.sampled_from(VALID).map(lambda message: message.SerializeToString())),
-            st.binary(max_size=40),
+            any_of(method),
+            any_of(method),
+            valid_of(method),
+            damaged(valid_of(method)),
+            st.binary(max_size=20),
         ),
     )
 )
