@@ -166,7 +166,7 @@ def slow_server():
 
 
 def test_a_batch_that_is_killed_and_run_again_loses_no_line_and_doubles_none(tmp_path):
-    num_lines, root = 400, Path(__file__).parents[2]
+    num_lines, root = 150, Path(__file__).parents[2]
     source = write(tmp_path / "in.jsonl", *map(line_of, range(num_lines)))
     answers = tmp_path / "out.jsonl"
     paths = os.pathsep.join(str(root / part) for part in (".", "proto"))

@@ -1,8 +1,4 @@
-"""Structured output and forced tool calls with real clients, against the running demo model.
-
-To be renamed to ``test_clients_constrained.py`` with the merge of constrained decoding: until then
-the server refuses what is asked here, so pytest must not collect it.
-"""
+"""Structured output and forced tool calls with real clients, against the running demo model."""
 
 import json
 import warnings
