@@ -28,6 +28,8 @@ if _version_not_supported:
 class InferenceServiceStub(object):
     """The public interface. Before a request is accepted, errors are gRPC statuses that name the field;
     after it, a stream ends with exactly one terminal event. Text comes as deltas, never cumulative.
+    A call may carry the metadata x-request-id, else one is drawn; it comes back among the trailers. An
+    error's google.rpc.Status is there too: BadRequest names the field, RetryInfo says when to return.
     """
 
     def __init__(self, channel):
@@ -96,6 +98,8 @@ class InferenceServiceStub(object):
 class InferenceServiceServicer(object):
     """The public interface. Before a request is accepted, errors are gRPC statuses that name the field;
     after it, a stream ends with exactly one terminal event. Text comes as deltas, never cumulative.
+    A call may carry the metadata x-request-id, else one is drawn; it comes back among the trailers. An
+    error's google.rpc.Status is there too: BadRequest names the field, RetryInfo says when to return.
     """
 
     def Generate(self, request, context):
@@ -238,6 +242,8 @@ def add_InferenceServiceServicer_to_server(servicer, server):
 class InferenceService(object):
     """The public interface. Before a request is accepted, errors are gRPC statuses that name the field;
     after it, a stream ends with exactly one terminal event. Text comes as deltas, never cumulative.
+    A call may carry the metadata x-request-id, else one is drawn; it comes back among the trailers. An
+    error's google.rpc.Status is there too: BadRequest names the field, RetryInfo says when to return.
     """
 
     @staticmethod
