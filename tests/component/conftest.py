@@ -6,6 +6,8 @@ from helpers.cluster import Shards
 from helpers.demo_server import demo_server
 from helpers.exchange_frames import all_experts
 from helpers.fixture_models import checkpoint, topology
+from helpers.gateway_process import speaking_settings
+from router.gateway.host import GatewayHost
 
 
 @pytest.fixture(scope="module")
@@ -30,3 +32,11 @@ def speaking():
     """The demo's model behind HTTP and gRPC: one server for all tests with real clients."""
     with demo_server() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def standing():
+    """A gateway of the demo's model in this process."""
+    host = GatewayHost(speaking_settings(0), None)
+    yield host
+    host.stop()

@@ -17,6 +17,18 @@ THINK, END_THINK, CALLS, ARGS, EOS = 34, 35, 9, 32, 2
 NUM_LOGITS = 8192 + 8  # some models have more rows than their tokenizers have ids
 
 
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 10},
+        "size": {"type": "integer", "minimum": 0, "maximum": 99},
+        "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 3},
+    },
+    "required": ["name", "size"],
+    "additionalProperties": False,
+}
+
+
 @cache
 def compiler():
     return GrammarCompiler(lambda: build_vocabulary(embedded(), NUM_LOGITS))

@@ -7,8 +7,6 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from types import SimpleNamespace
 
 import grpc
 import httpx
@@ -26,8 +24,9 @@ from cluster.demo.lessons.scene import Item
 from galerne.v1 import inference_pb2 as pb
 from galerne.v1 import inference_pb2_grpc
 from helpers.adapters import write_adapter
+from helpers.asked import generate, tokens_of
+from helpers.secured_server import secured_server, secured_stub
 from helpers.serve_process import ServeProcess, part, run_cli
-from helpers.tls import Certificates
 from helpers.waiting import wait_until
 from shards.checkpoint.open import open_checkpoint
 
@@ -55,17 +54,6 @@ def stub(server):
 def client(server):
     with openai.OpenAI(base_url=f"http://{server.http}/v1", api_key="none") as made:
         yield made
-
-
-def generate(tokens=40, **sampling):
-    # Hot, and without repetitions: the small model would say one token for ever.
-    fields = {"temperature": 1.0, "repetition_penalty": 1.5, "seed": 5} | sampling
-    fields |= {"max_tokens": tokens, "ignore_eos": True}
-    return pb.GenerateRequest(text="The Loire ends", sampling=pb.SamplingParams(**fields))
-
-
-def tokens_of(events):
-    return [t for e in events if e.HasField("tokens") for t in e.tokens.token_ids]
 
 
 def test_the_openai_client_streams_a_chat(client, server):
@@ -306,38 +294,14 @@ def test_an_adapter_is_kept_by_a_gateway_and_a_shard_that_are_killed(server, stu
 
 @pytest.fixture(scope="module")
 def second(server, tmp_path_factory):
-    """Another server: other shape, open host, keys, TLS within and without, settings in a file."""
-    directory = tmp_path_factory.mktemp("second")
-    (directory / "keys").write_text("open-sesame\n")
-    certificates = Certificates(directory / "certs")
-    shown, inside = certificates.edge_files(), certificates.internal()
-    (directory / "serve.yaml").write_text(
-        "mode: throughput\nshards: 2\nreplicas: 2\ngateways: 2\nkv-memory: 0.2\n"
-        f"api_keys_file: {directory}/keys\nhost: 0.0.0.0\nmax_model_len: 2048\n"
-        f"tls: {{cert: {shown.cert}, key: {shown.key}}}\n"
-        f"internal_tls: {{cert: {inside.cert}, key: {inside.key}, ca: {inside.ca}}}\n"
-    )
-    config = str(directory / "serve.yaml")
-    running = ServeProcess("--config", config, "--http-port", "0", "--grpc-port", "0")
-    running.target = running.grpc.replace("0.0.0.0", "127.0.0.1")
-    running.url = f"https://{running.http.replace('0.0.0.0', '127.0.0.1')}"
-    running.certificates = certificates
-    yield running
-    running.stop()
+    with secured_server(tmp_path_factory.mktemp("second")) as running:
+        yield running
 
 
 @pytest.fixture
 def second_stub(second):
-    key = (("authorization", "Bearer open-sesame"),)
-    trusted = grpc.ssl_channel_credentials(second.certificates.ca.read_bytes())
-    with grpc.secure_channel(second.target, trusted) as channel:
-        made = inference_pb2_grpc.InferenceServiceStub(channel)
-        yield SimpleNamespace(
-            GenerateOnce=partial(made.GenerateOnce, metadata=key, timeout=60),
-            GetServerInfo=partial(made.GetServerInfo, metadata=key),
-            Generate=partial(made.Generate, metadata=key, timeout=100),
-            without_key=made,
-        )
+    with secured_stub(second) as made:
+        yield made
 
 
 def test_servers_of_other_shape_draw_the_same_tokens(stub, second_stub):
@@ -419,25 +383,3 @@ def test_sigterm_ends_what_a_server_has_started_and_nothing_else(second, stub):
     _, alive = psutil.wait_procs(family, timeout=20)
     assert not alive
     assert tokens_of(stub.Generate(generate(4)))
-
-
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        (("--model", "/nowhere"), "/nowhere"),
-        (("--shards", "4", "--replicas", "9"), "replicas"),
-        (("--kv-memory", "1M", "--max-model-len", "1000000"), "kv_memory"),
-        (("--mode", "quick"), "mode"),
-    ],
-)
-def test_a_server_that_cannot_start_says_why_and_exits_non_zero(flags, said):
-    done = run_cli("serve", "--http-port", "0", "--grpc-port", "0", *flags, timeout=120)
-    assert done.returncode == 1
-    assert said in done.stderr
-
-
-def test_the_demo_answers_loses_a_shard_and_answers_the_same():
-    done = run_cli("demo", timeout=200)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "tokens are identical" in " ".join(done.stdout.split())
-    assert "get_weather(" in done.stdout
