@@ -14,6 +14,7 @@ from router.exchange.dispatch import Ints
 from router.gateway.settings import BLOCK_SIZE
 from router.model.experts_port import PendingRows, RoutedExperts
 from router.model.runner import PagedRunner, SequenceChunk
+from shards.adapters.tokens import TokenAdapters
 
 EXPERTS = "experts and wire"
 DISPATCH = "dispatch"
@@ -147,9 +148,16 @@ class _Watch:
         self._inner = inner
         self.expert_ids: list[Ints] = []
 
-    def begin(self, layer: int, micro_batch: int, x: torch.Tensor, expert_ids: Ints) -> PendingRows:
+    def begin(
+        self,
+        layer: int,
+        micro_batch: int,
+        x: torch.Tensor,
+        expert_ids: Ints,
+        adapters: TokenAdapters | None = None,
+    ) -> PendingRows:
         self.expert_ids.append(expert_ids.copy())
-        return self._inner.begin(layer, micro_batch, x, expert_ids)
+        return self._inner.begin(layer, micro_batch, x, expert_ids, adapters)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._inner, name)
