@@ -20,7 +20,8 @@ from galerne.errors import ConfigError
 from galerne.internal_tls import InternalTls
 from galerne.topology import LinkTransport, Topology
 from galerne.units import size_text
-from router.gateway.settings import BLOCK_SIZE, DTYPES, SpeculationSettings
+from router.engine.speculation.settings import SpeculationSettings
+from router.gateway.settings import BLOCK_SIZE, DTYPES
 from router.gateway.speculate import find_head, head_bytes_per_block
 from router.model.kv_cache import PagedLatentCache
 from router.model.native_layers import takes

@@ -10,7 +10,7 @@ from cluster.control.standing import Spread
 from cluster.presets import PresetInputs
 from galerne.internal_tls import InternalTls
 from galerne.topology import Topology
-from router.gateway.settings import SpeculationSettings
+from router.engine.speculation.settings import SpeculationSettings
 from router.model.vision_limits import VisionLimits
 from shards.kernels.formats import WeightFormat
 

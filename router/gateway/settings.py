@@ -12,6 +12,7 @@ from galerne.errors import ConfigError
 from galerne.ids import GatewayId
 from galerne.internal_tls import InternalTls
 from galerne.topology import Topology
+from router.engine.speculation.settings import SpeculationSettings
 from router.exchange.deadline import ExchangeConfig
 from router.model.vision_limits import VisionLimits
 from shards.kernels.formats import WeightFormat
@@ -19,26 +20,6 @@ from shards.kernels.native.library import native_kernels
 
 BLOCK_SIZE = 16
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-
-SPECULATIVE = ("auto", "off", "ngram", "eagle")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpeculationSettings:
-    """Who guesses at the next tokens, and how many.
-
-    ``auto``: the Eagle head if there is one, else n-grams, and only while it pays. ``ngram`` and
-    ``eagle``: always.
-    """
-
-    speculative: str = "off"
-    num_draft_tokens: int = 4  # per sequence and step, at most
-    draft_model: Path | None = None  # directory of the head; unset: eagle/ in the checkpoint's
-
-    def __post_init__(self) -> None:
-        if self.speculative not in SPECULATIVE:
-            problem = f"must be one of {', '.join(SPECULATIVE)}"
-            raise ConfigError("speculative", self.speculative, problem)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,9 @@ from galerne.errors import ConfigError
 from router.engine.speculation.ngram import NgramSource
 from router.engine.speculation.policy import SpeculationConfig
 from router.engine.speculation.port import NO_DRAFTING, Drafting, DraftSource
+from router.engine.speculation.settings import SpeculationSettings
 from router.engine.speculation.speculation import Speculation
-from router.gateway.settings import BLOCK_SIZE, GatewaySettings, SpeculationSettings
+from router.gateway.settings import BLOCK_SIZE, GatewaySettings
 from router.model.eagle import EagleHead
 from router.model.eagle_source import EagleSource
 from router.model.kv_cache import PagedLatentCache

@@ -34,6 +34,9 @@ class VisionCounters:
 class ImageEncodingError(GalerneError):
     """The vision tower failed at an image."""
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def __str__(self) -> str:
         return "an image could not be encoded"
 

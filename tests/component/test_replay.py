@@ -21,11 +21,12 @@ from router.engine.recording import NullRecorder
 from router.engine.request import ResumedChoice
 from router.engine.sampling import sample_batch
 from router.engine.scheduler_config import SchedulerConfig
+from router.engine.speculation.settings import SpeculationSettings
 from router.exchange.deadline import ExchangeConfig
 from router.gateway.record_events import Planned
 from router.gateway.record_file import find_records
 from router.gateway.replay import Ending, replay
-from router.gateway.settings import SpeculationSettings, numerics_profile
+from router.gateway.settings import numerics_profile
 from shards.kernels.formats import WeightFormat
 
 LONG = tuple(range(20, 150))
