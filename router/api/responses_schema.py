@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from galerne.errors import InvalidRequestError
 from router.api.neutral import check_unsupported
 from router.api.responses_input import Conversation, conversation_of
-from router.api.schemas import ChatCompletionBody, PlainBody, parse_object
+from router.api.schemas import ChatCompletionBody, SharedBody, parse_object
 
 _MAX_METADATA, _MAX_KEY_CHARS, _MAX_VALUE_CHARS = 16, 64, 512  # OpenAI's limits
 _LOGPROBS = "message.output_text.logprobs"
@@ -21,11 +21,6 @@ _REFUSED = {
     "store": (True, "nothing is kept here: send store: false"),
     "background": (True, "is not supported"),
 }
-_SAME_NAME = (
-    "model", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty",
-    "repetition_penalty", "seed", "stop", "stream", "cache_salt", "priority", "timeout",
-    "thinking_token_budget",
-)  # fmt: skip
 _FIELD_BY_CHAT_FIELD = {
     "max_completion_tokens": "max_output_tokens",
     "max_tokens": "max_output_tokens",
@@ -52,20 +47,16 @@ class TextConfig(BaseModel):
     verbosity: str | None = None
 
 
-class ResponsesBody(PlainBody):
+class ResponsesBody(SharedBody):
     """POST /v1/responses. Stateless: what refers to something kept is refused."""
 
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
-
     input: str | list[dict[str, Any]]
-    model: str | None = None
     instructions: str | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     reasoning: Reasoning | None = None
     text: TextConfig | None = None
-    stream: bool | None = None
     stream_options: dict[str, Any] | None = None  # obfuscation is never added
     max_output_tokens: int | None = None
     top_logprobs: int | None = None
@@ -80,20 +71,6 @@ class ResponsesBody(PlainBody):
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    # Of ours, as in a chat.
-    top_k: int | None = None
-    min_p: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    repetition_penalty: float | None = None
-    seed: int | None = None
-    stop: str | list[str] | None = None
-    cache_salt: str | None = None
-    priority: int | None = None
-    timeout: float | None = None
-    thinking_token_budget: int | None = None
 
     @property
     def has_logprobs(self) -> bool:
@@ -136,7 +113,7 @@ class ResponsesBody(PlainBody):
             InvalidRequestError: A part of it is none that a chat could have; names it.
         """
         conversation = conversation_of(self.input, self.instructions)
-        fields: dict[str, Any] = {name: getattr(self, name) for name in _SAME_NAME}
+        fields: dict[str, Any] = {name: getattr(self, name) for name in SharedBody.model_fields}
         fields |= {
             "messages": conversation.messages,
             "tools": _chat_tools(self.tools),

@@ -59,12 +59,13 @@ class PlainBody(BaseModel):
         """Nothing."""
 
 
-class _Body(PlainBody):
+class SharedBody(PlainBody):
+    """What all bodies that ask for an answer have, under the same names."""
+
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
     model: str | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -73,26 +74,30 @@ class _Body(PlainBody):
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
     seed: int | None = None
+    stop: str | list[str] | None = None
+    cache_salt: str | None = None
+    priority: int | None = None
+    timeout: float | None = None
+    thinking_token_budget: int | None = None
+
+
+class _Body(SharedBody):
+    stream_options: StreamOptions | None = None
     random_seed: int | None = None  # Mistral's name of it
     logit_bias: dict[str, float] | None = None
     min_tokens: int | None = None
     max_tokens: int | None = None
-    stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
     ignore_eos: bool | None = None
     n: int | None = None
     prompt_logprobs: int | None = None
     speculative: bool | None = None
-    cache_salt: str | None = None
-    thinking_token_budget: int | None = None
     response_format: dict[str, Any] | None = None
     structured_outputs: dict[str, Any] | None = None
     guided_json: str | dict[str, Any] | None = None
     guided_regex: str | None = None
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
-    priority: int | None = None
-    timeout: float | None = None
 
     @property
     def includes_usage(self) -> bool:

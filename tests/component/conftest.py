@@ -35,6 +35,21 @@ def speaking():
 
 
 @pytest.fixture(scope="module")
+def client(speaking):
+    """OpenAI's client of that server."""
+    import openai
+
+    with openai.OpenAI(base_url=f"{speaking.http}/v1", api_key="none", max_retries=0) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def options(speaking):
+    """Of every request to it; the answers are short, and always the same."""
+    return {"model": speaking.model, "temperature": 0}
+
+
+@pytest.fixture(scope="module")
 def standing():
     """A gateway of the demo's model in this process."""
     host = GatewayHost(speaking_settings(0), None)

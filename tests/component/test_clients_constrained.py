@@ -26,17 +26,6 @@ class Answer(BaseModel):
 SCHEMA = Answer.model_json_schema()
 
 
-@pytest.fixture(scope="module")
-def client(speaking):
-    with openai.OpenAI(base_url=f"{speaking.http}/v1", api_key="none", max_retries=0) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def options(speaking):
-    return {"model": speaking.model, "temperature": 0}
-
-
 @pytest.mark.parametrize("effort", ["none", "high"])
 def test_openai_gets_an_answer_of_its_schema_after_the_reasoning(client, options, effort):
     done = client.chat.completions.parse(

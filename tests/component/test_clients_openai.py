@@ -8,18 +8,6 @@ import pytest
 from helpers.sure_questions import CALL, LOOK, SEEN, SUM, TOLD, URL, WEATHER, WEATHER_NOW
 
 
-@pytest.fixture(scope="module")
-def client(speaking):
-    with openai.OpenAI(base_url=f"{speaking.http}/v1", api_key="none", max_retries=0) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def options(speaking):
-    """Of every request; the answers are short, and always the same."""
-    return {"model": speaking.model, "temperature": 0}
-
-
 def test_chat_thinks_and_answers(client, options):
     done = client.chat.completions.create(
         messages=SUM, reasoning_effort="high", max_tokens=120, **options

@@ -28,8 +28,10 @@ def secured_server(directory):
     running.target = running.grpc.replace("0.0.0.0", "127.0.0.1")
     running.url = f"https://{running.http.replace('0.0.0.0', '127.0.0.1')}"
     running.certificates = certificates
-    yield running
-    running.stop()
+    try:
+        yield running
+    finally:
+        running.stop()
 
 
 @contextmanager

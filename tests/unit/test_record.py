@@ -4,7 +4,6 @@ import json
 import logging
 import threading
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from galerne.clock import VirtualClock
 from galerne.errors import ConfigError
 from galerne.ids import ShardId
+from helpers import recorded
 from helpers.gateways import request
 from router.engine.plan import StepEntry, StepPlan
 from router.engine.request import (
@@ -22,11 +22,10 @@ from router.engine.request import (
     TokenLogprob,
     TokenLogprobs,
 )
-from router.engine.scheduler_config import SchedulerConfig
 from router.engine.sequence import Sequence
 from router.exchange.links import LinkBook, LinkState
 from router.gateway import record_events as events
-from router.gateway.record_file import RecordHeader, create_record, find_records, read_record
+from router.gateway.record_file import create_record, find_records, read_record
 from router.gateway.record_writer import RecordWriter
 from router.gateway.replay import steps_of
 from router.gateway.replay_compare import first_difference
@@ -47,20 +46,7 @@ EVENTS = [
     events.Incomplete("planted"),
     events.Closed(),
 ]
-HEADER = RecordHeader(
-    gateway="gateway-0",
-    incarnation="00ff",
-    started_at="2026-01-01T00:00:00+00:00",
-    checkpoint=Path("/models/tiny"),
-    fingerprint="f",
-    numerics_profile="p",
-    numerics="bf16",
-    experts="int8",
-    dense="bf16",
-    epoch=3,
-    num_blocks=20,
-    scheduler=SchedulerConfig(max_num_seqs=4, max_model_len=256),
-)
+HEADER = replace(recorded.HEADER, incarnation="00ff", epoch=3)
 
 
 def sequence(request_id="r", choice=0):
