@@ -22,12 +22,13 @@ from tests.bench.auto_report import Objectives, Phase
 from tests.bench.calibrating import Calibrator
 from tests.bench.open_load import LoadProcess, Plan
 from tests.bench.served import Served
-from tests.bench.topology_watch import TopologyWatch, decisions_of
+from tests.bench.topology_watch import ReasonWatch, TopologyWatch, decisions_of
 
 OUT = Path("bench-out/live-auto")
 SHARES = {"quiet": 0.2, "steady": 0.3, "burst": 0.2, "quiet again": 0.3}
 MODES = ("auto", "latency", "throughput")
 STATIC_PART = 1 / 3  # of the minutes
+ASKED_BEFORE_S = 3.0  # the end of a phase
 
 
 def phases_of(arguments, seconds):
@@ -54,8 +55,13 @@ def run(mode, arguments, parts):
         served.streams(range(4), 32)  # warms up
         watch = TopologyWatch(served)
         time.sleep(2)
-        result = LoadProcess(served.grpc, plan).wait()
+        load, asks = LoadProcess(served.grpc, plan), []
+        if mode == "auto":
+            asks = [time.time() + part.end_s - ASKED_BEFORE_S for part in parts]
+        why = ReasonWatch(served, asks)
+        result = load.wait()
         watch.close()
+        why.close()
         decisions = decisions_of(served) if mode == "auto" else []
         events = served.events(result.began_unix_s)
     finally:
@@ -72,6 +78,7 @@ def run(mode, arguments, parts):
         "changes_back_within_a_phase": back,
         "shapes": [(shape.since_unix_s - began_s, shape.name) for shape in watch.shapes],
         "decisions": decisions,
+        "reasons": why.reasons,
         "events": events,
         "client_cpu_s": result.client_cpu_s,
     }
@@ -95,6 +102,8 @@ def report(runs):
     if auto and auto["decisions"] is not None:
         lines += ["decisions of auto:"]
         lines += auto_report.decision_lines(auto["decisions"], auto["began_unix_s"])
+        lines += ["asked at the end of each phase:"]
+        lines += auto_report.decision_lines(auto["reasons"], auto["began_unix_s"])
     elif auto:
         lines += ["the server tells no decisions; its events:"]
         lines += [f"  {e['at_s']:7.1f} s {e['kind']} {e['text']}" for e in auto["events"]]

@@ -44,6 +44,33 @@ class TopologyWatch:
         self._thread.join(60)
 
 
+class ReasonWatch:
+    """Asks the autoscaler at given times, in a thread: why is the topology as it is?
+
+    A decision that changes nothing is not kept by the server, so it is asked for while it is true.
+    """
+
+    def __init__(self, served, times_unix_s):
+        self.reasons = []
+        self._served = served
+        self._times = sorted(times_unix_s)
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self):
+        for time_s in self._times:
+            if self._is_over.wait(max(0.0, time_s - time.time())):
+                return
+            request = cluster_pb2.ExplainRequest()
+            decision = self._served.cluster.Explain(request, timeout=30).decision
+            self.reasons.append(_plain(decision))
+
+    def close(self):
+        self._is_over.set()
+        self._thread.join(60)
+
+
 def decisions_of(served):
     """All decisions that the server keeps, oldest first, as plain values; None: it tells none."""
     found = []
