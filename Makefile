@@ -6,7 +6,7 @@ UV := .venv/bin/uv
 FIND_LINKS := $(shell python3 -m pip config get global.find-links 2>/dev/null || true)
 UV_INSTALL = $(UV) pip install -q -p $(PY) $(addprefix --find-links ,$(FIND_LINKS))
 
-.PHONY: install dev demo serve test check bench bench-kernels bench-claim bench-http bench-context bench-long bench-against bench-structured bench-prediction bench-auto bench-regret bench-simulator bench-speculation test-pages screenshots defects identity faults switching layer-kills sim fuzz hosts proto
+.PHONY: install dev demo serve test check bench bench-kernels bench-claim bench-http bench-context bench-long bench-against bench-structured bench-prediction bench-auto bench-regret bench-simulator bench-speculation bench-startup test-pages screenshots defects identity faults switching layer-kills sim fuzz hosts proto lock sizing
 
 .venv/installed: pyproject.toml deploy/build_hook.py $(wildcard shards/kernels/native/*.cpp shards/kernels/native/*.h)
 	python3 -m venv .venv
@@ -44,6 +44,7 @@ check: .venv/dev
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+	.venv/bin/hadolint deploy/Dockerfile
 
 bench: .venv/dev
 	$(UV_INSTALL) --group bench
@@ -79,6 +80,10 @@ bench-against: .venv/dev
 	cd /tmp/galerne-base && $(CURDIR)/$(PY) -c "import sys; sys.path.insert(0, 'shards/kernels/native'); import compile; compile.compile_library(['g++'])"
 	PYTHONPATH=tests $(PY) -m tests.bench.against /tmp/galerne-base; git worktree remove --force /tmp/galerne-base
 
+# ARGS: flags of galerne serve behind --, as in ARGS="-- --model checkpoints/1b".
+bench-startup: .venv/dev
+	PYTHONPATH=tests $(PY) -m tests.bench.startup $(ARGS)
+
 bench-prediction bench-auto bench-regret bench-simulator: bench-%: .venv/dev
 	PYTHONPATH=tests $(PY) -m tests.bench.$(BENCH_$*) $(ARGS)
 
@@ -113,6 +118,23 @@ defects: .venv/dev
 
 identity: .venv/dev
 	$(PY) -m pytest -m slow tests/component/test_identity.py
+
+# The table of machines in the operations manual.
+sizing: .venv/dev
+	PYTHONPATH=tests $(PY) -m tests.bench.sizing --write deploy/operations.md
+
+# Packages of the images, resolved anew. The CPU build of torch: that which pip knows, or PyTorch's.
+LOCK := $(UV) pip compile -q --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	--generate-hashes --no-annotate --no-header
+CPU_TORCH := $(if $(FIND_LINKS),--find-links $(FIND_LINKS),--torch-backend cpu)
+LOCK_HEAD := \# Packages of an image, pinned with their hashes; made by "make lock". Installed with --no-deps.
+lock: .venv/installed
+	(echo '$(LOCK_HEAD)'; echo '# torch: the CPU build, of https://download.pytorch.org/whl/cpu.'; \
+		$(LOCK) $(CPU_TORCH) pyproject.toml) > deploy/requirements.lock
+	(echo '$(LOCK_HEAD)'; echo '# torch: the CUDA build.'; $(LOCK) pyproject.toml) \
+		> deploy/requirements-cuda.lock
+	(echo '$(LOCK_HEAD)'; echo '# What builds the wheel.'; echo 'hatchling>=1.27' | $(LOCK) -) \
+		> deploy/requirements-build.lock
 
 proto: .venv/dev
 	$(PY) -m grpc_tools.protoc -I proto --python_out=proto --pyi_out=proto --grpc_python_out=proto \

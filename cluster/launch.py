@@ -21,7 +21,7 @@ from cluster.nodes import HEAD_RESOURCE, alive_nodes, node_by_part
 from galerne.errors import ConfigError
 from galerne.topology import Topology
 from shards.cores import PASSIVE_POOLS
-from shards.kernels.native.library import FAMILY_VARIABLE, SPIN_VARIABLE
+from shards.kernels.native.families import FAMILY_VARIABLE, SPIN_VARIABLE
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +71,8 @@ class Deployment:
             num_cpus=_CPU_PER_ACTOR,
             # Soft: with the node gone, Ray restarts it on another.
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True),
-            runtime_env={"env_vars": _environment(threads)},
         )
-        self._actors[part] = actor.remote(self.spec, part, topology)
+        self._actors[part] = actor.remote(self.spec, part, topology, _environment(threads))
         self._begun[self._actors[part].__ray_ready__.remote()] = part
 
     def wait(self, timeout_s: float, on_report: Callable[[StartReport], None]) -> None:

@@ -21,16 +21,15 @@ from galerne.internal_tls import InternalTls
 from galerne.topology import LinkTransport, Topology
 from galerne.units import size_text
 from router.engine.speculation.settings import SpeculationSettings
-from router.gateway.settings import BLOCK_SIZE, DTYPES
-from router.gateway.speculate import find_head, head_bytes_per_block
-from router.model.kv_cache import PagedLatentCache
-from router.model.native_layers import takes
+from router.gateway.draft_head import find_head, head_block_bytes
+from router.gateway.sizes import BLOCK_SIZE, NUMBER_BYTES
+from router.model.cache_size import block_bytes
 from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.eagle import EagleCheckpoint
 from shards.checkpoint.open import open_checkpoint
 from shards.cores import available_cores
 from shards.kernels.formats import FORMATS, WeightFormat
-from shards.kernels.native.library import kernels_for
+from shards.kernels.native.families import has_kernels, takes
 
 DEFAULT_MAX_MODEL_LEN = 32_768
 EMBEDDED_VOCAB_SIZE = 8192  # of router/chat/data/tekken-8k.json
@@ -46,14 +45,14 @@ def resident_bytes(
 
     ``formats``: of routed experts, and of the dense weights.
     """
-    width = DTYPES[config.numerics].itemsize
+    width = NUMBER_BYTES[config.numerics]
     # Where torch computes, experts are rounded as if they had fewer bits, and are no smaller.
-    is_native = kernels_for(DTYPES[config.numerics], model.hidden_size) is not None
+    is_native = has_kernels(config.numerics, model.hidden_size)
     shape = shape_of(model, *(formats if is_native else (WeightFormat.BF16, WeightFormat.BF16)))
     num_gateways = len(topology.gateways)
     copies = num_gateways if topology.transport is LinkTransport.LOCAL else config.replicas
     as_bf16 = shape.routed_bytes * copies + shape.dense_bytes * num_gateways
-    return int(as_bf16 * width / DTYPES["bf16"].itemsize)
+    return int(as_bf16 * width / NUMBER_BYTES["bf16"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +108,7 @@ def held_formats(config: ServeConfig, model: ModelConfig) -> tuple[WeightFormat,
     Raises:
         ConfigError: See ``weight_format``.
     """
-    is_native = kernels_for(DTYPES[config.numerics], model.hidden_size) is not None
+    is_native = has_kernels(config.numerics, model.hidden_size)
     dense = model.dense_held if is_native and takes(model) else WeightFormat.BF16
     experts = weight_format(config, "experts", model.experts_held)
     return experts, weight_format(config, "dense", dense)
@@ -205,9 +204,10 @@ def plan_serving(
         text = f"weights take {size_text(resident)}, more than the memory that is available"
         raise ConfigError("model", path, text)
     per_gateway = kv_bytes(config.kv_memory, free) // len(topology.gateways)
-    per_token = PagedLatentCache.bytes_per_block(model, BLOCK_SIZE, DTYPES[config.numerics])
+    width = NUMBER_BYTES[config.numerics]
+    per_token = block_bytes(model, BLOCK_SIZE, width)
     speculation, head = held_speculation(config, held)
-    per_token += head_bytes_per_block(head, DTYPES[config.numerics])
+    per_token += head_block_bytes(head, width)
     per_token //= BLOCK_SIZE
     # The cache stays as it is when the mode changes: it is made for the one with most sequences.
     num_seqs = max(topology.max_num_seqs, *(preset.max_num_seqs for preset in PRESETS.values()))

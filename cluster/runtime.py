@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from cluster.head import MEMORY_ONLY, HeadKeeper, find_head, head_environment, storage_note
+from cluster.lean_ray import lean_start
 from cluster.ports import LOOPBACK, check_port, free_ports, is_loopback
 from cluster.run_directory import RunDirectory
 from galerne.errors import ConfigError, GalerneError
@@ -70,6 +71,8 @@ def local_environment(run: RunDirectory, storage: Path | None) -> dict[str, str]
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(run.token_file),
+        # Else the driver waits for idle workers, before anything has asked for one.
+        "RAY_prestart_worker_first_driver": "0",
         # Ray's workers would run at 15: whatever else wants a core would have 28 times their share.
         "RAY_worker_niceness": "0",
     }
@@ -91,7 +94,7 @@ def start_local_ray(
         num_cpus: What it may place by.
         namespace: Of this driver's named actors.
         storage: An empty directory for the head's state: then a head that dies comes back.
-        dashboard_port: None: no dashboard.
+        dashboard_port: None: no dashboard, and none of the processes that serve it.
         deferred: ``Shutdown.deferred``: interrupted while it starts, Ray would leave agents behind.
 
     Raises:
@@ -103,19 +106,21 @@ def start_local_ray(
 
     def start() -> RayRuntime:
         ray = _import_ray(local_environment(run, storage))
+        has_dashboard = dashboard_port is not None
         try:
-            context = ray.init(
-                address="local",
-                namespace=namespace,
-                num_cpus=num_cpus,
-                object_store_memory=OBJECT_STORE_BYTES,
-                include_dashboard=dashboard_port is not None,
-                dashboard_host=LOOPBACK,
-                dashboard_port=dashboard_port,
-                _node_ip_address=LOOPBACK,
-                _temp_dir=str(run.ray_dir),
-                **_quiet_options(),
-            )
+            with nullcontext() if has_dashboard else lean_start(free_ports(1)[0]):
+                context = ray.init(
+                    address="local",
+                    namespace=namespace,
+                    num_cpus=num_cpus,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    include_dashboard=has_dashboard,
+                    dashboard_host=LOOPBACK,
+                    dashboard_port=dashboard_port,
+                    _node_ip_address=LOOPBACK,
+                    _temp_dir=str(run.ray_dir),
+                    **_quiet_options(),
+                )
         except BaseException as error:  # SystemExit too: inside, SIGTERM is Ray's
             _end(_with_descendants(_children_since(before)), timeout_s=0.0)
             if isinstance(error, Exception):  # bare ones, as when the machine is too busy

@@ -11,8 +11,6 @@ from cluster.config import ServeConfig
 from cluster.control.scaling_plan import ScalingPlan, wish_of
 from cluster.control.standing import Spread
 from cluster.control.target import wanted_config
-from cluster.doctor.examine import examine
-from cluster.doctor.steps import MeasurePlan
 from cluster.doctor.store import StoredCalibration, save
 from cluster.node_kinds import NodeKind, local_cluster
 from cluster.nodes import Node, Role
@@ -53,6 +51,9 @@ def find_calibration(
             logger.warning("calibration_unusable reason=%s", error)
     if config.mode != "auto" or on_step is None:
         return None
+    from cluster.doctor.examine import examine  # late: loads torch
+    from cluster.doctor.steps import MeasurePlan
+
     on_step(f"measuring this machine, about {_MEASURE_S:.0f} s, once: kept in {path}")
     plan = MeasurePlan(budget_s=_MEASURE_S)
     stored = examine(held.path, (held.experts, held.dense), plan, {}).stored

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 
 from cluster.actors.launch_spec import NAMESPACE
 from cluster.config import ServeConfig
-from cluster.edge.keeper import Edge
-from cluster.edge.start import check_edge, start_edge
 from cluster.nodes import Node, alive_nodes
 from cluster.ports import LOOPBACK, check_port
 from cluster.run_directory import RunDirectory
@@ -22,11 +20,16 @@ from shards.cores import available_cores
 
 if TYPE_CHECKING:  # these import ray, which must see our environment first
     from cluster.actors.controller import StartReport
+    from cluster.edge.keeper import Edge
     from cluster.ingress.app import Ingress
+    from cluster.ingress.starting import Proxy
     from cluster.launch import Deployment
     from cluster.plan import ServePlan
+    from router.api.inputs import ApiLimits
 
 logger = logging.getLogger(__name__)
+
+_INGRESS_TIMEOUT_S = 120.0  # once all parts serve
 
 
 class Server:
@@ -56,31 +59,67 @@ class Server:
         """
         config = self.config
         _check_keys(config)
-        check_edge(config)
+        if config.tls is not None:
+            from cluster.edge.start import check_edge  # late, as below: few need it
+
+            check_edge(config)
         if config.address is None:
             plan = self._plan(on_step, ())  # before Ray: it may refuse
             check_port("http_port", config.host, config.http_port)
             check_port("grpc_port", config.host, config.grpc_port)
             on_step("starting Ray")
+            proxy = self._choose_proxy()
             self._runtime = self._start_ray()
         else:
             on_step(f"joining Ray at {config.address}")
             self._runtime = join_ray(
                 config.address, namespace=NAMESPACE, deferred=self._shutdown.deferred
             )
-            plan = self._plan(on_step, alive_nodes())
+            plan, proxy = self._plan(on_step, alive_nodes()), None
         self.plan = plan
-        from cluster.ingress.app import check_ingress, start_ingress
-        from cluster.ingress.settings import IngressSettings
+        from cluster.ingress.app import check_ingress
         from cluster.launch import Deployment
-        from router.api.inputs import ApiLimits
 
         check_ingress(config.host, config.http_port, config.grpc_port)
         on_step(f"loading {plan.spec.checkpoint}")
         on_step(plan.kv_note)
         self.deployment = Deployment(plan.spec)
+        self.ingress = self._begin_ingress(plan, proxy)  # beside the parts: both take seconds
         self.deployment.wait(config.start_timeout_s, on_report)
         on_step("starting the ingress")
+        self.ingress.finish(_INGRESS_TIMEOUT_S)
+        if config.tls is not None:
+            self._start_edge(self.ingress, self.deployment)
+
+    def _choose_proxy(self) -> Proxy:
+        from cluster.ingress.app import choose_proxy
+
+        return choose_proxy(*self._inner_address, self._run, self._api_limits.max_body_bytes)
+
+    @property
+    def _inner_address(self) -> tuple[str, int, int]:
+        """Host, HTTP port and gRPC port of Serve: behind the edge, all of it is on loopback."""
+        config = self.config
+        is_plain = config.tls is None
+        return (config.host, config.http_port, config.grpc_port) if is_plain else (LOOPBACK, 0, 0)
+
+    @property
+    def _api_limits(self) -> ApiLimits:
+        from router.api.inputs import ApiLimits
+
+        config = self.config
+        return ApiLimits(
+            images=config.images.limits,
+            image_urls=config.image_urls,
+            request_timeout_s=config.request_timeout_s,
+        )
+
+    def _begin_ingress(self, plan: ServePlan, proxy: Proxy | None) -> Ingress:
+        from cluster.ingress.app import start_ingress
+        from cluster.ingress.settings import IngressSettings
+
+        assert self._runtime is not None
+        config = self.config
         settings = IngressSettings(
             app_name=plan.spec.app_name,
             controller_name=plan.spec.controller_name,
@@ -89,33 +128,32 @@ class Server:
             tls=plan.spec.tls,
             checkpoint=plan.tokenizer_directory,
             reasoning_effort=config.reasoning_effort,
-            limits=ApiLimits(
-                images=config.images.limits,
-                image_urls=config.image_urls,
-                request_timeout_s=config.request_timeout_s,
-            ),
+            limits=self._api_limits,
             api_keys_file=_absolute(config.api_keys_file),
             admin_keys_file=_absolute(config.admin_keys_file),
             audit_log=_absolute(config.audit_log),
+            start_timeout_s=config.start_timeout_s,
             allow_insecure_network=config.insecure_network,
         )
-        is_plain = config.tls is None  # else all of Serve is on loopback, behind the edge
-        self.ingress = start_ingress(
+        host, http_port, grpc_port = self._inner_address
+        return start_ingress(
             settings,
-            host=config.host if is_plain else LOOPBACK,
-            http_port=config.http_port if is_plain else 0,
-            grpc_port=config.grpc_port if is_plain else 0,
+            host=host,
+            http_port=http_port,
+            grpc_port=grpc_port,
             run=self._run,
             owns_ray=self._runtime.is_ours,
+            proxy=proxy,
         )
-        if not is_plain:
-            self._start_edge(self.ingress, self.deployment, settings.limits.max_body_bytes)
 
-    def _start_edge(self, ingress: Ingress, deployment: Deployment, max_body_bytes: int) -> None:
+    def _start_edge(self, ingress: Ingress, deployment: Deployment) -> None:
+        from cluster.edge.start import start_edge
+
         def on_metrics(text: bytes) -> None:
             deployment.note_metrics("edge", text)
 
         behind = ingress.http_address, ingress.grpc_address
+        max_body_bytes = self._api_limits.max_body_bytes
         self.edge = start_edge(self.config, behind, max_body_bytes, self._run, on_metrics)
 
     @property

@@ -2,50 +2,44 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from typing import Any
 
 import psutil
 
-from cluster.actors.launch_spec import NAMESPACE, LaunchSpec
+from cluster.actors.launch_spec import LaunchSpec
 from cluster.actors.reporting import PartState, Reporter
-from cluster.actors.shard import bind_host
-from cluster.directory import RayAddressBook
 from galerne.ids import GatewayId
 from galerne.topology import Topology
-from router.gateway.host import GatewayHost
-from router.gateway.settings import GatewaySettings
 
 
 class Gateway:
     """Hosts one gateway; frontends reach it by gRPC, never through Ray."""
 
-    def __init__(self, spec: LaunchSpec, gateway_id: GatewayId, first: Topology) -> None:
-        """``first``: to start in; a restarted one starts in what serves by then."""
+    def __init__(
+        self,
+        spec: LaunchSpec,
+        gateway_id: GatewayId,
+        first: Topology,
+        environment: Mapping[str, str],
+    ) -> None:
+        """Made in any worker process of Ray's, which has not loaded torch yet.
+
+        Args:
+            spec: Of the deployment.
+            gateway_id: Its own.
+            first: To start in; a restarted one starts in what serves by then.
+            environment: Variables that torch and the kernels read when they are loaded. Not Ray's
+                ``runtime_env``, for which Ray would start another process, through an agent.
+        """
+        os.environ.update(environment)
         reporter = Reporter(spec, gateway_id)
         with reporter.starting():
-            settings = GatewaySettings(
-                gateway_id=gateway_id,
-                checkpoint=spec.checkpoint,
-                model_name=spec.model_name,
-                numerics=spec.numerics,
-                experts=spec.experts,
-                dense=spec.dense,
-                topology=reporter.start_topology(first),
-                cluster_token=spec.cluster_token,
-                tls=spec.tls,
-                max_model_len=spec.max_model_len,
-                kv_bytes=spec.kv_bytes,
-                num_threads=spec.gateway_threads,
-                num_beside=spec.gateway_threads_beside,
-                host=bind_host(spec),
-                vision=spec.vision,
-                record=spec.record,
-                adapters_root=spec.adapters,
-                adapters=reporter.start_adapters() if spec.adapters is not None else (),
-                speculation=spec.speculation,
-            )
-            book = RayAddressBook(spec.controller_name, NAMESPACE)
-            self._host = GatewayHost(settings, book, reporter.progress, reporter.wake)
+            from cluster.actors.hosts import start_gateway  # late: loads torch
+
+            topology = reporter.start_topology(first)
+            self._host = start_gateway(spec, gateway_id, topology, reporter)
             self._reporter = reporter
             reporter.start_heartbeats(self._state)
 

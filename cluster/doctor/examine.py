@@ -34,11 +34,11 @@ from cluster.planning.costs import Calibration, NodeCosts
 from cluster.planning.shape import ModelShape, shape_of
 from galerne.topology import LinkTransport
 from router.gateway.settings import DTYPES
-from router.model.native_layers import takes
 from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.open import open_checkpoint
 from shards.cores import available_cores
 from shards.kernels.formats import WeightFormat
+from shards.kernels.native.families import takes
 from shards.kernels.native.library import kernels_for, set_spin
 
 # Of the time that is left when each begins.

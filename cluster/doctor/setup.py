@@ -11,7 +11,8 @@ from cluster.doctor.steps import StepShape
 from cluster.presets import names
 from galerne.ids import Epoch, GatewayId, ShardId
 from galerne.topology import LinkTransport, Mode, Topology, contiguous_placement
-from router.gateway.settings import BLOCK_SIZE, DTYPES, GatewaySettings
+from router.gateway.settings import DTYPES, GatewaySettings
+from router.gateway.sizes import BLOCK_SIZE
 from router.model.kv_cache import PagedLatentCache
 from shards.checkpoint.config import ModelConfig
 from shards.cores import available_cores

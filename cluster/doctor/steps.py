@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from router.exchange.dispatch import Ints
-from router.gateway.settings import BLOCK_SIZE
+from router.gateway.sizes import BLOCK_SIZE
 from router.model.experts_port import PendingRows, RoutedExperts
 from router.model.runner import PagedRunner, SequenceChunk
 from shards.adapters.tokens import TokenAdapters

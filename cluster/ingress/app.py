@@ -6,27 +6,20 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
 
-from cluster.ingress import loopback
-from cluster.ingress.deployment import GalerneIngress
-from cluster.ingress.environment import (
-    IngressPorts,
-    choose_ports,
-    haproxy_environment,
-    proxy_environment,
-)
+from cluster.ingress.environment import choose_ports, haproxy_environment, proxy_environment
 from cluster.ingress.existing import (
-    ROUTE,
-    SERVICERS,
+    RunningServe,
     check_usable,
     describe_running_serve,
     is_serve_running,
+    kill_serve,
 )
 from cluster.ingress.haproxy import end_leftovers, find_haproxy, write_wrapper
 from cluster.ingress.settings import IngressSettings
-from cluster.nodes import HEAD_RESOURCE, alive_nodes
-from cluster.ports import LOOPBACK, check_port, is_loopback
+from cluster.ingress.starting import Proxy, ServeStart
+from cluster.nodes import alive_nodes
+from cluster.ports import check_port, is_loopback
 from cluster.run_directory import RunDirectory
 from galerne.errors import ConfigError, GalerneError
 
@@ -34,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 HAPROXY, SERVE_PROXY = "HAProxy", "Serve proxy"
 _CLOSE_TIMEOUT_S = 10.0  # beyond the time to drain
+_SETTLE_S = 15.0  # for what goes on when the start is given up
 
 
 class IngressError(GalerneError):
@@ -51,39 +45,60 @@ class IngressError(GalerneError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ingress:
-    """The running ingress."""
+    """The ingress: on its way beside the parts of the deployment, and running after ``finish``."""
 
     http_address: str  # host:port
     grpc_address: str
     mode: str  # HAPROXY or SERVE_PROXY
     note: str  # why not HAProxy, or what clients of a shared Serve must send; mostly empty
-    ports: IngressPorts | None  # None: a Serve that is not ours chose them
     _app_name: str
-    _handle: Any
+    _start: ServeStart
     _run: RunDirectory
     _owns_serve: bool  # on a Ray that is not ours, a Serve that we started stays
+
+    def finish(self, timeout_s: float) -> None:
+        """Returns when clients are answered.
+
+        Raises:
+            ConfigError: A setting cannot be kept.
+            IngressError: Serve or the frontend did not start; says why.
+        """
+        try:
+            self._start.wait(timeout_s)
+        except BaseException as error:
+            reason = _failure(self._app_name, error)
+            self.close()
+            if isinstance(error, Exception) and not isinstance(error, ConfigError):
+                raise IngressError(reason) from error
+            raise
 
     def close(self, drain_s: float = 0.0) -> None:
         """Stop admitting, give running requests ``drain_s``, then free the ports.
 
         A Serve that was running before us, or carries others by now, goes on.
         """
+        if self._start.handle is None:
+            self._give_up()
+        if self._start.handle is None:
+            return
         # By Ray, and not by the replica's gRPC port: that is on loopback, and Serve looks for it
         # at the node's address.
-        close = self._handle.options(_by_reference=True).close
+        close = self._start.handle.options(_by_reference=True).close
         try:
             close.remote(drain_s).result(timeout_s=drain_s + _CLOSE_TIMEOUT_S)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it must go
             logger.warning("ingress_close_failed reason=%s", error)
         _take_down(self._app_name, self._run, owns_serve=self._owns_serve)
 
-
-class _Proxy(NamedTuple):
-    """How clients reach the frontend: the kind of proxy, and the variables that choose it."""
-
-    mode: str
-    environment: Mapping[str, str]
-    note: str = ""
+    def _give_up(self) -> None:
+        """End what is on its way, and wait until no thread asks Ray, which is left next."""
+        if self._owns_serve:  # the rest of it ends with our Ray
+            kill_serve()
+        else:
+            _take_down(self._app_name, self._run, owns_serve=False)
+        self._start.settle(_SETTLE_S)
+        if self._owns_serve:
+            end_leftovers(self._run)
 
 
 def start_ingress(
@@ -94,8 +109,9 @@ def start_ingress(
     grpc_port: int,
     run: RunDirectory,
     owns_ray: bool,
+    proxy: Proxy | None = None,
 ) -> Ingress:
-    """Serve HTTP and gRPC; returns when clients are answered. Ray must be connected.
+    """Begin to serve HTTP and gRPC; ``finish`` tells when. Ray must be connected.
 
     Takes the Serve of the cluster if there is one, and its ports then. ``ray.serve`` must not have
     been imported: it fixes the kind of proxy.
@@ -107,38 +123,47 @@ def start_ingress(
         grpc_port: 0: any.
         run: Where the proxy's files go.
         owns_ray: Whether Ray is ours, and its Serve may be shut down.
+        proxy: What ``choose_proxy`` gave before our Ray was started with its variables.
 
     Raises:
         ConfigError: A port is taken, or the Serve that runs cannot carry us.
-        IngressError: Serve or the frontend did not start; says why.
     """
     if is_serve_running():
-        return _join_serve(settings, run)
-    ports = choose_ports(host, http_port, grpc_port)
-    proxy = _choose_proxy(settings, host, ports, run)
+        os.environ["RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP"] = "1"  # else our handle needs a loop
+        running = describe_running_serve()
+        check_usable(running, settings.app_name)
+        settings = replace(settings, has_direct_ingress=running.is_haproxy)
+        return _joined(ServeStart(settings, None, {}), settings, running, run)
+    environment: Mapping[str, str] = {}
+    if proxy is None:
+        proxy = choose_proxy(host, http_port, grpc_port, run, settings.limits.max_body_bytes)
+        environment = proxy.environment  # for a cluster that was started without it
     settings = replace(settings, has_direct_ingress=proxy.mode == HAPROXY)
-    os.environ.update(proxy.environment)
-    if not loopback.is_possible():
-        _accept_open_ports(settings)
-    try:
-        _start_serve(host, ports, proxy)
-        handle = _run_app(settings, proxy.environment)
-    except BaseException as error:
-        reason = _failure(settings.app_name, error)
-        _take_down(settings.app_name, run, owns_serve=owns_ray)
-        if isinstance(error, Exception):
-            raise IngressError(reason) from error
-        raise
     return Ingress(
-        http_address=f"{host}:{ports.http}",
-        grpc_address=f"{host}:{ports.grpc}",
+        http_address=f"{proxy.host}:{proxy.ports.http}",
+        grpc_address=f"{proxy.host}:{proxy.ports.grpc}",
         mode=proxy.mode,
         note=proxy.note,
-        ports=ports,
         _app_name=settings.app_name,
-        _handle=handle,
+        _start=ServeStart(settings, proxy, environment),
         _run=run,
         _owns_serve=owns_ray,
+    )
+
+
+def _joined(
+    start: ServeStart, settings: IngressSettings, running: RunningServe, run: RunDirectory
+) -> Ingress:
+    needs_name = bool(running.route_by_app)
+    return Ingress(
+        http_address=f"{running.host}:{running.http_port}",
+        grpc_address=f"{running.host}:{running.grpc_port}",
+        mode=HAPROXY if running.is_haproxy else SERVE_PROXY,
+        note=f"gRPC needs the metadata application={settings.app_name}" if needs_name else "",
+        _app_name=settings.app_name,
+        _start=start,
+        _run=run,
+        _owns_serve=False,
     )
 
 
@@ -159,23 +184,33 @@ def check_ingress(host: str, http_port: int, grpc_port: int) -> None:
     check_port("grpc_port", host, grpc_port)
 
 
-def _choose_proxy(
-    settings: IngressSettings, host: str, ports: IngressPorts, run: RunDirectory
-) -> _Proxy:
-    max_body_bytes = settings.limits.max_body_bytes
+def choose_proxy(
+    host: str, http_port: int, grpc_port: int, run: RunDirectory, max_body_bytes: int
+) -> Proxy:
+    """Choose ports and the kind of proxy, and set the variables for it in this process.
+
+    A Ray that is started afterwards hands them on to all its processes.
+
+    Raises:
+        ConfigError: A port is taken; names it.
+    """
+    ports = choose_ports(host, http_port, grpc_port)
     found = find_haproxy()
     if found.binary is None:
+        mode, note = SERVE_PROXY, f"no HAProxy: {found.problem}"
         environment = proxy_environment(
             max_body_bytes=max_body_bytes, is_loopback=is_loopback(host)
         )
-        return _Proxy(SERVE_PROXY, environment, f"no HAProxy: {found.problem}")
-    environment = haproxy_environment(
-        ports,
-        haproxy_dir=run.haproxy_dir,
-        binary=write_wrapper(run, found.binary, host, ports),
-        max_body_bytes=max_body_bytes,
-    )
-    return _Proxy(HAPROXY, environment)
+    else:
+        mode, note = HAPROXY, ""
+        environment = haproxy_environment(
+            ports,
+            haproxy_dir=run.haproxy_dir,
+            binary=write_wrapper(run, found.binary, host, ports),
+            max_body_bytes=max_body_bytes,
+        )
+    os.environ.update(environment)
+    return Proxy(host=host, ports=ports, mode=mode, environment=environment, note=note)
 
 
 def _is_head_here() -> bool:
@@ -183,81 +218,6 @@ def _is_head_here() -> bool:
 
     here = ray.get_runtime_context().get_node_id()
     return any(node.is_head and node.id == here for node in alive_nodes())
-
-
-def _accept_open_ports(settings: IngressSettings) -> None:
-    problem = "this version of Ray Serve cannot keep its internal gRPC ports on loopback"
-    if not settings.allow_insecure_network:
-        raise ConfigError("insecure_network", settings.allow_insecure_network, problem)
-    logger.warning("internal_ports_open reason=%s", problem)
-
-
-def _start_serve(host: str, ports: IngressPorts, proxy: _Proxy) -> None:
-    from ray import serve
-
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    serve.start(
-        proxy_location="HeadOnly",
-        # HAProxy's wrapper opens the public ports; everything else of Serve stays on loopback.
-        http_options={
-            "host": LOOPBACK if proxy.mode == HAPROXY else host,
-            "port": ports.http,
-        },
-        grpc_options={"port": ports.grpc, "grpc_servicer_functions": list(SERVICERS)},
-        # The same way for a cluster that was started without these variables.
-        controller_options={"runtime_env": {"env_vars": dict(proxy.environment)}},
-    )
-
-
-def _run_app(settings: IngressSettings, environment: Mapping[str, str]) -> Any:  # noqa: ANN401
-    from ray import serve
-
-    deployment = serve.deployment(
-        num_replicas=1,  # ``close`` by handle reaches one
-        max_ongoing_requests=100_000,  # admission is the frontend's, which says when to try again
-        max_queued_requests=-1,
-        max_constructor_retry_count=1,  # it waits for a gateway itself, and tells why it gave up
-        graceful_shutdown_timeout_s=5,
-        graceful_shutdown_wait_loop_s=0.1,
-        health_check_period_s=2,
-        logging_config={"log_level": "WARNING", "enable_access_log": False},
-        ray_actor_options={
-            "num_cpus": 0,
-            "resources": {HEAD_RESOURCE: 0.001},  # beside the proxy, which reaches it on loopback
-            "runtime_env": {"env_vars": dict(environment)},
-        },
-    )
-    # Without an app: ``__serve_build_asgi_app__`` makes it in the replica.
-    app = deployment(serve.ingress()(GalerneIngress)).bind(settings)
-    return serve.run(app, name=settings.app_name, route_prefix=ROUTE)
-
-
-def _join_serve(settings: IngressSettings, run: RunDirectory) -> Ingress:
-    os.environ["RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP"] = "1"  # else our handle needs a loop
-    running = describe_running_serve()
-    check_usable(running, settings.app_name)
-    settings = replace(settings, has_direct_ingress=running.is_haproxy)
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    try:
-        handle = _run_app(settings, {})
-    except BaseException as error:
-        reason = _failure(settings.app_name, error)
-        _take_down(settings.app_name, run, owns_serve=False)
-        if isinstance(error, Exception):
-            raise IngressError(reason) from error
-        raise
-    needs_name = bool(running.route_by_app)
-    return Ingress(
-        http_address=f"{running.host}:{running.http_port}",
-        grpc_address=f"{running.host}:{running.grpc_port}",
-        mode=HAPROXY if running.is_haproxy else SERVE_PROXY,
-        note=f"gRPC needs the metadata application={settings.app_name}" if needs_name else "",
-        ports=None,
-        _app_name=settings.app_name,
-        _handle=handle,
-        _run=run,
-        _owns_serve=False,
-    )
 
 
 def _failure(app_name: str, error: BaseException) -> str:

@@ -42,6 +42,16 @@ def is_serve_running() -> bool:
     return True
 
 
+def kill_serve() -> None:
+    """End Serve's controller at once, if there is one: whoever waits for it gets an error."""
+    import ray
+
+    try:
+        ray.kill(ray.get_actor(_CONTROLLER, namespace=_NAMESPACE), no_restart=True)
+    except ValueError:
+        return
+
+
 def describe_running_serve() -> RunningServe:
     """What runs. Imports ``ray.serve``.
 

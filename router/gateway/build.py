@@ -22,10 +22,12 @@ from router.engine.stepper import Stepper
 from router.exchange.grpc_link import AddressBook
 from router.exchange.links import LinkState
 from router.gateway.adapters import GatewayAdapters
+from router.gateway.draft_head import find_head, head_block_bytes
 from router.gateway.experts import ExpertSources
 from router.gateway.recorder import create_recorder
-from router.gateway.settings import BLOCK_SIZE, GatewaySettings, numerics_profile
-from router.gateway.speculate import create_drafting, find_head, head_bytes_per_block
+from router.gateway.settings import GatewaySettings, numerics_profile
+from router.gateway.sizes import BLOCK_SIZE
+from router.gateway.speculate import create_drafting
 from router.gateway.switch import TopologySwitch, scheduler_limits, threads_beside
 from router.guidance.guides import GuideMaker
 from router.model.decoder import Decoder
@@ -76,7 +78,7 @@ def build_gateway(
     checkpoint = open_checkpoint(settings.checkpoint)
     topology = settings.topology
     head = find_head(settings.speculation, settings.checkpoint, checkpoint.config)
-    num_blocks = _num_blocks(settings, checkpoint, head_bytes_per_block(head, settings.dtype))
+    num_blocks = _num_blocks(settings, checkpoint, head_block_bytes(head, settings.dtype.itemsize))
     facts = _facts(settings, checkpoint)
     scheduler_config = scheduler_limits(settings, topology)
     if recorder is None:

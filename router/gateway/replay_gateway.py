@@ -17,7 +17,8 @@ from router.engine.speculation.recorded import RecordedDrafting
 from router.exchange.local import LocalExperts
 from router.gateway.build import Progress, build_gateway
 from router.gateway.record_file import RecordHeader
-from router.gateway.settings import BLOCK_SIZE, DTYPES, GatewaySettings, numerics_profile
+from router.gateway.settings import DTYPES, GatewaySettings, numerics_profile
+from router.gateway.sizes import BLOCK_SIZE
 from router.guidance.guides import GuideMaker
 from router.model.kv_cache import PagedLatentCache
 from shards.checkpoint.config import ModelConfig

@@ -18,7 +18,6 @@ from router.model.vision_limits import VisionLimits
 from shards.kernels.formats import WeightFormat
 from shards.kernels.native.library import native_kernels
 
-BLOCK_SIZE = 16
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 

@@ -24,7 +24,8 @@ from router.engine.scheduler_config import SchedulerConfig
 from router.exchange.dispatch import Ints
 from router.exchange.links import LinkState
 from router.gateway.experts import ExpertSources
-from router.gateway.settings import BLOCK_SIZE, GatewaySettings
+from router.gateway.settings import GatewaySettings
+from router.gateway.sizes import BLOCK_SIZE
 from router.model.decoder import Decoder
 from router.model.experts_port import RoutedExperts
 from router.model.runner import PagedRunner

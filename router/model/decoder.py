@@ -13,7 +13,7 @@ from router.model.batch import StepBatch
 from router.model.experts_port import PendingRows, RoutedExperts
 from router.model.kv_cache import PagedLatentCache
 from router.model.layers import Layers, StepLayers
-from router.model.native_layers import NativeLayers, takes
+from router.model.native_layers import NativeLayers
 from router.model.torch_layers import TorchLayers
 from router.profiling import LayerTimer
 from shards.adapters.adapter import Adapter
@@ -21,6 +21,7 @@ from shards.adapters.tokens import TokenAdapters, distinct_keys
 from shards.checkpoint.weights import Checkpoint
 from shards.kernels.formats import WeightFormat
 from shards.kernels.linear import Linear
+from shards.kernels.native.families import takes
 from shards.kernels.native.library import kernels_for
 
 

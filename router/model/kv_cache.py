@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from router.model.cache_size import block_bytes
 from shards.checkpoint.config import ModelConfig
 
 
@@ -27,7 +28,7 @@ class PagedLatentCache:
     @staticmethod
     def bytes_per_block(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int:
         """Bytes of one block over all layers."""
-        return config.num_layers * block_size * config.latent_dim * dtype.itemsize
+        return block_bytes(config, block_size, dtype.itemsize)
 
     def layer(self, layer: int) -> torch.Tensor:
         """``[blocks, block_size, latent_dim]`` of one layer, to be written to."""

@@ -24,7 +24,6 @@ from shards.kernels.formats import WeightFormat
 from shards.kernels.native.adapters import ExpertStruct, LayerChanges, StepChanges, stacked
 from shards.kernels.native.layer import (
     MAX_THREADS,
-    MAX_TOP_K,
     PARTS,
     LayerSizes,
     LayerWeights,
@@ -40,15 +39,6 @@ from shards.kernels.native.packing import pack, pack_rows
 from shards.kernels.quantise import Stored
 
 _ROWS_FOR_THREADS = 64
-
-
-def takes(config: ModelConfig) -> bool:
-    """Whether the kernels can compute this model's layers."""
-    inputs = (
-        *(config.hidden_size, config.q_lora_rank, config.kv_lora_rank, config.qk_nope_head_dim),
-        *(config.qk_rope_head_dim, config.v_head_dim),
-    )
-    return config.num_experts_per_tok <= MAX_TOP_K and not any(k % 2 for k in inputs)
 
 
 class NativeLayers:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from galerne.errors import CheckpointError
 from shards.checkpoint.check import check_tensors
 from shards.checkpoint.config import ModelConfig
@@ -82,6 +80,8 @@ class EagleCheckpoint:
         """As ``Checkpoint.dense``; also ``fuse`` ``[H, 2 H]``. No ``embed`` and no ``head``."""
         short = name.rsplit(".", 1)[-1]
         if short == "gate":  # of one expert: all go there with weight 1
+            import torch
+
             return Weight(torch.zeros((1, self._config.hidden_size), dtype=torch.bfloat16))
         if short in ("shared_gate", "shared_up", "shared_down"):
             return self._half(name.replace("shared_", "mlp_"), is_first=True)

@@ -7,8 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cached_property
-
-import torch
+from typing import TYPE_CHECKING
 
 from shards.checkpoint.check import FP8, CheckedTensors, check_scale_values
 from shards.checkpoint.config import ModelConfig
@@ -16,7 +15,11 @@ from shards.checkpoint.names import Layout, Source
 from shards.checkpoint.tensor_files import TensorFiles
 from shards.checkpoint.weights import ExpertWeights, Weight
 from shards.kernels.formats import WeightFormat
-from shards.kernels.quantise import Codes, unpacked_nibbles
+
+if TYPE_CHECKING:  # opening needs no torch
+    import torch
+
+    from shards.kernels.quantise import Codes
 
 SAMPLE_BYTES = 64
 
@@ -89,12 +92,14 @@ class MappedCheckpoint:
         file = self.tensors.file_by_tensor[source.scale_name]
         # One of [E, 1, 1], or the only one of [] or [1].
         scale = file.tensor(source.scale_name, source.stack_index)
-        return Weight(data, scale.reshape(()).to(torch.float32))
+        return Weight(data, scale.reshape(()).float())
 
     def _codes(self, source: Source, data: torch.Tensor, scale_name: str) -> Codes:
+        from shards.kernels.quantise import Codes, unpacked_nibbles
+
         file = self.tensors.file_by_tensor[scale_name]
         scales = file.tensor(scale_name)
-        check_scale_values(scales, str(file.path), scale_name)
+        check_scale_values(scales.float().numpy(), str(file.path), scale_name)
         numbers = unpacked_nibbles(data) if source.held is WeightFormat.INT4 else data
         return Codes(numbers, scales, source.shape[1], source.held)
 

@@ -7,19 +7,22 @@ import mmap
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from galerne.errors import CheckpointError
 from shards.checkpoint.safetensors_header import TensorEntry, read_header
 
-DTYPES: Mapping[str, torch.dtype] = {
-    "BF16": torch.bfloat16,
-    "F16": torch.float16,  # of adapters; a checkpoint's weights are refused
-    "F32": torch.float32,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "I8": torch.int8,
-    "U8": torch.uint8,
+if TYPE_CHECKING:
+    import torch
+
+# Names of torch's, which is loaded when the first tensor is asked for: headers need none of it.
+_DTYPES: Mapping[str, str] = {
+    "BF16": "bfloat16",
+    "F16": "float16",  # of adapters; a checkpoint's weights are refused
+    "F32": "float32",
+    "F8_E4M3": "float8_e4m3fn",
+    "I8": "int8",
+    "U8": "uint8",
 }
 
 # Writable for torch's sake (it warns of read-only memory), private so that nothing reaches the
@@ -27,6 +30,14 @@ DTYPES: Mapping[str, torch.dtype] = {
 _MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 _FLAGS = mmap.MAP_PRIVATE | _MAP_NORESERVE
 _PROTECTION = mmap.PROT_READ | mmap.PROT_WRITE
+
+
+def _torch_dtype(name: str) -> torch.dtype:
+    """By its name in a file."""
+    import torch
+
+    dtype: torch.dtype = getattr(torch, _DTYPES[name])
+    return dtype
 
 
 class SafetensorsFile:
@@ -68,7 +79,7 @@ class SafetensorsFile:
             shape, start = shape[1:], start + index * num_bytes
             end = start + num_bytes
         self._handed_out.add((start, end))
-        return self._view(DTYPES[entry.dtype], shape, start, end)
+        return self._view(_torch_dtype(entry.dtype), shape, start, end)
 
     def release(self) -> None:
         """Give back the pages read so far; a view reads them again when it is used."""
@@ -89,6 +100,8 @@ class SafetensorsFile:
     def _view(
         self, dtype: torch.dtype, shape: tuple[int, ...], start: int, end: int
     ) -> torch.Tensor:
+        import torch
+
         if start % dtype.itemsize:
             raw = torch.frombuffer(self._map, dtype=torch.uint8, count=end - start, offset=start)
             return raw.clone().view(dtype).reshape(shape)

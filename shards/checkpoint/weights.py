@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
-
-import torch
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from shards.checkpoint.config import ModelConfig
 from shards.kernels.formats import WeightFormat
-from shards.kernels.quantise import Codes, Stored, wide
+
+if TYPE_CHECKING:  # opening needs no torch
+    import torch
+
+    from shards.kernels.quantise import Codes, Stored
 
 
 class Weight(NamedTuple):
@@ -29,10 +31,12 @@ class Weight(NamedTuple):
         Codes are multiplied in float32 and rounded once.
         """
         if self.codes is not None:
+            from shards.kernels.quantise import wide
+
             return wide(self.codes).to(dtype)
         if self.scale is None:
             return self.data.to(dtype)
-        return (self.data.to(torch.float32) * self.scale).to(dtype)
+        return (self.data.float() * self.scale).to(dtype)
 
     def held_as(self, held: WeightFormat, dtype: torch.dtype) -> Stored:
         """The codes as they are, if they are of this format; else the values in ``dtype``."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from galerne.errors import ProtocolError
 from galerne.hello import SharedFile
-from shards.kernels.native.library import open_library
+from shards.kernels.native.families import open_library
 from shards.shm.memory import PAGE_BYTES, OwnedMemory, SharedMemory
 from shards.wire import Ints
 

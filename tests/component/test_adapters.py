@@ -15,7 +15,8 @@ from router.exchange.grpc_transport import GrpcTransport
 from router.model.runner import SequenceChunk
 from shards.bank import AdapterMissingError
 from shards.kernels.formats import WeightFormat
-from shards.kernels.native.library import FAMILY_VARIABLE, TORCH, native_kernels
+from shards.kernels.native.families import FAMILY_VARIABLE, TORCH
+from shards.kernels.native.library import native_kernels
 
 SOURCE = checkpoint()
 CONFIG = SOURCE.config

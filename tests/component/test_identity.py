@@ -20,7 +20,8 @@ from shards.checkpoint.open import open_checkpoint
 from shards.checkpoint.presets import preset
 from shards.checkpoint.random_checkpoint import write_random_checkpoint
 from shards.kernels import row_invariant
-from shards.kernels.native.library import FAMILY_VARIABLE, TORCH, native_kernels
+from shards.kernels.native.families import FAMILY_VARIABLE, TORCH
+from shards.kernels.native.library import native_kernels
 
 VARIANTS = {
     "alone": {"together": False},

@@ -17,7 +17,8 @@ from router.model.runner import SequenceChunk
 from shards.checkpoint.eagle import eagle_shapes, head_config, open_eagle
 from shards.checkpoint.eagle_write import write_eagle
 from shards.checkpoint.fields import Fields
-from shards.kernels.native.library import FAMILY_VARIABLE, TORCH, native_kernels
+from shards.kernels.native.families import FAMILY_VARIABLE, TORCH
+from shards.kernels.native.library import native_kernels
 
 LOOP = tuple([40, 41, 42, 43, 44] * 8)
 

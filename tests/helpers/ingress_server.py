@@ -116,6 +116,7 @@ def _serve(options, answer):
             ingress = start_ingress(
                 settings, host="127.0.0.1", http_port=0, grpc_port=0, run=run, owns_ray=True
             )
+            ingress.finish(timeout_s=90)
             _obey(ingress, actor, answer, run)
         finally:
             shutdown.ignore()

@@ -9,7 +9,8 @@ from helpers.gateways import Collector
 from router.gateway.build import build_gateway
 from router.gateway.codec import decode_request, encode_request
 from router.gateway.record_file import find_records
-from router.gateway.settings import BLOCK_SIZE, DTYPES
+from router.gateway.settings import DTYPES
+from router.gateway.sizes import BLOCK_SIZE
 from router.model.kv_cache import PagedLatentCache
 
 

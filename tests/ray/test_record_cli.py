@@ -17,7 +17,7 @@ from router.gateway.record_file import find_records
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
-MAX_TOKENS = 500
+MAX_TOKENS = 200
 FLAGS = ("--shards", "2", "--gateways", "2", "--http-port", "0", "--grpc-port", "0")
 
 

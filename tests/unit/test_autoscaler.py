@@ -344,7 +344,7 @@ observations = st.builds(
 currents = st.sampled_from([None, *CANDIDATES])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(observed=observations, current=currents, last=st.floats(0, 1000), pending=st.integers(0, 3))
 def test_a_decision_is_repeatable_and_always_says_why(observed, current, last, pending):
     autoscaler = create_autoscaler(idle_to_zero_s=100.0)
@@ -386,9 +386,9 @@ def test_within_the_cool_down_only_a_broken_objective_brings_a_second_change(cur
             assert not decision.are_objectives_held
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(current=currents, observed=observations)
 def test_constant_load_settles_after_one_change_at_most(current, observed):
     # At zero the first request wakes the cluster; idle stays out: it is no constant load.
     observed = replace(observed, idle_s=0.0)
-    assert len(walk(create_autoscaler(), current, [observed] * 60)) <= 1
+    assert len(walk(create_autoscaler(), current, [observed] * 30)) <= 1

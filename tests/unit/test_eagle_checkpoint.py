@@ -16,7 +16,7 @@ from cluster.demo.training.sizes import DEMO, EAGLE
 from galerne.errors import CheckpointError, ConfigError
 from helpers.fixture_models import BLOCK_SIZE, checkpoint
 from router.engine.speculation.settings import SpeculationSettings
-from router.gateway.speculate import find_head
+from router.gateway.draft_head import find_head
 from router.model.batch import Chunk
 from router.model.decoder import Decoder
 from router.model.eagle import EagleHead

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 from collections.abc import Sequence
 from functools import cache
@@ -14,17 +13,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from galerne.errors import ConfigError
 from shards.kernels.formats import WeightFormat
 from shards.kernels.native.adapters import Ints, TableChanges
 from shards.kernels.native.compile import LIBRARY
+from shards.kernels.native.families import (
+    FAMILY_VARIABLE,
+    SPIN_VARIABLE,
+    TORCH,
+    chosen,
+    families,
+    open_library,
+)
 from shards.kernels.native.packing import Packed
 
-logger = logging.getLogger(__name__)
-
-FAMILY_VARIABLE: Final = "GALERNE_KERNELS"  # a family's name, or torch; unset: the best there is
-TORCH: Final = "torch"
-SPIN_VARIABLE: Final = "GALERNE_SPIN_US"  # see ``team.h``
 _SPIN_NS: Final = 200_000  # longer than what lies between two layers
 _STATUS: Final = {
     1: "kernel family not supported here",
@@ -282,16 +283,9 @@ def native_kernels() -> NativeKernels | None:
     Raises:
         ConfigError: The variable names a family that is unknown or that this machine lacks.
     """
-    wanted = os.environ.get(FAMILY_VARIABLE, "")
-    if wanted == TORCH:
+    if os.environ.get(FAMILY_VARIABLE) == TORCH:
         return None
-    found = {kernels.family: kernels for kernels in load(LIBRARY)}
-    if wanted and wanted not in found:
-        known = ", ".join([*found, TORCH])
-        raise ConfigError(FAMILY_VARIABLE, wanted, f"this machine has {known}")
-    if not found:
-        return None
-    return found[wanted] if wanted else list(found.values())[-1]
+    return chosen({kernels.family: kernels for kernels in load(LIBRARY)})
 
 
 def kernels_for(dtype: torch.dtype, num_inputs: int) -> NativeKernels | None:
@@ -306,11 +300,9 @@ def load(path: Path) -> list[NativeKernels]:
         return []
     for name, arguments in _ARGUMENTS.items():
         getattr(library, name).argtypes = arguments
-    library.galerne_family_name.restype = ctypes.c_char_p
     for name in ("galerne_layer_scratch", "galerne_mlp_bytes", "galerne_row_bytes"):
         getattr(library, name).restype = _SIZE
-    count = range(library.galerne_num_families())
-    return [NativeKernels(library, i) for i in count if library.galerne_is_supported(i)]
+    return [NativeKernels(library, number) for number in families(library).values()]
 
 
 def set_spin(*, owns_cores: bool) -> None:
@@ -318,16 +310,6 @@ def set_spin(*, owns_cores: bool) -> None:
     kernels = native_kernels()
     if kernels is not None and SPIN_VARIABLE not in os.environ:
         kernels.set_spin_ns(_SPIN_NS if owns_cores else 0)
-
-
-@cache
-def open_library(path: Path = LIBRARY) -> ctypes.CDLL | None:
-    """The C library; None, and a warning, where it was not built."""
-    try:
-        return ctypes.CDLL(str(path))
-    except OSError as error:
-        logger.warning("native_kernels_missing reason=%s: torch computes, slower", error)
-        return None
 
 
 def _matrix(name: str, tensor: torch.Tensor, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
