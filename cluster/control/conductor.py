@@ -133,14 +133,19 @@ class TopologyConductor:
         self.current, self.is_asleep, self.is_waking = target, False, True
         self._events.add("woken", "controller", f"epoch={target.epoch} mode={target.mode.value}")
 
+    @property
+    def away(self) -> tuple[str, ...]:
+        """Parts that should serve and are not there; no change begins meanwhile."""
+        parts = () if self.is_asleep else self.current.parts
+        return tuple(sorted(part for part in parts if not self._registry.is_live(part)))
+
     def check(self, target: Topology) -> None:
         """Raises ChangeRefusedError if a change cannot begin now."""
         self._check_idle()
         if target.epoch <= self.current.epoch:
             raise ChangeRefusedError(f"epoch {target.epoch} is not above {self.current.epoch}")
-        gone = [part for part in self.current.parts if not self._registry.is_live(part)]
-        if gone and not self.is_asleep:
-            raise ChangeRefusedError(f"{', '.join(sorted(gone))} must come back first")
+        if self.away:
+            raise ChangeRefusedError(f"{', '.join(self.away)} must come back first")
 
     def _check_idle(self) -> None:
         if self.stage is not Stage.IDLE:

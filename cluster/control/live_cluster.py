@@ -78,6 +78,11 @@ class LiveCluster:
         """See ``ScaledCluster``."""
         return self._conductor.stage is not Stage.IDLE
 
+    @property
+    def away(self) -> tuple[str, ...]:
+        """See ``ScaledCluster``."""
+        return self._conductor.away
+
     def observe(self, now_s: float) -> Observed:
         """See ``ScaledCluster``. What frontends hold waits too."""
         seen, num_held = self._traffic.observe(now_s), self._demand.num_held

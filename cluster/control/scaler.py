@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from cluster.control.conductor import ChangeRefusedError
 from cluster.control.events import EventLog
 from cluster.control.explain import NumberedRecord, ScalerView
 from cluster.control.metrics import ScalerMetrics
@@ -46,6 +47,11 @@ class ScaledCluster(Protocol):
     @property
     def is_changing(self) -> bool:
         """Whether a change of topology goes on, whoever began it."""
+        ...
+
+    @property
+    def away(self) -> tuple[str, ...]:
+        """Parts of what serves that are not there; until they are back every change is refused."""
         ...
 
     @property
@@ -176,6 +182,7 @@ class Scaler:
             cluster=self._cluster.shape,
             num_nodes=self._nodes.num_nodes,
             pending_nodes=self._nodes.num_pending,
+            away=self._cluster.away,
             memory=self._memory,
             calibration_error=self.ledger.calibration_error,
         )
@@ -221,7 +228,7 @@ class Scaler:
         self._change = asyncio.create_task(self._carry_out(target))
 
     async def _carry_out(self, target: Candidate | None) -> None:
-        before = self._cluster.current
+        before, is_refused = self._cluster.current, False
         try:
             if target is not None:
                 await self._until_nodes(target)
@@ -233,10 +240,12 @@ class Scaler:
             self.ledger.committed()
         except GalerneError as error:
             self._events.add("autoscaler_failed", "controller", str(error))
+            is_refused = isinstance(error, ChangeRefusedError) and bool(self._cluster.away)
         except Exception as error:  # or no other change would ever begin
             logger.exception("change_failed")
             self._events.add("autoscaler_failed", "controller", repr(error))
-        self._memory = self._memory.change_ended(self._now_s())
+        memory = self._memory  # no need to cool down from what could not begin
+        self._memory = memory.change_refused() if is_refused else memory.change_ended(self._now_s())
         self._cluster.start_period()
         self._nodes.give_up()  # it is the parts that keep their nodes from now on
 

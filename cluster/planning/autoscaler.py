@@ -41,6 +41,7 @@ class ScalerState:
     cluster: ClusterShape  # with the nodes that may be asked for
     num_nodes: int  # there now
     pending_nodes: int = 0  # that the change in flight waits for
+    away: tuple[str, ...] = ()  # parts of what serves that are not there
     memory: Memory = field(default_factory=Memory)
     calibration_error: float | None = None  # median relative error of earlier predictions
 
@@ -94,7 +95,9 @@ class Autoscaler:
             demand, ranked = less, self.planner.rank(cluster, less, also)
         current = self._current(state, cluster, demand, ranked)
         trouble = self._trouble(state.observed, current)
-        verdict = self._verdict(now_s, state, cluster, current, trouble, ranked, demand)
+        verdict = _when_whole(
+            state, self._verdict(now_s, state, cluster, current, trouble, ranked, demand)
+        )
         is_made = verdict.action is not Action.HOLD
         return Decision(
             at_s=now_s,
@@ -351,6 +354,14 @@ class Autoscaler:
         limit = self.config.idle_to_zero_s
         is_empty = not (seen.waiting or seen.running)
         return limit is not None and is_empty and seen.idle_s >= limit
+
+
+def _when_whole(state: ScalerState, verdict: _Verdict) -> _Verdict:
+    """The verdict, but no change begins while a part of what serves is away."""
+    if verdict.action is not Action.CHANGE or not state.away:
+        return verdict
+    why = f"{verdict.reason}; {', '.join(state.away)} must come back first"
+    return _Verdict(Action.HOLD, state.current, Constraint.AWAY, why)
 
 
 def _with_headroom(current: Judged, ranked: Sequence[Judged]) -> Judged:

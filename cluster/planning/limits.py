@@ -38,6 +38,7 @@ class Constraint(enum.StrEnum):
     HYSTERESIS = "hysteresis"
     COOL_DOWN = "cool_down"
     ONE_CHANGE = "one_change_in_flight"
+    AWAY = "parts_away"
     PENDING = "pending_nodes"
     IDLE = "idle"
 

@@ -45,3 +45,7 @@ class Memory:
     def change_ended(self, now_s: float) -> Memory:
         """The change in flight was committed, or aborted without effect."""
         return replace(self, change=None, last_change_s=now_s)
+
+    def change_refused(self) -> Memory:
+        """The change in flight could not begin: it is no change that ended."""
+        return replace(self, change=None)

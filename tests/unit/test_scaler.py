@@ -5,12 +5,14 @@ from dataclasses import replace
 
 import pytest
 
+from cluster.control.conductor import ChangeRefusedError
 from cluster.control.events import EventLog
 from cluster.control.metrics import ControlMetrics, ScalerMetrics
 from cluster.control.scaler import Scaler
 from cluster.control.scaling_plan import ScalingPlan
 from cluster.planning.decision import Action, Measured
 from cluster.planning.enumerate import candidates
+from cluster.planning.limits import Constraint
 from cluster.planning.load import Objectives
 from cluster.planning.observed import Observed
 from cluster.planning.planner import Planner
@@ -32,7 +34,7 @@ class World:
         self.shape = create_cluster(nodes)
         self.current, self.num_nodes = current, num_nodes
         self.num_pending = 0
-        self.is_changing = False
+        self.is_changing, self.away = False, ()
         self.done = []
         self.load, self.waiting, self.idle_s = create_load(0.0), 0, 0.0
         self.steps = None
@@ -196,6 +198,25 @@ async def test_a_change_that_fails_is_told_and_not_repeated_at_once(problem):
     scaler.clock.now_s += 1
     await scaler.turn()
     assert scaler.latest.action is Action.HOLD  # cools down first
+
+
+async def test_a_change_waits_for_a_part_that_is_away_and_no_longer():
+    world = World(worst_at(1.0))
+    world.load, world.problem = create_load(1.0), ChangeRefusedError("shard-1 must come back first")
+    scaler = create_scaler(world)
+    await scaler.turn()
+    world.away = ("shard-1",)  # lost since the decision
+    await settle(scaler)
+    assert [e.kind for e in scaler._events.after(0)] == ["autoscaler", "autoscaler_failed"]
+    for _ in range(3):
+        await scaler.turn()
+        assert (scaler.latest.action, scaler.latest.binding) == (Action.HOLD, Constraint.AWAY)
+        assert "shard-1 must come back first" in scaler.latest.reason
+    world.away, world.problem = (), None
+    await scaler.turn()  # at the same second: nothing has to cool down
+    await settle(scaler)
+    assert world.current == scaler.latest.target != worst_at(1.0)
+    assert [number for number, _, _ in scaler.ledger.records] == [1, 2]
 
 
 async def test_an_idle_cluster_goes_to_zero_and_a_waiting_request_brings_it_back():
