@@ -7,13 +7,17 @@ from dataclasses import dataclass, field, replace
 
 from cluster.planning.candidate import Candidate
 from cluster.planning.decision import Measured
-from cluster.planning.load import Load
+from cluster.planning.load import Guessing, Load
+from cluster.planning.observed import guessing_of
 from cluster.planning.refresh import ObservedSteps
 from cluster.planning.step import StepWork
 from galerne.histogram import LogHistogram
-from router.engine.load_counter import LoadTotals
+from router.engine.load_counter import DRAFT_PART, IMAGE_PART, LoadTotals
 
-_COUNTS = ("arrivals", "admitted", "prompt_tokens", "ended", "output_tokens", "steps")
+_COUNTS = (
+    *("arrivals", "admitted", "prompt_tokens", "ended", "output_tokens"),
+    *("steps", "decoded", "decode_rows"),
+)
 _MODEL = "model"  # the timer around whole passes
 _MIN_STEPS = 200  # below which their mean says little
 
@@ -28,6 +32,8 @@ class Sums:
     ended: int = 0
     output_tokens: int = 0
     steps: int = 0
+    decoded: int = 0
+    decode_rows: int = 0
     seconds_by_part: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     ttft_s: LogHistogram = field(default_factory=LogHistogram)
     inter_token_s: LogHistogram = field(default_factory=LogHistogram)
@@ -49,15 +55,22 @@ class Sums:
         return ObservedSteps(
             candidate=candidate,
             work=StepWork(
-                num_decoding=self.inter_token_s.count / self.steps,
+                num_decoding=self.decoded / self.steps,
                 context=prompt + output / 2,
                 num_prefill=self.prompt_tokens / self.steps,
                 prefill_context=prompt / 2,
+                guessing=self.guessing,
             ),
             num_steps=self.steps,
             seconds_by_part=self.seconds_by_part,
             peers=(candidate.gateways - 1) * min(busy, 1.0),
         )
+
+    @property
+    def guessing(self) -> Guessing:
+        """What guesses cost and gave; a timer's seconds of a step that makes none are no cost."""
+        tokens, seconds = self.inter_token_s.count, self.seconds_by_part[DRAFT_PART]
+        return guessing_of(self.decoded, self.decode_rows, tokens, seconds)
 
     @property
     def completion_s(self) -> float | None:
@@ -108,6 +121,8 @@ class Period:
             requests_per_s=sums.arrivals / span_s,
             prompt_tokens=sums.prompt_tokens / max(sums.admitted, 1),
             output_tokens=sums.output_tokens / max(sums.ended, 1),
+            image_s=sums.seconds_by_part[IMAGE_PART] / max(sums.admitted, 1),
+            guessing=sums.guessing,
         )
         measured = Measured(
             seconds=span_s,

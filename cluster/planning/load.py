@@ -12,6 +12,18 @@ _USUAL_WEIGHT, _PROMISED_WEIGHT = 1.0, 4.0  # without and with a promise of time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Guessing:
+    """Speculative decoding as it was measured: means of one sequence in one step."""
+
+    rows: float = 1.0  # that go through the layers: the newest token and the guesses behind it
+    tokens: float = 1.0  # that come of them
+    seconds: float = 0.0  # in which the gateway makes the guesses
+
+
+NO_GUESSING = Guessing()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
     """Requests as they come; their means. All zero: nobody asks anything."""
 
@@ -20,6 +32,8 @@ class Load:
     output_tokens: float
     arrival_cv2: float = 1.0  # squared coefficient of variation of their distance; 1: Poisson
     service_cv2: float = 1.0  # of their length
+    image_s: float = 0.0  # in which a gateway encodes a request's images; cached ones take none
+    guessing: Guessing = NO_GUESSING  # where it pays
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from cluster.planning.load import Load
+from cluster.planning.load import NO_GUESSING, Guessing, Load
 from galerne.histogram import LogHistogram
-from router.engine.load_counter import LoadTotals
+from router.engine.load_counter import DRAFT_PART, IMAGE_PART, LoadTotals
 
 _UPPER_SIGMAS = 2.0  # of the estimate of a rate: it is lower in 97.7 % of windows
 _NUM_PEAK_PARTS = 6  # parts of a window whose busiest one bounds the load too
@@ -46,6 +46,10 @@ class _Bin:
     ended: int = 0
     output_tokens: int = 0
     output_squares: float = 0.0
+    image_s: float = 0.0
+    decoded: int = 0
+    decode_rows: int = 0
+    draft_s: float = 0.0
     ttft: LogHistogram = field(default_factory=LogHistogram)
     inter_token: LogHistogram = field(default_factory=LogHistogram)
 
@@ -105,6 +109,10 @@ class ObservedWindow:
         found.ended += new.ended
         found.output_tokens += new.output_tokens
         found.output_squares += new.output_squares
+        found.image_s += new.seconds_by_part.get(IMAGE_PART, 0.0)
+        found.decoded += new.decoded
+        found.decode_rows += new.decode_rows
+        found.draft_s += new.seconds_by_part.get(DRAFT_PART, 0.0)
         found.ttft.merge(new.ttft_s)
         found.inter_token.merge(new.inter_token_s)
         if new.admitted or new.ended or new.inter_token_s.count:
@@ -179,7 +187,12 @@ class ObservedWindow:
         admitted, ended = sum(b.admitted for b in bins), sum(b.ended for b in bins)
         mix = self._lengths
         if admitted:
-            mix = replace(mix, prompt_tokens=sum(b.prompt_tokens for b in bins) / admitted)
+            prompt, image_s = sum(b.prompt_tokens for b in bins), sum(b.image_s for b in bins)
+            mix = replace(mix, prompt_tokens=prompt / admitted, image_s=image_s / admitted)
+        if decoded := sum(b.decoded for b in bins):
+            rows, tokens = sum(b.decode_rows for b in bins), sum(b.inter_token.count for b in bins)
+            draft_s = sum(b.draft_s for b in bins)
+            mix = replace(mix, guessing=guessing_of(decoded, rows, tokens, draft_s))
         if ended:
             mean = sum(b.output_tokens for b in bins) / ended
             variance = max(0.0, sum(b.output_squares for b in bins) / ended - mean**2)
@@ -224,6 +237,15 @@ class ObservedWindow:
 
     def _count(self, index: int) -> int:
         return self._bins[index].arrivals if index in self._bins else 0
+
+
+def guessing_of(decoded: int, rows: int, tokens: int, seconds: float) -> Guessing:
+    """Of so many times that a sequence was in a step that decodes; nobody guessed: none."""
+    if rows <= decoded:
+        return NO_GUESSING
+    return Guessing(
+        rows=rows / decoded, tokens=max(tokens / decoded, 1.0), seconds=seconds / decoded
+    )
 
 
 def _certain(rate: float, load: Load, span_s: float) -> float:

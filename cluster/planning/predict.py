@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from cluster.planning.candidate import Candidate, Prediction
 from cluster.planning.costs import Calibration, Scatter
-from cluster.planning.load import Load
+from cluster.planning.load import NO_GUESSING, Load
 from cluster.planning.occupancy import Occupancy, occupancy
 from cluster.planning.queueing import Wait, admission_wait, prefill_wait
 from cluster.planning.shape import ModelShape
@@ -23,11 +24,22 @@ def predict(
     """Times, rates and memory of ``candidate`` in the steady state under ``load``.
 
     Without load: the times of a lone request of the load's sizes. A load that cannot be carried:
-    infinite request times; memory and ``step_s`` are then those at the limits.
+    infinite request times; memory and ``step_s`` are then those at the limits. Guesses are made
+    only where they pay.
 
     Raises:
         ValueError: The calibration lacks a link that the candidate needs.
     """
+    given = _predict(shape, calibration, candidate, load)
+    if load.guessing == NO_GUESSING:
+        return given
+    plain = _predict(shape, calibration, candidate, replace(load, guessing=NO_GUESSING))
+    return min((plain, given), key=lambda p: (p.completion_s, -p.max_requests_per_s))
+
+
+def _predict(
+    shape: ModelShape, calibration: Calibration, candidate: Candidate, load: Load
+) -> Prediction:
     model = GatewayModel(shape, calibration, candidate, load)
     capacity = model.capacity()
     rate = load.requests_per_s / candidate.gateways
@@ -41,12 +53,13 @@ def predict(
     share = rate * state.step_s * model.prompt / model.budget(state.seen)
     behind = prefill_wait(share, prefill_s, variation=variation)
     waits = (admission, behind)
-    fixed_s = calibration.request_s + calibration.frontend_s + prefill_s
+    fixed_s = model.begun_s + calibration.frontend_s + prefill_s
     mean_ttft_s = fixed_s + busy_fraction(state.running) * state.step_s / 2
     mean_ttft_s += admission.mean_s + behind.mean_s
     extra_s = _chunk_seconds(model, state)
     ttft = [fixed_s + _found_seconds(present, part) + _percentile(waits, part) for part in _PARTS]
     gaps = [present.gap_s(part, state.chunk_fraction, extra_s) for part in _PARTS]
+    gaps[0] /= load.guessing.tokens  # in the p95 are those that come alone
     scatter = calibration.scatter or _NO_SCATTER
     gateway_bytes, shard_bytes = _memory(model, max(state.running, 1.0))
     parts = model.parts(state.seen, 0.0, state.peers)
@@ -56,7 +69,7 @@ def predict(
         inter_token_p50_s=gaps[0] * scatter.gap_p50,
         inter_token_p95_s=scatter.gap_p50
         * _scattered(gaps[0], gaps[1], scatter.gap_p95 / scatter.gap_p50),
-        completion_s=mean_ttft_s + (model.output - 1) * state.step_s,
+        completion_s=mean_ttft_s + (model.steps - 1) * state.step_s,
         requests_per_s=load.requests_per_s,
         max_requests_per_s=candidate.gateways * capacity.requests_per_s,
         running=state.running,
@@ -100,7 +113,7 @@ def _occupancy(model: GatewayModel, state: Steady, rate: float, capacity: Capaci
     def decode_s(num_decoding: float) -> float:
         return model.seconds(num_decoding, 0.0, state.peers)
 
-    return occupancy(rate, model.output, slots, decode_s, delay)
+    return occupancy(rate, model.steps, slots, decode_s, delay)
 
 
 def _chunk_seconds(model: GatewayModel, state: Steady) -> float:
@@ -109,7 +122,7 @@ def _chunk_seconds(model: GatewayModel, state: Steady) -> float:
     if not chunk:
         return 0.0
     lone_s = model.seconds(1.0, chunk, 0.0) - model.seconds(1.0, 0.0, 0.0)
-    begun_s = model.calibration.request_s * chunk / model.prompt
+    begun_s = model.begun_s * chunk / model.prompt
     return max(state.chunk_s - state.decode_s, lone_s + begun_s)
 
 

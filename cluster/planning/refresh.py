@@ -21,6 +21,7 @@ from cluster.planning.costs import (
 from cluster.planning.shape import ModelShape
 from cluster.planning.step import StepWork, step_parts
 from galerne.topology import LinkTransport
+from router.engine.load_counter import DRAFT_PART
 
 MAX_FACTOR = 4.0  # one observation claims at most so much more or less than what is known
 
@@ -29,7 +30,7 @@ _DENSE = ("projections", "attention", "gate", "shared expert", "combine")
 _EXPERTS = ("experts and wire", "dispatch")
 _HEAD = ("head",)
 _MODEL = "model"  # whole passes: the parts above are inside
-_AROUND = ("schedule", "sample", "emit")
+_AROUND = ("schedule", "sample", "emit", DRAFT_PART)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from cluster.planning.candidate import Candidate
 from cluster.planning.costs import Calibration, NodeCosts
 from cluster.planning.exchange import RoundTrip, queued_service, round_trip
+from cluster.planning.load import NO_GUESSING, Guessing
 from cluster.planning.shape import ModelShape
 from galerne.topology import LinkTransport
 
@@ -15,15 +16,21 @@ from galerne.topology import LinkTransport
 class StepWork:
     """What one step computes; means, so fractions are meant."""
 
-    num_decoding: float  # sequences, one token each
+    num_decoding: float  # sequences, one token each and its guesses
     context: float  # keys that each of their queries sees
     num_prefill: float = 0.0  # tokens
     prefill_context: float = 0.0  # keys that each of theirs sees
+    guessing: Guessing = NO_GUESSING
+
+    @property
+    def num_decoded(self) -> float:
+        """Tokens of sequences that decode, and guesses."""
+        return self.num_decoding * self.guessing.rows
 
     @property
     def num_tokens(self) -> float:
         """All tokens that go through the layers."""
-        return self.num_decoding + self.num_prefill
+        return self.num_decoded + self.num_prefill
 
 
 def step_parts(
@@ -50,6 +57,8 @@ def step_parts(
     # Gateways on one machine take its cores from one another.
     slower = 1 + peers * _near_peers(candidate)
     attention_s = slower * _attention(costs, work)
+    guessing = work.guessing
+    guessing_s = work.num_decoding * guessing.seconds
     if candidate.transport is LinkTransport.LOCAL:
         layer_s = slower * costs.layer.seconds(work.num_tokens)
         rows = work.num_tokens * shape.num_experts_per_tok
@@ -69,17 +78,17 @@ def step_parts(
         "attention": layers * attention_s,
         "experts": layers * experts_s,
         "exchange": layers * exchange_s,
-        "head": slower * costs.head.seconds(work.num_decoding),
-        "step": slower * costs.step.seconds(work.num_decoding),
+        "head": slower * costs.head.seconds(work.num_decoded),
+        "step": slower * (costs.step.seconds(work.num_decoding) + guessing_s),
         # All tokens of gateways on one machine go through the same frontends.
-        "answer": calibration.answer.seconds(slower * work.num_decoding),
+        "answer": calibration.answer.seconds(slower * work.num_decoding * guessing.tokens),
     }
 
 
 def _attention(costs: NodeCosts, work: StepWork) -> float:
     """One layer's products of queries with keys; queries of a chunk share their keys."""
     in_chunk_s = costs.attention_s if costs.chunk_attention_s is None else costs.chunk_attention_s
-    decoded_s = costs.attention_s * work.num_decoding * work.context
+    decoded_s = costs.attention_s * work.num_decoded * work.context
     return decoded_s + in_chunk_s * work.num_prefill * work.prefill_context
 
 

@@ -17,7 +17,7 @@ from router.engine.block_pool import BlockPool
 from router.engine.commands import Command, settle
 from router.engine.gateway_port import GatewayLoad
 from router.engine.guide import Guide
-from router.engine.load_counter import LoadCounter, LoadTotals
+from router.engine.load_counter import DRAFT_PART, IMAGE_PART, LoadCounter, LoadTotals
 from router.engine.metrics import EngineMetrics
 from router.engine.plan import StepPlan
 from router.engine.preparing import Preparing
@@ -241,13 +241,13 @@ class Engine:
         """A bounded share of the work for images; whether there was any. As ``step``."""
         if not self._preparing.is_tracking:
             return False
-        with self.timer.part("vision"):
+        with self.timer.part(IMAGE_PART):
             return self._preparing.advance()
 
     def step(self) -> None:
         """Plan, run and publish one step. For the loop, and for who runs an engine without it."""
         started = self._clock.now_s()
-        with self.timer.part("draft"):
+        with self.timer.part(DRAFT_PART):
             drafts = self.drafting.drafts(self._scheduler.decoding)
         with self.timer.part("schedule"):
             plan = self._scheduler.schedule(drafts)
@@ -260,7 +260,7 @@ class Engine:
                 logits = self._runner.run_plan(self.num_steps, plan)
             with self.timer.part("sample"):
                 verified = self._stepper.finish_step(plan, logits, deltas)
-            with self.timer.part("draft"):
+            with self.timer.part(DRAFT_PART):
                 self.drafting.ran(plan, verified, self._clock.now_s() - began)
         except EpochRetiredError as error:
             self._drop_step(error)

@@ -13,9 +13,12 @@ from router.engine.sequence import Sequence
 
 _KEPT_SECONDS = 60  # whose arrivals are told apart: so much silence blurs no burst
 
+# The engine's timers of what belongs to requests, not to steps.
+IMAGE_PART, DRAFT_PART = "vision", "draft"
 _SUMS = (
-    "arrivals", "admitted", "prompt_tokens", "ended", "output_tokens", "output_squares", "steps",
-)  # fmt: skip
+    *("arrivals", "admitted", "prompt_tokens", "ended", "output_tokens", "output_squares"),
+    *("steps", "decoded", "decode_rows"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +39,8 @@ class LoadTotals:
     ttft_s: LogHistogram = field(default_factory=LogHistogram)  # until a first token went out
     inter_token_s: LogHistogram = field(default_factory=LogHistogram)
     steps: int = 0
+    decoded: int = 0  # tokens of those steps that came behind another; of guesses none is counted
+    decode_rows: int = 0  # that were computed for these: with all guesses, right or wrong
     seconds_by_part: Mapping[str, float] = field(default_factory=dict)
     waiting: int = 0  # now
     running: int = 0  # now
@@ -76,6 +81,7 @@ class LoadCounter:
         self._ended = 0
         self._output_tokens = 0
         self._output_squares = 0
+        self._decoded = self._decode_rows = 0
         self._ttft_s = LogHistogram()
         self._inter_token_s = LogHistogram()
 
@@ -121,6 +127,8 @@ class LoadCounter:
                     if before is not None:
                         step = before[0], max(1, sequence.num_generated - before[1])
                         gaps[step] = gaps.get(step, 0) + step[1]
+                        self._decoded += 1
+                        self._decode_rows += 1 + len(entry.draft)
                     elif sequence in arrived_s:
                         self._ttft_s.add(max(0.0, now_s - arrived_s.pop(sequence)))
                     last[sequence] = now_s, sequence.num_generated
@@ -153,6 +161,8 @@ class LoadCounter:
                 ended=self._ended,
                 output_tokens=self._output_tokens,
                 output_squares=self._output_squares,
+                decoded=self._decoded,
+                decode_rows=self._decode_rows,
                 ttft_s=self._ttft_s.copy(),
                 inter_token_s=self._inter_token_s.copy(),
             )

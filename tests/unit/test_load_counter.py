@@ -19,3 +19,4 @@ def test_tokens_of_one_step_share_the_time_since_the_one_before():
     assert totals.inter_token_s.count == 8
     assert totals.inter_token_s.quantile(0.5) == pytest.approx(0.5, rel=0.1)
     assert (totals.ended, totals.output_tokens) == (1, 9)
+    assert (totals.decoded, totals.decode_rows) == (2, 8)  # the last step needs no fifth token

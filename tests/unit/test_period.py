@@ -1,9 +1,12 @@
 """What a period between two changes says, from the differences that gateways report."""
 
+from dataclasses import replace
+
 import pytest
 
 from cluster.control.period import Period
-from cluster.planning.load import Load
+from cluster.planning.load import NO_GUESSING, Guessing, Load
+from cluster.planning.observed import ObservedWindow
 from galerne.histogram import LogHistogram
 from helpers.planning import LOCAL
 from router.engine.load_counter import LoadTotals
@@ -28,6 +31,8 @@ def told(num=10, steps=300):
         ttft_s=histogram(0.1, num),
         inter_token_s=histogram(0.01, 19 * num),
         steps=steps,
+        decoded=19 * num,
+        decode_rows=19 * num,
         seconds_by_part={"model": steps * 0.004, "head": steps * 0.001},
     )
 
@@ -66,3 +71,30 @@ def test_steps_are_taken_once_there_are_enough_and_settled():
     assert steps.work.context == 60.0
     assert steps.seconds_by_part["head"] == pytest.approx(0.3)
     assert period.take_steps(LOCAL, 21.0) is None
+
+
+def test_images_and_guesses_are_part_of_the_load_and_guesses_of_the_steps():
+    new = replace(told(), decoded=100, decode_rows=300)
+    new = replace(new, seconds_by_part={"model": 1.2, "vision": 3.0, "draft": 0.2})
+    period = Period(0.0, settle_s=10.0)
+    period.add(new, 20.0)
+    measured, _ = period.measured(30.0, LATELY)
+    assert measured.load.image_s == pytest.approx(0.3)
+    assert measured.load.guessing == Guessing(rows=3.0, tokens=1.9, seconds=0.002)
+    work = period.take_steps(LOCAL, 30.0).work
+    assert work.guessing == measured.load.guessing
+    assert work.num_decoding == pytest.approx(100 / 300)
+    assert work.num_decoded == pytest.approx(1.0)
+
+
+def test_a_window_tells_images_and_guesses_and_keeps_them_while_nobody_asks():
+    window = ObservedWindow(60.0)
+    window.counted(10.0, replace(told(), seconds_by_part={"vision": 3.0, "draft": 0.2}))
+    plain = window.observe(20.0).load
+    assert (plain.image_s, plain.guessing) == (pytest.approx(0.3), NO_GUESSING)
+    new = replace(told(), decoded=100, decode_rows=300, seconds_by_part={"draft": 0.2})
+    window.counted(30.0, new)
+    guessed = window.observe(40.0).load
+    assert guessed.image_s == pytest.approx(0.15)
+    assert guessed.guessing.rows == pytest.approx(490 / 290)
+    assert window.observe(1000.0).load.guessing == guessed.guessing

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from cluster.planning.load import Guessing
 from cluster.planning.occupancy import occupancy
 from cluster.planning.predict import predict
 from cluster.planning.queueing import Wait, admission_wait, fixed_point, prefill_wait
@@ -44,26 +45,31 @@ def test_more_requests_never_make_anything_quicker(candidate, mix, one, other):
         assert getattr(few, name) <= getattr(many, name) * (1 + 1e-5), name
 
 
+guessings = st.builds(
+    Guessing, rows=st.floats(1, 5), tokens=st.floats(1, 5), seconds=st.floats(0, 0.01)
+)
+
+
 @relaxed
-@given(shapes, mixes, st.floats(0.01, 0.99))
-def test_steady_state_satisfies_littles_law(candidate, mix, part):
-    load = create_load(**mix)
+@given(shapes, mixes, st.floats(0.01, 0.99), st.floats(0, 2), guessings)
+def test_steady_state_satisfies_littles_law(candidate, mix, part, image_s, guessing):
+    load = create_load(**mix, image_s=image_s, guessing=guessing)
     model = GatewayModel(SHAPE, CALIBRATION, candidate, load)
     capacity = model.capacity()
     rate = part * capacity.requests_per_s
     state = model.steady(rate, capacity)
-    assert state.running == pytest.approx(rate * model.output * state.step_s)
+    assert state.running == pytest.approx(rate * model.steps * state.step_s)
     mean = state.decode_s + state.chunk_fraction * (state.chunk_s - state.decode_s)
     begun = rate * state.step_s  # requests a step; they lengthen those with their chunks
     if not state.chunk_fraction:
-        mean += begun * CALIBRATION.request_s
+        mean += begun * model.begun_s
     else:
-        extra_s = begun / state.chunk_fraction * CALIBRATION.request_s
+        extra_s = begun / state.chunk_fraction * model.begun_s
         assert state.chunk_s >= state.decode_s + extra_s * (1 - 1e-5)
     assert state.step_s == pytest.approx(mean, rel=1e-5)
     assert state.running <= candidate.max_num_seqs * (1 + 1e-6)
     # Time-shared prefill: what arrives is computed.
-    tokens = state.running * (1 + model.prompt / model.output)
+    tokens = state.running * (guessing.rows + model.prompt / model.steps)
     assert tokens <= candidate.max_batched_tokens * (1 + 1e-6)
 
 
@@ -87,6 +93,54 @@ def test_parts_sum_up_and_percentiles_are_in_order(candidate, mix, part):
     assert sum(given_load.parts_s.values()) == pytest.approx(given_load.step_s)
     assert given_load.ttft_p50_s <= given_load.ttft_p95_s
     assert given_load.inter_token_p50_s <= given_load.inter_token_p95_s * (1 + 1e-9)
+
+
+@relaxed
+@given(shapes, mixes, st.floats(0, 0.9), st.floats(0, 2), st.floats(0, 2))
+def test_images_never_make_anything_quicker(candidate, mix, part, one, other):
+    most = predicted(candidate, 0, **mix, image_s=max(one, other)).max_requests_per_s
+    few, many = (
+        predicted(candidate, most * part, **mix, image_s=seconds)
+        for seconds in sorted((one, other))
+    )
+    assert few.max_requests_per_s >= many.max_requests_per_s
+    assert many.completion_s >= (few.completion_s + abs(one - other)) * (1 - 1e-5)
+    for name in TIMES:
+        assert getattr(few, name) <= getattr(many, name) * (1 + 1e-5), name
+
+
+@relaxed
+@given(shapes, mixes, loads, guessings)
+def test_guesses_are_made_only_where_they_pay(candidate, mix, part, guessing):
+    rate = part * predicted(candidate, 0, **mix).max_requests_per_s
+    plain = predicted(candidate, rate, **mix)
+    guessed = predicted(candidate, rate, **mix, guessing=guessing)
+    assert guessed.completion_s <= plain.completion_s
+    if not guessed.is_carried:
+        assert guessed.max_requests_per_s >= plain.max_requests_per_s
+    for name in ("rows", "seconds"):  # that cost more and give as much
+        worse = predicted(candidate, rate, **mix, guessing=replace(guessing, **{name: 6.0}))
+        assert guessed.completion_s <= worse.completion_s * (1 + 1e-5)
+
+
+@relaxed
+@given(shapes, mixes, loads, guessings, st.floats(1, 5))
+def test_more_right_guesses_never_make_an_answer_later(candidate, mix, part, guessing, tokens):
+    assume(tokens > guessing.tokens)
+    rate = part * predicted(candidate, 0, **mix).max_requests_per_s
+    few, many = (
+        predicted(candidate, rate, **mix, guessing=given)
+        for given in (guessing, replace(guessing, tokens=tokens))
+    )
+    assert many.completion_s <= few.completion_s * (1 + 1e-5)
+
+
+def test_guesses_shorten_answers_of_few_by_what_they_save_in_steps():
+    free = Guessing(rows=1.0, tokens=2.0)
+    plain, guessed = predicted(rate=0), predicted(rate=0, guessing=free)
+    assert guessed.step_s == plain.step_s
+    assert guessed.inter_token_p50_s == pytest.approx(plain.inter_token_p50_s / 2)
+    assert plain.completion_s - guessed.completion_s == pytest.approx(63 / 2 * plain.step_s)
 
 
 @relaxed
