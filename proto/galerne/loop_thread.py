@@ -47,10 +47,12 @@ def grpc_loop() -> LoopThread:
 async def until_one_ends(*parts: asyncio.Future[Any]) -> None:
     """Wait until a part of a connection ends; end the others; raise what it raised."""
     try:
-        done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
-        for ended in done:
-            ended.result()
+        await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+        for part in parts:
+            if part.done():
+                part.result()
     finally:
         for part in parts:
             part.cancel()
         await asyncio.gather(*parts, return_exceptions=True)
+        del parts, part  # what a part raised has this frame in its trace: that would be a cycle

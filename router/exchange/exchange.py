@@ -185,6 +185,7 @@ class ExpertExchange:
     def close(self) -> None:
         """Close the transport."""
         self._transport.close()
+        self._whole.clear()  # they hold its memory
 
     def _serve_one(self, call: CallId) -> None:
         now = self._clock.now_s()

@@ -205,7 +205,11 @@ class GrpcLink:
         reader = asyncio.create_task(self._read_frames(call, reassembler))
         writer = asyncio.create_task(self._write(call))
         self._failure = asyncio.get_running_loop().create_future()
-        await until_one_ends(reader, writer, self._failure)
+        try:
+            await until_one_ends(reader, writer, self._failure)
+        finally:
+            self._failure = None  # what it raises has frames of this link in its trace
+            del reader, writer
 
     async def _read_frames(self, call: _Call, reassembler: Reassembler) -> None:
         while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 
@@ -20,6 +21,7 @@ from router.exchange.transport import OutgoingCall, OutgoingFrame, TransportEven
 from shards.wire import WIRE_DTYPE, RequestRows, request_sections
 
 _CLOSE_TIMEOUT_S = 5.0
+_T = TypeVar("_T")
 
 
 class GrpcTransport:
@@ -61,7 +63,7 @@ class GrpcTransport:
         if self._is_closed:
             return
         messages = encode(self.header(frame), request_sections(request_rows(frame, frame.tokens)))
-        self._loop.call_soon_threadsafe(self._links[frame.shard].push, messages)
+        self._tell(frame.shard, GrpcLink.push, messages)
 
     def send_call(self, call: OutgoingCall) -> None:
         """See ``Transport``: frame by frame."""
@@ -83,6 +85,8 @@ class GrpcTransport:
         """End the links."""
         self._is_closed = True
         grpc_loop().run(self._stop(), _CLOSE_TIMEOUT_S)
+        self._tasks.clear()  # their frames hold the links, and these whoever takes the events
+        self._links.clear()
 
     def _start(self) -> None:
         self._tasks = [self._loop.create_task(link.run()) for link in self._links.values()]
@@ -94,7 +98,12 @@ class GrpcTransport:
 
     def fail(self, shard: ShardId, error: GalerneError) -> None:
         """Give up a link and make it anew."""
-        self._loop.call_soon_threadsafe(self._links[shard].fail, error)
+        self._tell(shard, GrpcLink.fail, error)
+
+    def _tell(self, shard: ShardId, what: Callable[[GrpcLink, _T], None], value: _T) -> None:
+        link = self._links.get(shard)  # none once closed
+        if link is not None:
+            self._loop.call_soon_threadsafe(what, link, value)
 
     def _put(self, event: LinkEvent) -> None:
         if not isinstance(event, SharedUp):

@@ -103,6 +103,7 @@ class ShmTransport:
         """See ``Transport``."""
         self._is_closed = True
         self._grpc.close()
+        self._events = deque()  # some may hold memory
         self._ends.clear()
         self._look_into_rings()
         self._bell.ring(is_urgent=True)  # whoever still sleeps on it
@@ -114,8 +115,9 @@ class ShmTransport:
         self._bell.ring(is_urgent=True)
 
     def _queued(self) -> TransportEvent | None:
-        while self._events:
-            event = self._events.popleft()
+        events = self._events
+        while events:
+            event = events.popleft()
             if isinstance(event, SharedUp):
                 self._ends[event.shard] = event.ends
                 self._look_into_rings()
