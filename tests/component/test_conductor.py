@@ -24,13 +24,14 @@ from galerne.topology import LinkTransport
 from helpers.gateway_process import TOKEN
 from helpers.gateways import request
 from helpers.switchable import ShardBook, shape, start_gateway
+from helpers.waiting import PATIENCE_S
 from router.gateway.pool import GatewayPool
 from router.gateway.roster import Roster
 
 LOCAL, SHM, GRPC = LinkTransport
 THREE = ("shard-0", "shard-1", "shard-2")
 SAMPLED = {"temperature": 0.8, "seed": 5, "max_tokens": 120, "repetition_penalty": 1.3}
-QUICK = ChangeConfig(start_s=20.0, prepare_s=20.0, link_s=5.0, commit_s=5.0, drain_s=10.0)
+BOUNDED = ChangeConfig(start_s=60.0, prepare_s=60.0, link_s=20.0, commit_s=20.0, drain_s=20.0)
 SETTLE = HealthConfig(release_s=0.5)
 
 
@@ -42,7 +43,7 @@ class SmallCluster:
         self.gateways = {}
         self.members, self.events, self.health = MemberBook(), EventLog(), HealthBook()
         self.calls = PartClients(TOKEN, self.members.address_of)
-        self.conductor = TopologyConductor(first, self.calls, self.members, self.events, QUICK)
+        self.conductor = TopologyConductor(first, self.calls, self.members, self.events, BOUNDED)
         self.keeper = ExpertKeeper(
             lambda: self.conductor.current, self.health, self.calls, self.events, SETTLE
         )
@@ -148,11 +149,10 @@ async def load(pool, want):
 
 
 async def until(condition, what):
-    for _ in range(1500):
-        if condition():
-            return
+    end_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end_s, f"waited in vain for {what}"
         await asyncio.sleep(0.01)
-    pytest.fail(f"waited in vain for {what}")
 
 
 async def test_shards_gateways_copies_and_modes_come_and_go_under_load():

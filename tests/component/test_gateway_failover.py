@@ -10,6 +10,7 @@ from galerne.errors import NotServingError
 from helpers.gateway_process import TOKEN, Directory, GatewayProcess, gateway_settings
 from helpers.gateways import request
 from helpers.pictures import picture
+from helpers.waiting import until
 from router.engine.request import FinishReason
 from router.gateway.host import GatewayHost
 from router.gateway.pool import GatewayPool
@@ -37,6 +38,22 @@ async def pool_over(wait_s=30.0, **gateways):
         yield pool
     finally:
         await pool.close()
+
+
+async def start_victim():
+    """A gateway that ends no request before the test comes to kill it."""
+    return await asyncio.to_thread(GatewayProcess, 1, hold_at=60)
+
+
+def once(num_tokens, act):
+    """Calls ``act`` when a stream has so many tokens."""
+    acts = [act]
+
+    def on_token(count):
+        if count >= num_tokens and acts:
+            acts.pop()()
+
+    return on_token
 
 
 async def follow(pool, asked, on_token=lambda count: None):
@@ -74,18 +91,13 @@ async def owned_by(pool, gateway, image=None, **sampling):
 async def test_stream_of_a_killed_gateway_goes_on_elsewhere_with_the_same_tokens(
     standing, sampling
 ):
-    victim = await asyncio.to_thread(GatewayProcess, 1)
+    victim = await start_victim()
     try:
         async with pool_over(
             **{"gateway-0": standing.address, "gateway-1": victim.address}
         ) as pool:
             asked = await owned_by(pool, "gateway-1", max_tokens=200, **sampling)
-
-            def kill(count):
-                if count >= 40 and victim.is_running:
-                    victim.kill()
-
-            moved = await follow(pool, asked, kill)
+            moved = await follow(pool, asked, once(40, victim.kill))
             assert len(pool.moves) == 1
         async with pool_over(**{"gateway-0": standing.address}) as pool:
             assert moved == await follow(pool, asked)
@@ -94,14 +106,14 @@ async def test_stream_of_a_killed_gateway_goes_on_elsewhere_with_the_same_tokens
 
 
 async def test_stream_of_a_killed_gateway_goes_on_elsewhere_with_its_image(standing):
-    victim = await asyncio.to_thread(GatewayProcess, 1)
+    victim = await start_victim()
     try:
         async with pool_over(
             **{"gateway-0": standing.address, "gateway-1": victim.address}
         ) as pool:
             fields = {"max_tokens": 120, **SAMPLED}
             asked = await owned_by(pool, "gateway-1", picture(3, 4, 1), **fields)
-            moved = await follow(pool, asked, lambda n: victim.kill() if n == 40 else None)
+            moved = await follow(pool, asked, once(40, victim.kill))
             assert len(pool.moves) == 1
         async with pool_over(**{"gateway-0": standing.address}) as pool:
             assert moved == await follow(pool, asked)
@@ -114,26 +126,24 @@ async def test_stream_of_a_killed_gateway_goes_on_elsewhere_with_its_image(stand
 async def test_stream_of_a_gateway_that_hangs_is_moved_and_what_it_says_later_is_not_heard(
     standing,
 ):
-    victim = await asyncio.to_thread(GatewayProcess, 1)
+    victim = await start_victim()
     try:
         async with pool_over(
             **{"gateway-0": standing.address, "gateway-1": victim.address}
         ) as pool:
             asked = await owned_by(pool, "gateway-1", max_tokens=200)
-            moved = await follow(pool, asked, lambda n: victim.pause() if n == 20 else None)
+            moved = await follow(pool, asked, once(20, victim.pause))
             assert len(pool.moves) == 1
             victim.resume()
-            for _ in range(100):  # it is asked for a sign of life, and gets requests again
-                if "gateway-1" in pool._members:
-                    break
-                await asyncio.sleep(0.1)
+            victim.go_on()
+            await until(lambda: "gateway-1" in pool._members)  # it has given a sign of life
             assert await follow(pool, asked) == moved
     finally:
         victim.close()
 
 
 async def test_stream_waits_for_the_only_gateway_to_come_back(standing):
-    victim = await asyncio.to_thread(GatewayProcess, 1)
+    victim = await start_victim()
     async with pool_over(**{"gateway-1": victim.address}) as pool:
 
         async def come_back():
@@ -142,13 +152,13 @@ async def test_stream_waits_for_the_only_gateway_to_come_back(standing):
 
         tasks = []
 
-        def kill(count):
-            if count == 20:
-                victim.kill()
-                tasks.append(asyncio.create_task(come_back()))
+        def kill():
+            victim.kill()
+            tasks.append(asyncio.create_task(come_back()))
 
         asked = request("waits", max_tokens=100, **SAMPLED)
-        assert await follow(pool, asked, kill) == await follow(pool, asked)
+        assert await follow(pool, asked, once(20, kill)) == await follow(pool, asked)
+        assert len(pool.moves) == 1
 
 
 async def test_a_gateway_that_stops_hands_its_streams_over(standing):
@@ -157,35 +167,29 @@ async def test_a_gateway_that_stops_hands_its_streams_over(standing):
         asked = await owned_by(pool, "gateway-1", max_tokens=400)
         stopped = []
 
-        def stop(count):
-            if count == 20:
-                stopped.append(asyncio.create_task(asyncio.to_thread(leaving.stop)))
+        def stop():
+            stopped.append(asyncio.create_task(asyncio.to_thread(leaving.stop)))
 
-        seen, reasons = await follow(pool, asked, stop)
+        seen, reasons = await follow(pool, asked, once(20, stop))
         assert (len(seen[0]), reasons) == (400, [FinishReason.LENGTH])
         await stopped[0]
 
 
 async def test_stream_without_any_gateway_ends_with_the_offset_that_it_reached():
-    victim = await asyncio.to_thread(GatewayProcess, 1)
+    victim = await start_victim()
     async with pool_over(0.5, **{"gateway-1": victim.address}) as pool:
         with pytest.raises(NotServingError, match=r"no gateway came back in 0\.5 s; reached \d\d"):
-            await follow(
-                pool,
-                request("lost", max_tokens=500),
-                lambda n: victim.kill() if n == 20 else None,
-            )
+            await follow(pool, request("lost", max_tokens=500), once(20, victim.kill))
 
 
 async def test_streams_that_are_given_up_end_with_their_offset_and_others_are_refused(standing):
     async with pool_over(**{"gateway-0": standing.address}) as pool:
 
-        def give_up(count):
-            if count == 20:
-                pool.give_up("the end is near")
+        def give_up():
+            pool.give_up("the end is near")
 
         with pytest.raises(NotServingError, match=r"the end is near; reached \d\d tokens"):
-            await follow(pool, request("given-up", max_tokens=500), give_up)
+            await follow(pool, request("given-up", max_tokens=500), once(20, give_up))
         with pytest.raises(NotServingError, match="the end is near; reached 0 tokens"):
             await follow(pool, request("refused", max_tokens=5))
         assert await pool.unready_reason() == "the end is near"
@@ -196,18 +200,17 @@ async def test_streams_that_are_given_up_end_with_their_offset_and_others_are_re
 
 
 async def test_what_was_aborted_is_not_run_again(standing):
-    victim = await asyncio.to_thread(GatewayProcess, 1)
+    victim = await start_victim()
     async with pool_over(**{"gateway-0": standing.address, "gateway-1": victim.address}) as pool:
         asked = await owned_by(pool, "gateway-1", max_tokens=900)
         tasks = []
 
-        def abort_and_kill(count):
-            if count == 20 and victim.is_running:
-                victim.pause()
-                tasks.append(asyncio.create_task(pool.abort(asked.request_id)))
-                victim.kill()
+        def abort_and_kill():
+            victim.pause()
+            tasks.append(asyncio.create_task(pool.abort(asked.request_id)))
+            victim.kill()
 
-        seen, reasons = await follow(pool, asked, abort_and_kill)
+        seen, reasons = await follow(pool, asked, once(20, abort_and_kill))
         assert reasons == [FinishReason.ABORT]
         assert len(seen[0]) < 900
 

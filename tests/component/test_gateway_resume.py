@@ -9,7 +9,7 @@ import pytest
 from galerne.v1 import inference_pb2 as pb
 from galerne.v1 import inference_pb2_grpc as pb_grpc
 from helpers.api_servers import embedded, grpc_channel
-from helpers.gateway_process import TOKEN, Directory, GatewayProcess, speaking_settings
+from helpers.gateway_process import TOKEN, Directory, GatewayProcess, held_up, speaking_settings
 from helpers.resuming import (
     open_call,
     points_of,
@@ -68,6 +68,17 @@ def by_choice(events):
     return parts
 
 
+def running_on(gateway):
+    """Within it, what begins there does not end: it stops after 60 steps."""
+    return held_up(gateway.engine, gateway.engine.num_steps + 60)
+
+
+def is_followed(gateway, name):
+    """Whether a frontend reads a request at a gateway: that its engine runs it comes before."""
+    held = gateway.hub.held._held.get(name)
+    return held is not None and held.log.has_reader
+
+
 async def begun(channel, request, num_events):
     """What a client had that has left, and its points."""
     call = open_call(channel, request)
@@ -81,10 +92,11 @@ async def begun(channel, request, num_events):
 async def test_new_frontend_goes_on_with_what_the_lost_one_ran(standing, api, n):
     name = f"replaced-{api}-{n}"
     gateways = {"gateway-0": standing.address}
-    async with served(**gateways) as channel:
-        had, points = await begun(channel, asked(api, name, 300, n=n), 30)
-        running = channel.frontend.streams._streams[name]
-        assert not running.log.is_closed
+    with running_on(standing):
+        async with served(**gateways) as channel:
+            had, points = await begun(channel, asked(api, name, 300, n=n), 30)
+            running = channel.frontend.streams._streams[name]
+            assert not running.log.is_closed
     async with served(**gateways) as channel:
         rest = await resume(channel, api, name, points)
         whole = await resume(channel, api, name)  # that frontend keeps it now
@@ -97,13 +109,13 @@ async def test_new_frontend_goes_on_with_what_the_lost_one_ran(standing, api, n)
     for choice, events in by_choice(again).items():
         assert [t for e in events for t in e.tokens.token_ids] == same_tokens[choice]
     assert rest[-1].usage.completion_tokens == 300 * n
-    await until(lambda: standing.engine.load().running == 0, 10)
+    await until(lambda: standing.engine.load().running == 0)
 
 
 async def test_frontend_finds_at_the_gateway_what_ended_without_any_frontend(standing):
     async with served(gateway=standing.address) as channel:
         had, points = await begun(channel, asked("generate", "ended", 40), 5)
-    await until(lambda: standing.engine.load().running == 0, 10)
+    await until(lambda: standing.engine.load().running == 0)
     async with served(gateway=standing.address) as channel:
         rest = await resume(channel, "generate", "ended", points)
     tokens = [t for e in [*had, *rest] for t in e.tokens.token_ids]
@@ -113,9 +125,8 @@ async def test_frontend_finds_at_the_gateway_what_ended_without_any_frontend(sta
 async def test_gateway_keeps_a_request_for_its_grace_only(standing):
     async with served(gateway=standing.address, grace_s=0.3) as channel:
         await begun(channel, asked("generate", "short", 1000), 5)
-    assert standing.engine.load().running == 1
-    await until(lambda: standing.engine.load().running == 0, 10)
-    await until(lambda: "short" not in standing.hub.held._held, 10)
+    await until(lambda: standing.engine.load().running == 0)
+    await until(lambda: "short" not in standing.hub.held._held)
     async with served(gateway=standing.address, grace_s=0.3) as channel:
         await asyncio.sleep(0.4)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -126,8 +137,8 @@ async def test_gateway_keeps_a_request_for_its_grace_only(standing):
 async def test_frontend_that_lives_ends_a_request_after_its_grace(standing):
     async with served(gateway=standing.address, grace_s=0.3) as channel:
         await begun(channel, asked("generate", "left", 1000), 5)
-        await until(lambda: standing.engine.load().running == 0, 10)
-        await until(lambda: "left" not in standing.hub.held._held, 10)
+        await until(lambda: standing.engine.load().running == 0)
+        await until(lambda: "left" not in standing.hub.held._held)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await resume(channel, "generate", "left")
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
@@ -149,12 +160,13 @@ async def test_stranger_at_a_new_frontend_finds_nothing_and_disturbs_nothing(sta
 
 async def test_client_that_comes_back_over_another_frontend_has_the_stream(standing):
     async with served(gateway=standing.address) as old, served(gateway=standing.address) as new:
-        first = open_call(old, asked("generate", "two", 600))
-        await read(first, 5)
-        second = resume_call(new, "generate", "two")
-        await read(second, 2)
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await read_rest(first)
+        with running_on(standing):
+            first = open_call(old, asked("generate", "two", 600))
+            await read(first, 5)
+            second = resume_call(new, "generate", "two")
+            await read(second, 2)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await read_rest(first)
         assert caught.value.code() is grpc.StatusCode.ABORTED
         assert "two" not in old.frontend.streams._streams
         assert (await read_rest(second))[-1].usage.completion_tokens == 600
@@ -170,7 +182,7 @@ async def test_stop_string_is_found_again_and_ends_the_request_at_the_gateway(st
         had, points = await begun(channel, request, 3)
     async with served(gateway=standing.address) as channel:
         rest = await resume(channel, "generate", "stops", points)
-        await until(lambda: standing.engine.load().running == 0, 10)
+        await until(lambda: standing.engine.load().running == 0)
     assert "".join(e.tokens.text for e in [*had, *rest]) == cut
     [end] = [e.finished for e in rest if e.HasField("finished")]
     assert end.stop == stop
@@ -182,14 +194,14 @@ async def test_explicit_abort_ends_a_request_that_no_frontend_follows(standing):
     async with served(gateway=standing.address) as channel:
         stub = pb_grpc.InferenceServiceStub(channel)
         assert (await stub.Abort(pb.AbortRequest(request_id="aborted"))).was_running
-        await until(lambda: standing.engine.load().running == 0, 10)
+        await until(lambda: standing.engine.load().running == 0)
         events = await resume(channel, "generate", "aborted")
     assert [e.finished.reason for e in events if e.HasField("finished")] == [pb.FINISH_REASON_ABORT]
 
 
 @pytest.mark.parametrize("is_replaced", [False, True], ids=["frontend lives", "then replaced"])
 async def test_gateway_lost_while_the_client_is_away_costs_no_token(standing, is_replaced):
-    victim = await asyncio.to_thread(GatewayProcess, 1, speaks=True)
+    victim = await asyncio.to_thread(GatewayProcess, 1, speaks=True, hold_at=60)
     name = f"killed-{is_replaced}"
     try:
         async with served(victim=victim.address) as channel:
@@ -197,7 +209,7 @@ async def test_gateway_lost_while_the_client_is_away_costs_no_token(standing, is
             channel.pool._directory.gateways["standing"] = standing.address
             await channel.pool.refresh()
             victim.kill()
-            await until(lambda: standing.engine.load().running == 2, 10)
+            await until(lambda: is_followed(standing, name))
             if not is_replaced:
                 rest = await resume(channel, "chat", name, points)
         if is_replaced:  # the gateway that took over has what the first one gave out
@@ -215,7 +227,7 @@ async def test_gateway_lost_while_the_client_is_away_costs_no_token(standing, is
 
 
 async def test_both_lost_is_unavailable_and_names_where_the_client_was(standing):
-    victim = await asyncio.to_thread(GatewayProcess, 1, speaks=True)
+    victim = await asyncio.to_thread(GatewayProcess, 1, speaks=True, hold_at=60)
     try:
         async with served(victim=victim.address) as channel:
             _, points = await begun(channel, asked("generate", "both", 900), 20)
@@ -223,7 +235,8 @@ async def test_both_lost_is_unavailable_and_names_where_the_client_was(standing)
     finally:
         victim.close()
     async with served(standing=standing.address) as channel:
-        with pytest.raises(grpc.aio.AioRpcError, match="had reached 19 tokens") as caught:
+        reached = f"had reached {points[0].offset} tokens"
+        with pytest.raises(grpc.aio.AioRpcError, match=reached) as caught:
             await resume(channel, "generate", "both", points)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
@@ -233,5 +246,5 @@ async def test_request_that_does_not_ask_for_it_still_ends_with_its_client(stand
         request = asked("generate", "plain", 1000)
         request.resumable = False
         await begun(channel, request, 5)
-        await until(lambda: standing.engine.load().running == 0, 10)
+        await until(lambda: standing.engine.load().running == 0)
         assert "plain" not in standing.hub.held._held

@@ -24,6 +24,7 @@ from galerne.ids import ShardId
 from galerne.loop_thread import grpc_loop
 from helpers.cluster import TOKEN, hello
 from helpers.fixture_models import checkpoint
+from helpers.waiting import PATIENCE_S
 from router.exchange.dispatch import rows_of
 from router.exchange.grpc_link import LinkConfig
 from router.exchange.grpc_transport import GrpcTransport
@@ -33,7 +34,6 @@ from shards.wire import RequestRows, request_sections
 
 DTYPE = torch.bfloat16
 FAST = LinkConfig(connect_timeout_s=1.0, backoff_min_s=0.01, backoff_max_s=0.05)
-PATIENCE_S = 10.0  # of every wait; a sound run needs a fraction
 
 
 def all_experts():

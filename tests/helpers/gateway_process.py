@@ -1,6 +1,8 @@
 """A gateway with its own experts, of a small checkpoint, in a process of its own."""
 
 import sys
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 from helpers.part_process import PartProcess, serve_until_input_ends
@@ -11,10 +13,14 @@ DEMO_MODEL = Path(__file__).parents[2] / "cluster/demo/model"
 
 
 class GatewayProcess(PartProcess):
-    """Serves as ``gateway-INDEX``; with ``speaks`` the demo's model, which has a tokenizer."""
+    """Serves as ``gateway-INDEX``; with ``speaks`` the demo's model, which has a tokenizer.
 
-    def __init__(self, index=0, *, speaks=False):
-        super().__init__(__file__, index, int(speaks))
+    Before step ``hold_at`` it waits for ``go_on``, so that a long request is still running there
+    when a test comes to end it, however slow the test is.
+    """
+
+    def __init__(self, index=0, *, speaks=False, hold_at=-1):
+        super().__init__(__file__, index, int(speaks), hold_at)
 
 
 class Directory:
@@ -59,9 +65,29 @@ def gateway_settings(index=0, **changes):
 def main():
     from router.gateway.host import GatewayHost
 
-    index, speaks = map(int, sys.argv[1:])
+    index, speaks, hold_at = map(int, sys.argv[1:])
     settings = speaking_settings(index) if speaks else gateway_settings(index)
-    serve_until_input_ends(GatewayHost(settings, None).address)
+    host = GatewayHost(settings, None)
+    with held_up(host.engine, hold_at) as go_on:
+        serve_until_input_ends(host.address, go_on)
+
+
+@contextmanager
+def held_up(engine, at_step):
+    """The engine waits before a step until what this yields is called, or the end."""
+    run_plan, may_go_on = engine._runner.run_plan, threading.Event()
+
+    def held(step, plan):
+        if step == at_step:
+            may_go_on.wait()
+        return run_plan(step, plan)
+
+    engine._runner.run_plan = held
+    try:
+        yield may_go_on.set
+    finally:
+        may_go_on.set()
+        engine._runner.run_plan = run_plan
 
 
 if __name__ == "__main__":

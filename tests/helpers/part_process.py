@@ -36,6 +36,10 @@ class PartProcess:
     def resume(self):
         self._process.send_signal(signal.SIGCONT)
 
+    def go_on(self):
+        """A part that holds itself up goes on."""
+        print(file=self._process.stdin, flush=True)
+
     def kill(self):
         self._process.kill()
         self.close()
@@ -47,8 +51,9 @@ class PartProcess:
             pass
 
 
-def serve_until_input_ends(address):
-    """What the module does once its part listens."""
+def serve_until_input_ends(address, on_line=lambda: None):
+    """What the module does once its part listens; ``on_line`` is called for ``go_on``."""
     print(address, flush=True)
-    sys.stdin.read()
+    for _ in sys.stdin:
+        on_line()
     os._exit(0)

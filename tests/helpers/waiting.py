@@ -1,11 +1,16 @@
-"""Waits for what gives no event when it comes true. Each has a deadline."""
+"""Waits for what gives no event when it comes true.
+
+Each has a deadline, which only a failure waits for: a busy machine may take long.
+"""
 
 import asyncio
 import socket
 import time
 
+PATIENCE_S = 60.0
 
-def wait_until(condition, timeout_s):
+
+def wait_until(condition, timeout_s=PATIENCE_S):
     """Seconds until a condition holds."""
     started_s = time.monotonic()
     while not condition():
@@ -14,7 +19,7 @@ def wait_until(condition, timeout_s):
     return time.monotonic() - started_s
 
 
-async def until(condition, timeout_s=5.0):
+async def until(condition, timeout_s=PATIENCE_S):
     """The same, on an event loop."""
     started_s = time.monotonic()
     while not condition():
