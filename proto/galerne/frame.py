@@ -18,7 +18,7 @@ import google_crc32c
 from galerne.errors import ProtocolError
 
 MAGIC = 0x46524C47  # "GLRF"
-VERSION = 3
+VERSION = 4
 MAX_CHUNK_BYTES = 1 << 20  # 64 KiB to 1 MiB is the sweet spot of gRPC streams
 _HEADER = struct.Struct("<IHHBBHHHIQIQIHHHIIIII")
 HEADER_BYTES = _HEADER.size

@@ -14,11 +14,14 @@ import torch
 from galerne.errors import ProtocolError
 from galerne.frame import NO_CREDIT, DType, FrameHeader, FrameKind
 from galerne.ids import FrameId
+from shards.adapters.tokens import TokenAdapters
 from shards.shm.rings import RingReader, RingWriter
 from shards.wire import TORCH_DTYPE, WIRE_DTYPE, Ints, RequestRows, check_request
 
-_RECORD = struct.Struct("<II IIQQIIIIIIII")  # bytes, is_frame, and of the frame's header
+_RECORD = struct.Struct("<II IIQQIIIIIIII")  # bytes, kind, and of the frame's header
 _ALIGNMENT = 64
+_FRAME, _ADAPTED = 1, 2  # kinds of ``native/ring.h``
+_KEY_BYTES = 8
 
 
 def write_request(
@@ -29,12 +32,12 @@ def write_request(
     Args:
         ring: Where to.
         header: Its numbers of tokens and rows are those of the frame.
-        rows: Its tokens ``[N, H]`` are contiguous.
+        rows: Its tokens ``[N, H]`` are contiguous; its adapters are those of the frame's tokens.
         which: ``[T]`` the tokens to send; None: all.
     """
     indices = (rows.expert_ids, rows.num_rows_by_group, rows.row_token)
     record = _record(header, num_groups=len(rows.expert_ids))
-    return _send(ring, record, rows.tokens, header.num_tokens, indices, which)
+    return _send(ring, record, rows.tokens, header.num_tokens, indices, which, rows.adapters)
 
 
 def write_reply(ring: RingWriter, request: FrameHeader, rows: torch.Tensor) -> bool:
@@ -51,7 +54,7 @@ def write_reply(ring: RingWriter, request: FrameHeader, rows: torch.Tensor) -> b
 
 def _record(header: FrameHeader, num_groups: int = 0) -> bytes:
     return _RECORD.pack(
-        *(0, True),
+        *(0, 0),
         *(header.frame, header.layer, header.epoch, header.step, header.attempt),
         *(header.micro_batch, header.dtype, header.num_tokens, num_groups, header.num_rows),
         *(header.hidden_size, _now_us()),
@@ -65,13 +68,15 @@ def _send(
     num_rows: int,
     indices: tuple[Ints, Ints, Ints] | None = None,
     which: Ints | None = None,
+    keys: TokenAdapters | None = None,
 ) -> bool:
     row_bytes = rows.shape[1] * rows.element_size()
-    return ring.send(record, rows.data_ptr(), num_rows, row_bytes, indices, which)
+    return ring.send(record, rows.data_ptr(), num_rows, row_bytes, indices, which, keys)
 
 
 class _Record(NamedTuple):
     header: FrameHeader
+    has_adapters: bool
     num_groups: int
     content: int  # where in the map it starts
     end: int
@@ -82,9 +87,11 @@ def _read(ring: RingReader, at: tuple[int, int], kind: FrameKind, incarnation: i
     """Raises ProtocolError for what no frame could say."""
     start, end = at
     fields = _RECORD.unpack_from(ring.memory.map.data, start)
-    _, _, frame, layer, epoch, step, attempt, micro, dtype, tokens, groups, rows, hidden, us = (
+    _, is_a, frame, layer, epoch, step, attempt, micro, dtype, tokens, groups, rows, hidden, us = (
         fields
     )
+    if is_a not in ((_FRAME, _ADAPTED) if kind is FrameKind.REQUEST else (_FRAME,)):
+        raise ProtocolError(f"shared memory: frame {frame} is of no kind that can be here")
     if epoch >= 1 << 32 or max(layer, micro, attempt) >= 1 << 16:
         raise ProtocolError(f"shared memory: frame {frame} has numbers that no header holds")
     try:
@@ -106,7 +113,7 @@ def _read(ring: RingReader, at: tuple[int, int], kind: FrameKind, incarnation: i
         num_rows=rows,
         hidden_size=hidden,
     )
-    return _Record(header, groups, start + _RECORD.size, end, us)
+    return _Record(header, is_a == _ADAPTED, groups, start + _RECORD.size, end, us)
 
 
 def read_request(
@@ -119,15 +126,21 @@ def read_request(
     Raises:
         ProtocolError: It contradicts itself.
     """
-    header, num_groups, start, end, _ = _read(ring, at, FrameKind.REQUEST, incarnation)
+    record = _read(ring, at, FrameKind.REQUEST, incarnation)
+    header, num_groups, start = record.header, record.num_groups, record.content
     num_indices = 2 * num_groups + header.num_rows
     data = -(-(start + 4 * num_indices) // _ALIGNMENT) * _ALIGNMENT
-    _check_fits(data, header.num_tokens, header, end)
+    keys_at = _check_fits(data, header.num_tokens, header, record.end)
     # A copy before it is checked: the memory is not ours alone.
     indices = np.frombuffer(ring.memory.map, "<u4", num_indices, start).astype(np.int64)
     experts, counts, row_token = np.split(indices, (num_groups, 2 * num_groups))
     tokens = _view(ring.memory.map, data, header.num_tokens, header)
-    rows = RequestRows(tokens, experts, counts, row_token)
+    keys = None
+    if record.has_adapters:
+        if keys_at + _KEY_BYTES * header.num_tokens > record.end:
+            raise _too_large(header)
+        keys = np.frombuffer(ring.memory.map, "<u8", header.num_tokens, keys_at).copy()
+    rows = RequestRows(tokens, experts, counts, row_token, keys)
     check_request(header, rows)
     return header, rows
 
@@ -146,10 +159,11 @@ def read_reply(ring: RingReader, at: tuple[int, int]) -> Reply:
     Raises:
         ProtocolError: It contradicts itself.
     """
-    header, _, start, end, written_us = _read(ring, at, FrameKind.REPLY)
-    _check_fits(start, header.num_rows, header, end)
-    rows = _view(ring.memory.map, start, header.num_rows, header).clone()
-    age_us = (_now_us() - written_us) % (1 << 32)
+    record = _read(ring, at, FrameKind.REPLY)
+    header = record.header
+    _check_fits(record.content, header.num_rows, header, record.end)
+    rows = _view(ring.memory.map, record.content, header.num_rows, header).clone()
+    age_us = (_now_us() - record.written_us) % (1 << 32)
     return Reply(FrameId(header.frame), rows, age_us / 1e6)
 
 
@@ -158,10 +172,16 @@ def _now_us() -> int:
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000 % (1 << 32)
 
 
-def _check_fits(start: int, num_rows: int, header: FrameHeader, end: int) -> None:
+def _check_fits(start: int, num_rows: int, header: FrameHeader, end: int) -> int:
+    """Where the rows end, at a place for keys."""
     row_bytes = header.hidden_size * TORCH_DTYPE[header.dtype].itemsize
     if start + num_rows * row_bytes > end:
-        raise ProtocolError(f"shared memory: frame {header.frame} is larger than its record")
+        raise _too_large(header)
+    return start + -(-num_rows * row_bytes // _KEY_BYTES) * _KEY_BYTES
+
+
+def _too_large(header: FrameHeader) -> ProtocolError:
+    return ProtocolError(f"shared memory: frame {header.frame} is larger than its record")
 
 
 def _view(

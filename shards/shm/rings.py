@@ -15,6 +15,7 @@ import numpy as np
 
 from galerne.errors import ProtocolError
 from galerne.hello import SharedFile
+from shards.adapters.tokens import TokenAdapters
 from shards.kernels.native.families import open_library
 from shards.shm.memory import PAGE_BYTES, OwnedMemory, SharedMemory
 from shards.wire import Ints
@@ -26,7 +27,7 @@ _ARGUMENTS: Final[dict[str, Sequence[type]]] = {
     "galerne_ring_header_bytes": (),
     "galerne_ring_send": (
         *(_POINTER, ctypes.c_char_p, _POINTER, _POINTER, _SIZE, _POINTER, _SIZE),
-        *(_POINTER, _POINTER, _SIZE, _SIZE),
+        *(_POINTER, _POINTER, _SIZE, _SIZE, _POINTER),
     ),
     "galerne_ring_next": (_POINTER,),
     "galerne_ring_free": (_POINTER,),
@@ -89,16 +90,18 @@ class RingWriter(_End):
         row_bytes: int,
         indices: tuple[Ints, Ints, Ints] | None = None,
         data_rows: Ints | None = None,
+        keys: TokenAdapters | None = None,
     ) -> bool:
         """Write one record; False if there is no room for it now, or it is over half the ring.
 
         Args:
-            record: The record's header, 64 bytes; its size is filled in.
+            record: The record's header, 64 bytes; its size and kind are filled in.
             data: Address of rows.
             num_data: Number of rows to write.
             row_bytes: Bytes of each.
             indices: ``[G]``, ``[G]`` and ``[R]``, contiguous.
             data_rows: ``[num_data]`` which rows; None: the first ones.
+            keys: ``[num_data]``, contiguous, written behind the rows.
         """
         groups, counts, rows = (None, None, None) if indices is None else indices
         return bool(
@@ -110,7 +113,7 @@ class RingWriter(_End):
                 None if rows is None else rows.ctypes.data,
                 0 if rows is None else len(rows),
                 *(data, None if data_rows is None else data_rows.ctypes.data),
-                *(num_data, row_bytes),
+                *(num_data, row_bytes, None if keys is None else keys.ctypes.data),
             )
         )
 

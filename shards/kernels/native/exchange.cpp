@@ -83,7 +83,7 @@ void write_frame(const Call& c, const Frames& frames, int64_t shard) {
   char* const record = frames.record[shard];
   Record header{};
   header.bytes = static_cast<uint32_t>(frames.bytes[shard]);
-  header.is_frame = 1;
+  header.kind = FRAME;
   header.frame = static_cast<uint32_t>(c.first_frame + shard);
   header.layer = static_cast<uint32_t>(c.layer);
   header.epoch = c.epoch;

@@ -16,20 +16,22 @@ uint32_t* write_indices(uint32_t* to, const int64_t* from, int64_t n) {
 
 GALERNE_API int64_t galerne_ring_header_bytes() { return HEADER; }
 
-// Writes a record: `header` but for its size, `experts` and `counts` [num_groups], `row_token`
-// [num_indices], and `num_data` rows of `row_bytes`: row data_rows[i] of `data`, or row i if that is
-// null. 1, or 0 if there is no room.
+// Writes a record: `header` but for its size and kind, `experts` and `counts` [num_groups],
+// `row_token` [num_indices], and `num_data` rows of `row_bytes`: row data_rows[i] of `data`, or row i
+// if that is null; and `keys` [num_data], unless that is null. 1, or 0 if there is no room.
 GALERNE_API int32_t galerne_ring_send(End* end, const Record* header, const int64_t* experts,
                                       const int64_t* counts, int64_t num_groups,
                                       const int64_t* row_token, int64_t num_indices,
                                       const char* data, const int64_t* data_rows, int64_t num_data,
-                                      int64_t row_bytes) {
+                                      int64_t row_bytes, const uint64_t* keys) {
   const int64_t start = rows_at(num_groups, num_indices);
-  const int64_t bytes = aligned(start + num_data * row_bytes);
+  const int64_t num_key_bytes = keys ? 8 * num_data : 0;
+  const int64_t bytes = aligned(start + keys_at(num_data, row_bytes) + num_key_bytes);
   char* const record = reserve(*end, bytes);
   if (!record) return 0;
   std::memcpy(record, header, sizeof *header);
   reinterpret_cast<Record*>(record)->bytes = static_cast<uint32_t>(bytes);
+  reinterpret_cast<Record*>(record)->kind = keys ? ADAPTED : FRAME;
   uint32_t* indices = reinterpret_cast<uint32_t*>(record + sizeof *header);
   indices = write_indices(indices, experts, num_groups);
   indices = write_indices(indices, counts, num_groups);
@@ -41,6 +43,7 @@ GALERNE_API int32_t galerne_ring_send(End* end, const Record* header, const int6
     for (int64_t i = 0; i < num_data; ++i)
       std::memcpy(to + i * row_bytes, data + data_rows[i] * row_bytes, row_bytes);
   }
+  if (keys) std::memcpy(to + keys_at(num_data, row_bytes), keys, num_key_bytes);
   publish(*end, bytes);
   return 1;
 }

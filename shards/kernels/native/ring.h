@@ -29,10 +29,17 @@ struct Counters {
 static_assert(sizeof(Counters) == HEADER && std::atomic<uint64_t>::is_always_lock_free,
               "the layout is shared between processes");
 
+// What a record is.
+enum Kind : uint32_t {
+  SKIP = 0,     // nothing until the ring's end
+  FRAME = 1,    // its header, indices and rows
+  ADAPTED = 2,  // and behind the rows the key of every row's adapter, 64 bits each
+};
+
 // First of a record.
 struct Record {
-  uint32_t bytes;     // with this header
-  uint32_t is_frame;  // 0: nothing until the ring's end
+  uint32_t bytes;  // with this header
+  uint32_t kind;
   uint32_t frame, layer;
   uint64_t epoch, step;
   uint32_t attempt, micro_batch, dtype, num_tokens, num_groups, num_rows, hidden;
@@ -123,7 +130,7 @@ inline int64_t find(End& end, const Record** found) {
     if (there < 0 || there > end.capacity || bytes < ALIGNMENT || bytes % ALIGNMENT ||
         bytes > there || bytes > left)
       return -1;
-    if (record->is_frame) {
+    if (record->kind != SKIP) {
       *found = record;
       return bytes;
     }
@@ -146,6 +153,9 @@ inline void release(End& end) {
 inline int64_t rows_at(int64_t num_groups, int64_t num_indices) {
   return aligned(static_cast<int64_t>(sizeof(Record)) + 4 * (2 * num_groups + num_indices));
 }
+
+// Where the adapters' keys start, behind the rows.
+inline int64_t keys_at(int64_t rows, int64_t row_bytes) { return (rows * row_bytes + 7) / 8 * 8; }
 
 // Somebody may have something to look at.
 inline void ring(Bell& bell, uint32_t step) {

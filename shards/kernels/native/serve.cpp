@@ -70,8 +70,8 @@ bool serve(Served& s, const ServedLink& link, const Record* shared, int64_t byte
   std::memcpy(&r, shared, sizeof r);
   std::atomic_signal_fence(std::memory_order_seq_cst);  // from here on, what was copied counts
   const Family* const f = family_of(static_cast<int32_t>(s.family));
-  if (!f || r.dtype != BF16_ROWS || r.hidden != s.hidden || r.layer >= s.num_layers ||
-      !r.num_rows || !is_served(s, r.epoch))
+  if (!f || r.kind != FRAME || r.dtype != BF16_ROWS || r.hidden != s.hidden ||
+      r.layer >= s.num_layers || !r.num_rows || !is_served(s, r.epoch))
     return false;
   const Experts& experts = s.layers[r.layer];
   if (!has_format(experts.format)) return false;
@@ -103,7 +103,7 @@ bool serve(Served& s, const ServedLink& link, const Record* shared, int64_t byte
   });
   Record header = r;
   header.bytes = static_cast<uint32_t>(reply_bytes);
-  header.is_frame = 1;
+  header.kind = FRAME;
   header.num_tokens = header.num_groups = 0;
   header.written_us = clock_us();
   std::memcpy(reply, &header, sizeof header);
