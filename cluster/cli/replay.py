@@ -22,6 +22,9 @@ def replay(
     model: Annotated[
         Path | None, typer.Option(help="checkpoint directory; unset: where it lay then")
     ] = None,
+    adapters: Annotated[
+        Path | None, typer.Option(help="directory of adapters; unset: where it lay then")
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="of the model; unset: one a core")
     ] = None,
@@ -38,7 +41,7 @@ def replay(
     console = Console()
     is_good = True
     for record in find_records(directory):
-        result = _replay_with_progress(record, model, num_threads)
+        result = _replay_with_progress(record, model, adapters, num_threads)
         is_good = is_good and result.is_good
         name = f"{record.header.gateway} {record.header.incarnation}"
         text = f"{name}: {summary(result)}"
@@ -47,7 +50,9 @@ def replay(
         raise typer.Exit(1)
 
 
-def _replay_with_progress(record: Record, model: Path | None, num_threads: int) -> ReplayResult:
+def _replay_with_progress(
+    record: Record, model: Path | None, adapters: Path | None, num_threads: int
+) -> ReplayResult:
     from router.gateway.replay import replay as replay_record
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"))
@@ -58,6 +63,7 @@ def _replay_with_progress(record: Record, model: Path | None, num_threads: int) 
             record,
             num_threads=num_threads,
             checkpoint=model,
+            adapters=adapters,
             on_progress=lambda what, done, of: bars.update(
                 task, description=f"{name} {what} {done}/{of}"
             ),

@@ -41,6 +41,7 @@ class RecordHeader:
     epoch: int
     num_blocks: int  # of the KV cache, the null block included
     scheduler: SchedulerConfig
+    adapters_root: Path | None = None
 
 
 def create_record(directory: Path, header: RecordHeader) -> BinaryIO:
@@ -106,9 +107,11 @@ def read_record(path: Path) -> Record:
 
 
 def _header(fields: dict[str, Any]) -> RecordHeader:
+    root = fields.get("adapters_root")  # not in records of before there were any
     changed = {
         "checkpoint": Path(fields["checkpoint"]),
         "scheduler": SchedulerConfig(**fields["scheduler"]),
+        "adapters_root": None if root is None else Path(root),
     }
     return RecordHeader(**fields | changed)
 

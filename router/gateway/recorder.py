@@ -37,5 +37,6 @@ def create_recorder(
         epoch=settings.topology.epoch,
         num_blocks=num_blocks,
         scheduler=scheduler,
+        adapters_root=settings.adapters_root,
     )
     return RecordWriter(create_record(settings.record, header), MonotonicClock())

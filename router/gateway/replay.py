@@ -64,6 +64,7 @@ def replay(
     *,
     num_threads: int = 1,
     checkpoint: Path | None = None,
+    adapters: Path | None = None,
     on_progress: Progress = lambda what, done, of: None,
     on_step: Callable[[ReplayResult], None] = lambda result: None,
 ) -> ReplayResult:
@@ -73,11 +74,13 @@ def replay(
         record: What to repeat.
         num_threads: Of the model; changes no token.
         checkpoint: Where it lies now; unset: where it lay then.
+        adapters: The same of the directory that holds adapters.
         on_progress: Told how far the model has loaded.
         on_step: Told after each step how far it has come.
 
     Raises:
-        ConfigError: The record cannot be read, or this checkpoint or machine computes otherwise.
+        ConfigError: The record cannot be read, this checkpoint or machine computes otherwise, or
+            an adapter is missing.
         CheckpointError: The checkpoint cannot be used.
     """
     lines = record.lines()
@@ -86,10 +89,12 @@ def replay(
         return ReplayResult()
     heard = _Heard()
     clock = VirtualClock()
-    header = record.header
-    built = build_replay(
-        header, checkpoint or header.checkpoint, num_threads, heard, clock, on_progress
+    header = replace(
+        record.header,
+        checkpoint=checkpoint or record.header.checkpoint,
+        adapters_root=adapters or record.header.adapters_root,
     )
+    built = build_replay(header, num_threads, heard, clock, on_progress)
     engine, run = built.engine, _Replay(built, heard, header)
     try:
         for line, outcome in steps_of(chain([first], lines)):
@@ -154,6 +159,7 @@ class _Replay:
         self._experts = built.experts
         self._drafting = built.drafting
         self._guides = built.guides
+        self._adapters = built.adapters
         self._heard = heard
         self._config = header.scheduler
         self._epoch = Epoch(header.epoch)
@@ -191,6 +197,7 @@ class _Replay:
 
     def _add(self, line: RecordLine, request: GenerationRequest) -> None:
         self.result.num_requests += 1
+        self._adapters.need(request.adapter)
         future = self._engine.submit(request, self._guides.guides_now(request))
         self._engine.take_commands()
         while self._engine.prepare_some():

@@ -15,12 +15,14 @@ from router.engine.engine import Engine
 from router.engine.recording import StepRecorder
 from router.engine.speculation.recorded import RecordedDrafting
 from router.exchange.local import LocalExperts
+from router.gateway.adapters import GatewayAdapters
 from router.gateway.build import Progress, build_gateway
 from router.gateway.record_file import RecordHeader
 from router.gateway.settings import DTYPES, GatewaySettings, numerics_profile
 from router.gateway.sizes import BLOCK_SIZE
 from router.guidance.guides import GuideMaker
 from router.model.kv_cache import PagedLatentCache
+from shards.adapters.directory import find_directory
 from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.open import open_checkpoint
 from shards.kernels.formats import FORMATS
@@ -56,11 +58,27 @@ class ReplayGateway(NamedTuple):
     experts: AbsentExperts
     drafting: RecordedDrafting  # what it is told of guesses
     guides: GuideMaker
+    adapters: ReplayAdapters
+
+
+class ReplayAdapters:
+    """Loads adapters when the first request asks for them."""
+
+    def __init__(self, adapters: GatewayAdapters, root: Path | None, model: ModelConfig) -> None:
+        self._adapters, self._root, self._model = adapters, root, model
+
+    def need(self, adapter_id: str) -> None:
+        """Have an adapter, by its content; empty: none.
+
+        Raises:
+            ConfigError: It does not lie here.
+        """
+        if adapter_id and adapter_id not in self._adapters.ids:
+            self._adapters.load(find_directory(self._root, adapter_id, self._model))
 
 
 def build_replay(
     header: RecordHeader,
-    checkpoint: Path,
     num_threads: int,
     recorder: StepRecorder,
     clock: Clock,
@@ -72,8 +90,8 @@ def build_replay(
         ConfigError: This checkpoint or machine computes otherwise than the recorded one.
         CheckpointError: The checkpoint cannot be used.
     """
-    opened = open_checkpoint(checkpoint)
-    settings = _settings(header, checkpoint, opened.config, num_threads)
+    opened = open_checkpoint(header.checkpoint)
+    settings = _settings(header, opened.config, num_threads)
     profile = numerics_profile(settings.numerics, settings.experts, settings.dense)
     _require("fingerprint", header.fingerprint, opened.fingerprint)
     _require("numerics_profile", header.numerics_profile, profile)
@@ -84,12 +102,11 @@ def build_replay(
     assert isinstance(local, LocalExperts)
     built.runner.exchange = experts = AbsentExperts(local.bank, [_SHARD])
     built.engine.drafting = drafting = RecordedDrafting()
-    return ReplayGateway(built.engine, experts, drafting, built.guides)
+    adapters = ReplayAdapters(built.adapters, header.adapters_root, opened.config)
+    return ReplayGateway(built.engine, experts, drafting, built.guides, adapters)
 
 
-def _settings(
-    header: RecordHeader, checkpoint: Path, config: ModelConfig, num_threads: int
-) -> GatewaySettings:
+def _settings(header: RecordHeader, config: ModelConfig, num_threads: int) -> GatewaySettings:
     scheduler = header.scheduler
     _require("block_size", scheduler.block_size, BLOCK_SIZE)
     gateway = GatewayId(header.gateway)
@@ -108,7 +125,7 @@ def _settings(
     per_block = PagedLatentCache.bytes_per_block(config, BLOCK_SIZE, DTYPES[header.numerics])
     return GatewaySettings(
         gateway_id=gateway,
-        checkpoint=checkpoint,
+        checkpoint=header.checkpoint,
         model_name=header.gateway,
         numerics=header.numerics,
         topology=topology,
@@ -120,6 +137,7 @@ def _settings(
         num_threads=num_threads,
         experts=FORMATS[header.experts],
         dense=FORMATS[header.dense],
+        adapters_root=header.adapters_root,
     )
 
 

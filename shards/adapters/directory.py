@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from galerne.adapters import AdapterInfo, check_plain_name
-from galerne.errors import CheckpointError, ConfigError
+from galerne.errors import CheckpointError, ConfigError, InvalidRequestError
 from shards.adapters.adapter import Adapter, open_adapter
 from shards.checkpoint.config import ModelConfig
 
@@ -25,3 +25,20 @@ def find_adapter(root: Path | None, wanted: AdapterInfo, model: ModelConfig) -> 
     if wanted.id not in ("", adapter.id):
         raise CheckpointError(str(path), None, f"the adapter {wanted.id}", f"another, {adapter.id}")
     return adapter
+
+
+def find_directory(root: Path | None, adapter_id: str, model: ModelConfig) -> AdapterInfo:
+    """The directory of an adapter that is known by its content only.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    paths = sorted(root.iterdir()) if root is not None and root.is_dir() else []
+    for path in paths:
+        wanted = AdapterInfo(name=path.name, directory=path.name, id=adapter_id)
+        try:
+            find_adapter(root, wanted, model)
+        except (CheckpointError, InvalidRequestError):
+            continue
+        return wanted
+    raise ConfigError("adapters", root, f"holds no adapter {adapter_id}, which is asked for")

@@ -1,24 +1,28 @@
 """A gateway loads and unloads adapters while it serves, and keeps them through changes."""
 
+import shutil
 import time
 from dataclasses import replace
 
 import pytest
 
 from galerne.adapters import AdapterInfo
-from galerne.errors import CheckpointError, InvalidRequestError
+from galerne.errors import CheckpointError, ConfigError, InvalidRequestError
 from galerne.topology import LinkTransport
 from helpers.adapters import write_adapter
 from helpers.fixture_models import checkpoint
 from helpers.gateway_process import NAME
 from helpers.gateways import Collector, request
+from helpers.records import only_record
 from helpers.switchable import ShardBook, shape, start_gateway
 from router.engine.request import ResumedChoice
 from router.gateway.adapters import AdapterInUseError
+from router.gateway.replay import replay
 from shards.adapters.directory import find_adapter
 
 CONFIG = checkpoint(NAME).config
 SQL = AdapterInfo(name="sql", directory="sql")
+OTHER = AdapterInfo(name="other", directory="other")
 PROMPT = tuple(range(20, 60))
 
 
@@ -136,6 +140,30 @@ def test_a_gateway_starts_with_the_adapters_it_is_told_and_without_those_that_ar
         assert tokens(host, "at once", adapter_id)
     finally:
         host.stop()
+
+
+def test_a_record_with_adapters_is_repeated_wherever_they_lie_now(root, tmp_path):
+    host = watched(start_gateway(shape(1), None, adapters_root=root, record=tmp_path / "record"))
+    try:
+        submit(host, "plain", max_tokens=60)
+        ids = [host.adapters.load(wanted).id for wanted in (SQL, OTHER)]
+        for name, adapter in (("first", ids[0]), ("second", ids[1]), ("none", "")):
+            submit(host, name, adapter, temperature=0.8, seed=3)
+        for name in ("first", "second", "none", "plain"):
+            host.collector.tokens(name)
+        host.adapters.unload(ids[0], 5.0)
+    finally:
+        host.stop()
+    record = only_record(tmp_path / "record")
+    assert replay(record).is_good
+    moved = tmp_path / "moved"
+    shutil.copytree(root / "sql", moved / "renamed")
+    shutil.copytree(root / "other", moved / "other")
+    (moved / "empty").mkdir()
+    assert replay(record, adapters=moved).is_good
+    shutil.rmtree(moved / "renamed")
+    with pytest.raises(ConfigError, match=f"holds no adapter {ids[0]}"):
+        replay(record, adapters=moved)
 
 
 @pytest.mark.parametrize("transport", [LinkTransport.GRPC, LinkTransport.SHM])
