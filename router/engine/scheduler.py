@@ -176,7 +176,6 @@ class Scheduler:
             self._preempt(sequence)
         return victims
 
-    @property
     def decoding(self) -> list[Sequence]:
         """Running sequences with one known token to compute, and generated ones: may be guessed."""
         return [s for s in self._running if s.num_pending == 1 and s.num_generated > 0]

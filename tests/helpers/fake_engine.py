@@ -96,7 +96,7 @@ class FakeEngine:
         return self.scheduler.preempt(request_id)
 
     def schedule(self):
-        drafts = {sequence: self.guess(sequence) for sequence in self.scheduler.decoding}
+        drafts = {sequence: self.guess(sequence) for sequence in self.scheduler.decoding()}
         return self.scheduler.schedule(drafts)
 
     def fail_step(self):

@@ -50,9 +50,9 @@ class Toggled:
     def __init__(self, inner, seed):
         self._inner, self._rng = inner, Random(seed)
 
-    def drafts(self, sequences):
+    def drafts(self, decoding):
         self._inner.is_on = self._rng.random() < 0.6
-        return self._inner.drafts(sequences)
+        return self._inner.drafts(decoding)
 
     def __getattr__(self, name):
         return getattr(self._inner, name)

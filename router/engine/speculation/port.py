@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as AbstractSequence
 from typing import Protocol
 
@@ -18,8 +18,11 @@ class Drafting(Protocol):
     Guesses change how fast tokens come, never which: none of these methods may raise.
     """
 
-    def drafts(self, sequences: AbstractSequence[Sequence]) -> Drafts:
-        """Guesses at the tokens behind the known ones of sequences that decode."""
+    def drafts(self, decoding: Callable[[], AbstractSequence[Sequence]]) -> Drafts:
+        """Guesses at the tokens behind the known ones of sequences that decode.
+
+        ``decoding`` finds those, and is called only where something may be guessed.
+        """
         ...
 
     def ran(self, plan: StepPlan, verified: AbstractSequence[Verified], seconds: float) -> None:
@@ -34,9 +37,9 @@ class Drafting(Protocol):
 class NoDrafting:
     """Guesses nothing."""
 
-    def drafts(self, sequences: AbstractSequence[Sequence]) -> Drafts:
+    def drafts(self, decoding: Callable[[], AbstractSequence[Sequence]]) -> Drafts:
         """See ``Drafting``."""
-        del sequences
+        del decoding
         return NO_DRAFTS
 
     def ran(self, plan: StepPlan, verified: AbstractSequence[Verified], seconds: float) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as AbstractSequence
 
 from router.engine.metrics import EngineMetrics
 from router.engine.plan import StepPlan, Verified
 from router.engine.sequence import Sequence
-from router.engine.speculation.grant import Drafts
+from router.engine.speculation.grant import NO_DRAFTS, Drafts
 
 
 class RecordedDrafting:
@@ -21,9 +21,11 @@ class RecordedDrafting:
         """The guesses of the next step, by request id and choice."""
         self._next = draft_by_choice
 
-    def drafts(self, sequences: AbstractSequence[Sequence]) -> Drafts:
+    def drafts(self, decoding: Callable[[], AbstractSequence[Sequence]]) -> Drafts:
         """See ``Drafting``."""
-        keys = {s: (s.request_id, s.choice) for s in sequences}
+        if not self._next:
+            return NO_DRAFTS
+        keys = {s: (s.request_id, s.choice) for s in decoding()}
         return {s: self._next[key] for s, key in keys.items() if key in self._next}
 
     def ran(self, plan: StepPlan, verified: AbstractSequence[Verified], seconds: float) -> None:

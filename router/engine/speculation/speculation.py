@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from collections.abc import Sequence as AbstractSequence
 
 from galerne.clock import Clock
@@ -50,10 +51,11 @@ class Speculation:
 
     # -- Drafting ----------------------------------------------------------------------------
 
-    def drafts(self, sequences: AbstractSequence[Sequence]) -> Drafts:
+    def drafts(self, decoding: Callable[[], AbstractSequence[Sequence]]) -> Drafts:
         """See ``Drafting``."""
         if not self.is_on:
             return NO_DRAFTS
+        sequences = decoding()
         self._num_decoding = max(1, len(sequences))
         depth = self._policy.step(
             len(sequences),
