@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.adapters import Merged, opened
+from helpers.adapters import Merged, opened, with_adapters
 from helpers.cluster import create_shm, remote_exchange
 from helpers.fixture_models import checkpoint, local_experts, runner
 from helpers.gateways import engine, request
@@ -17,6 +17,7 @@ from shards.bank import AdapterMissingError
 from shards.kernels.formats import WeightFormat
 from shards.kernels.native.families import FAMILY_VARIABLE, TORCH
 from shards.kernels.native.library import native_kernels
+from shards.shm.rings import ring_library
 
 SOURCE = checkpoint()
 CONFIG = SOURCE.config
@@ -40,13 +41,6 @@ def by_torch(monkeypatch):
     native_kernels.cache_clear()
     yield
     native_kernels.cache_clear()
-
-
-def with_adapters(model, adapters):
-    for adapter in adapters:
-        model.exchange.bank.add_adapter(adapter)
-        model.decoder.add_adapter(adapter)
-    return model
 
 
 def logits_of(model, adapter=0):
@@ -146,7 +140,6 @@ VARIANTS = {
     "small chunks": {"max_chunk_tokens": 24, "max_batched_tokens": 48},
     "two micro-batches": {"micro": 2},
     "grpc 2 shards": {"shards": 2},
-    "shm 3 shards": {"shards": 3, "create": create_shm},
 }
 
 
@@ -154,6 +147,13 @@ VARIANTS = {
 def test_neighbours_with_other_adapters_change_no_bit(adapters, alone, variant):
     got = digests(adapters.values(), mixed(adapters), together=True, **VARIANTS[variant])
     assert got == alone
+
+
+@pytest.mark.skipif(ring_library() is None, reason="no native library")
+def test_rows_with_adapters_go_by_shared_memory_and_keep_their_bits(adapters, alone, monkeypatch):
+    monkeypatch.setattr(GrpcTransport, "send", None)  # nothing goes by the stream
+    wanted = mixed(adapters)
+    assert digests(adapters.values(), wanted, together=True, shards=3, create=create_shm) == alone
 
 
 def test_requests_without_an_adapter_have_the_bits_of_a_server_without_any(adapters, alone):

@@ -14,6 +14,7 @@ from galerne.v1 import inference_pb2 as inference
 from helpers.api_servers import cluster_served, grpc_channel, http_served, make_frontend
 from helpers.explained import FakeController
 from helpers.fake_gateway import Answer, FakeGateway
+from router.api.keys import ApiKeys
 
 SQL = AdapterInfo(name="sql", directory="sql", id="ab" * 8, rank=4, num_bytes=9)
 
@@ -30,10 +31,10 @@ class AdaptedGateway(FakeGateway):
 
 
 @asynccontextmanager
-async def served():
+async def served(**options):
     controller = FakeController()
     gateway = AdaptedGateway(controller, Answer([300, 301]))
-    frontend = make_frontend(gateway)
+    frontend = make_frontend(gateway, **options)
     async with http_served(frontend, controller) as url, httpx.AsyncClient(base_url=url) as client:
         yield client, gateway, controller
 
@@ -82,6 +83,30 @@ async def test_a_refused_load_says_why(body, refusal, status, said):
         answer = await client.post("/v1/load_lora_adapter", json=body)
         assert answer.status_code == status
         assert said in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("route", ["load", "unload"])
+async def test_only_an_admin_key_loads_and_unloads_and_others_are_told_nothing_else(route):
+    keys = ApiKeys(["client name=ci"], ["boss name=ops"])
+    path, body = f"/v1/{route}_lora_adapter", {"lora_name": "sql"}
+    async with served(keys=keys) as (client, _, controller):
+        await controller.load_adapter("sql", "sql")
+        before = controller.loaded
+
+        async def post(key, **content):
+            headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+            answer = await client.post(path, headers=headers, **content)
+            return answer.status_code, answer.text
+
+        for key, status in ((None, 401), ("guessed", 401), ("client", 403)):
+            for content in ({"json": body}, {"content": b"no json"}, {"json": {}}):
+                found, said = await post(key, **content)
+                assert found == status
+                assert ("needs an admin key" in said) == (status == 403)
+                assert "lora_name" not in said
+        assert controller.loaded is before
+        assert (await post("boss", json=body))[0] == 200
+        assert controller.loaded != before
 
 
 async def test_grpc_loads_lists_and_unloads():

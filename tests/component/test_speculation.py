@@ -9,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from helpers.adapters import opened, with_adapters
 from helpers.fixture_models import BLOCK_SIZE, checkpoint, runner
 from helpers.gateways import engine, request
 from helpers.guessing import Toggled, always, eagle, knowing, ngram
@@ -183,6 +184,39 @@ def test_a_stop_token_within_accepted_guesses_is_the_last_token(mix):
     assert found["plain", 0]["tokens"] == tokens[: tokens.index(stop) + 1]
     assert found["plain", 0]["reason"] is FinishReason.STOP
     assert found["plain", 0]["stop"] == stop
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory):
+    """The mix with two adapters for some, all in one batch; how to load them; what they say."""
+    root, config = tmp_path_factory.mktemp("adapters"), checkpoint().config
+    adapters = [opened(root / str(seed), config, seed=seed) for seed in (1, 2)]
+    ids = ["", adapters[0].id, adapters[1].id, adapters[0].id]
+    requests = [replace(r, adapter=i) for r, i in zip(MIX, ids, strict=True)]
+
+    def load(inner):
+        with_adapters(inner.model, adapters)
+        return inner
+
+    return requests, load, run(requests, wrap=load)[0]
+
+
+@pytest.mark.parametrize("way", ["knowing", "toggled", "ngram", "eagle"])
+def test_requests_with_adapters_say_the_same_with_guesses(mix, head, adapted, way):
+    requests, load, want = adapted
+    assert want["greedy", 0] == mix["greedy", 0]
+    assert all(want[r.request_id, 0] != mix[r.request_id, 0] for r in requests[1:])
+    knows = knowing({k: heard["tokens"] for k, heard in want.items()}, always(), wrong=0.2)
+    drafting = {
+        "knowing": knows,
+        "toggled": lambda model: Toggled(knows(model), 3),
+        "ngram": ngram(always()),
+        "eagle": eagle(head, always()),
+    }[way]
+    found, made = run(requests, wrap=load, drafting=drafting)
+    assert found == want
+    assert made.num_drafted > 0
+    assert made.num_accepted > 0 or way in ("ngram", "eagle")
 
 
 def test_a_source_that_fails_costs_no_request_anything(mix):

@@ -95,3 +95,11 @@ def _merged(weight, change):
 def opened(path, config, **fields):
     """Write an adapter and open it."""
     return open_adapter(write_adapter(path, config, **fields), config)
+
+
+def with_adapters(model, adapters):
+    """A runner whose experts are in this process, with these loaded."""
+    for adapter in adapters:
+        model.exchange.bank.add_adapter(adapter)
+        model.decoder.add_adapter(adapter)
+    return model
