@@ -1,5 +1,6 @@
 """Formats, tool choices and thinking budgets on the demo's model: from the client to the token."""
 
+import asyncio
 import json
 from contextlib import asynccontextmanager
 
@@ -10,7 +11,7 @@ from jsonschema import Draft202012Validator
 from galerne.v1 import inference_pb2 as pb
 from galerne.v1 import inference_pb2_grpc as pb_grpc
 from helpers.api_servers import embedded, grpc_channel, openai_client
-from helpers.gateway_process import TOKEN, Directory
+from helpers.gateway_process import TOKEN, Directory, GatewayProcess
 from helpers.guided import CALLS, SCHEMA
 from router.api.frontend import Frontend
 from router.gateway.pool import GatewayPool
@@ -33,7 +34,7 @@ TOOLS = [
 
 @asynccontextmanager
 async def frontend_over(host, **options):
-    pool = GatewayPool(Directory(gateway=host.address), TOKEN, 5.0)
+    pool = GatewayPool(Directory(gateway=host.address), TOKEN)
     await pool.start(10.0)
     frontend = Frontend(pool, embedded(), **options)
     try:
@@ -72,6 +73,44 @@ async def test_every_choice_fits_the_schema_streamed_or_not_with_logprobs_and_se
         check(choice.message.content)
         said = b"".join(bytes(position.bytes or ()) for position in choice.logprobs.content)
         assert said.decode().removesuffix("</s>") == choice.message.content
+
+
+@pytest.mark.parametrize("effort", ["none", "high"])
+async def test_answer_whose_gateway_is_killed_fits_the_schema_and_is_the_same(standing, effort):
+    options = {"response_format": RESPONSE_FORMAT, "n": 2, "seed": 5, "logprobs": True}
+    options |= {"reasoning_effort": effort, "extra_body": {"thinking_token_budget": 8}}
+    async with client_of(standing) as client:
+        want = said_by([chunk async for chunk in await ask(client, stream=True, **options)])
+    victim = await asyncio.to_thread(GatewayProcess, 1, speaks=True, hold_at=14)
+    try:
+        async with frontend_over(victim) as frontend, openai_client(frontend) as client:
+            stream = aiter(await ask(client, stream=True, **options))
+            chunks = [await anext(stream) for _ in range(16)]
+            frontend.gateway._directory.gateways["standing"] = standing.address
+            await frontend.gateway.refresh()
+            assert all(said["reason"] is None for said in said_by(chunks))
+            victim.kill()
+            chunks += [chunk async for chunk in stream]
+    finally:
+        victim.close()
+    assert said_by(chunks) == want
+    assert any(said["reasoning"] for said in want) == (effort == "high")
+    for said in want:
+        check(said["content"])
+
+
+def said_by(chunks):
+    """All that a streamed answer says, by choice."""
+    found = [{"reasoning": "", "content": "", "tokens": [], "reason": None} for _ in range(2)]
+    for choice in (choice for chunk in chunks for choice in chunk.choices):
+        said = found[choice.index]
+        said["reasoning"] += getattr(choice.delta, "reasoning_content", None) or ""
+        said["content"] += choice.delta.content or ""
+        said["tokens"] += [
+            p.model_dump() for p in (choice.logprobs and choice.logprobs.content) or ()
+        ]
+        said["reason"] = choice.finish_reason or said["reason"]
+    return found
 
 
 @pytest.mark.parametrize(
