@@ -16,7 +16,7 @@ PICTURE: Final = Scene(
         Item(7, "cross", "green", "small"),
     ),
 )
-_WEATHER: Final = {
+WEATHER: Final = {
     "type": "function",
     "function": {
         "name": "get_weather",
@@ -58,7 +58,7 @@ class Shown(NamedTuple):
 def _asked(
     title: str, *messages: Message, effort: Effort = "none", has_tools: bool = False
 ) -> Shown:
-    tools = (_WEATHER, _ALARM) if has_tools else ()
+    tools = (WEATHER, _ALARM) if has_tools else ()
     # The last message of a document is the known answer; here the model alone gives it.
     messages += (Message("assistant"),)
     return Shown(title, Document("demo", "en", effort, messages, tools))

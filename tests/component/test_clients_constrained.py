@@ -8,9 +8,9 @@ import openai
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from helpers.sure_questions import CALL, SUM, SUM_TEXT, WEATHER
+from helpers.sure_questions import CALL, SUM, SUM_TEXT, TOOL, WEATHER
 
-TOOLS = [{"type": "function", "function": WEATHER}]
+TOOLS = [TOOL]
 WIND = {"name": "get_wind", "description": "get wind", "parameters": WEATHER["parameters"]}
 
 

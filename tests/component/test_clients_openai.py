@@ -5,7 +5,7 @@ import json
 import openai
 import pytest
 
-from helpers.sure_questions import CALL, LOOK, SEEN, SUM, TOLD, URL, WEATHER, WEATHER_NOW
+from helpers.sure_questions import CALL, LOOK, SEEN, SUM, TOLD, TOOL, URL, WEATHER, WEATHER_NOW
 
 
 def test_chat_thinks_and_answers(client, options):
@@ -37,7 +37,7 @@ def test_a_prompt_that_was_seen_before_is_counted_as_cached(client, options):
 
 
 def test_tools_are_called_and_their_result_is_told(client, options):
-    tools = [{"type": "function", "function": WEATHER}]
+    tools = [TOOL]
     messages = [{"role": "user", "content": CALL}]
     done = client.chat.completions.create(messages=messages, tools=tools, max_tokens=60, **options)
     assert done.choices[0].finish_reason == "tool_calls"
@@ -54,7 +54,7 @@ def test_tools_are_called_and_their_result_is_told(client, options):
 
 
 def test_the_streaming_helper_gathers_the_arguments_of_a_tool_call(client, options):
-    tools = [{"type": "function", "function": WEATHER}]
+    tools = [TOOL]
     with client.chat.completions.stream(
         messages=[{"role": "user", "content": CALL}], tools=tools, max_tokens=60, **options
     ) as stream:

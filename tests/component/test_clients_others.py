@@ -18,6 +18,7 @@ from helpers.sure_questions import (
     SUM_ANSWER,
     SUM_TEXT,
     TOLD,
+    TOOL,
     URL,
     WEATHER,
     WEATHER_NOW,
@@ -54,7 +55,7 @@ def test_mistralai_streams(mistral, options):
 
 
 def test_mistralai_calls_a_tool_and_tells_its_result(mistral, options):
-    tools = [{"type": "function", "function": WEATHER}]
+    tools = [TOOL]
     messages = [{"role": "user", "content": CALL}]
     done = mistral.chat.complete(messages=messages, tools=tools, max_tokens=60, **options)
     [call] = done.choices[0].message.tool_calls
@@ -73,7 +74,7 @@ def test_mistralai_calls_a_tool_and_tells_its_result(mistral, options):
 
 
 def test_mistralai_streams_a_tool_call(mistral, options):
-    tools = [{"type": "function", "function": WEATHER}]
+    tools = [TOOL]
     events = mistral.chat.stream(
         messages=[{"role": "user", "content": CALL}], tools=tools, max_tokens=60, **options
     )

@@ -14,13 +14,13 @@ from helpers.api_servers import ids_of, make_frontend
 from helpers.explained import FakeController, decided
 from helpers.fake_gateway import Answer, FakeGateway
 from helpers.fuzzing import SCALARS, TEXTS, Tally, damaged, fuzzed, mutated
-from helpers.sure_questions import SUM, URL, WEATHER, WEATHER_NOW
+from helpers.sure_questions import SUM, TOOL, URL, WEATHER, WEATHER_NOW
 from router.api.http_app import build_http_app
 from router.api.inputs import ApiLimits
 from router.engine.request import TokenLogprob, TokenLogprobs
 
 GRACE_S = 0.05
-TOOLS = [{"type": "function", "function": WEATHER}]
+TOOLS = [TOOL]
 FLAT_TOOLS = [{"type": "function", **WEATHER}]
 CALL_ID = "abcdefghi"
 CALLED = {"name": "get_weather", "arguments": "{}"}
