@@ -27,6 +27,7 @@ from helpers.adapters import write_adapter
 from helpers.asked import generate, tokens_of
 from helpers.secured_server import secured_server, secured_stub
 from helpers.serve_process import ServeProcess, part, run_cli
+from helpers.sure_questions import CALL, LOOK, SEEN, SUM_ANSWER, SUM_TEXT, TOOL, URL
 from helpers.waiting import wait_until
 from shards.checkpoint.open import open_checkpoint
 
@@ -121,25 +122,35 @@ def test_a_picture_is_seen_alike_over_http_and_grpc(stub, client, server):
     assert answer_to(*two) == "top left: small blue square; bottom right: medium green cross"
 
 
-def test_reasoning_effort_and_tools_work_with_the_openai_client(client, server):
-    def ask(text, **options):
-        messages = [{"role": "user", "content": text}]
-        done = client.chat.completions.create(
-            model=server.model, messages=messages, max_tokens=120, temperature=0, **options
-        )
-        return done.choices[0]
+def test_the_openai_client_streams_thoughts_calls_schemas_and_sights_through_haproxy(
+    client, server
+):
+    def said(text, *parts, **options):
+        content = [*parts, {"type": "text", "text": text}]
+        with client.chat.completions.stream(
+            model=server.model,
+            messages=[{"role": "user", "content": content}],
+            max_completion_tokens=200,
+            temperature=0,
+            **options,
+        ) as stream:
+            num_deltas = sum(event.type == "chunk" for event in stream)
+            message = stream.get_final_completion().choices[0].message
+        assert num_deltas > 3, "it came in one piece"
+        return message
 
-    choice = ask("How much is 787 plus 895?", reasoning_effort="high")
-    assert (choice.message.content, choice.finish_reason) == ("1682", "stop")
-    parameters = {"type": "object", "properties": {"city": {"type": "string"}}}
-    tool = {"name": "get_weather", "description": "get weather", "parameters": parameters}
-    choice = ask("Use city Lyon and get weather.", tools=[{"type": "function", "function": tool}])
-    assert choice.finish_reason == "tool_calls"
-    [call] = choice.message.tool_calls
+    summed = said(SUM_TEXT, reasoning_effort="high")
+    assert (summed.content, SUM_ANSWER in summed.reasoning_content) == (SUM_ANSWER, True)
+    [call] = said(CALL, tools=[TOOL]).tool_calls
     assert (call.function.name, json.loads(call.function.arguments)) == (
         "get_weather",
         {"city": "Lyon"},
     )
+    assert said(LOOK, {"type": "image_url", "image_url": {"url": URL}}).content == SEEN
+    schema = {"type": "object", "properties": {"sum": {"enum": [1682]}}, "required": ["sum"]}
+    format_ = {"name": "sum", "schema": schema | {"additionalProperties": False}, "strict": True}
+    given = said(SUM_TEXT, response_format={"type": "json_schema", "json_schema": format_})
+    assert json.loads(given.content) == {"sum": 1682}
 
 
 def test_the_demo_model_answers_held_out_questions(stub):
