@@ -105,10 +105,14 @@ layer-kills: .venv/dev
 sim: .venv/dev
 	GALERNE_SIM_SCHEDULES=2000 $(PY) -m pytest --timeout 3600 tests/sim
 
-# 60 times as many cases as in the tests, other ones every time: about a quarter of an hour.
+# FACTOR times as many cases as in the tests, other ones every time. Three processes side by side,
+# each prints what it has tried when it ends.
+FACTOR ?= 60
 fuzz: .venv/dev
-	GALERNE_FUZZ_FACTOR=60 $(PY) -m pytest -s --timeout 3600 tests/component/test_fuzz_http.py \
-		tests/component/test_fuzz_grpc.py tests/component/test_fuzz_frames.py
+	$(MAKE) --no-print-directory --output-sync=target --keep-going -j 3 fuzz-http fuzz-grpc fuzz-frames
+
+fuzz-%: .venv/dev
+	GALERNE_FUZZ_FACTOR=$(FACTOR) $(PY) -m pytest -q -s --timeout 3600 tests/component/test_fuzz_$*.py
 
 hosts: .venv/dev
 	$(PY) -m pytest -m slow tests/ray/test_hosts.py

@@ -274,7 +274,7 @@ def test_every_mismatch_of_a_hello_is_refused_by_name(field, value, shown):
 
 
 def test_another_protocol_version_is_refused_by_name():
-    with pytest.raises(HelloRefusedError, match="protocol is 3 here and 1 at the peer"):
+    with pytest.raises(HelloRefusedError, match=f"protocol is {VERSION} here and 1 at the peer"):
         decode_hello(json_frame(FrameKind.HELLO, HELLO_FIELDS | {"protocol": 1}))
 
 
