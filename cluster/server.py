@@ -98,6 +98,7 @@ class Server:
             admin_keys_file=_absolute(config.admin_keys_file),
             audit_log=_absolute(config.audit_log),
             allow_insecure_network=config.insecure_network,
+            frontends=config.frontends.scaling(available_cores()),
         )
         is_plain = config.tls is None  # else all of Serve is on loopback, behind the edge
         self.ingress = start_ingress(

@@ -24,6 +24,7 @@ from cluster.ingress.existing import (
     is_serve_running,
 )
 from cluster.ingress.haproxy import end_leftovers, find_haproxy, write_wrapper
+from cluster.ingress.leaving import CHECK_PERIOD_S
 from cluster.ingress.settings import IngressSettings
 from cluster.nodes import HEAD_RESOURCE, alive_nodes
 from cluster.ports import LOOPBACK, check_port, is_loopback
@@ -68,11 +69,11 @@ class Ingress:
 
         A Serve that was running before us, or carries others by now, goes on.
         """
-        # By Ray, and not by the replica's gRPC port: that is on loopback, and Serve looks for it
-        # at the node's address.
-        close = self._handle.options(_by_reference=True).close
+        # By Ray, and not by the replicas' gRPC ports: those are on loopback, and Serve looks for
+        # them at the node's address.
+        handle = self._handle.options(_by_reference=True)
         try:
-            close.remote(drain_s).result(timeout_s=drain_s + _CLOSE_TIMEOUT_S)
+            handle.broadcast("close", drain_s).results(timeout_s=drain_s + _CLOSE_TIMEOUT_S)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it must go
             logger.warning("ingress_close_failed reason=%s", error)
         _take_down(self._app_name, self._run, owns_serve=self._owns_serve)
@@ -112,6 +113,7 @@ def start_ingress(
         ConfigError: A port is taken, or the Serve that runs cannot carry us.
         IngressError: Serve or the frontend did not start; says why.
     """
+    settings = replace(settings, key_accounts=run.path / "key-accounts")
     if is_serve_running():
         return _join_serve(settings, run)
     ports = choose_ports(host, http_port, grpc_port)
@@ -174,6 +176,7 @@ def _choose_proxy(
         haproxy_dir=run.haproxy_dir,
         binary=write_wrapper(run, found.binary, host, ports),
         max_body_bytes=max_body_bytes,
+        is_scaled=not settings.frontends.is_fixed,
     )
     return _Proxy(HAPROXY, environment)
 
@@ -213,13 +216,12 @@ def _run_app(settings: IngressSettings, environment: Mapping[str, str]) -> Any: 
     from ray import serve
 
     deployment = serve.deployment(
-        num_replicas=1,  # ``close`` by handle reaches one
+        **settings.frontends.deployment_options(),
         max_ongoing_requests=100_000,  # admission is the frontend's, which says when to try again
         max_queued_requests=-1,
         max_constructor_retry_count=1,  # it waits for a gateway itself, and tells why it gave up
-        graceful_shutdown_timeout_s=5,
         graceful_shutdown_wait_loop_s=0.1,
-        health_check_period_s=2,
+        health_check_period_s=CHECK_PERIOD_S,
         logging_config={"log_level": "WARNING", "enable_access_log": False},
         ray_actor_options={
             "num_cpus": 0,

@@ -61,12 +61,20 @@ class FakeController:
     """Says what the test has told it."""
 
     def __init__(self, roster):
-        self._roster = roster
+        from cluster.control.frontends import FrontendBook
+
+        self._roster, self._frontends = roster, FrontendBook()
 
     async def roster(self, with_metrics=False):
         from router.gateway.roster import Roster
 
-        return Roster(**self._roster)
+        return Roster(**self._roster, process_metrics=self._frontends.metrics())
+
+    async def frontend_news(self, frontend, news):
+        return self._frontends.hear(frontend, news)
+
+    async def drain(self, order, deadline_s):
+        return self._frontends.drain(order, deadline_s)
 
     async def address_of(self, part):
         return self._roster.get("shards", {}).get(part)
@@ -89,6 +97,7 @@ def main():
 
 def _serve(options, answer):
     from cluster.ingress.app import start_ingress
+    from cluster.ingress.frontend_scaling import FrontendScaling
     from cluster.ingress.settings import IngressSettings
     from cluster.run_directory import RunDirectory
     from cluster.runtime import start_local_ray
@@ -112,6 +121,7 @@ def _serve(options, answer):
                 admin_keys_file=_key_file(run, "admins", options.get("admin_keys")),
                 audit_log=run.path / "audit.jsonl",
                 start_timeout_s=options.get("start_timeout_s", 20.0),
+                frontends=FrontendScaling(**options.get("frontends", {})),
             )
             ingress = start_ingress(
                 settings, host="127.0.0.1", http_port=0, grpc_port=0, run=run, owns_ray=True

@@ -70,7 +70,9 @@ def server(request, gateway):
     with pytest.MonkeyPatch.context() as patch:
         if request.param != "HAProxy":
             patch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", "/no/haproxy")
-        running = IngressServer(roster, api_keys=[KEY], admin_keys=["ops-key name=ops"])
+        two = {"at_least": 2, "at_most": 2}
+        keys = {"api_keys": [KEY, "few requests_per_min=6"], "admin_keys": ["ops-key name=ops"]}
+        running = IngressServer(roster, frontends=two, **keys)
     running.gateway = gateway
     yield running
     running.stop()

@@ -123,7 +123,7 @@ def test_concurrency_counts_what_runs_and_each_client_alone():
     with pytest.raises(KeyLimitError, match="concurrency limit 2"):
         limiter.admit(one)
     limiter.admit(Client("two", b"2", KeyLimits(concurrency=2)))
-    first.num_running -= 1
+    first.release()
     limiter.admit(one)
 
 
@@ -134,7 +134,7 @@ def test_a_refused_request_costs_nothing_of_other_limits():
     for _ in range(10):
         with pytest.raises(KeyLimitError, match="concurrency"):
             account.admit(client, 0.0)
-    account.num_running = 0
+    account.release()
     account.admit(client, 0.0)
 
 
