@@ -69,10 +69,10 @@ async def openai_client(frontend, api_key="none"):
 @asynccontextmanager
 async def telling(controller, *frontends):
     """These frontends tell a controller how they stand, more often than in earnest."""
-    beats = [
-        FrontendBeat(f, SimpleNamespace(frontend_news=partial(controller.frontend_news, str(i))))
-        for i, f in enumerate(frontends)
-    ]
+    beats = []
+    for frontend in frontends:
+        tell = partial(controller.frontend_news, str(id(frontend)))
+        beats.append(FrontendBeat(frontend, SimpleNamespace(frontend_news=tell)))
     tasks = [asyncio.create_task(beat.run(0.02)) for beat in beats]
     try:
         yield

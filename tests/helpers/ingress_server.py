@@ -11,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "test-token"
+MODEL = "tiny"  # of the gateway behind it
 NAMESPACE = "galerne-test"
 CONTROLLER = "test-controller"
 
@@ -132,6 +133,14 @@ def _serve(options, answer):
             runtime.leave()
 
 
+def _replicas():
+    """How many of our frontends are in which of Serve's states."""
+    from ray import serve
+
+    [deployment] = serve.status().applications["galerne"].deployments.values()
+    return {str(getattr(s, "value", s)): num for s, num in deployment.replica_states.items() if num}
+
+
 def _key_file(run, name, keys):
     if keys is None:
         return None
@@ -162,6 +171,8 @@ def _obey(ingress, actor, answer, run):
             case {"do": "kill_controller"}:
                 ray.kill(actor)
                 answer()
+            case {"do": "replicas"}:
+                answer(**_replicas())
             case {"do": "close", "drain_s": drain_s}:
                 ingress.close(drain_s)
                 closed = True
