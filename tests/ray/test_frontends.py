@@ -93,7 +93,7 @@ async def watched(server):
 
 
 async def num_ended(watches):
-    """Of those who watched the one that went; nobody was told that the deployment does not serve."""
+    """Of those who watched the one that went; none was told it does not serve."""
     ended = [watch for watch in watches if watch.done()]
     for watch in ended:
         assert await watch.read() is grpc.aio.EOF

@@ -45,11 +45,9 @@ def server(request, gateway):
         if request.param != "HAProxy":
             patch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", "/no/haproxy")
         two = {"at_least": 2, "at_most": 2}
-        keys = {
-            "api_keys": [KEY, f"few requests_per_min={FEW_PER_MIN}"],
-            "admin_keys": ["ops-key name=ops"],
-        }
-        running = IngressServer(roster, frontends=two, **keys)
+        keys = [KEY, f"few requests_per_min={FEW_PER_MIN}"]
+        admins = ["ops-key name=ops"]
+        running = IngressServer(roster, frontends=two, api_keys=keys, admin_keys=admins)
     running.gateway = gateway
     yield running
     running.stop()
