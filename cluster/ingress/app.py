@@ -25,6 +25,7 @@ from cluster.ingress.existing import (
 )
 from cluster.ingress.haproxy import end_leftovers, find_haproxy, write_wrapper
 from cluster.ingress.leaving import CHECK_PERIOD_S
+from cluster.ingress.replicas import kill_frontends
 from cluster.ingress.settings import IngressSettings
 from cluster.nodes import HEAD_RESOURCE, alive_nodes
 from cluster.ports import LOOPBACK, check_port, is_loopback
@@ -76,6 +77,7 @@ class Ingress:
             handle.broadcast("close", drain_s).results(timeout_s=drain_s + _CLOSE_TIMEOUT_S)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it must go
             logger.warning("ingress_close_failed reason=%s", error)
+            kill_frontends(self._app_name)
         _take_down(self._app_name, self._run, owns_serve=self._owns_serve)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
+import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing, suppress
 from functools import partial
@@ -53,6 +54,13 @@ def _accounts_directory(settings: IngressSettings) -> Path:
     if settings.key_accounts is not None:
         return settings.key_accounts
     return Path(tempfile.gettempdir()) / f"{settings.app_name}-accounts-{os.geteuid()}"
+
+
+def _exit_after(seconds: float) -> None:
+    """A client that takes nothing keeps its call open, and Serve would wait for it for long."""
+    timer = threading.Timer(seconds, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
 
 
 def _unary(
@@ -183,9 +191,7 @@ class GalerneIngress:
         and no longer knows, hear of it through the controller.
         """
         self._is_closing = True
-        # A client that takes nothing keeps its call open, and Serve would wait for it for long.
-        stuck_s = drain_s + _LAST_WORDS_S + _STUCK_S
-        asyncio.get_running_loop().call_later(stuck_s, os._exit, 0)
+        _exit_after(drain_s + _LAST_WORDS_S + _STUCK_S)
         self._watches.append(asyncio.create_task(self._tell_others(drain_s)))
         is_drained = await self._is_drained(drain_s)
         await self._frontend.close()

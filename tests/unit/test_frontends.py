@@ -11,6 +11,7 @@ from cluster.control.frontends import GONE_AFTER_S, FrontendBook
 from cluster.ingress.busy import BusyMeter
 from cluster.ingress.frontend_policy import BUSY, LAG_S
 from cluster.ingress.leaving import SILENT_AFTER_S, HealthChecks
+from cluster.ingress.replicas import is_frontend
 from galerne.clock import VirtualClock
 from helpers.waiting import until
 from router.api.metrics_page import metrics_page
@@ -137,6 +138,13 @@ async def _spin(seconds):
         while loop.time() < end:
             pass
         await asyncio.sleep(0)
+
+
+def test_only_our_own_replicas_count_as_frontends():
+    named = "SERVE_REPLICA::galerne-1a#GalerneIngress#x7f3"
+    assert is_frontend(named, "galerne-1a")
+    assert not is_frontend(named, "galerne-1")
+    assert not is_frontend("SERVE_PROXY_ACTOR", "galerne-1a")
 
 
 def test_serve_has_forgotten_a_replica_that_it_asks_no_more(clock):
