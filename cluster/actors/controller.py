@@ -109,7 +109,7 @@ class Controller(AdapterAnswers, FrontendAnswers):
         self._view = RosterView(
             *view, lambda: self._loops, lambda: self._adapters.listed, now_s=now_s
         )
-        self._keep_frontends(self._view, self._metrics.registry, now_s)
+        self._keep_frontends(self._view, self._metrics.registry, self._events, now_s)
         self._changes = Changes(
             spec.inputs, self._conductor, self._members, self._balancer, self._events
         )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Gauge
 
+from cluster.control.events import EventLog
 from cluster.control.frontends import FrontendBook
 from cluster.control.roster_view import RosterView
 from router.api.peers import DrainFacts, FrontendNews, FrontendOrders
@@ -17,10 +18,14 @@ class FrontendAnswers:
     _frontends: FrontendBook
 
     def _keep_frontends(
-        self, view: RosterView, registry: CollectorRegistry, now_s: Callable[[], float]
+        self,
+        view: RosterView,
+        registry: CollectorRegistry,
+        events: EventLog,
+        now_s: Callable[[], float],
     ) -> None:
         """Begin with none."""
-        self._frontends = FrontendBook(now_s)
+        self._frontends = FrontendBook(now_s, lambda kind, name: events.add(kind, name, ""))
         view.frontend_metrics = self._frontends.metrics
         told = Gauge("galerne_frontends", "Frontends that have told lately.", registry=registry)
         told.set_function(lambda: self._frontends.num_live)

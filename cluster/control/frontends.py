@@ -14,8 +14,13 @@ GONE_AFTER_S = 5.0  # they tell every second
 class FrontendBook:
     """What frontends have told lately. Rebuilt after a restart from what they tell next."""
 
-    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
-        self._now_s = now_s
+    def __init__(
+        self,
+        now_s: Callable[[], float] = time.monotonic,
+        on_event: Callable[[str, str], object] = lambda _kind, _name: None,
+    ) -> None:
+        """``on_event`` is told ``frontend_joined`` or ``frontend_left``, and of whom."""
+        self._now_s, self._on_event = now_s, on_event
         self._news: dict[str, tuple[FrontendNews, float]] = {}
         self._numbers: dict[str, int] = {}
         self._order = ""  # the newest; "": none
@@ -36,6 +41,7 @@ class FrontendBook:
         self._news[frontend] = news, self._now_s()
         if frontend not in self._numbers:
             self._numbers[frontend] = self._free_number(news.number)
+            self._on_event("frontend_joined", _name(self._numbers[frontend]))
         return FrontendOrders(number=self._numbers[frontend], drain=self._current_order())
 
     def drain(self, order: str, deadline_s: float) -> DrainFacts:
@@ -54,7 +60,7 @@ class FrontendBook:
     def metrics(self) -> dict[str, bytes]:
         """Prometheus text of every frontend that lives, by its name."""
         self._forget_gone()
-        return {f"frontend-{self._numbers[f]}": n.metrics for f, (n, _) in self._news.items()}
+        return {_name(self._numbers[f]): news.metrics for f, (news, _) in self._news.items()}
 
     def _give(self, order: str, deadline_s: float) -> None:
         self._known.add(order)
@@ -74,4 +80,9 @@ class FrontendBook:
     def _forget_gone(self) -> None:
         gone_s = self._now_s() - GONE_AFTER_S
         for frontend in [f for f, (_, heard_s) in self._news.items() if heard_s < gone_s]:
-            del self._news[frontend], self._numbers[frontend]
+            del self._news[frontend]
+            self._on_event("frontend_left", _name(self._numbers.pop(frontend)))
+
+
+def _name(number: int) -> str:
+    return f"frontend-{number}"

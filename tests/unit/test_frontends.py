@@ -53,6 +53,22 @@ def test_a_controller_that_restarts_gives_everyone_the_name_it_had(clock, book):
     assert anew.hear("a", FrontendNews(number=0)).number == 3  # it is taken
 
 
+def test_comings_and_goings_are_told(clock):
+    told = []
+    book = FrontendBook(clock.now_s, lambda *event: told.append(event))
+    for frontend in "aab":
+        book.hear(frontend, FrontendNews())
+    clock.move_to(GONE_AFTER_S - 1)
+    book.hear("b", FrontendNews())
+    clock.move_to(GONE_AFTER_S + 1)
+    assert book.num_live == 1
+    assert told == [
+        ("frontend_joined", "frontend-0"),
+        ("frontend_joined", "frontend-1"),
+        ("frontend_left", "frontend-0"),
+    ]
+
+
 def test_an_order_reaches_all_and_is_done_when_all_have_carried_it_out(clock, book):
     for frontend in "ab":
         assert book.hear(frontend, FrontendNews(num_running=2)).drain is None
