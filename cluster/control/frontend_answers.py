@@ -25,7 +25,7 @@ class FrontendAnswers:
         now_s: Callable[[], float],
     ) -> None:
         """Begin with none."""
-        self._frontends = FrontendBook(now_s, lambda kind, name: events.add(kind, name, ""))
+        self._frontends = FrontendBook(now_s, events.add)
         view.frontend_metrics = self._frontends.metrics
         told = Gauge("galerne_frontends", "Frontends that have told lately.", registry=registry)
         told.set_function(lambda: self._frontends.num_live)
