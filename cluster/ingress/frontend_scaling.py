@@ -55,9 +55,9 @@ class FrontendSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    min: int = Field(1, ge=1, le=MAX_FRONTENDS, description="frontends at least")
+    min: int = Field(default=1, ge=1, le=MAX_FRONTENDS, description="frontends at least")
     max: int | None = Field(
-        None,
+        default=None,
         ge=1,
         le=MAX_FRONTENDS,
         description="frontends at most, all on the head node; Ray Serve starts and ends them by "

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TypeAlias
+from typing import Protocol
 
 from galerne.clock import Clock
 from galerne.errors import OverloadedError
 from router.api.keys import Client, KeyLimits
-
-Cell: TypeAlias = MutableSequence[float]  # whether a budget was used, what is there, and when
 
 _BUSY_RETRY_S = 1.0  # nobody knows when one of the running requests ends
 
@@ -22,6 +20,14 @@ class KeyLimitError(OverloadedError):
         return (
             f"API key: {self.what} limit {self.limit} is reached; retry in {self.retry_after_s:g} s"
         )
+
+
+class Cell(Protocol):
+    """Three numbers of a budget: whether it was used, what is there, and when that was."""
+
+    def __getitem__(self, index: int, /) -> float: ...  # noqa: D105
+
+    def __setitem__(self, index: int, value: float, /) -> None: ...  # noqa: D105
 
 
 class Budget:
@@ -37,10 +43,11 @@ class Budget:
 
     def wait_s(self, at_least: float, per_min: int, now_s: float) -> float:
         """Seconds until ``at_least`` is there; ``per_min`` may be new. Full when first asked."""
-        is_used, level, at_s = self._cell
-        filled = level + max(0.0, now_s - at_s) * per_min / 60 if is_used else float(per_min)
-        level = min(filled, float(per_min))
-        self._cell[0], self._cell[1], self._cell[2] = 1.0, level, now_s
+        cell, level = self._cell, float(per_min)
+        if cell[0]:
+            filled = cell[1] + max(0.0, now_s - cell[2]) * per_min / 60
+            level = min(filled, level)
+        cell[0], cell[1], cell[2] = 1.0, level, now_s
         return max(0.0, (at_least - level) * 60 / per_min)
 
     def take(self, amount: float) -> None:
