@@ -25,9 +25,9 @@ class KeyLimitError(OverloadedError):
 class Cell(Protocol):
     """Three numbers of a budget: whether it was used, what is there, and when that was."""
 
-    def __getitem__(self, index: int, /) -> float: ...  # noqa: D105
+    def __getitem__(self, index: int, /) -> float: ...
 
-    def __setitem__(self, index: int, value: float, /) -> None: ...  # noqa: D105
+    def __setitem__(self, index: int, value: float, /) -> None: ...
 
 
 class Budget:
