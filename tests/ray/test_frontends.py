@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from galerne.v1 import inference_pb2 as pb
 from galerne.v1 import inference_pb2_grpc as pb_grpc
 from helpers.ingress_server import IngressServer
+from helpers.resuming import read_rest
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -50,7 +51,7 @@ async def test_a_frontend_is_scaled_away_while_streams_run_and_nothing_is_lost(s
         ended = [watch.result() for watch in watches if watch.done()]
         assert ended.count([]) == len(ended) > 0  # none was told that it does not serve
     assert names == {"frontend-0", "frontend-1"}
-    assert len(await frontends_of(server)) == 1
+    await until_one_is_shown(server)
 
 
 async def streams(server, seed, busy):
@@ -97,7 +98,7 @@ async def watched(server):
 
 async def rest_of(watch):
     """Statuses until the server ends the stream."""
-    statuses = [response.status async for response in watch]
+    statuses = [response.status for response in await read_rest(watch)]
     assert await watch.code() is grpc.StatusCode.OK
     return statuses
 
@@ -108,6 +109,14 @@ async def frontends_of(server):
         text = (await client.get(f"http://{server.started['http']}/metrics")).text
     shown = {line.split('process="')[1].split('"')[0] for line in text.splitlines() if "{" in line}
     return {name for name in shown if name.startswith("frontend")}
+
+
+async def until_one_is_shown(server):
+    async def ask():
+        while len(await frontends_of(server)) != 1:
+            await asyncio.sleep(0.2)
+
+    await asyncio.wait_for(ask(), 20.0)
 
 
 async def until_state(server, expected):
