@@ -6,7 +6,7 @@ UV := .venv/bin/uv
 FIND_LINKS := $(shell python3 -m pip config get global.find-links 2>/dev/null || true)
 UV_INSTALL = $(UV) pip install -q -p $(PY) $(addprefix --find-links ,$(FIND_LINKS))
 
-.PHONY: install dev demo serve test check bench bench-kernels bench-claim bench-http bench-context bench-long bench-against bench-structured bench-prediction bench-auto bench-regret bench-simulator bench-speculation bench-startup test-pages screenshots defects identity faults switching layer-kills sim fuzz hosts proto lock sizing
+.PHONY: install dev demo serve test check bench bench-kernels bench-claim bench-http bench-context bench-long bench-against bench-structured bench-prediction bench-auto bench-regret bench-simulator bench-speculation bench-startup test-pages screenshots defects identity faults switching layer-kills sim fuzz hosts proto lock sizing bench-frontends
 
 .venv/installed: pyproject.toml deploy/build_hook.py $(wildcard shards/kernels/native/*.cpp shards/kernels/native/*.h)
 	python3 -m venv .venv
@@ -72,6 +72,9 @@ bench-context: .venv/dev
 
 bench-speculation: .venv/dev
 	PYTHONPATH=tests GALERNE_SPIN_US=200 OMP_WAIT_POLICY=PASSIVE $(PY) -m tests.bench.speculation $(ARGS)
+
+bench-frontends: .venv/dev
+	PYTHONPATH=tests $(PY) -m tests.bench.frontends $(ARGS)
 
 # The commit of BASE in a checkout of its own, with its kernels.
 BASE ?= HEAD~1

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.dataclasses import dataclass
 
 from cluster.image_settings import ImageSettings
+from cluster.ingress.frontend_scaling import FrontendSettings
 from cluster.planning.scaler_config import ScalerConfig
 from galerne.errors import ConfigError
 from galerne.internal_tls import DEFAULT_NAME
@@ -20,6 +21,12 @@ from router.api.image_urls import ImageUrlPolicy
 from router.engine.speculation.policy import MAX_DRAFT_TOKENS
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+# Flags that are settings of a mapping: what stands before and after the setting's name.
+_GROUPS = (
+    ("internal_tls_", "internal_tls", ""),
+    ("tls_", "tls", ""),
+    ("", "frontends", "_frontends"),
+)
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(k|m|g|ki|mi|gi)?b?", re.IGNORECASE)
 
 
@@ -127,6 +134,7 @@ class ServeConfig(BaseModel):
     host: str = Field("127.0.0.1", description="address the public ports bind to")
     http_port: int = Field(8000, ge=0, le=65535, description="OpenAI-compatible HTTP; 0: any")
     grpc_port: int = Field(9000, ge=0, le=65535, description="gRPC; 0: any")
+    frontends: FrontendSettings = Field(FrontendSettings(), description="min, max of frontends")
     address: str | None = Field(None, description="Ray cluster to join; unset: start a local one")
     ray_storage: Literal["off"] | Path | None = Field(
         None,
@@ -255,11 +263,11 @@ def load_config(file: Path | None, flags: Mapping[str, object]) -> ServeConfig:
 
 def _put(fields: dict[str, object], key: str, value: object) -> None:
     """Set a flag; ``tls_cert`` and the like are settings of a mapping."""
-    for group in ("internal_tls", "tls"):
-        if key.startswith(f"{group}_"):
+    for prefix, group, suffix in _GROUPS:
+        if key.startswith(prefix) and key.endswith(suffix):
             known = fields.get(group)
             inner = dict(known) if isinstance(known, dict) else {}
-            fields[group] = inner | {key.removeprefix(f"{group}_"): value}
+            fields[group] = inner | {key.removeprefix(prefix).removesuffix(suffix): value}
             return
     fields[key] = value
 

@@ -26,6 +26,7 @@ from router.api.cluster_port import (
     WhatIfFacts,
     WhatIfQuestion,
 )
+from router.api.peers import DrainFacts, FrontendNews, FrontendOrders
 from router.gateway.roster import Roster
 
 logger = logging.getLogger(__name__)
@@ -89,6 +90,16 @@ class RayDirectory:
             NotServingError: As ``roster``.
         """
         await self._ask("demand", self._id, num_held)
+
+    async def frontend_news(self, news: FrontendNews) -> FrontendOrders:
+        """See ``NewsPort``."""
+        orders: FrontendOrders = await self._ask("frontend_news", self._id, news)
+        return orders
+
+    async def drain(self, order: str, deadline_s: float) -> DrainFacts:
+        """See ``ClusterPort``."""
+        facts: DrainFacts = await self._ask("drain", order, deadline_s)
+        return facts
 
     async def topology(self) -> TopologyFacts:
         """See ``ClusterPort``."""

@@ -21,6 +21,7 @@ from shards.cores import available_cores
 if TYPE_CHECKING:  # these import ray, which must see our environment first
     from cluster.actors.controller import StartReport
     from cluster.edge.keeper import Edge
+    from cluster.ingress.frontend_scaling import FrontendScaling
     from cluster.ingress.app import Ingress
     from cluster.ingress.starting import Proxy
     from cluster.launch import Deployment
@@ -94,7 +95,10 @@ class Server:
     def _choose_proxy(self) -> Proxy:
         from cluster.ingress.app import choose_proxy
 
-        return choose_proxy(*self._inner_address, self._run, self._api_limits.max_body_bytes)
+        limits, is_scaled = self._api_limits, not self._frontends.is_fixed
+        return choose_proxy(
+            *self._inner_address, self._run, limits.max_body_bytes, is_scaled=is_scaled
+        )
 
     @property
     def _inner_address(self) -> tuple[str, int, int]:
@@ -102,6 +106,10 @@ class Server:
         config = self.config
         is_plain = config.tls is None
         return (config.host, config.http_port, config.grpc_port) if is_plain else (LOOPBACK, 0, 0)
+
+    @property
+    def _frontends(self) -> FrontendScaling:
+        return self.config.frontends.scaling(available_cores())
 
     @property
     def _api_limits(self) -> ApiLimits:
@@ -134,6 +142,7 @@ class Server:
             audit_log=_absolute(config.audit_log),
             start_timeout_s=config.start_timeout_s,
             allow_insecure_network=config.insecure_network,
+            frontends=self._frontends,
         )
         host, http_port, grpc_port = self._inner_address
         return start_ingress(

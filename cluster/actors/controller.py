@@ -28,6 +28,7 @@ from cluster.control.explain import (
     find,
     what_if_facts,
 )
+from cluster.control.frontend_answers import FrontendAnswers
 from cluster.control.health import HealthBook
 from cluster.control.keeper import ExpertKeeper
 from cluster.control.live_cluster import DemandBook, LiveCluster
@@ -71,7 +72,7 @@ class StartReport:
     ready: list[str] = field(default_factory=list)
 
 
-class Controller(AdapterAnswers):
+class Controller(AdapterAnswers, FrontendAnswers):
     """State is rebuilt after a restart, from heartbeats and from what gateways serve."""
 
     def __init__(
@@ -108,6 +109,7 @@ class Controller(AdapterAnswers):
         self._view = RosterView(
             *view, lambda: self._loops, lambda: self._adapters.listed, now_s=now_s
         )
+        self._keep_frontends(self._view, self._metrics.registry, self._events, now_s)
         self._changes = Changes(
             spec.inputs, self._conductor, self._members, self._balancer, self._events
         )

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from cluster.config import InternalTlsSettings, ServeConfig, TlsSettings, load_config
+from cluster.ingress.frontend_scaling import FrontendSettings
 from cluster.server import Server
 from cluster.shutdown import Shutdown
 
@@ -51,6 +52,7 @@ def serve(
     host: Annotated[str | None, _option("host")] = None,
     http_port: Annotated[int | None, _option("http_port")] = None,
     grpc_port: Annotated[int | None, _option("grpc_port")] = None,
+    max_frontends: Annotated[int | None, _inner(FrontendSettings, "max")] = None,
     address: Annotated[str | None, _option("address")] = None,
     ray_storage: Annotated[str | None, _option("ray_storage")] = None,
     max_model_len: Annotated[int | None, _option("max_model_len")] = None,

@@ -53,6 +53,7 @@ class RosterView:
         self._ask = describe
         self._metrics_text = metrics_text
         self.beside: dict[str, bytes] = {}  # metrics of processes that are no parts
+        self.frontend_metrics: Callable[[], Mapping[str, bytes]] = dict  # of each frontend
         self._loops = loops
         self._adapters = adapters
         self._now_s = now_s
@@ -82,6 +83,7 @@ class RosterView:
             process_metrics={
                 "controller": self._metrics_text(),
                 **{part: facts["metrics"] for part, facts in described.items()},
+                **self.frontend_metrics(),
                 **self.beside,
             }
             if with_metrics

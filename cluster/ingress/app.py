@@ -16,6 +16,7 @@ from cluster.ingress.existing import (
     kill_serve,
 )
 from cluster.ingress.haproxy import end_leftovers, find_haproxy, write_wrapper
+from cluster.ingress.replicas import kill_frontends
 from cluster.ingress.settings import IngressSettings
 from cluster.ingress.starting import Proxy, ServeStart
 from cluster.nodes import alive_nodes
@@ -81,13 +82,14 @@ class Ingress:
             self._give_up()
         if self._start.handle is None:
             return
-        # By Ray, and not by the replica's gRPC port: that is on loopback, and Serve looks for it
-        # at the node's address.
-        close = self._start.handle.options(_by_reference=True).close
+        # By Ray, and not by the replicas' gRPC ports: those are on loopback, and Serve looks for
+        # them at the node's address.
+        handle = self._start.handle.options(_by_reference=True)
         try:
-            close.remote(drain_s).result(timeout_s=drain_s + _CLOSE_TIMEOUT_S)
+            handle.broadcast("close", drain_s).results(timeout_s=drain_s + _CLOSE_TIMEOUT_S)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it must go
             logger.warning("ingress_close_failed reason=%s", error)
+            kill_frontends(self._app_name)
         _take_down(self._app_name, self._run, owns_serve=self._owns_serve)
 
     def _give_up(self) -> None:
@@ -128,6 +130,7 @@ def start_ingress(
     Raises:
         ConfigError: A port is taken, or the Serve that runs cannot carry us.
     """
+    settings = replace(settings, key_accounts=run.path / "key-accounts")
     if is_serve_running():
         os.environ["RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP"] = "1"  # else our handle needs a loop
         running = describe_running_serve()
@@ -136,7 +139,9 @@ def start_ingress(
         return _joined(ServeStart(settings, None, {}), settings, running, run)
     environment: Mapping[str, str] = {}
     if proxy is None:
-        proxy = choose_proxy(host, http_port, grpc_port, run, settings.limits.max_body_bytes)
+        max_body_bytes = settings.limits.max_body_bytes
+        is_scaled = not settings.frontends.is_fixed
+        proxy = choose_proxy(host, http_port, grpc_port, run, max_body_bytes, is_scaled=is_scaled)
         environment = proxy.environment  # for a cluster that was started without it
     settings = replace(settings, has_direct_ingress=proxy.mode == HAPROXY)
     return Ingress(
@@ -185,11 +190,18 @@ def check_ingress(host: str, http_port: int, grpc_port: int) -> None:
 
 
 def choose_proxy(
-    host: str, http_port: int, grpc_port: int, run: RunDirectory, max_body_bytes: int
+    host: str,
+    http_port: int,
+    grpc_port: int,
+    run: RunDirectory,
+    max_body_bytes: int,
+    *,
+    is_scaled: bool,
 ) -> Proxy:
     """Choose ports and the kind of proxy, and set the variables for it in this process.
 
-    A Ray that is started afterwards hands them on to all its processes.
+    A Ray that is started afterwards hands them on to all its processes. ``is_scaled``: whether
+    there may be more than one frontend.
 
     Raises:
         ConfigError: A port is taken; names it.
@@ -208,6 +220,7 @@ def choose_proxy(
             haproxy_dir=run.haproxy_dir,
             binary=write_wrapper(run, found.binary, host, ports),
             max_body_bytes=max_body_bytes,
+            is_scaled=is_scaled,
         )
     os.environ.update(environment)
     return Proxy(host=host, ports=ports, mode=mode, environment=environment, note=note)

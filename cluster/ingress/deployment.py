@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import tempfile
+import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
@@ -16,11 +20,15 @@ from grpc_health.v1 import health_pb2
 
 from cluster.directory import RayDirectory
 from cluster.ingress import loopback
+from cluster.ingress.busy import BusyMeter
 from cluster.ingress.head_watch import patience_s, watch_head
+from cluster.ingress.leaving import HealthChecks
 from cluster.ingress.serve_context import RayContext, ServeContext, refusing
 from cluster.ingress.settings import IngressSettings
+from galerne.errors import NotServingError
 from galerne.v1 import cluster_pb2 as cluster_pb
 from router.api.audit import AuditLog
+from router.api.beat import FrontendBeat
 from router.api.cluster_servicer import ClusterServicer
 from router.api.frontend import Frontend
 from router.api.grpc_servicer import InferenceServicer, authorization_of
@@ -29,13 +37,30 @@ from router.api.health import HealthServicer
 from router.api.http_app import build_http_app
 from router.api.key_files import KeyFiles
 from router.api.metrics import FrontendMetrics
+from router.api.shared_accounts import SharedAccounts
 from router.chat.tokenizer import load_tokenizer
 from router.gateway.pool import GatewayPool
 
 Event = TypeVar("Event", bound=Message)
 
 _LAST_WORDS_S = 2.0  # for the terminal events of aborted requests
+_STUCK_S = 5.0  # more, for what cannot be sent
+_LEAVE_PERIOD_S = 1.0
 _NOT_SERVING = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.NOT_SERVING)
+
+
+def _accounts_directory(settings: IngressSettings) -> Path:
+    """The same for all frontends, which are on one host."""
+    if settings.key_accounts is not None:
+        return settings.key_accounts
+    return Path(tempfile.gettempdir()) / f"{settings.app_name}-accounts-{os.geteuid()}"
+
+
+def _exit_after(seconds: float) -> None:
+    """A client that takes nothing keeps its call open, and Serve would wait for it for long."""
+    timer = threading.Timer(seconds, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
 
 
 def _unary(
@@ -94,6 +119,7 @@ class GalerneIngress:
         tokenizer = load_tokenizer(settings.checkpoint)
         key_files = KeyFiles(settings.api_keys_file, settings.admin_keys_file, metrics.registry)
         audit = AuditLog(settings.audit_log)
+        accounts = SharedAccounts(_accounts_directory(settings))
         await self._pool.start(settings.start_timeout_s)
         self._frontend = Frontend(
             self._pool,
@@ -103,15 +129,21 @@ class GalerneIngress:
             metrics,
             audit,
             reasoning_effort=settings.reasoning_effort,
+            cells_of=accounts.cells,
         )
         self._inference = InferenceServicer(self._frontend)
-        self._directory = directory
+        self._directory, self._app_name = directory, settings.app_name
         self._cluster = ClusterServicer(directory, self._frontend)
         self._health = HealthServicer(self._frontend.unready_reason)
         # With direct ingress Serve sends trailers only of a call that returns; without it, it loses
         # the status of a stream that does.
         self._ends_by_return = settings.has_direct_ingress
         self._watchers: set[ServeContext] = set()
+        self._busy, self._checks = BusyMeter(metrics.registry), HealthChecks()
+        self._is_closing = False
+        beat = FrontendBeat(self._frontend, directory)
+        with suppress(NotServingError):  # it may have been ordered to drain before we came
+            await beat.tell()
         import ray  # late: it reads its environment when imported
 
         head = ray.get_runtime_context().gcs_address
@@ -119,6 +151,9 @@ class GalerneIngress:
         self._watches = [
             asyncio.create_task(watching),
             asyncio.create_task(key_files.keep_fresh()),
+            asyncio.create_task(beat.run()),
+            asyncio.create_task(self._busy.watch()),
+            asyncio.create_task(self._leave_when_forgotten()),
         ]
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -130,13 +165,34 @@ class GalerneIngress:
 
         Gateways that are away are no reason: a new replica would find none either.
         """
+        self._checks.seen()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What ``frontend_policy`` decides by; Serve asks for it."""
+        return self._busy.latest
+
+    @property
+    def _is_leaving(self) -> bool:
+        return self._is_closing or self._checks.have_ceased
+
+    async def _leave_when_forgotten(self) -> None:
+        """End what never ends by itself when Serve waits for this replica's last request."""
+        while True:
+            await asyncio.sleep(_LEAVE_PERIOD_S)
+            if self._checks.have_ceased:
+                for watcher in self._watchers:  # their clients ask again, elsewhere
+                    watcher.finish()
 
     async def close(self, drain_s: float) -> None:
         """Stop admitting; end requests that run longer than ``drain_s``, and every Watch.
 
         Serve waits for whatever is open, so nothing must be. Resumable requests that still run stay
-        at their gateways, for the frontend that comes next.
+        at their gateways, for the frontend that comes next. Frontends that Serve has told to go,
+        and no longer knows, hear of it through the controller.
         """
+        self._is_closing = True
+        _exit_after(drain_s + _LAST_WORDS_S + _STUCK_S)
+        self._watches.append(asyncio.create_task(self._tell_others(drain_s)))
         is_drained = await self._is_drained(drain_s)
         await self._frontend.close()
         if not is_drained:
@@ -145,6 +201,10 @@ class GalerneIngress:
         for watcher in self._watchers:
             watcher.finish(_NOT_SERVING)
         await self._pool.close()
+
+    async def _tell_others(self, drain_s: float) -> None:
+        with suppress(NotServingError):
+            await self._directory.drain(f"close-{self._app_name}", drain_s)
 
     async def _is_drained(self, timeout_s: float) -> bool:
         try:
@@ -181,7 +241,7 @@ class GalerneIngress:
         self, request: cluster_pb.WatchEventsRequest, grpc_context: RayContext
     ) -> AsyncGenerator[cluster_pb.ClusterEvent, None]:
         """See ``ClusterService``."""
-        events = self._cluster.stream_events(request)
+        events = self._cluster.stream_events(request, lambda: self._is_leaving)
         async for event in self._stream("WatchEvents", events, grpc_context):
             yield event
 

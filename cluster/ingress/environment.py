@@ -17,7 +17,8 @@ LONGEST_STREAM_S = 24 * 3600
 CLIENT_TIMEOUT_S = 60  # a client that stalls is given up
 HEADERS_TIMEOUT_S = 15  # until the head of a request is there
 _MIB = 1 << 20
-_NUM_REPLICA_PORTS = 20  # a restarted replica takes the next one
+_NUM_REPLICA_PORTS = 64  # a restarted replica takes the next one
+_LEAVE_S = 2.0  # a frontend that is to go still answers until HAProxy has heard of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,16 +80,18 @@ def haproxy_environment(
     haproxy_dir: Path,
     binary: Path,
     max_body_bytes: int,
+    is_scaled: bool = False,
 ) -> dict[str, str]:
     """The same for Serve behind HAProxy, with its files below ``haproxy_dir``.
 
     Only HAProxy itself listens on the public host; the proxy behind it stays on loopback.
+    ``is_scaled``: frontends may go while others stay.
     """
     environment: dict[str, object] = {
         "RAY_SERVE_ENABLE_HA_PROXY": 1,
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": 1,
         # Serve's 30 s would be the least time that an end takes; we drain before it.
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": 0,
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": _LEAVE_S if is_scaled else 0,
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": ports.replica_http.start,
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": ports.replica_http[-1],
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": ports.replica_grpc.start,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cluster.ingress.frontend_scaling import FrontendScaling
 from galerne.internal_tls import InternalTls
 from router.api.inputs import ApiLimits
 
@@ -24,6 +25,10 @@ class IngressSettings:
     audit_log: Path | None = None  # None: what matters goes to the process' log
     reasoning_effort: str | None = None  # see ``Frontend``
     limits: ApiLimits = field(default_factory=ApiLimits)
+    frontends: FrontendScaling = field(default_factory=FrontendScaling)
+    key_accounts: Path | None = (
+        None  # private directory; None: one in the host's for temporary ones
+    )
     start_timeout_s: float = 60.0  # until a gateway answers
     has_direct_ingress: bool = False  # HAProxy calls the replica itself; found out at the start
     allow_insecure_network: bool = False  # internal plaintext ports may be reachable from outside

@@ -16,6 +16,7 @@ from typing import Any
 from cluster.ingress import loopback
 from cluster.ingress.environment import IngressPorts
 from cluster.ingress.existing import ROUTE, SERVICERS, is_serve_running
+from cluster.ingress.leaving import CHECK_PERIOD_S
 from cluster.ingress.settings import IngressSettings
 from cluster.nodes import HEAD_RESOURCE
 from cluster.ports import LOOPBACK
@@ -142,13 +143,12 @@ def _deploy(settings: IngressSettings, environment: Mapping[str, str]) -> Any:  
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     deployment = serve.deployment(
-        num_replicas=1,  # ``close`` by handle reaches one
+        **settings.frontends.deployment_options(),
         max_ongoing_requests=100_000,  # admission is the frontend's, which says when to try again
         max_queued_requests=-1,
         max_constructor_retry_count=1,  # it waits for a gateway itself, and tells why it gave up
-        graceful_shutdown_timeout_s=5,
         graceful_shutdown_wait_loop_s=0.1,
-        health_check_period_s=2,
+        health_check_period_s=CHECK_PERIOD_S,
         logging_config={"log_level": "WARNING", "enable_access_log": False},
         ray_actor_options={
             "num_cpus": 0,

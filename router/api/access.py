@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 
 from galerne.clock import Clock
 from galerne.errors import UnauthenticatedError
 from router.api.audit import AuditLog
 from router.api.errors import ForbiddenError
-from router.api.key_limits import KeyAccount, KeyLimiter
+from router.api.key_limits import Cells, KeyAccount, KeyLimiter
 from router.api.keys import ANYONE, ApiKeys, Client
 
 # RPCs that change the cluster, or make its controller compute.
@@ -43,7 +43,7 @@ class Lease:
 
     def release(self, outcome: str) -> None:
         """The request has ended, by a finish reason or a status."""
-        self._account.num_running -= 1
+        self._account.release()
         sizes = self._num_prompt, self._num_answer
         self._audit.request(self._client.name, self._api, outcome, *sizes)
 
@@ -51,10 +51,17 @@ class Lease:
 class Access:
     """The door of one frontend."""
 
-    def __init__(self, keys: ApiKeys, audit: AuditLog, clock: Clock) -> None:
+    def __init__(
+        self,
+        keys: ApiKeys,
+        audit: AuditLog,
+        clock: Clock,
+        cells_of: Callable[[bytes], Cells] | None = None,
+    ) -> None:
+        """``cells_of``: see ``KeyLimiter``."""
         self.keys = keys
         self._audit = audit
-        self._limiter = KeyLimiter(clock)
+        self._limiter = KeyLimiter(clock, cells_of)
 
     def enter(
         self, what: str, authorization: str | None, peer: str = "", *, as_admin: bool = False

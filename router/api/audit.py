@@ -38,7 +38,7 @@ class AuditLog:
                 raise ConfigError("audit_log", path, str(error)) from error
         self.has_requests = path is not None
         self._clock = clock if clock is not None else MonotonicClock()
-        self._refusals = Budget(REFUSALS_PER_MIN, self._clock.now_s())
+        self._refusals = Budget()
         self._num_left_out = 0
 
     def action(self, who: str, what: str, peer: str, **fields: object) -> None:
@@ -91,8 +91,13 @@ class AuditLog:
 def _append(path: Path, line: str) -> None:
     """Open it each time: whoever rotates the file need not tell us.
 
+    In one write, so that lines of several frontends do not mix.
+
     Raises:
         OSError: It cannot be written.
     """
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a") as file:
-        file.write(line)
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(file, line.encode())
+    finally:
+        os.close(file)

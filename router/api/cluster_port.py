@@ -8,6 +8,7 @@ from typing import Protocol
 
 from galerne.adapters import AdapterInfo
 from galerne.errors import InvalidRequestError
+from router.api.peers import DrainFacts
 
 UNLOAD_DEADLINE_S, MAX_DEADLINE_S = 30.0, 3600.0  # of requests that use an adapter
 _MODES = ("auto", "latency", "throughput")
@@ -273,6 +274,13 @@ class ClusterPort(Protocol):
 
         Raises:
             GalerneError: There is none, or some still use it at the deadline; then it stays.
+        """
+        ...
+
+    async def drain(self, order: str, deadline_s: float) -> DrainFacts:
+        """Have every frontend take no more requests; how far that has come.
+
+        To be asked again, with the same ``order``, which is given once.
         """
         ...
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import asdict
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
+from galerne.errors import NotServingError
 from galerne.v1 import cluster_pb2 as pb
 from galerne.v1 import cluster_pb2_grpc
 from galerne.v1 import inference_pb2 as inference
@@ -114,18 +115,23 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
                 yield event
 
     async def stream_events(
-        self, request: pb.WatchEventsRequest
+        self, request: pb.WatchEventsRequest, is_over: Callable[[], bool] = lambda: False
     ) -> AsyncGenerator[pb.ClusterEvent, None]:
-        """The same, for a transport with a context of its own."""
+        """The same, for a transport with a context of its own, until ``is_over``.
+
+        Raises:
+            NotServingError: It is over.
+        """
         after = request.after
         if not request.HasField("after"):
             known = await self._cluster.events(0)
             after = known[-1].number if known else 0
-        while True:
+        while not is_over():
             for event in await self._cluster.events(after):
                 after = event.number
                 yield message_of(event)
             await asyncio.sleep(_POLL_S)
+        raise NotServingError("the frontend ends; another one tells on")
 
     async def Drain(  # noqa: N802
         self, request: pb.DrainRequest, context: Context
@@ -140,7 +146,7 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
     ) -> AsyncGenerator[pb.DrainProgress, None]:
         """The same, for a transport with a context of its own."""
         self._frontend.access.note_action("Drain", asked=_plain(request))
-        async with aclosing(drain(self._frontend, request)) as progress:
+        async with aclosing(drain(self._frontend, self._cluster, request)) as progress:
             async for message in progress:
                 yield message
 

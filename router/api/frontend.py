@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
 
-from galerne.errors import InvalidRequestError, NotServingError, OverloadedError
+from galerne.errors import GalerneError, InvalidRequestError, NotServingError, OverloadedError
 from router.api.access import Access, current_client
 from router.api.admission import admit, find_adapter, timeout_of
 from router.api.answer import AnswerFacts
 from router.api.audit import AuditLog
 from router.api.choices import Choice
+from router.api.drain import Drainer
+from router.api.errors import ModelNotFoundError
 from router.api.events import Event
 from router.api.inputs import ApiLimits, ChatCompletionInput, GenerateInput
+from router.api.key_limits import Cells
 from router.api.keys import ApiKeys
 from router.api.metrics import FrontendMetrics, RequestMeter
 from router.api.prompts import PromptEncoder
@@ -27,6 +30,10 @@ from router.engine.gateway_port import GatewayPort, ModelFacts
 from router.engine.request import GenerationRequest, Hold
 
 _RETRY_AFTER_S = 1.0
+
+
+async def _nobody_to_tell() -> None:
+    """A frontend that stands alone."""
 
 
 class Frontend:
@@ -46,11 +53,13 @@ class Frontend:
         metrics: FrontendMetrics | None = None,
         audit: AuditLog | None = None,
         reasoning_effort: str | None = None,
+        cells_of: Callable[[bytes], Cells] | None = None,
     ) -> None:
         """One ``gateway`` stands for all; without ``keys`` everyone may ask.
 
-        Limits of keys are those of this frontend: with several, each has its own count.
-        ``reasoning_effort`` is that of chats which name none; None: as the tokenizer's file says.
+        ``cells_of`` gives the accounts that frontends share, for the limits of keys; without it
+        they are of this frontend alone. ``reasoning_effort`` is that of chats which name none;
+        None: as the tokenizer's file says.
 
         Raises:
             ConfigError: Tokenizer and model do not fit, or the model has no such effort.
@@ -60,10 +69,13 @@ class Frontend:
         self.limits = limits if limits is not None else ApiLimits()
         self.keys = keys if keys is not None else ApiKeys()
         self.metrics = metrics if metrics is not None else FrontendMetrics()
-        self.access = Access(self.keys, audit or AuditLog(), self.metrics.clock)
+        self.access = Access(self.keys, audit or AuditLog(), self.metrics.clock, cells_of)
         self.prompts = PromptEncoder(tokenizer, gateway.model, self.limits, reasoning_effort)
         self._rules = RuleMaker(tokenizer, gateway.model)
         self.streams = Streams(gateway, tokenizer, self.limits, self.metrics)
+        self.process = "frontend"  # its name among the deployment's processes
+        self.drainer = Drainer(self)
+        self.tell: Callable[[], Awaitable[None]] = _nobody_to_tell  # how it stands; see ``beat``
         self._owners: dict[str, bytes] = {}  # of requests that end with their client
         self._num_open = 0
         self._is_draining = False
@@ -87,7 +99,7 @@ class Frontend:
             GalerneError: The request is refused; a wrong field is named.
         """
         with self._opened("generate") as meter:
-            adapter = find_adapter(call.model, self.model, self.gateway.adapters)
+            adapter = await self._adapter_of(call.model)
             deadline = self._deadline_of(call)
             prompt = await self.prompts.encode_prompt(call)
             rules = await self._rules.of_generate(call)
@@ -105,7 +117,7 @@ class Frontend:
             GalerneError: The request is refused; a wrong field is named.
         """
         with self._opened("chat") as meter:
-            adapter = find_adapter(call.model, self.model, self.gateway.adapters)
+            adapter = await self._adapter_of(call.model)
             deadline = self._deadline_of(call)
             prompt = await self.prompts.encode_chat(call.chat)
             rules = await self._rules.of_chat(call, prompt)
@@ -172,9 +184,12 @@ class Frontend:
         Another's is as one that does not run, but for operators.
         """
         owner = self._owners.get(request_id, self.streams.owner_of(request_id))
-        if not self.access.may_touch(owner):
+        if self.access.may_touch(owner):
+            return await self.gateway.abort(request_id)
+        if owner is not None:
             return False
-        return await self.gateway.abort(request_id)
+        # Another frontend may have it: gateways know whose it is.
+        return await self.gateway.abort(request_id, owner=current_client().owner)
 
     async def close(self) -> None:
         """Let go of resumable streams; they may be resumed at another frontend."""
@@ -188,6 +203,7 @@ class Frontend:
         meter: RequestMeter,
         deadline: Deadline | None,
     ) -> AsyncGenerator[Event, None]:
+        request = replace(request, owner=current_client().owner)
         if call.resumable is None:
             choices = facts.new_choices(request.sampling, self.tokenizer)
             return self._run(request, choices, meter, deadline)
@@ -195,6 +211,19 @@ class Frontend:
         hold = Hold(self.limits.resume_grace_s, call.resumable.owner, facts.encode())
         request = replace(request, hold=hold)
         return self._run_resumable(request, hold, facts, meter, call.request_id, deadline)
+
+    async def _adapter_of(self, name: str) -> str:
+        """See ``find_adapter``; asks again for a name that another frontend may have just loaded.
+
+        Raises:
+            ModelNotFoundError: Nothing of that name is served.
+        """
+        try:
+            return find_adapter(name, self.model, self.gateway.adapters)
+        except ModelNotFoundError:
+            with suppress(GalerneError):  # then what is known here counts
+                await self.gateway.refresh()
+        return find_adapter(name, self.model, self.gateway.adapters)
 
     def _deadline_of(self, call: GenerateInput | ChatCompletionInput) -> Deadline | None:
         """When it must be done, if it comes now.

@@ -127,12 +127,14 @@ class InfoRoutes:
         return JSONResponse({"status": "not ready", "reason": reason}, 503)
 
     async def metrics(self) -> Response:
-        """GET /metrics, of this frontend and of what the cluster has reported."""
+        """GET /metrics, of all frontends and of what the cluster has reported."""
         try:
+            await self._frontend.tell()
             text_by_process = (await self._frontend.gateway.cluster()).process_metrics
         except GalerneError:  # what is here is worth the more for it
             text_by_process = {}
-        page = metrics_page(self._frontend.metrics.registry, text_by_process)
+        own = self._frontend.metrics.registry
+        page = metrics_page(own, text_by_process, self._frontend.process)
         return Response(page, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     def _adapter_json(self, info: AdapterInfo) -> dict[str, Any]:

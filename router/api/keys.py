@@ -19,7 +19,7 @@ _SHOWN_CHARS = 8  # of the hash of a key without a name
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyLimits:
-    """What one key may ask of one frontend; None: no limit."""
+    """What one key may ask of the deployment; None: no limit."""
 
     requests_per_min: int | None = None
     tokens_per_min: int | None = None  # of prompts and answers

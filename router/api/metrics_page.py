@@ -12,16 +12,20 @@ from prometheus_client.registry import Collector
 logger = logging.getLogger(__name__)
 
 _LABEL = "process"
-_OWN = "frontend"
 
 
-def metrics_page(own: CollectorRegistry, text_by_process: Mapping[str, bytes]) -> bytes:
-    """Prometheus text of ``own`` and of other processes, told apart by the label ``process``.
+def metrics_page(
+    own: CollectorRegistry, text_by_process: Mapping[str, bytes], process: str = "frontend"
+) -> bytes:
+    """Prometheus text of many processes, told apart by the label ``process``.
 
-    A process whose text cannot be read is left out.
+    ``own`` are those of this ``process``, unless it has told its own with the others: then what it
+    told counts, for another frontend may have shown that already, and counters must not go back. A
+    process whose text cannot be read is left out.
     """
     merged: dict[str, Metric] = {}
-    _merge(merged, own.collect(), _OWN)
+    if process not in text_by_process:
+        _merge(merged, own.collect(), process)
     for process, text in text_by_process.items():
         try:
             families = list(text_string_to_metric_families(text.decode("utf-8")))

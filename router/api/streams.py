@@ -223,6 +223,17 @@ class Streams:
             await asyncio.gather(stream.task, return_exceptions=True)
         await self._gateway.forget(stream.request.request_id)
 
+    def _expire(self, stream: ResumableStream) -> None:
+        """Its client has not come back, here. It may have gone to another frontend.
+
+        That one has taken what runs, so what runs here is nobody's; what has ended may be there
+        too, and gateways let go of it by themselves.
+        """
+        if stream.log.is_closed:
+            self._remove(stream)
+        else:
+            self.drop(stream)
+
     def _remove(self, stream: ResumableStream) -> None:
         if self._streams.get(stream.request.request_id) is stream:
             del self._streams[stream.request.request_id]
@@ -233,7 +244,8 @@ class Streams:
         """That of its key."""
         limits, known = self._limits, self._parking.get(stream.owner)
         if known is None:
-            known = Parking(limits.max_parked, limits.max_parked_tokens, self.drop)
+            bounds = limits.max_parked, limits.max_parked_tokens
+            known = Parking(*bounds, self.drop, on_expired=self._expire)
             self._parking[stream.owner] = known
         return known
 

@@ -128,10 +128,13 @@ class GatewayPort(Protocol):
         """
         ...
 
-    async def abort(self, request_id: str, choice: int | None = None) -> bool:
+    async def abort(
+        self, request_id: str, choice: int | None = None, owner: bytes | None = None
+    ) -> bool:
         """End a request, or one choice of it; whether it was running.
 
-        What it ends gets a last delta with ``FinishReason.ABORT``.
+        What it ends gets a last delta with ``FinishReason.ABORT``. With an ``owner`` only if it
+        is that one's.
         """
         ...
 

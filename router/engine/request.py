@@ -96,6 +96,7 @@ class GenerationRequest:
     hold: Hold | None = None  # None: it ends with its call
     rules: AnswerRules | None = None  # who submits it brings guides that follow them
     priority: int = 0  # among what waits, lower goes first
+    owner: bytes = b""  # who may end it: hash of an API key
 
     @property
     def open_choices(self) -> list[int]:

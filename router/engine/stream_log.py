@@ -130,11 +130,17 @@ class Parking(Generic[KeepableT]):
     """Streams without a reader. Each is dropped after its grace, or when it must give way."""
 
     def __init__(
-        self, max_parked: int, max_parked_tokens: int, on_drop: Callable[[KeepableT], None]
+        self,
+        max_parked: int,
+        max_parked_tokens: int,
+        on_drop: Callable[[KeepableT], None],
+        on_expired: Callable[[KeepableT], None] | None = None,
     ) -> None:
+        """``on_expired``: called in the place of ``on_drop`` when a grace is over."""
         self._max_parked = max_parked
         self._max_parked_tokens = max_parked_tokens
         self._on_drop = on_drop
+        self._on_expired = on_expired if on_expired is not None else on_drop
         self._timers: dict[KeepableT, asyncio.TimerHandle] = {}
 
     def __len__(self) -> int:
@@ -144,7 +150,7 @@ class Parking(Generic[KeepableT]):
         """Keep a stream for its grace from now on; called on its event loop."""
         self.leave(stream)
         loop = asyncio.get_running_loop()
-        self._timers[stream] = loop.call_later(grace_s, self._drop, stream)
+        self._timers[stream] = loop.call_later(grace_s, self._expire, stream)
         self.shrink()
 
     def leave(self, stream: KeepableT) -> None:
@@ -162,6 +168,10 @@ class Parking(Generic[KeepableT]):
         """Wait for nothing any more; nothing is dropped."""
         for stream in list(self._timers):
             self.leave(stream)
+
+    def _expire(self, stream: KeepableT) -> None:
+        self.leave(stream)
+        self._on_expired(stream)
 
     def _drop(self, stream: KeepableT) -> None:
         self.leave(stream)

@@ -49,6 +49,7 @@ def encode_request(request: GenerationRequest) -> internal.SubmitRequest:
         hold=None if request.hold is None else _encode_hold(request.hold),
         rules=None if request.rules is None else _encode_rules(request.rules),
         priority=request.priority,
+        owner=request.owner,
     )
 
 
@@ -65,6 +66,7 @@ def decode_request(message: internal.SubmitRequest) -> GenerationRequest:
         hold=_decode_hold(message) if message.HasField("hold") else None,
         rules=_decode_rules(message.rules) if message.HasField("rules") else None,
         priority=message.priority,
+        owner=message.owner,
     )
 
 

@@ -177,14 +177,14 @@ class Member:
             self.in_flight -= 1
             await self.close_if_idle()
 
-    async def abort(self, request_id: str, choice: int | None) -> bool:
-        """End a request, or one choice of it; whether it was running here.
+    async def abort(self, request_id: str, choice: int | None, owner: bytes | None) -> bool:
+        """End a request, or one choice of it, if it is its owner's; whether it was running here.
 
         Raises:
             grpc.aio.AioRpcError: The gateway does not answer.
         """
         return await self._abort(
-            internal.AbortSubmittedRequest(request_id=request_id, choice=choice)
+            internal.AbortSubmittedRequest(request_id=request_id, choice=choice, owner=owner)
         )
 
     async def forget(self, request_id: str) -> None:

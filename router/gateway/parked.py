@@ -126,7 +126,7 @@ class HeldRequests:
         try:
             guides = await guides_of(request)
             held.check_wanted()
-            await asyncio.wrap_future(engine.submit(replace(request, hold=None), guides))
+            await asyncio.wrap_future(engine.submit(replace(request, hold=None, owner=b""), guides))
             await on_accepted()
         except BaseException:
             self._forget(held)  # a call that broke meanwhile may have been admitted

@@ -275,14 +275,18 @@ class GatewayPool:
         if self._members.get(member.gateway) is member:
             self._aside[member.gateway] = self._members.pop(member.gateway)
 
-    async def abort(self, request_id: str, choice: int | None = None) -> bool:
+    async def abort(
+        self, request_id: str, choice: int | None = None, owner: bytes | None = None
+    ) -> bool:
         """See ``GatewayPort.abort``; asks every gateway, for another frontend may have sent it."""
         record = self._records.get(request_id)
+        if record is not None and owner not in (None, record.request.owner):
+            return False
         if record is not None:
             record.abort(choice)
-        owner = self._owner.get(request_id)
-        members = [owner] if owner is not None else list(self._members.values())
-        calls = [member.abort(request_id, choice) for member in members]
+        member = self._owner.get(request_id)
+        members = [member] if member is not None else list(self._members.values())
+        calls = [member.abort(request_id, choice, owner) for member in members]
         results = await asyncio.gather(*calls, return_exceptions=True)
         return record is not None or any(result is True for result in results)
 

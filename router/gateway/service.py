@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import grpc
@@ -46,6 +48,14 @@ class DeltaHub:
         self._guides_of = guides_of
         self._loop: asyncio.AbstractEventLoop | None = None
         self._queues: dict[str, asyncio.Queue[TokenDelta]] = {}
+        self._owners: dict[str, bytes] = {}  # of requests that end with their call
+
+    def belongs(self, request_id: str, owner: bytes) -> bool:
+        """Whether that one made a request."""
+        known = self._owners.get(request_id)
+        if known is None:
+            return self.held.find(request_id, owner) is not None
+        return hmac.compare_digest(known, owner)
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
         """The loop whose streams wait for deltas; before it is known none can be waiting."""
@@ -101,10 +111,11 @@ class DeltaHub:
         self.held.forget(request.request_id)  # it has ended
         deltas: asyncio.Queue[TokenDelta] = asyncio.Queue()
         self._queues[request.request_id] = deltas
+        self._owners[request.request_id] = request.owner
         open_choices = len(request.open_choices)
         try:
             guides = await self._guides_of(request)
-            await asyncio.wrap_future(engine.submit(request, guides))
+            await asyncio.wrap_future(engine.submit(replace(request, owner=b""), guides))
             await on_accepted()
             while open_choices:
                 delta = await deltas.get()
@@ -113,6 +124,7 @@ class DeltaHub:
                 open_choices -= delta.finish_reason is not None
                 yield delta
         finally:
+            self._owners.pop(request.request_id, None)
             if open_choices:
                 self._release_after(engine.abort(request.request_id), request.request_id)
             else:
@@ -204,6 +216,8 @@ class GatewayServicer(internal_pb2_grpc.GatewayServiceServicer):
         """End a running request, or one choice of it."""
         await self._authenticate(context)
         choice = request.choice if request.HasField("choice") else None
+        if request.HasField("owner") and not self._hub.belongs(request.request_id, request.owner):
+            return inference_pb2.AbortResult(was_running=False)
         was_running = await asyncio.wrap_future(self._engine.abort(request.request_id, choice))
         if request.forget:
             self._hub.held.forget(request.request_id)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import asynccontextmanager
-from functools import cache
+from functools import cache, partial
+from types import SimpleNamespace
 
 import grpc
 import uvicorn
 from openai import AsyncOpenAI
 
 from galerne.v1 import cluster_pb2_grpc
+from router.api.beat import FrontendBeat
 from router.api.cluster_servicer import ClusterServicer
 from router.api.frontend import Frontend
 from router.api.grpc_server import KeyInterceptor, build_grpc_server
@@ -65,6 +67,21 @@ async def openai_client(frontend, api_key="none"):
 
 
 @asynccontextmanager
+async def telling(controller, *frontends):
+    """These frontends tell a controller how they stand, more often than in earnest."""
+    beats = []
+    for frontend in frontends:
+        tell = partial(controller.frontend_news, str(id(frontend)))
+        beats.append(FrontendBeat(frontend, SimpleNamespace(frontend_news=tell)))
+    tasks = [asyncio.create_task(beat.run(0.02)) for beat in beats]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+@asynccontextmanager
 async def cluster_served(cluster, frontend):
     """Port of a running ``ClusterService``."""
     server = grpc.aio.server(interceptors=[KeyInterceptor(frontend.access)])
@@ -74,7 +91,8 @@ async def cluster_served(cluster, frontend):
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
-        yield port
+        async with telling(cluster, frontend):
+            yield port
     finally:
         await server.stop(0)
 

@@ -13,6 +13,7 @@ from cluster.control.explain import (
     find,
     what_if_facts,
 )
+from cluster.control.frontends import FrontendBook
 from cluster.planning.decision import DecisionRecord, Measured, outcome_of
 from cluster.planning.load import Objectives
 from cluster.planning.planner import plan
@@ -119,6 +120,17 @@ class FakeController:
         self.scaler, self.num_listed = scaler, 0
         self.facts, self.load = FACTS, EXPERTS
         self.loaded = []
+        self.frontends = FrontendBook()
+
+    async def frontend_news(self, frontend, news):
+        if self.is_away:
+            raise NotServingError("controller c gave no answer in 5.0 s")
+        return self.frontends.hear(frontend, news)
+
+    async def drain(self, order, deadline_s):
+        if self.is_away:
+            raise NotServingError("controller c gave no answer in 5.0 s")
+        return self.frontends.drain(order, deadline_s)
 
     async def topology(self):
         if self.is_away:

@@ -177,9 +177,12 @@ class FakeGateway:
         """The next request that arrives."""
         return await asyncio.wait_for(self._arrivals.get(), 5)
 
-    async def abort(self, request_id: str, choice: int | None = None) -> bool:
+    async def abort(
+        self, request_id: str, choice: int | None = None, owner: bytes | None = None
+    ) -> bool:
         for run in self.runs:
-            if run.request.request_id == request_id and not run.is_over:
+            is_meant = run.request.request_id == request_id and not run.is_over
+            if is_meant and owner in (None, run.request.owner):
                 run.abort(choice)
                 return True
         return False

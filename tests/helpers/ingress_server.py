@@ -11,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "test-token"
+MODEL = "tiny"  # of the gateway behind it
 NAMESPACE = "galerne-test"
 CONTROLLER = "test-controller"
 
@@ -61,12 +62,20 @@ class FakeController:
     """Says what the test has told it."""
 
     def __init__(self, roster):
-        self._roster = roster
+        from cluster.control.frontends import FrontendBook
+
+        self._roster, self._frontends = roster, FrontendBook()
 
     async def roster(self, with_metrics=False):
         from router.gateway.roster import Roster
 
-        return Roster(**self._roster)
+        return Roster(**self._roster, process_metrics=self._frontends.metrics())
+
+    async def frontend_news(self, frontend, news):
+        return self._frontends.hear(frontend, news)
+
+    async def drain(self, order, deadline_s):
+        return self._frontends.drain(order, deadline_s)
 
     async def address_of(self, part):
         return self._roster.get("shards", {}).get(part)
@@ -89,6 +98,7 @@ def main():
 
 def _serve(options, answer):
     from cluster.ingress.app import start_ingress
+    from cluster.ingress.frontend_scaling import FrontendScaling
     from cluster.ingress.settings import IngressSettings
     from cluster.run_directory import RunDirectory
     from cluster.runtime import start_local_ray
@@ -112,6 +122,7 @@ def _serve(options, answer):
                 admin_keys_file=_key_file(run, "admins", options.get("admin_keys")),
                 audit_log=run.path / "audit.jsonl",
                 start_timeout_s=options.get("start_timeout_s", 20.0),
+                frontends=FrontendScaling(**options.get("frontends", {})),
             )
             ingress = start_ingress(
                 settings, host="127.0.0.1", http_port=0, grpc_port=0, run=run, owns_ray=True
@@ -121,6 +132,14 @@ def _serve(options, answer):
         finally:
             shutdown.ignore()
             runtime.leave()
+
+
+def _replicas():
+    """How many of our frontends are in which of Serve's states."""
+    from ray import serve
+
+    [deployment] = serve.status().applications["galerne"].deployments.values()
+    return {str(getattr(s, "value", s)): num for s, num in deployment.replica_states.items() if num}
 
 
 def _key_file(run, name, keys):
@@ -153,6 +172,8 @@ def _obey(ingress, actor, answer, run):
             case {"do": "kill_controller"}:
                 ray.kill(actor)
                 answer()
+            case {"do": "replicas"}:
+                answer(**_replicas())
             case {"do": "close", "drain_s": drain_s}:
                 ingress.close(drain_s)
                 closed = True

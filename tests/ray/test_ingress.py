@@ -20,41 +20,15 @@ from galerne.v1 import cluster_pb2 as cluster_pb
 from galerne.v1 import cluster_pb2_grpc
 from galerne.v1 import inference_pb2 as pb
 from galerne.v1 import inference_pb2_grpc as pb_grpc
-from helpers.fixture_models import topology
-from helpers.ingress_server import TOKEN, IngressServer
+from helpers.ingress_server import MODEL, TOKEN, IngressServer
 from helpers.waiting import until, wait_until
-from router.gateway.host import GatewayHost
-from router.gateway.settings import GatewaySettings
-from shards.checkpoint.presets import preset
-from shards.checkpoint.random_checkpoint import write_random_checkpoint
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
-KEY = "test-key"
-MODEL = "tiny"
+KEY, FEW_PER_MIN = "test-key", 6
 WITH_KEY = (("authorization", f"Bearer {KEY}"),)
 HEALTH = health_pb2.HealthCheckResponse
 ON_LOOPBACK = {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
-
-
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory):
-    path = tmp_path_factory.mktemp("checkpoint") / "tiny"
-    config = preset("tiny", num_layers=2)
-    write_random_checkpoint(path, config, seed=1)
-    settings = GatewaySettings(
-        gateway_id="gateway-0",
-        checkpoint=path,
-        model_name=MODEL,
-        numerics="bf16",
-        topology=topology(config),
-        cluster_token=TOKEN,
-        max_model_len=16384,
-        kv_bytes=64 << 20,
-    )
-    host = GatewayHost(settings, None)
-    yield host
-    host.stop()
 
 
 @pytest.fixture(
@@ -70,7 +44,10 @@ def server(request, gateway):
     with pytest.MonkeyPatch.context() as patch:
         if request.param != "HAProxy":
             patch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", "/no/haproxy")
-        running = IngressServer(roster, api_keys=[KEY], admin_keys=["ops-key name=ops"])
+        two = {"at_least": 2, "at_most": 2}
+        keys = [KEY, f"few requests_per_min={FEW_PER_MIN}"]
+        admins = ["ops-key name=ops"]
+        running = IngressServer(roster, frontends=two, api_keys=keys, admin_keys=admins)
     running.gateway = gateway
     yield running
     running.stop()
@@ -265,6 +242,18 @@ def test_every_port_listens_on_loopback_only(server):
     assert len(listening) > 5
     assert {(name, ip) for name, ip in listening if ip not in ON_LOOPBACK} == set()
     assert Path(server.started["run"]).stat().st_mode & 0o777 == 0o700
+
+
+def test_a_key_has_its_limit_once_over_both_frontends(server):
+    url, started_s = f"http://{server.started['http']}/v1/completions", time.monotonic()
+    body = {"model": MODEL, "prompt": "a", "max_tokens": 1}
+    statuses = [
+        httpx.post(url, json=body, headers={"Authorization": "Bearer few"}, timeout=20).status_code
+        for _ in range(20)
+    ]
+    assert set(statuses) == {200, 429}
+    filled = FEW_PER_MIN * (time.monotonic() - started_s) / 60
+    assert FEW_PER_MIN <= statuses.count(200) <= FEW_PER_MIN + filled
 
 
 def test_keys_are_rotated_while_the_server_runs(server):

@@ -254,7 +254,7 @@ def test_many_streams_at_once_get_what_they_get_alone(stub):
 
 def test_metrics_cover_every_process(server):
     text = httpx.get(f"http://{server.http}/metrics").text
-    for process in ("frontend", "gateway-0", "shard-0", "shard-3"):
+    for process in ("frontend-0", "gateway-0", "shard-0", "shard-3"):
         assert f'process="{process}"' in text
 
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import stat
+import threading
 from contextlib import suppress
 
 import pytest
@@ -123,7 +124,7 @@ def test_concurrency_counts_what_runs_and_each_client_alone():
     with pytest.raises(KeyLimitError, match="concurrency limit 2"):
         limiter.admit(one)
     limiter.admit(Client("two", b"2", KeyLimits(concurrency=2)))
-    first.num_running -= 1
+    first.release()
     limiter.admit(one)
 
 
@@ -134,7 +135,7 @@ def test_a_refused_request_costs_nothing_of_other_limits():
     for _ in range(10):
         with pytest.raises(KeyLimitError, match="concurrency"):
             account.admit(client, 0.0)
-    account.num_running = 0
+    account.release()
     account.admit(client, 0.0)
 
 
@@ -217,6 +218,24 @@ def test_one_who_tries_keys_does_not_fill_the_disk(tmp_path):
     clock.move_to(60.0)
     audit.refused("unknown", "Chat", "", "wrong key")
     assert lines(tmp_path)[-1]["left_out"] == 50
+
+
+def test_lines_of_several_frontends_do_not_mix(tmp_path):
+    path = tmp_path / "audit"
+
+    def write(who):
+        audit = AuditLog(path)
+        for _ in range(50):
+            audit.action(who, "SetTopology", "", asked={"mode": who * 20_000})
+
+    threads = [threading.Thread(target=write, args=(who,)) for who in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    written = lines(tmp_path)
+    assert len(written) == 150
+    assert all(line["asked"]["mode"] == line["who"] * 20_000 for line in written)
 
 
 def test_an_audit_log_that_cannot_be_written_is_refused(tmp_path):

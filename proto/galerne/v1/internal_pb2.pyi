@@ -150,7 +150,7 @@ class Image(_message.Message):
     def __init__(self, pixels: _Optional[bytes] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., offset: _Optional[int] = ..., grid_width: _Optional[int] = ..., grid_height: _Optional[int] = ..., content_hash: _Optional[bytes] = ...) -> None: ...
 
 class SubmitRequest(_message.Message):
-    __slots__ = ("request_id", "prompt_token_ids", "images", "sampling", "cache_salt", "resumed", "hold", "rules", "adapter", "priority")
+    __slots__ = ("request_id", "prompt_token_ids", "images", "sampling", "cache_salt", "resumed", "hold", "rules", "adapter", "priority", "owner")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
@@ -161,6 +161,7 @@ class SubmitRequest(_message.Message):
     RULES_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     prompt_token_ids: _containers.RepeatedScalarFieldContainer[int]
     images: _containers.RepeatedCompositeFieldContainer[Image]
@@ -171,7 +172,8 @@ class SubmitRequest(_message.Message):
     rules: AnswerRules
     adapter: str
     priority: int
-    def __init__(self, request_id: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., images: _Optional[_Iterable[_Union[Image, _Mapping]]] = ..., sampling: _Optional[_Union[_inference_pb2.SamplingParams, _Mapping]] = ..., cache_salt: _Optional[str] = ..., resumed: _Optional[_Iterable[_Union[ResumedChoice, _Mapping]]] = ..., hold: _Optional[_Union[Hold, _Mapping]] = ..., rules: _Optional[_Union[AnswerRules, _Mapping]] = ..., adapter: _Optional[str] = ..., priority: _Optional[int] = ...) -> None: ...
+    owner: bytes
+    def __init__(self, request_id: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., images: _Optional[_Iterable[_Union[Image, _Mapping]]] = ..., sampling: _Optional[_Union[_inference_pb2.SamplingParams, _Mapping]] = ..., cache_salt: _Optional[str] = ..., resumed: _Optional[_Iterable[_Union[ResumedChoice, _Mapping]]] = ..., hold: _Optional[_Union[Hold, _Mapping]] = ..., rules: _Optional[_Union[AnswerRules, _Mapping]] = ..., adapter: _Optional[str] = ..., priority: _Optional[int] = ..., owner: _Optional[bytes] = ...) -> None: ...
 
 class AnswerRules(_message.Message):
     __slots__ = ("grammar", "start", "may_think", "is_thinking", "has_tools", "max_thinking_tokens")
@@ -226,14 +228,16 @@ class ResumedChoice(_message.Message):
     def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., is_ended: bool = ...) -> None: ...
 
 class AbortSubmittedRequest(_message.Message):
-    __slots__ = ("request_id", "choice", "forget")
+    __slots__ = ("request_id", "choice", "forget", "owner")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     CHOICE_FIELD_NUMBER: _ClassVar[int]
     FORGET_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     choice: int
     forget: bool
-    def __init__(self, request_id: _Optional[str] = ..., choice: _Optional[int] = ..., forget: bool = ...) -> None: ...
+    owner: bytes
+    def __init__(self, request_id: _Optional[str] = ..., choice: _Optional[int] = ..., forget: bool = ..., owner: _Optional[bytes] = ...) -> None: ...
 
 class SubmitEvent(_message.Message):
     __slots__ = ("choice", "offset", "token_ids", "logprobs", "prompt_logprobs", "cached_tokens", "finish_reason", "stop_token_id", "error")

@@ -1,0 +1,39 @@
+"""What the controller answers about frontends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Gauge
+
+from cluster.control.events import EventLog
+from cluster.control.frontends import FrontendBook
+from cluster.control.roster_view import RosterView
+from router.api.peers import DrainFacts, FrontendNews, FrontendOrders
+
+
+class FrontendAnswers:
+    """A part of the controller."""
+
+    _frontends: FrontendBook
+
+    def _keep_frontends(
+        self,
+        view: RosterView,
+        registry: CollectorRegistry,
+        events: EventLog,
+        now_s: Callable[[], float],
+    ) -> None:
+        """Begin with none."""
+        self._frontends = FrontendBook(now_s, events.add)
+        view.frontend_metrics = self._frontends.metrics
+        told = Gauge("galerne_frontends", "Frontends that have told lately.", registry=registry)
+        told.set_function(lambda: self._frontends.num_live)
+
+    async def frontend_news(self, frontend: str, news: FrontendNews) -> FrontendOrders:
+        """See ``NewsPort``."""
+        return self._frontends.hear(frontend, news)
+
+    async def drain(self, order: str, deadline_s: float) -> DrainFacts:
+        """See ``ClusterPort``."""
+        return self._frontends.drain(order, deadline_s)

@@ -1,0 +1,64 @@
+"""Keeps the controller informed of one frontend, and the frontend of what is ordered."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from prometheus_client import Counter, generate_latest
+
+from galerne.errors import NotServingError
+from router.api.frontend import Frontend
+from router.api.peers import FrontendNews, NewsPort
+
+logger = logging.getLogger(__name__)
+
+PERIOD_S = 1.0
+
+
+class FrontendBeat:
+    """Belongs to the frontend's event loop. From now on ``frontend.tell`` is this."""
+
+    def __init__(self, frontend: Frontend, controller: NewsPort) -> None:
+        self._frontend, self._controller = frontend, controller
+        self._number: int | None = None
+        registry = frontend.metrics.registry
+        self._beats = Counter(
+            "galerne_frontend_beats",
+            "Times the frontend has told how it stands.",
+            registry=registry,
+        )
+        self._turn = asyncio.Lock()
+        frontend.tell = self.tell
+
+    async def tell(self) -> None:
+        """Once, and obey.
+
+        Raises:
+            NotServingError: The controller does not answer.
+        """
+        async with self._turn:  # what is told later is newer
+            frontend = self._frontend
+            orders = await self._controller.frontend_news(
+                FrontendNews(
+                    number=self._number,
+                    num_running=frontend.num_running,
+                    drained=frontend.drainer.drained,
+                    num_aborted=frontend.drainer.num_aborted,
+                    metrics=generate_latest(frontend.metrics.registry),
+                )
+            )
+        self._number = orders.number
+        frontend.process = f"frontend-{orders.number}"
+        if orders.drain is not None:
+            frontend.drainer.obey(orders.drain)
+        self._beats.inc()
+
+    async def run(self, period_s: float = PERIOD_S) -> None:
+        """For ever."""
+        while True:
+            try:
+                await self.tell()
+            except NotServingError as error:  # it is told when it is back
+                logger.warning("frontend_not_heard reason=%s", error)
+            await asyncio.sleep(period_s)

@@ -1,0 +1,129 @@
+"""Ray Serve scales frontends by our policy, while streams run: a real ingress, a real gateway."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import grpc
+import httpx
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from galerne.v1 import inference_pb2 as pb
+from galerne.v1 import inference_pb2_grpc as pb_grpc
+from helpers.ingress_server import IngressServer
+from helpers.resuming import read_rest
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(240)]
+
+NUM_STREAMS, NUM_TOKENS = 6, 2000
+_SHRUNK_S = 90.0
+
+
+@pytest.fixture
+def server(gateway):
+    """Two frontends, one of which has nothing to do."""
+    scaling = {"at_least": 1, "at_most": 2, "first": 2, "shrink_after_s": 2.0}
+    running = IngressServer(
+        {"mode": "latency", "epoch": 1, "gateways": {"gateway-0": gateway.address}},
+        frontends=scaling,
+    )
+    yield running
+    assert running.stop() == 0
+
+
+async def test_a_frontend_is_scaled_away_while_streams_run_and_nothing_is_lost(server):
+    busy = asyncio.Event()
+    busy.set()
+    async with asyncio.TaskGroup() as group, watched(server) as watches:
+        answers = [group.create_task(streams(server, i, busy)) for i in range(NUM_STREAMS)]
+        asked = group.create_task(small_requests(server, busy))
+        await until_state(server, {"RUNNING": 2})
+        names = await frontends_of(server)
+        await until_state(server, {"RUNNING": 1, "STOPPING": 1})
+        assert not any(task.done() for task in answers)
+        busy.clear()  # what runs at either of them runs to its end
+        for task in answers:
+            first, *again = await task
+            assert len(first) == NUM_TOKENS
+            assert again.count(first) == len(again) > 0
+        assert await asked > 20
+        await until_state(server, {"RUNNING": 1})  # though someone watches
+        ended = [watch.result() for watch in watches if watch.done()]
+        assert ended.count([]) == len(ended) > 0  # none was told that it does not serve
+    assert names == {"frontend-0", "frontend-1"}
+    await until_one_is_shown(server)
+
+
+async def streams(server, seed, busy):
+    """Tokens of the same request again and again, while ``busy``."""
+    sampling = pb.SamplingParams(max_tokens=NUM_TOKENS, temperature=1.0, seed=seed, ignore_eos=True)
+    answers = []
+    async with grpc.aio.insecure_channel(server.started["grpc"]) as channel:
+        stub = pb_grpc.InferenceServiceStub(channel)
+        while busy.is_set() or len(answers) < 2:
+            call = stub.Generate(pb.GenerateRequest(text="Once", sampling=sampling))
+            answers.append([t async for event in call for t in event.tokens.token_ids])
+    return answers
+
+
+async def small_requests(server, busy):
+    """How many were answered; each of them was, over connections that stay and over new ones."""
+    url, num = f"http://{server.started['http']}/v1/models", 0
+    async with httpx.AsyncClient() as kept:
+        while busy.is_set():
+            async with httpx.AsyncClient() as new:
+                for client in (kept, new):
+                    answer = await client.get(url)
+                    assert answer.status_code == 200, answer.text
+                    num += 1
+            await asyncio.sleep(0.05)
+    return num
+
+
+@asynccontextmanager
+async def watched(server):
+    """What is told of health, over so many connections that each frontend has one; tasks."""
+    channels = [grpc.aio.insecure_channel(server.started["grpc"]) for _ in range(6)]
+    watches = []
+    for channel in channels:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        watches.append(asyncio.create_task(rest_of(watch)))
+    yield watches
+    for watch in watches:
+        watch.cancel()
+    for channel in channels:
+        await channel.close()
+
+
+async def rest_of(watch):
+    """Statuses until the server ends the stream."""
+    statuses = [response.status for response in await read_rest(watch)]
+    assert await watch.code() is grpc.StatusCode.OK
+    return statuses
+
+
+async def frontends_of(server):
+    """Processes that the metrics of one frontend show as frontends."""
+    async with httpx.AsyncClient() as client:
+        text = (await client.get(f"http://{server.started['http']}/metrics")).text
+    shown = {line.split('process="')[1].split('"')[0] for line in text.splitlines() if "{" in line}
+    return {name for name in shown if name.startswith("frontend")}
+
+
+async def until_one_is_shown(server):
+    async def ask():
+        while len(await frontends_of(server)) != 1:
+            await asyncio.sleep(0.2)
+
+    await asyncio.wait_for(ask(), 20.0)
+
+
+async def until_state(server, expected):
+    """Until so many frontends are in these states of Serve."""
+
+    async def ask():
+        while await asyncio.to_thread(server.ask, "replicas") != expected:  # noqa: ASYNC110
+            await asyncio.sleep(0.2)
+
+    await asyncio.wait_for(ask(), _SHRUNK_S)
