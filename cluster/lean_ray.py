@@ -102,8 +102,7 @@ def replace_agent(command: list[str]) -> list[str]:
 
 
 def _write_ports(session: str, node: str) -> None:
-    from ray import _raylet
-
+    _raylet = importlib.import_module("ray._raylet")  # has no types
     for name in (
         _raylet.METRICS_AGENT_PORT_NAME,
         _raylet.METRICS_EXPORT_PORT_NAME,

@@ -21,8 +21,8 @@ from shards.cores import available_cores
 if TYPE_CHECKING:  # these import ray, which must see our environment first
     from cluster.actors.controller import StartReport
     from cluster.edge.keeper import Edge
-    from cluster.ingress.frontend_scaling import FrontendScaling
     from cluster.ingress.app import Ingress
+    from cluster.ingress.frontend_scaling import FrontendScaling
     from cluster.ingress.starting import Proxy
     from cluster.launch import Deployment
     from cluster.plan import ServePlan

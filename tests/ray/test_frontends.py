@@ -113,7 +113,7 @@ async def frontends_of(server):
 
 async def until_one_is_shown(server):
     async def ask():
-        while len(await frontends_of(server)) != 1:
+        while len(await frontends_of(server)) != 1:  # noqa: ASYNC110 - a page tells no change
             await asyncio.sleep(0.2)
 
     await asyncio.wait_for(ask(), 20.0)
