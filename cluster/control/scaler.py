@@ -116,6 +116,12 @@ class Scaler:
         self._refreshed_s = now_s()
         self._change: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
+        metrics.show(
+            plan.planner.objectives,
+            is_auto=lambda: self.is_auto,
+            num_nodes=lambda: nodes.num_nodes,
+            num_pending=lambda: nodes.num_pending,
+        )
 
     @property
     def records(self) -> Sequence[NumberedRecord]:
@@ -232,13 +238,17 @@ class Scaler:
                 await self._cluster.change(target)
             self.ledger.committed()
         except GalerneError as error:
-            self._events.add("autoscaler_failed", "controller", str(error))
+            self._fail(str(error))
         except Exception as error:  # or no other change would ever begin
             logger.exception("change_failed")
-            self._events.add("autoscaler_failed", "controller", repr(error))
+            self._fail(repr(error))
         self._memory = self._memory.change_ended(self._now_s())
         self._cluster.start_period()
         self._nodes.give_up()  # it is the parts that keep their nodes from now on
+
+    def _fail(self, reason: str) -> None:
+        self._metrics.failed()
+        self._events.add("autoscaler_failed", "controller", reason)
 
     async def _until_nodes(self, target: Candidate) -> None:
         """Ends when they have come; a decision to give up cancels it."""

@@ -30,6 +30,7 @@ from router.api.http_app import build_http_app
 from router.api.key_files import KeyFiles
 from router.api.metrics import FrontendMetrics
 from router.chat.tokenizer import load_tokenizer
+from router.gateway.metrics import show_pool
 from router.gateway.pool import GatewayPool
 
 Event = TypeVar("Event", bound=Message)
@@ -91,8 +92,9 @@ class GalerneIngress:
             on_stream_moved=metrics.streams_moved.inc,
             tls=settings.tls,
         )
+        show_pool(metrics.set, self._pool)
         tokenizer = load_tokenizer(settings.checkpoint)
-        key_files = KeyFiles(settings.api_keys_file, settings.admin_keys_file, metrics.registry)
+        key_files = KeyFiles(settings.api_keys_file, settings.admin_keys_file, metrics.set)
         audit = AuditLog(settings.audit_log)
         await self._pool.start(settings.start_timeout_s)
         self._frontend = Frontend(

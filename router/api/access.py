@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 
 from galerne.clock import Clock
@@ -51,9 +51,17 @@ class Lease:
 class Access:
     """The door of one frontend."""
 
-    def __init__(self, keys: ApiKeys, audit: AuditLog, clock: Clock) -> None:
+    def __init__(
+        self,
+        keys: ApiKeys,
+        audit: AuditLog,
+        clock: Clock,
+        on_refused: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        """``on_refused`` hears why a call was not let in: one of three reasons."""
         self.keys = keys
         self._audit = audit
+        self._on_refused = on_refused
         self._limiter = KeyLimiter(clock)
 
     def enter(
@@ -77,9 +85,11 @@ class Access:
         except UnauthenticatedError:
             reason = "wrong key" if authorization else "no key"
             self._audit.refused("unknown", what, peer, reason)
+            self._on_refused(reason)
             raise
         if as_admin and not self.keys.may_administer(client):
             self._audit.refused(client.name, what, peer, "not an admin key")
+            self._on_refused("not an admin key")
             why = "needs an admin key"
             raise ForbiddenError(
                 why if self.keys.has_admins else f"{why}, and the server was given none"

@@ -21,6 +21,7 @@ from router.engine.scheduler import Scheduler
 from router.engine.stepper import Stepper
 from router.exchange.grpc_link import AddressBook
 from router.exchange.links import LinkState
+from router.exchange.metrics import show_exchange
 from router.gateway.adapters import GatewayAdapters
 from router.gateway.experts import ExpertSources
 from router.gateway.recorder import create_recorder
@@ -121,6 +122,7 @@ def build_gateway(
         recorder,
         create_drafting(settings, head, runner, clock),
     )
+    show_exchange(engine.metrics.set, lambda: runner.exchange)
     switch = TopologySwitch(settings, sources, engine, runner, decoder)
     guides = GuideMaker(settings.checkpoint, config.vocab_size)
     root = settings.adapters_root

@@ -109,9 +109,15 @@ def _read(ring: RingReader, at: tuple[int, int], kind: FrameKind, incarnation: i
     return _Record(header, groups, start + _RECORD.size, end, us)
 
 
-def read_request(
-    ring: RingReader, at: tuple[int, int], incarnation: int
-) -> tuple[FrameHeader, RequestRows]:
+class Request(NamedTuple):
+    """A frame to compute, out of a ring."""
+
+    header: FrameHeader
+    rows: RequestRows
+    age_s: float  # how long it has been there
+
+
+def read_request(ring: RingReader, at: tuple[int, int], incarnation: int) -> Request:
     """The request that lies ``at``; its tokens are a view, valid until the ring is freed.
 
     ``incarnation`` is that of the gateway whose ring it is.
@@ -119,7 +125,7 @@ def read_request(
     Raises:
         ProtocolError: It contradicts itself.
     """
-    header, num_groups, start, end, _ = _read(ring, at, FrameKind.REQUEST, incarnation)
+    header, num_groups, start, end, us = _read(ring, at, FrameKind.REQUEST, incarnation)
     num_indices = 2 * num_groups + header.num_rows
     data = -(-(start + 4 * num_indices) // _ALIGNMENT) * _ALIGNMENT
     _check_fits(data, header.num_tokens, header, end)
@@ -129,7 +135,7 @@ def read_request(
     tokens = _view(ring.memory.map, data, header.num_tokens, header)
     rows = RequestRows(tokens, experts, counts, row_token)
     check_request(header, rows)
-    return header, rows
+    return Request(header, rows, _age_s(us))
 
 
 class Reply(NamedTuple):
@@ -149,8 +155,11 @@ def read_reply(ring: RingReader, at: tuple[int, int]) -> Reply:
     header, _, start, end, written_us = _read(ring, at, FrameKind.REPLY)
     _check_fits(start, header.num_rows, header, end)
     rows = _view(ring.memory.map, start, header.num_rows, header).clone()
-    age_us = (_now_us() - written_us) % (1 << 32)
-    return Reply(FrameId(header.frame), rows, age_us / 1e6)
+    return Reply(FrameId(header.frame), rows, _age_s(written_us))
+
+
+def _age_s(written_us: int) -> float:
+    return (_now_us() - written_us) % (1 << 32) / 1e6
 
 
 def _now_us() -> int:
