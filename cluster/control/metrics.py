@@ -14,6 +14,11 @@ from galerne.metric_set import MetricSet
 from galerne.topology import Mode, Topology
 
 _KINDS = ("gateway", "shard")
+# Events that alerts count: from zero on, or the first would not be seen as growth.
+_WATCHED = (
+    ("topology_aborted", "controller"),
+    *(("part_restarted", kind) for kind in _KINDS),
+)
 
 
 class Conducted(Protocol):
@@ -60,6 +65,8 @@ class ControlMetrics:
             "kind",
             "part",
         )
+        for kind, part in _WATCHED:
+            self._events.labels(kind, part)
         self.driver_calls = self.set.counter(
             "galerne_driver_calls_total",
             "Progress of the loop in the driver that starts and ends parts.",

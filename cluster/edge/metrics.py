@@ -22,6 +22,8 @@ class EdgeMetrics:
             "Changes of certificates, by whether the new ones were taken or refused.",
             "outcome",
         )
+        for outcome in ("taken", "refused"):  # from zero on: an alert watches for the first
+            self.changes.labels(outcome)
         self.expires = made.gauge(
             "galerne_tls_certificate_expires_timestamp_seconds",
             "When the certificate for clients expires.",

@@ -36,6 +36,8 @@ class KeyFiles:
             "Changes of key files, by whether the new content was taken or refused.",
             "outcome",
         )
+        for outcome in ("taken", "refused"):  # from zero on: an alert watches for the first
+            self._changes.labels(outcome)
         self._known = metrics.gauge("galerne_api_keys", "Keys that are let in.")
         self._known.set(len(self.keys))
 

@@ -109,11 +109,15 @@ class FrontendMetrics:
             "Requests refused for now (429), by the limit: of a key, the frontend or a gateway.",
             "limit",
         )
+        for limit in ("frontend", "gateway"):  # from zero on: alerts watch for the first
+            self.limited.labels(self._limits.of(limit))
         self._key_refusals = made.counter(
             "galerne_key_refusals_total",
             "Calls refused at the door: no key, wrong key, not an admin key.",
             "reason",
         )
+        for reason in ("no_key", "wrong_key", "not_an_admin_key"):
+            self._key_refusals.labels(reason)
         self.client_requests = made.counter(
             "galerne_client_requests_total",
             f"Ended requests by name of the key; beyond {MAX_CLIENTS} names: {OTHER}.",
