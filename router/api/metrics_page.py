@@ -44,7 +44,7 @@ def _families(text: str, process: str) -> Iterator[tuple[str, list[str], list[st
     """
     label = f'process="{process}"'
     name, comments, samples = "", list[str](), list[str]()
-    for line in text.splitlines():
+    for line in text.removesuffix("\n").split("\n"):  # values may have other ends of lines in them
         comment = _COMMENT.fullmatch(line)
         if comment is not None:
             if comment[1] != name and name:

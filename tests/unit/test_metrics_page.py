@@ -49,7 +49,7 @@ def test_the_page_has_every_sample_of_every_process_and_each_family_once(own, ot
     texts = {f"part-{i}": metrics_of(page).text() for i, page in enumerate(others)}
     page = metrics_page(metrics_of(own), texts)
     assert parsed(page) == merged_slowly({"frontend": metrics_of(own).text(), **texts})
-    types = [line for line in page.decode().splitlines() if line.startswith("# TYPE")]
+    types = [line for line in page.decode().split("\n") if line.startswith("# TYPE")]
     assert len(types) == len(set(types))
 
 
