@@ -50,7 +50,8 @@ class Buckets(NamedTuple):
     total: float
 
 
-Values: TypeAlias = float | Iterable[tuple[Sequence[str], float]]  # with values of the labels
+Sample: TypeAlias = tuple[Sequence[str], float]  # values of the labels, and its own
+Values: TypeAlias = float | Iterable[Sample]
 Read: TypeAlias = Callable[[], Values]
 _Fillable: TypeAlias = CounterMetricFamily | GaugeMetricFamily
 
@@ -141,7 +142,7 @@ class TimeBuckets:
 def cumulative(bounds: Sequence[float], counts: Iterable[int]) -> list[tuple[str, float]]:
     """Upper bounds, and how many were at most that, of counts by bucket (one more than bounds)."""
     names = (*map(str, map(float, bounds)), "+Inf")
-    return list(zip(names, accumulate(counts), strict=True))
+    return [(name, float(sum_)) for name, sum_ in zip(names, accumulate(counts), strict=True)]
 
 
 class BoundedLabels:
@@ -169,7 +170,7 @@ class _Family(Collector):
 
 
 def _filled(family: _Fillable, values: Values) -> Metric:
-    samples = [((), values)] if isinstance(values, (int, float)) else values
+    samples: Iterable[Sample] = [((), values)] if isinstance(values, (int, float)) else values
     for labels, value in samples:
         family.add_metric(labels, value)
     return family

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Final
 
 from prometheus_client import Counter
@@ -24,10 +25,22 @@ class CountResponses:
             await self._app(scope, receive, send)
             return
 
+        is_begun = False
+
         async def send_counted(message: Message) -> None:
+            nonlocal is_begun
             if message["type"] == "http.response.start":
-                route = getattr(scope.get("route"), "path", _NO_ROUTE)  # noted by the router
-                self._responses.labels(route, str(message["status"])).inc()
+                is_begun = True
+                self._count(scope, message["status"])
             await send(message)
 
-        await self._app(scope, receive, send_counted)
+        try:
+            await self._app(scope, receive, send_counted)
+        except Exception:
+            if not is_begun:  # whoever is around us answers
+                self._count(scope, HTTPStatus.INTERNAL_SERVER_ERROR)
+            raise
+
+    def _count(self, scope: Scope, status: int) -> None:
+        route = getattr(scope.get("route"), "path", _NO_ROUTE)  # noted by the router
+        self._responses.labels(route, str(int(status))).inc()
