@@ -22,11 +22,18 @@ _TRAFFIC: Final = Row(
     title="Traffic",
     panels=(
         Panel(
-            title="Frames", queries={"{{process}}": rate("galerne_shard_frames_total", "process")}
+            title="Frames",
+            queries={
+                "{{process}}": rate("galerne_shard_frames_total", "process"),
+                "sent to {{shard}}": rate("galerne_exchange_frames_total", "shard"),
+            },
         ),
         Panel(
             title="Rows",
-            queries={"{{process}}": rate("galerne_shard_rows_total", "process")},
+            queries={
+                "{{process}}": rate("galerne_shard_rows_total", "process"),
+                "sent to {{shard}}": rate("galerne_exchange_rows_total", "shard"),
+            },
             text="One row: one token at one expert of one layer.",
         ),
         Panel(

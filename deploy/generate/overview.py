@@ -39,7 +39,8 @@ _NOW: Final = Row(
         _stat("Requests", _ALL, unit="reqps"),
         _stat(
             "Failed",
-            f'sum(rate(galerne_requests_total{{outcome=~"{FAILED}"}}[$__rate_interval])) / {_ALL}',
+            f'(sum(rate(galerne_requests_total{{outcome=~"{FAILED}"}}[$__rate_interval]))'
+            f" or vector(0)) / {_ALL}",
             unit="percentunit",
             bad=0.01,
         ),
@@ -146,6 +147,7 @@ _ENGINE: Final = Row(
             queries={
                 "{{source}}": f"{rate('galerne_engine_accepted_draft_tokens_total', 'source')} / "
                 f"{rate('galerne_engine_draft_tokens_total', 'source')}",
+                "first ones, {{source}}": "galerne_engine_draft_acceptance_ratio",
             },
             unit="percentunit",
             most=1,

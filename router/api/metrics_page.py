@@ -20,7 +20,7 @@ _SAMPLE: Final = re.compile(rf"({_NAME})(?:\{{([^\n]*)\}})? ([^ \n]+)")
 def metrics_page(own: MetricSet, text_by_process: Mapping[str, bytes]) -> bytes:
     """Prometheus text of ``own`` and of other processes, told apart by the label ``process``.
 
-    Labels are put into the lines as they are: parsing and writing all of them anew would take ten
+    Labels are put into the lines as they are: parsing and writing all of them anew would take seven
     times as long, and this runs beside the streams of clients. A process whose text has other lines
     than ``generate_latest`` writes is left out.
     """

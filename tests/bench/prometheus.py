@@ -88,7 +88,7 @@ class Prometheus:
 
 
 def _filled(query):
-    return re.sub(r"\$\w+", lambda found: _VARIABLES[found[0]], query)
+    return re.sub(r"\$\w+", lambda found: _VARIABLES.get(found[0], found[0]), query)
 
 
 def _numbers(values, began_s):
