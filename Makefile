@@ -6,7 +6,7 @@ UV := .venv/bin/uv
 FIND_LINKS := $(shell python3 -m pip config get global.find-links 2>/dev/null || true)
 UV_INSTALL = $(UV) pip install -q -p $(PY) $(addprefix --find-links ,$(FIND_LINKS))
 
-.PHONY: install dev demo serve test check bench bench-kernels bench-claim bench-http bench-context bench-long bench-against bench-structured bench-prediction bench-auto bench-regret bench-simulator bench-speculation bench-startup test-pages screenshots defects identity faults switching layer-kills sim fuzz hosts proto lock sizing bench-frontends
+.PHONY: install dev demo serve test check bench bench-kernels bench-claim bench-http bench-context bench-long bench-against bench-structured bench-prediction bench-auto bench-regret bench-simulator bench-speculation bench-startup test-pages screenshots defects identity faults switching layer-kills sim fuzz hosts proto lock sizing bench-frontends bench-scrape dashboards generated prometheus
 
 .venv/installed: pyproject.toml deploy/build_hook.py $(wildcard shards/kernels/native/*.cpp shards/kernels/native/*.h)
 	python3 -m venv .venv
@@ -69,6 +69,25 @@ bench-http: .venv/dev
 
 bench-context: .venv/dev
 	PYTHONPATH=tests GALERNE_SPIN_US=200 OMP_WAIT_POLICY=PASSIVE $(PY) -m tests.bench.context
+
+bench-scrape: .venv/dev
+	PYTHONPATH=tests $(PY) -m tests.bench.scrape $(ARGS)
+
+# Every query of dashboards and alerts, against a real Prometheus under load.
+dashboards: .venv/dev prometheus
+	PYTHONPATH=tests $(PY) -m tests.bench.dashboards $(ARGS)
+
+# What follows from code: the table of metrics, and Grafana's dashboards.
+generated: .venv/dev
+	$(PY) -m deploy.generate
+
+# Debian's, unpacked: an installed one would start a service.
+prometheus: .venv/prometheus
+.venv/prometheus: | .venv/dev
+	mkdir -p $@.deb
+	cd $@.deb && { apt-get download -q prometheus || { apt-get update -q && apt-get download -q prometheus; }; }
+	dpkg -x $@.deb/prometheus_*.deb $@
+	rm -r $@.deb
 
 bench-speculation: .venv/dev
 	PYTHONPATH=tests GALERNE_SPIN_US=200 OMP_WAIT_POLICY=PASSIVE $(PY) -m tests.bench.speculation $(ARGS)

@@ -13,6 +13,7 @@ from galerne.clock import MonotonicClock
 from galerne.ids import Epoch, ShardId
 from galerne.internal_tls import InternalTls
 from galerne.loop_thread import grpc_loop
+from galerne.metric_set import MetricSet
 from shards.adapters.directory import find_adapter
 from shards.bank import ExpertBank
 from shards.checkpoint.open import open_checkpoint
@@ -70,7 +71,6 @@ class ShardHost:
         self._bank = bank
         self._bytes_read = checkpoint.bytes_read
         self._metrics = ShardMetrics(checkpoint.config.num_layers, checkpoint.config.num_experts)
-        self._metrics.resident_bytes.set(bank.num_bytes)
         self._worker = ExpertWorker(
             bank, self._metrics, MonotonicClock(), settings.num_threads, settings.core
         )
@@ -95,6 +95,7 @@ class ShardHost:
             return server, await server.start(settings.host, tls=settings.tls)
 
         self._server, port = grpc_loop().run(serve(), _TIMEOUT_S)
+        show_held(self._metrics.set, bank, self._server)
         self.address = f"{settings.host}:{port}"
 
     def describe(self) -> dict[str, object]:
@@ -128,3 +129,16 @@ class ShardHost:
         """Stop serving and end the threads."""
         grpc_loop().run(self._server.stop(0.2), _TIMEOUT_S)
         self._worker.stop()
+
+
+def show_held(metrics: MetricSet, bank: ExpertBank, server: ShardServer) -> None:
+    """Metrics of what a shard holds, and for whom."""
+    show = metrics.show_gauge
+    show("galerne_shard_resident_bytes", "Bytes of experts.", lambda: bank.num_bytes)
+    show("galerne_shard_experts", "Experts held, of all layers.", lambda: len(bank))
+    show("galerne_shard_adapters", "LoRA adapters that are loaded.", lambda: len(bank.adapters))
+    adopted = "Experts held for lost shards, of all layers."
+    show("galerne_shard_adopted_experts", adopted, lambda: server.num_adopted)
+    show("galerne_shard_gateways", "Gateways that are connected.", lambda: server.num_streams)
+    newest = "Newest epoch that is served."
+    show("galerne_shard_epoch", newest, lambda: max(server.epochs, default=0))

@@ -29,3 +29,4 @@ class Job(NamedTuple):
     header: FrameHeader
     rows: RequestRows
     link: AnswerLink
+    came_s: float | None = None  # by the monotonic clock; None: nobody noted it

@@ -113,6 +113,16 @@ class ShardServer:
         await self._server.start()
         return bound
 
+    @property
+    def num_streams(self) -> int:
+        """Gateways that are connected."""
+        return len(self._streams)
+
+    @property
+    def num_adopted(self) -> int:
+        """Experts held for lost shards, of all layers."""
+        return len(self._control.adopted)
+
     async def stop(self, grace_s: float = 1.0) -> None:
         """Stop listening; streams get ``grace_s`` to end."""
         await self._server.stop(grace_s)

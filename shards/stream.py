@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from collections.abc import Set as AbstractSet
 
@@ -100,7 +101,7 @@ class ExchangeStream:
         self._is_idle.clear()
         rows = read_request(frame)
         if header.epoch in self._epochs:
-            self._submit(Job(header, rows, self))
+            self._submit(Job(header, rows, self, time.monotonic()))
         else:
             self.refuse(header, wrong_epoch(self._epochs, header.epoch))
 

@@ -36,6 +36,7 @@ class _Pass(NamedTuple):
     jobs: Sequence[Job]
     results: Sequence[torch.Tensor]  # of each
     seconds: float
+    waits_s: Sequence[float]  # of the jobs, as far as known
 
 
 class ExpertWorker:
@@ -105,6 +106,7 @@ class ExpertWorker:
         if self._core is not None:
             share_cores(self._core)
         while True:
+            self._metrics.num_turns += 1
             seen = self.bell.count
             self._run_errands()
             if self._work():
@@ -155,6 +157,7 @@ class ExpertWorker:
 
     def _compute(self, layer: int, jobs: Sequence[Job]) -> list[_Pass]:
         started = self._clock.now_s()
+        waits_s = [started - job.came_s for job in jobs if job.came_s is not None]
         try:
             merged = merge([job.rows for job in jobs])
             rows = merged.rows
@@ -171,7 +174,7 @@ class ExpertWorker:
             jobs[0].link.refuse(jobs[0].header, error)
             return []
         seconds = self._clock.now_s() - started
-        return [_Pass(layer, rows, jobs, split(merged, results), seconds)]
+        return [_Pass(layer, rows, jobs, split(merged, results), seconds, waits_s)]
 
     def _answer(self, passes: Sequence[_Pass]) -> None:
         for done in passes:
@@ -181,3 +184,5 @@ class ExpertWorker:
                 except Exception:  # its gateway asks again when the deadline is over
                     logger.exception("expert_answer_lost layer=%d", done.layer)
             self._metrics.computed(done.layer, done.rows, len(done.jobs), done.seconds)
+            for wait_s in done.waits_s:
+                self._metrics.waited(wait_s)

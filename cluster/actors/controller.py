@@ -91,7 +91,7 @@ class Controller(AdapterAnswers, FrontendAnswers):
             now_s(), WINDOW_S if spec.scaling is None else spec.scaling.window_s
         )
         self._metrics = ControlMetrics()
-        self._events = EventLog(lambda kind, part: self._metrics.events.labels(kind, part).inc())
+        self._events = EventLog(self._metrics.happened)
         self._health = HealthBook()
         calls = calls or PartClients(spec.cluster_token, self._members.address_of, spec.tls)
         self._calls = calls
@@ -105,11 +105,14 @@ class Controller(AdapterAnswers, FrontendAnswers):
         )
         self._keep_adapters(self._conductor, self._members, calls, self._events, spec.model_name)
         self._demand = DemandBook(now_s)
-        view = (self._conductor, self._members, self._describe, self._metrics_text)
+        self._metrics.show_topology(self._conductor, self._members.is_live)
+        self._metrics.show_experts(self._balancer, lambda: len(self._keeper.lost))
+        self._metrics.show_loops(lambda: self._loops)
+        view = (self._conductor, self._members, self._describe, self._metrics.text)
         self._view = RosterView(
             *view, lambda: self._loops, lambda: self._adapters.listed, now_s=now_s
         )
-        self._keep_frontends(self._view, self._metrics.registry, self._events, now_s)
+        self._keep_frontends(self._view, self._metrics.set, self._events, now_s)
         self._changes = Changes(
             spec.inputs, self._conductor, self._members, self._balancer, self._events
         )
@@ -156,7 +159,7 @@ class Controller(AdapterAnswers, FrontendAnswers):
             now_s=self._now_s,
         )
         return Scaler(
-            *(plan, cluster, self._nodes, self._events, ScalerMetrics(self._metrics.registry)),
+            *(plan, cluster, self._nodes, self._events, ScalerMetrics(self._metrics.set)),
             is_auto=is_auto,
             now_s=self._now_s,
         )
@@ -260,6 +263,7 @@ class Controller(AdapterAnswers, FrontendAnswers):
         else knows.
         """
         self._known = known or self._known
+        self._metrics.driver_calls.inc(known is not None)
         await self._recovered.wait()
         parts, current = self._conductor.wanted, self._conductor.current
         serving = min((current, *parts.values()), key=lambda topology: topology.epoch)
@@ -374,15 +378,6 @@ class Controller(AdapterAnswers, FrontendAnswers):
     async def note_metrics(self, process: str, text: bytes) -> None:
         """Metrics of a process beside the parts, until it says something else."""
         self._view.beside[process] = text
-
-    def _metrics_text(self) -> bytes:
-        metrics = self._metrics
-        metrics.epoch.set(self._conductor.current.epoch)
-        metrics.balancedness.set(self._balancer.balancedness)
-        metrics.lost_shards.set(len(self._keeper.lost))
-        for name, loop in self._loops.items():
-            metrics.turns.labels(name).set(loop.turns)
-        return metrics.text()
 
     async def _describe(self, parts: Sequence[str]) -> Described:
         """Ask the actors of these parts; those that do not answer in time are left out."""

@@ -73,7 +73,7 @@ def _examine(console: Console, exam: Exam) -> None:
     with connect(exam.grpc) as stub:
         info = stub.GetModelInfo(pb.GetModelInfoRequest(), timeout=20, metadata=key)
         if exam.http:
-            _read_load(exam.http, info)  # better refused now than after the exam
+            _read_load(exam, info)  # better refused now than after the exam
         replies = ask_all(stub, documents, exam.concurrency, key)
         shown = track(replies, "asking", len(documents), console=console)
         graded = [grade(document, reply) for document, reply in zip(documents, shown, strict=True)]
@@ -95,7 +95,7 @@ def _show_routing(console: Console, exam: Exam, info: pb.ModelInfo) -> None:
     # Here, because matplotlib takes a second that no other command should wait for.
     from cluster.demo.evaluation.plots import plot_heat, plot_imbalance, plot_load
 
-    load = _read_load(exam.http, info)
+    load = _read_load(exam, info)
     if not load.sum(axis=1).all():
         console.print(f"no expert metrics at {exam.http}: no routing plots")
         return
@@ -105,9 +105,9 @@ def _show_routing(console: Console, exam: Exam, info: pb.ModelInfo) -> None:
             console.print(str(path), style="dim")
 
 
-def _read_load(http: str, info: pb.ModelInfo) -> npt.NDArray[np.int64]:
-    url = f"{http if '://' in http else f'http://{http}'}/metrics"
+def _read_load(exam: Exam, info: pb.ModelInfo) -> npt.NDArray[np.int64]:
+    url = exam.http if "://" in exam.http else f"http://{exam.http}"
     try:
-        return read_load(url, info.num_layers, info.num_experts)
+        return read_load(url, info.num_layers, info.num_experts, exam.api_key)
     except (OSError, ValueError) as error:
-        raise ConfigError("http", http, str(error)) from error
+        raise ConfigError("http", exam.http, str(error)) from error

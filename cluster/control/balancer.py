@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +17,7 @@ from cluster.placement.balance import (
     LoadWindow,
     MoveVerdict,
     balancedness,
+    balancedness_by_layer,
     is_worth_moving,
     moved_experts,
 )
@@ -140,6 +141,7 @@ class Balancer:
         return ExpertLoadFacts(
             window_s=TURN_S * (NUM_SNAPSHOTS - 1),
             rows=self.book.load.astype(np.int64).tolist(),
+            rows_total=_total(loads, self.book.load.shape),
             balancedness=self.balancedness,
             shards=[
                 ShardLoadFacts(
@@ -168,11 +170,37 @@ class Balancer:
         topology = self._topology()
         return balancedness(self.book.load, topology.placement, topology.shards)
 
+    @property
+    def balancedness_by_layer(self) -> list[float]:
+        """The same of every layer."""
+        topology = self._topology()
+        return balancedness_by_layer(self.book.load, topology.placement, topology.shards)
+
+    @property
+    def peak_by_layer(self) -> list[float]:
+        """Rows of every layer's hottest expert / mean of its experts; 1 where nothing came."""
+        load = self.book.load
+        mean = load.mean(axis=1)
+        peaks: list[float] = np.where(
+            mean > 0, load.max(axis=1) / np.maximum(mean, 1e-9), 1.0
+        ).tolist()
+        return peaks
+
     def propose(self, shards_by_node: Mapping[str, Sequence[ShardId]]) -> Rebalance:
         """The placement for the load of the last minute, on the shards that serve."""
         return propose(
             self._topology(), self.book.load, self.book.busy, shards_by_node, self._expert_bytes
         )
+
+
+def _total(loads: Iterable[ShardLoad | None], shape: tuple[int, ...]) -> list[list[int]]:
+    """``[L][E]`` rows of shards that have answered, since each has started."""
+    total = np.zeros(shape, np.int64)
+    for load in loads:
+        if load is not None:
+            total += load.expert_rows.reshape(shape)
+    rows: list[list[int]] = total.tolist()
+    return rows
 
 
 def propose(

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Gauge
-
 from cluster.control.events import EventLog
 from cluster.control.frontends import FrontendBook
 from cluster.control.roster_view import RosterView
+from galerne.metric_set import MetricSet
 from router.api.peers import DrainFacts, FrontendNews, FrontendOrders
+
+
+def show_frontends(metrics: MetricSet, num_live: Callable[[], int]) -> None:
+    """How many there are, read whenever the page is."""
+    metrics.show_gauge("galerne_frontends", "Frontends that have told lately.", num_live)
 
 
 class FrontendAnswers:
@@ -20,15 +24,14 @@ class FrontendAnswers:
     def _keep_frontends(
         self,
         view: RosterView,
-        registry: CollectorRegistry,
+        metrics: MetricSet,
         events: EventLog,
         now_s: Callable[[], float],
     ) -> None:
         """Begin with none."""
         self._frontends = FrontendBook(now_s, events.add)
         view.frontend_metrics = self._frontends.metrics
-        told = Gauge("galerne_frontends", "Frontends that have told lately.", registry=registry)
-        told.set_function(lambda: self._frontends.num_live)
+        show_frontends(metrics, lambda: self._frontends.num_live)
 
     async def frontend_news(self, frontend: str, news: FrontendNews) -> FrontendOrders:
         """See ``NewsPort``."""

@@ -122,6 +122,12 @@ class Scaler:
         self._refreshed_s = now_s()
         self._change: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
+        metrics.show(
+            plan.planner.objectives,
+            is_auto=lambda: self.is_auto,
+            num_nodes=lambda: nodes.num_nodes,
+            num_pending=lambda: nodes.num_pending,
+        )
 
     @property
     def records(self) -> Sequence[NumberedRecord]:
@@ -239,15 +245,19 @@ class Scaler:
                 await self._cluster.change(target)
             self.ledger.committed()
         except GalerneError as error:
-            self._events.add("autoscaler_failed", "controller", str(error))
+            self._fail(str(error))
             is_refused = isinstance(error, ChangeRefusedError) and bool(self._cluster.away)
         except Exception as error:  # or no other change would ever begin
             logger.exception("change_failed")
-            self._events.add("autoscaler_failed", "controller", repr(error))
+            self._fail(repr(error))
         memory = self._memory  # no need to cool down from what could not begin
         self._memory = memory.change_refused() if is_refused else memory.change_ended(self._now_s())
         self._cluster.start_period()
         self._nodes.give_up()  # it is the parts that keep their nodes from now on
+
+    def _fail(self, reason: str) -> None:
+        self._metrics.failed()
+        self._events.add("autoscaler_failed", "controller", reason)
 
     async def _until_nodes(self, target: Candidate) -> None:
         """Ends when they have come; a decision to give up cancels it."""

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from galerne.metric_set import MetricSet
 
 
 class EdgeMetrics:
     """In a registry of their own."""
 
     def __init__(self) -> None:
-        registry = self._registry = CollectorRegistry()
-        self.up = Gauge("galerne_tls_edge_up", "Whether the TLS edge answers.", registry=registry)
-        self.restarts = Counter(
-            "galerne_tls_edge_restarts",
-            "Ends of the TLS edge that nobody asked for.",
-            registry=registry,
+        made = self.set = MetricSet(has_process=True)
+        self.up = made.gauge("galerne_tls_edge_up", "Whether the TLS edge answers.")
+        self.restarts = made.counter(
+            "galerne_tls_edge_restarts_total", "Ends of the TLS edge that nobody asked for."
         )
-        self.looks = Counter(
-            "galerne_tls_certificate_looks", "Looks for changed certificates.", registry=registry
+        self.looks = made.counter(
+            "galerne_tls_certificate_looks_total", "Looks for changed certificates."
         )
-        self.changes = Counter(
-            "galerne_tls_certificate_changes",
+        self.changes = made.counter(
+            "galerne_tls_certificate_changes_total",
             "Changes of certificates, by whether the new ones were taken or refused.",
-            ["outcome"],
-            registry=registry,
+            "outcome",
         )
-        self.expires = Gauge(
+        for outcome in ("taken", "refused"):  # from zero on: an alert watches for the first
+            self.changes.labels(outcome)
+        self.expires = made.gauge(
             "galerne_tls_certificate_expires_timestamp_seconds",
             "When the certificate for clients expires.",
-            registry=registry,
         )
 
     def text(self) -> bytes:
         """As Prometheus reads them."""
-        return generate_latest(self._registry)
+        return self.set.text()

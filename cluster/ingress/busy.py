@@ -6,9 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
-
 from cluster.ingress.frontend_policy import BUSY, LAG_S
+from galerne.metric_set import MetricSet
 
 PERIOD_S = 5.0  # of one measurement
 _TICK_S = 0.1
@@ -20,23 +19,21 @@ class BusyMeter:
 
     def __init__(
         self,
-        registry: CollectorRegistry,
+        metrics: MetricSet,
         cpu_s: Callable[[], float] = time.process_time,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cpu_s, self._now_s = cpu_s, now_s
-        self._busy = Gauge(
+        self._busy = metrics.gauge(
             "galerne_frontend_busy_cores",
             "Cores that the frontend's process takes; one event loop is saturated near 1.",
-            registry=registry,
         )
-        self._lag_s = Gauge(
+        self._lag_s = metrics.gauge(
             "galerne_frontend_loop_lag_seconds",
             "How late the frontend's event loop comes to what is due; 90 % are less late.",
-            registry=registry,
         )
-        self._looks = Counter(
-            "galerne_frontend_busy_looks", "Measurements of how busy it is.", registry=registry
+        self._looks = metrics.counter(
+            "galerne_frontend_busy_looks_total", "Measurements of how busy it is."
         )
         self._latest: dict[str, float] = {BUSY: 0.0, LAG_S: 0.0}
 

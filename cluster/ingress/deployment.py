@@ -39,6 +39,7 @@ from router.api.key_files import KeyFiles
 from router.api.metrics import FrontendMetrics
 from router.api.shared_accounts import SharedAccounts
 from router.chat.tokenizer import load_tokenizer
+from router.gateway.metrics import show_pool
 from router.gateway.pool import GatewayPool
 
 Event = TypeVar("Event", bound=Message)
@@ -116,8 +117,9 @@ class GalerneIngress:
             on_stream_moved=metrics.streams_moved.inc,
             tls=settings.tls,
         )
+        show_pool(metrics.set, self._pool)
         tokenizer = load_tokenizer(settings.checkpoint)
-        key_files = KeyFiles(settings.api_keys_file, settings.admin_keys_file, metrics.registry)
+        key_files = KeyFiles(settings.api_keys_file, settings.admin_keys_file, metrics.set)
         audit = AuditLog(settings.audit_log)
         accounts = SharedAccounts(_accounts_directory(settings))
         await self._pool.start(settings.start_timeout_s)
@@ -139,7 +141,7 @@ class GalerneIngress:
         # the status of a stream that does.
         self._ends_by_return = settings.has_direct_ingress
         self._watchers: set[ServeContext] = set()
-        self._busy, self._checks = BusyMeter(metrics.registry), HealthChecks()
+        self._busy, self._checks = BusyMeter(metrics.set), HealthChecks()
         self._is_closing = False
         beat = FrontendBeat(self._frontend, directory)
         with suppress(NotServingError):  # it may have been ordered to drain before we came

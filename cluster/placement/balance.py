@@ -17,7 +17,19 @@ Floats = npt.NDArray[np.float64]
 
 
 def balancedness(load: Floats, placement: Placement, shards: Sequence[ShardId]) -> float:
-    """Mean over layers of mean shard load / largest shard load: 1 is even, 1 / shards the worst.
+    """Mean over layers of ``balancedness_by_layer``.
+
+    Raises:
+        ValueError: As there.
+    """
+    evenness = balancedness_by_layer(load, placement, shards)
+    return float(np.mean(evenness)) if evenness else 1.0
+
+
+def balancedness_by_layer(
+    load: Floats, placement: Placement, shards: Sequence[ShardId]
+) -> list[float]:
+    """Mean shard load / largest shard load of every layer: 1 is even, 1 / shards the worst.
 
     ``load``: ``[L, E]`` rows per expert, split evenly over an expert's replicas. A layer without
     load is even.
@@ -41,7 +53,7 @@ def balancedness(load: Floats, placement: Placement, shards: Sequence[ShardId]) 
         most = on_shard.max(initial=0.0)
         # The mean of equal numbers may round to above them.
         evenness.append(min(1.0, on_shard.mean() / most) if most > 0 else 1.0)
-    return float(np.mean(evenness)) if evenness else 1.0
+    return evenness
 
 
 class LoadWindow:

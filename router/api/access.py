@@ -57,10 +57,20 @@ class Access:
         audit: AuditLog,
         clock: Clock,
         cells_of: Callable[[bytes], Cells] | None = None,
+        on_refused: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        """``cells_of``: see ``KeyLimiter``."""
+        """Of calls with these keys.
+
+        Args:
+            keys: Who may call.
+            audit: Told of what matters.
+            clock: Of the limits.
+            cells_of: See ``KeyLimiter``.
+            on_refused: Hears why a call was not let in: one of three reasons.
+        """
         self.keys = keys
         self._audit = audit
+        self._on_refused = on_refused
         self._limiter = KeyLimiter(clock, cells_of)
 
     def enter(
@@ -84,9 +94,11 @@ class Access:
         except UnauthenticatedError:
             reason = "wrong key" if authorization else "no key"
             self._audit.refused("unknown", what, peer, reason)
+            self._on_refused(reason)
             raise
         if as_admin and not self.keys.may_administer(client):
             self._audit.refused(client.name, what, peer, "not an admin key")
+            self._on_refused("not an admin key")
             why = "needs an admin key"
             raise ForbiddenError(
                 why if self.keys.has_admins else f"{why}, and the server was given none"

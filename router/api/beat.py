@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from prometheus_client import Counter, generate_latest
-
 from galerne.errors import NotServingError
 from router.api.frontend import Frontend
 from router.api.peers import FrontendNews, NewsPort
@@ -22,11 +20,8 @@ class FrontendBeat:
     def __init__(self, frontend: Frontend, controller: NewsPort) -> None:
         self._frontend, self._controller = frontend, controller
         self._number: int | None = None
-        registry = frontend.metrics.registry
-        self._beats = Counter(
-            "galerne_frontend_beats",
-            "Times the frontend has told how it stands.",
-            registry=registry,
+        self._beats = frontend.metrics.set.counter(
+            "galerne_frontend_beats_total", "Times the frontend has told how it stands."
         )
         self._turn = asyncio.Lock()
         frontend.tell = self.tell
@@ -45,7 +40,7 @@ class FrontendBeat:
                     num_running=frontend.num_running,
                     drained=frontend.drainer.drained,
                     num_aborted=frontend.drainer.num_aborted,
-                    metrics=generate_latest(frontend.metrics.registry),
+                    metrics=frontend.metrics.set.text(),
                 )
             )
         self._number = orders.number

@@ -115,6 +115,7 @@ class ExpertLoadFacts:
     window_s: float  # rows lately: at most so long ago
     rows: Sequence[Sequence[int]]  # [layer][expert], in the window
     balancedness: float  # mean over layers of mean shard load / largest; 1 is even
+    rows_total: Sequence[Sequence[int]] = ()  # [layer][expert], since the shards have started
     shards: Sequence[ShardLoadFacts] = ()  # none where the gateways hold the experts
 
 

@@ -69,7 +69,13 @@ class Frontend:
         self.limits = limits if limits is not None else ApiLimits()
         self.keys = keys if keys is not None else ApiKeys()
         self.metrics = metrics if metrics is not None else FrontendMetrics()
-        self.access = Access(self.keys, audit or AuditLog(), self.metrics.clock, cells_of)
+        self.access = Access(
+            self.keys,
+            audit or AuditLog(),
+            self.metrics.clock,
+            cells_of,
+            self.metrics.key_refused,
+        )
         self.prompts = PromptEncoder(tokenizer, gateway.model, self.limits, reasoning_effort)
         self._rules = RuleMaker(tokenizer, gateway.model)
         self.streams = Streams(gateway, tokenizer, self.limits, self.metrics)
@@ -203,6 +209,7 @@ class Frontend:
         meter: RequestMeter,
         deadline: Deadline | None,
     ) -> AsyncGenerator[Event, None]:
+        self.metrics.let_in(call.model or self.model.name)
         request = replace(request, owner=current_client().owner)
         if call.resumable is None:
             choices = facts.new_choices(request.sampling, self.tokenizer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -19,6 +20,7 @@ from router.api.http_adapters import add_adapter_routes
 from router.api.http_cluster import add_cluster_routes, peer_of
 from router.api.http_errors import add_error_handlers
 from router.api.http_generate import GenerationRoutes
+from router.api.http_metrics import CountResponses
 from router.api.http_pages import add_chat_page
 from router.api.http_responses import ResponsesRoute
 from router.api.http_tokens import TokenRoutes
@@ -48,6 +50,7 @@ def build_http_app(
             around the app does that.
     """
     app = FastAPI(title="Galerne", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(CountResponses, responses=frontend.metrics.http_responses)
     if gives_request_ids:
         app.add_middleware(RequestIds)
     api = InfoRoutes(frontend, wall_clock_s)
@@ -133,8 +136,9 @@ class InfoRoutes:
             text_by_process = (await self._frontend.gateway.cluster()).process_metrics
         except GalerneError:  # what is here is worth the more for it
             text_by_process = {}
-        own = self._frontend.metrics.registry
-        page = metrics_page(own, text_by_process, self._frontend.process)
+        metrics, process = self._frontend.metrics, self._frontend.process
+        metrics.ready.set(await self._frontend.unready_reason() is None)
+        page = await asyncio.to_thread(metrics_page, metrics.set, text_by_process, process)
         return Response(page, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     def _adapter_json(self, info: AdapterInfo) -> dict[str, Any]:

@@ -6,10 +6,9 @@ import asyncio
 import logging
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
-
 from galerne.errors import ConfigError
 from galerne.file_watch import FileWatch
+from galerne.metric_set import MetricSet
 from router.api.keys import ApiKeys, read_entries
 
 logger = logging.getLogger(__name__)
@@ -20,9 +19,7 @@ PERIOD_S = 1.0
 class KeyFiles:
     """The files of clients' keys and of operators' keys. Belongs to one event loop."""
 
-    def __init__(
-        self, clients: Path | None, admins: Path | None, registry: CollectorRegistry
-    ) -> None:
+    def __init__(self, clients: Path | None, admins: Path | None, metrics: MetricSet) -> None:
         """Read them; None: there is none of that kind.
 
         Raises:
@@ -31,16 +28,17 @@ class KeyFiles:
         self._clients, self._admins = clients, admins
         self._watch = FileWatch([path for path in (clients, admins) if path is not None])
         self.keys = ApiKeys(*self._read())
-        self._looks = Counter(
-            "galerne_api_key_file_looks", "Looks for changed key files.", registry=registry
+        self._looks = metrics.counter(
+            "galerne_api_key_file_looks_total", "Looks for changed key files."
         )
-        self._changes = Counter(
-            "galerne_api_key_file_changes",
+        self._changes = metrics.counter(
+            "galerne_api_key_file_changes_total",
             "Changes of key files, by whether the new content was taken or refused.",
-            ["outcome"],
-            registry=registry,
+            "outcome",
         )
-        self._known = Gauge("galerne_api_keys", "Keys that are let in.", registry=registry)
+        for outcome in ("taken", "refused"):  # from zero on: an alert watches for the first
+            self._changes.labels(outcome)
+        self._known = metrics.gauge("galerne_api_keys", "Keys that are let in.")
         self._known.set(len(self.keys))
 
     async def keep_fresh(self, period_s: float = PERIOD_S) -> None:

@@ -6,16 +6,20 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-
 from galerne.clock import Clock, MonotonicClock
-from galerne.errors import GalerneError
-from router.api.access import Lease
+from galerne.errors import GalerneError, OverloadedError
+from galerne.metric_set import OTHER, BoundedLabels, MetricSet
+from router.api.access import Lease, current_client
 from router.api.events import Accepted, EndReason, Event, Finished, TokensDelta, Usage
 
 _TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _INTER_TOKEN_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+_TOKEN_BUCKETS = (16, 64, 256, 1024, 4096, 16384, 65536, 262144)
 _DURATION_BUCKETS_S = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+MAX_CLIENTS = 100  # shown by name
+MAX_MODELS = 64
+_MAX_LIMITS = 16
 
 
 class FrontendMetrics:
@@ -23,65 +27,145 @@ class FrontendMetrics:
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = clock if clock is not None else MonotonicClock()
-        self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "galerne_requests",
-            "Requests by how they ended: a finish reason, disconnected, or a gRPC status.",
-            ["api", "outcome"],
-            registry=self.registry,
+        made = self.set = MetricSet(has_process=True)
+        self.registry = made.registry
+        self._clients = BoundedLabels(MAX_CLIENTS)
+        self._models = BoundedLabels(MAX_MODELS)
+        self._limits = BoundedLabels(_MAX_LIMITS)
+        self._create_times(made)
+        self._create_tokens(made)
+        self._create_accounts(made)
+        self.ready = made.gauge(
+            "galerne_ready", "1 if requests could be served when the page was read, as /ready says."
         )
-        self.running = Gauge(
-            "galerne_requests_running", "Requests of this frontend now.", registry=self.registry
+        self.http_responses = made.counter(
+            "galerne_http_responses_total",
+            "Answers by route, as the app names it, and status.",
+            "route",
+            "code",
         )
-        self.streams_moved = Counter(
-            "galerne_streams_moved",
+        self.streams_moved = made.counter(
+            "galerne_streams_moved_total",
             "Streams that went on at another gateway, or at a restarted one.",
-            registry=self.registry,
         )
-        self.streams_parked = Gauge(
+        self.streams_parked = made.gauge(
             "galerne_streams_parked",
             "Resumable streams without a client, running or ended, kept for their grace.",
-            registry=self.registry,
         )
-        self.streams_resumed = Counter(
-            "galerne_streams_resumed",
-            "Resumable streams that a client came back for.",
-            registry=self.registry,
+        self.streams_resumed = made.counter(
+            "galerne_streams_resumed_total", "Resumable streams that a client came back for."
         )
-        self.ttft_s = Histogram(
+
+    def _create_times(self, made: MetricSet) -> None:
+        self.requests = made.counter(
+            "galerne_requests_total",
+            "Requests by how they ended: a finish reason, disconnected, or a gRPC status.",
+            "api",
+            "outcome",
+        )
+        self.running = made.gauge("galerne_requests_running", "Requests of this frontend now.")
+        self.ttft_s = made.histogram(
             "galerne_time_to_first_token_seconds",
             "From the request's arrival to its first token.",
-            ["api"],
-            buckets=_TTFT_BUCKETS_S,
-            registry=self.registry,
+            _TTFT_BUCKETS_S,
+            "api",
         )
-        self.inter_token_s = Histogram(
+        self.inter_token_s = made.histogram(
             "galerne_inter_token_seconds",
             "Between the deltas of a choice, divided by their tokens.",
-            ["api"],
-            buckets=_INTER_TOKEN_BUCKETS_S,
-            registry=self.registry,
+            _INTER_TOKEN_BUCKETS_S,
+            "api",
         )
-        self.duration_s = Histogram(
+        self.duration_s = made.histogram(
             "galerne_request_duration_seconds",
             "From a request's arrival to its end.",
-            ["api"],
-            buckets=_DURATION_BUCKETS_S,
-            registry=self.registry,
+            _DURATION_BUCKETS_S,
+            "api",
         )
-        self.prompt_tokens = Counter(
-            "galerne_prompt_tokens", "Prompt tokens of ended requests.", registry=self.registry
+
+    def _create_tokens(self, made: MetricSet) -> None:
+        self.prompt_tokens = made.counter(
+            "galerne_prompt_tokens_total", "Prompt tokens of ended requests."
         )
-        self.cached_tokens = Counter(
-            "galerne_prompt_tokens_cached",
+        self.cached_tokens = made.counter(
+            "galerne_prompt_tokens_cached_total",
             "Prompt tokens of ended requests that came from the prefix cache.",
-            registry=self.registry,
         )
-        self.completion_tokens = Counter(
-            "galerne_completion_tokens",
-            "Generated tokens of ended requests.",
-            registry=self.registry,
+        self.completion_tokens = made.counter(
+            "galerne_completion_tokens_total", "Generated tokens of ended requests."
         )
+        self.prompt_sizes = made.histogram(
+            "galerne_request_prompt_tokens", "Prompt tokens of an ended request.", _TOKEN_BUCKETS
+        )
+        self.completion_sizes = made.histogram(
+            "galerne_request_completion_tokens",
+            "Generated tokens of an ended request, all choices together.",
+            _TOKEN_BUCKETS,
+        )
+
+    def _create_accounts(self, made: MetricSet) -> None:
+        self.limited = made.counter(
+            "galerne_requests_limited_total",
+            "Requests refused for now (429), by the limit: of a key, the frontend or a gateway.",
+            "limit",
+        )
+        for limit in ("frontend", "gateway"):  # from zero on: alerts watch for the first
+            self.limited.labels(self._limits.of(limit))
+        self._key_refusals = made.counter(
+            "galerne_key_refusals_total",
+            "Calls refused at the door: no key, wrong key, not an admin key.",
+            "reason",
+        )
+        for reason in ("no_key", "wrong_key", "not_an_admin_key"):
+            self._key_refusals.labels(reason)
+        self.client_requests = made.counter(
+            "galerne_client_requests_total",
+            f"Ended requests by name of the key; beyond {MAX_CLIENTS} names: {OTHER}.",
+            "client",
+        )
+        self.client_tokens = made.counter(
+            "galerne_client_tokens_total",
+            "Tokens of ended requests by name of the key: prompt or completion.",
+            "client",
+            "kind",
+        )
+        self.model_requests = made.counter(
+            "galerne_model_requests_total",
+            f"Requests let in, by model or adapter; beyond {MAX_MODELS} names: {OTHER}.",
+            "model",
+        )
+
+    def key_refused(self, reason: str) -> None:
+        """A call was not let in."""
+        self._key_refusals.labels(reason.replace(" ", "_")).inc()
+
+    def let_in(self, model: str) -> None:
+        """A request for a model that is served."""
+        self.model_requests.labels(self._models.of(model)).inc()
+
+    def note_limit(self, error: GalerneError) -> None:
+        """A request was refused."""
+        if error.status == OverloadedError.status:
+            what = error.what if isinstance(error, OverloadedError) else "gateway"
+            self.limited.labels(self._limits.of(what.replace(" ", "_"))).inc()
+
+    def used(self, client: str, usage: Usage) -> None:
+        """What an ended request took."""
+        self.prompt_tokens.inc(usage.prompt_tokens)
+        self.cached_tokens.inc(usage.cached_tokens)
+        self.completion_tokens.inc(usage.completion_tokens)
+        self.prompt_sizes.observe(usage.prompt_tokens)
+        self.completion_sizes.observe(usage.completion_tokens)
+        label = self._clients.of(client)
+        self.client_tokens.labels(label, "prompt").inc(usage.prompt_tokens)
+        self.client_tokens.labels(label, "completion").inc(usage.completion_tokens)
+
+    def ended(self, client: str, api: str, outcome: str, seconds: float) -> None:
+        """A request has ended."""
+        self.running.dec()
+        self.requests.labels(api, outcome).inc()
+        self.duration_s.labels(api).observe(seconds)
+        self.client_requests.labels(self._clients.of(client)).inc()
 
     @contextmanager
     def observe(self, api: str) -> Iterator[RequestMeter]:
@@ -110,6 +194,7 @@ class RequestMeter:
         self._metrics = metrics
         self._api = api
         self._inter_token_s = metrics.inter_token_s.labels(api)
+        self._client = current_client().name
         self._arrived_s = metrics.clock.now_s()
         self._last_s_by_choice: dict[int, float] = {}
         metrics.running.inc()
@@ -118,6 +203,8 @@ class RequestMeter:
         """The request ends with what was raised."""
         if self.outcome != EndReason.ERROR.value:  # closing the stream is then no news
             self.outcome = _outcome_of(error)
+            if isinstance(error, GalerneError):
+                self._metrics.note_limit(error)
 
     def see(self, event: Event) -> None:
         """Count what an event says."""
@@ -129,9 +216,7 @@ class RequestMeter:
             case Finished(reason=reason):
                 self.outcome = reason.value
             case Usage():
-                self._metrics.prompt_tokens.inc(event.prompt_tokens)
-                self._metrics.cached_tokens.inc(event.cached_tokens)
-                self._metrics.completion_tokens.inc(event.completion_tokens)
+                self._metrics.used(self._client, event)
             case Accepted():
                 self.outcome = "disconnected"  # unless an end comes
 
@@ -140,9 +225,8 @@ class RequestMeter:
         metrics = self._metrics
         if self.lease is not None:
             self.lease.release(self.outcome)
-        metrics.running.dec()
-        metrics.requests.labels(self._api, self.outcome).inc()
-        metrics.duration_s.labels(self._api).observe(metrics.clock.now_s() - self._arrived_s)
+        seconds = metrics.clock.now_s() - self._arrived_s
+        metrics.ended(self._client, self._api, self.outcome, seconds)
 
     def _see_tokens(self, choice: int, num_tokens: int) -> None:
         now_s = self._metrics.clock.now_s()

@@ -59,7 +59,7 @@ class Engine:
     ) -> None:
         """``on_deltas`` gets all deltas of a step at once, on the engine's thread."""
         self.drafting = drafting
-        self.metrics = EngineMetrics()
+        self.metrics = EngineMetrics(self.load)
         self.timer = LayerTimer()
         self._scheduler = scheduler
         self._pool = pool
@@ -251,6 +251,7 @@ class Engine:
             drafts = self.drafting.drafts(self._scheduler.decoding)
         with self.timer.part("schedule"):
             plan = self._scheduler.schedule(drafts)
+            self.metrics.queue.planned(plan.entries, self._clock.now_s())
         self._recorder.planned(self.num_steps, plan)
         deltas: list[TokenDelta] = []  # what is in here is published whatever happens
         logits = None
@@ -336,6 +337,7 @@ class Engine:
         self._leave_door(request)
         self._stepper.guide(request, sequences)
         self._loads.queued(sequences, arrived_s)
+        self.metrics.queue.queued(sequences, arrived_s)
         self._recorder.added(request)
         return sequences
 
@@ -357,6 +359,7 @@ class Engine:
             self._on_deltas(deltas)
             return True
         ended = self._scheduler.abort(request_id, choice)
+        self.metrics.queue.ended(ended)
         if ended:
             self._recorder.aborted(request_id, choice, [sequence.choice for sequence in ended])
         if not self._is_closed:  # else they go on at another gateway
@@ -383,13 +386,8 @@ class Engine:
         metrics.count_step(plan, deltas, now - started_s)
 
     def metrics_text(self) -> bytes:
-        """Prometheus text, gauges and the model's counters brought up to date."""
-        load, metrics = self.load(), self.metrics
-        metrics.running.set(load.running)
-        metrics.waiting.set(load.waiting)
-        metrics.kv_blocks_used.set(load.kv_blocks_used)
-        metrics.preemptions.set(load.preemptions)
-        metrics.prefix_hit_tokens.set(load.prefix_hit_tokens)
-        self._runner.report(metrics)
-        self.drafting.report(metrics)
+        """Prometheus text, the model's counters brought up to date."""
+        self.metrics.part_seconds.update(self.timer.snapshot())
+        self._runner.report(self.metrics)
+        self.drafting.report(self.metrics)
         return self.metrics.text()

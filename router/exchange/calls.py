@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from galerne.errors import GalerneError
 from galerne.ids import CallId, FrameId, ShardId
+from galerne.metric_set import TimeBuckets
 from router.exchange.dispatch import FrameRows, Ints
+
+ROUND_TRIP_BOUNDS_S: Final = (
+    *(0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02),
+    *(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +91,36 @@ class Call:
 
 
 @dataclass(slots=True)
+class LinkCounters:
+    """Totals of the link to one shard."""
+
+    frames: int = 0
+    rows: int = 0
+    suspicions: int = 0
+    late_answers: int = 0
+    refused_frames: int = 0
+    round_trips: TimeBuckets = field(default_factory=lambda: TimeBuckets(ROUND_TRIP_BOUNDS_S))
+
+
+@dataclass(slots=True)
 class SessionCounters:
-    """Totals since the start, for metrics."""
+    """Totals since a gateway's start, for metrics: sessions that follow each other share them."""
 
     rows_sent: int = 0
     rows_resent: int = 0
+    rows_hedged: int = 0  # of those: while the first shard may still answer
+    rows_local: int = 0  # computed in this process
     late_answers: int = 0
     duplicate_rows: int = 0
     suspicions: int = 0
     refused_frames: int = 0
+    by_shard: dict[ShardId, LinkCounters] = field(default_factory=dict)
+
+    def of(self, shard: ShardId) -> LinkCounters:
+        """Those of the link to one shard."""
+        return self.by_shard.setdefault(shard, LinkCounters())
+
+    def keep(self, shards: Iterable[ShardId]) -> None:
+        """Show no shards but these: names do not come back."""
+        kept = set(shards)
+        self.by_shard = {s: link for s, link in self.by_shard.items() if s in kept}

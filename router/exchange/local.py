@@ -37,11 +37,16 @@ class _Waiting:
 class LocalExperts:
     """Implements ``RoutedExperts`` with a bank that holds every expert."""
 
-    def __init__(self, bank: ExpertBank, shards: Iterable[ShardId]) -> None:
-        """``shards`` are the names under which the topology knows the bank."""
+    def __init__(
+        self,
+        bank: ExpertBank,
+        shards: Iterable[ShardId],
+        counters: SessionCounters | None = None,
+    ) -> None:
+        """``shards`` are the topology's names for the bank; ``counters`` are added to."""
         self.bank = bank
         self.links: Mapping[ShardId, LinkState] = dict.fromkeys(shards, LinkState.UP)
-        self.counters = SessionCounters()
+        self.counters = counters or SessionCounters()
 
     def interrupt(self) -> None:
         """See ``RoutedExperts``: nothing is waited for here."""
@@ -59,7 +64,7 @@ class LocalExperts:
     ) -> _Waiting:
         """See ``RoutedExperts``."""
         del micro_batch
-        self.counters.rows_sent += expert_ids.size
+        self.counters.rows_local += expert_ids.size
         return _Waiting(self.bank, layer, x, expert_ids, adapters)
 
     def abandon(self) -> None:

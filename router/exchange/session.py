@@ -41,8 +41,9 @@ class ExchangeSession:
         topology: Topology,
         config: ExchangeConfig,
         on_link_change: OnLinkChange | None = None,
+        counters: SessionCounters | None = None,
     ) -> None:
-        """All links start down; the transport reports them up."""
+        """All links start down; the transport reports them up. ``counters`` are added to."""
         self._topology = topology
         self._config = config
         self._links = LinkBook(topology.shards, on_link_change)
@@ -55,7 +56,8 @@ class ExchangeSession:
         self._next_frame = 0
         self._budget_rows = float(config.resend_burst_rows)
         self._budget_at_s: float | None = None  # when the budget was last topped up
-        self.counters = SessionCounters()
+        self.counters = counters or SessionCounters()
+        self._of_link = {shard: self.counters.of(shard) for shard in topology.shards}
 
     # -- events ------------------------------------------------------------------------------
 
@@ -94,13 +96,16 @@ class ExchangeSession:
         flight, call = self._take(shard, frame)
         if flight is None or call is None:
             self.counters.late_answers += 1
+            self._of_link[shard].late_answers += 1
             return None
         if num_rows != len(flight.slots):
             call.note_refusal(shard)
             self._doubt(call, flight)
-            self.counters.refused_frames += 1
+            self._note_refused(shard)
             return None
-        self._service[flight.shard].observe(num_rows, max(now_s - flight.sent_s, 0.0))
+        took_s = max(now_s - flight.sent_s, 0.0)
+        self._service[shard].observe(num_rows, took_s)
+        self._of_link[shard].round_trips.add(took_s)
         new = np.flatnonzero(~call.filled[flight.slots])
         self.counters.duplicate_rows += num_rows - len(new)
         call.filled[flight.slots] = True
@@ -114,7 +119,7 @@ class ExchangeSession:
         flight, call = self._take(shard, frame)
         if flight is None or call is None:
             return []
-        self.counters.refused_frames += 1
+        self._note_refused(shard)
         is_retired = isinstance(error, EpochRetiredError)  # says any shard, also an adopter
         if is_retired or (not error.is_retryable and self._replicas.are_placed(call, flight)):
             call.error = error
@@ -162,6 +167,7 @@ class ExchangeSession:
             flight.is_overdue = True  # its answer still counts if it comes
             if self._links.suspect(flight.shard):
                 self.counters.suspicions += 1
+                self._of_link[flight.shard].suspicions += 1
             self._doubt(call, flight)
         actions = self._resend(now_s)
         for call_id, call in self._calls.items():
@@ -262,6 +268,10 @@ class ExchangeSession:
     def _next_attempt(call: Call, flight: InFlight) -> None:
         call.attempt = min(max(call.attempt, flight.attempt + 1), _MAX_ATTEMPT)
 
+    def _note_refused(self, shard: ShardId) -> None:
+        self.counters.refused_frames += 1
+        self._of_link[shard].refused_frames += 1
+
     def _doubt(self, call: Call, flight: InFlight) -> None:
         self._next_attempt(call, flight)
         call.doubted.append(flight.slots)
@@ -286,7 +296,9 @@ class ExchangeSession:
             if len(paid):
                 self._budget_rows -= len(paid)
                 self._calls[call_id] = self._calls.pop(call_id)
-            actions += self._send(call_id, call, np.union1d(orphans, paid), now_s)
+            sent = self._send(call_id, call, np.union1d(orphans, paid), now_s)
+            self.counters.rows_hedged += sum(int(np.isin(a.rows.slots, paid).sum()) for a in sent)
+            actions += sent
         return actions
 
     def _send_to_owners(
@@ -372,3 +384,6 @@ class ExchangeSession:
     ) -> None:
         due = now_s + self._service[shard].deadline_s(len(slots), call.attempt)
         self._in_flight[frame] = InFlight(call_id, shard, slots, call.attempt, now_s, due)
+        link = self._of_link[shard]
+        link.frames += 1
+        link.rows += len(slots)

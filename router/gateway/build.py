@@ -21,6 +21,7 @@ from router.engine.scheduler import Scheduler
 from router.engine.stepper import Stepper
 from router.exchange.grpc_link import AddressBook
 from router.exchange.links import LinkState
+from router.exchange.metrics import show_exchange
 from router.gateway.adapters import GatewayAdapters
 from router.gateway.draft_head import find_head, head_block_bytes
 from router.gateway.experts import ExpertSources
@@ -123,6 +124,7 @@ def build_gateway(
         recorder,
         create_drafting(settings, head, runner, clock),
     )
+    show_exchange(engine.metrics.set, lambda: runner.exchange)
     switch = TopologySwitch(settings, sources, engine, runner, decoder)
     guides = GuideMaker(settings.checkpoint, config.vocab_size)
     root = settings.adapters_root

@@ -11,6 +11,7 @@ from galerne.clock import MonotonicClock
 from galerne.errors import ConfigError
 from galerne.hello import Hello
 from galerne.topology import LinkTransport, Topology
+from router.exchange.calls import SessionCounters
 from router.exchange.exchange import ExpertExchange
 from router.exchange.grpc_link import AddressBook
 from router.exchange.grpc_transport import GrpcTransport
@@ -48,6 +49,7 @@ class ExpertSources:
         self._book = book
         self._on_link_change = on_link_change
         self._incarnation = secrets.randbits(64)
+        self._counters = SessionCounters()  # of all that are made here
         self._adapters: dict[int, Adapter] = {}  # by key
         self._banks: weakref.WeakSet[ExpertBank] = weakref.WeakSet()  # of this process
 
@@ -77,7 +79,9 @@ class ExpertSources:
         if self._book is None:
             raise ConfigError("transport", topology.transport.value, "needs an address book")
         transport = self._transport(topology, self._book)
-        session = ExchangeSession(topology, self._settings.exchange, self._on_link_change)
+        session = ExchangeSession(
+            topology, self._settings.exchange, self._on_link_change, self._counters
+        )
         return ExpertExchange(session, transport, MonotonicClock())
 
     def _local(self, topology: Topology, on_progress: Callable[[int, int], None]) -> LocalExperts:
@@ -95,7 +99,7 @@ class ExpertSources:
         for adapter in list(self._adapters.values()):
             bank.add_adapter(adapter)
         self._banks.add(bank)
-        return LocalExperts(bank, topology.shards)
+        return LocalExperts(bank, topology.shards, self._counters)
 
     def _transport(self, topology: Topology, book: AddressBook) -> Transport:
         settings = self._settings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import grpc
@@ -11,6 +11,7 @@ from galerne.hello import SERVICE_OPTIONS
 from galerne.ids import ShardId
 from galerne.internal_tls import add_port
 from galerne.loop_thread import grpc_loop
+from galerne.topology import Topology
 from galerne.topology_codec import encode_topology
 from galerne.v1 import internal_pb2 as internal
 from galerne.v1 import internal_pb2_grpc
@@ -21,6 +22,7 @@ from router.exchange.grpc_link import AddressBook
 from router.exchange.links import LinkState
 from router.gateway.build import Progress, build_gateway
 from router.gateway.codec import encode_facts, encode_load
+from router.gateway.metrics import show_gateway
 from router.gateway.service import DeltaHub, GatewayServicer
 from router.gateway.settings import GatewaySettings
 
@@ -55,6 +57,7 @@ class GatewayHost:
         self.engine = self._built.engine
         self.facts = self._built.facts
         self.num_kv_tokens = self._built.num_kv_tokens
+        show_gateway(self.engine.metrics.set, self)
         self.engine.start()
         self._server, port = grpc_loop().run(self._serve(), _TIMEOUT_S)
         self.address = f"{settings.host}:{port}"
@@ -78,6 +81,26 @@ class GatewayHost:
         """State of every link that serves."""
         return self._built.runner.exchange.links
 
+    @property
+    def topology(self) -> Topology:
+        """What is served."""
+        return self.switch.topology
+
+    @property
+    def unready_reason(self) -> str | None:
+        """See ``Engine.unready_reason``."""
+        return self.engine.unready_reason()
+
+    @property
+    def num_parked(self) -> int:
+        """Streams that are kept for a client to come back."""
+        return self.hub.held.num_parked
+
+    @property
+    def adapter_ids(self) -> Collection[str]:
+        """Adapters that are loaded."""
+        return self.adapters.ids
+
     def _describe(self, request: internal.DescribeGatewayRequest) -> internal.GatewayDescription:
         description = self.describe(request.with_metrics)
         if request.with_topology:
@@ -95,7 +118,7 @@ class GatewayHost:
             links={shard: state.value for shard, state in self.links.items()},
             max_num_seqs=topology.max_num_seqs,
             max_batched_tokens=topology.max_batched_tokens,
-            unready_reason=self.engine.unready_reason() or "",
+            unready_reason=self.unready_reason or "",
             steps=self.engine.num_steps,
             epoch=topology.epoch,
             metrics=self.engine.metrics_text() if with_metrics else b"",
@@ -107,7 +130,7 @@ class GatewayHost:
         return replace(
             self.engine.load_totals(),
             seconds_by_part=self._seconds_by_part(),
-            parked=self.hub.held.num_parked,
+            parked=self.num_parked,
         )
 
     def _seconds_by_part(self) -> dict[str, float]:

@@ -65,7 +65,7 @@ class GatewayPool:
         self._token = cluster_token
         self._failover_wait_s = failover_wait_s
         self._wake_wait_s = wake_wait_s
-        self._num_held = 0  # streams that wait for a gateway
+        self.num_held = 0  # streams that wait for a gateway
         self._is_wanted = asyncio.Event()
         self._members: dict[GatewayId, Member] = {}
         self._aside: dict[GatewayId, Member] = {}  # lost; back when they answer again
@@ -80,6 +80,7 @@ class GatewayPool:
         self._is_closed = False
         self._given_up = ""  # why nothing is served any more
         self._on_stream_moved = on_stream_moved
+        self.num_turns = {"roster": 0, "probe": 0}  # of the loops, for those who watch them
 
     async def start(self, timeout_s: float) -> None:
         """Find a gateway and learn the model; then keep the roster fresh in the background.
@@ -244,7 +245,7 @@ class GatewayPool:
 
     async def _until_member(self, record: StreamRecord) -> None:
         started_s = self._now_s()
-        self._num_held += 1
+        self.num_held += 1
         try:
             while not self._members and not record.is_unwanted:
                 wait_s = self._wake_wait_s if self._roster.pause else self._failover_wait_s
@@ -256,7 +257,7 @@ class GatewayPool:
                 await self._probe_aside()
                 self._check_goes_on(record)
         finally:
-            self._num_held -= 1
+            self.num_held -= 1
 
     def give_up(self, reason: str | None) -> None:
         """End what runs and refuse what comes, for a reason; None: serve again."""
@@ -367,6 +368,7 @@ class GatewayPool:
 
     async def _keep_fresh(self) -> None:
         while True:
+            self.num_turns["roster"] += 1
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(REFRESH_S):
                     await self._is_wanted.wait()  # sooner: streams wait for a gateway
@@ -374,8 +376,8 @@ class GatewayPool:
             self._is_wanted.clear()
             try:
                 await asyncio.wait_for(self.refresh(), CALL_TIMEOUT_S)
-                if self._num_held and self._roster.pause:
-                    await asyncio.wait_for(self._directory.demand(self._num_held), CALL_TIMEOUT_S)
+                if self.num_held and self._roster.pause:
+                    await asyncio.wait_for(self._directory.demand(self.num_held), CALL_TIMEOUT_S)
             except Exception as error:  # noqa: BLE001 - border: the controller may be away
                 logger.warning("roster_refresh_failed reason=%s", error)
 
@@ -383,6 +385,7 @@ class GatewayPool:
         """A gateway that hangs, or is cut off, ends no connection: it is noticed by its silence."""
         while True:
             await asyncio.sleep(PROBE_S)
+            self.num_turns["probe"] += 1
             busy = [member for member in self._members.values() if member.in_flight]
             await asyncio.gather(self._probe_aside(), *(member.probe() for member in busy))
             for member in busy:

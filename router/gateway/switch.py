@@ -211,6 +211,7 @@ class TopologySwitch:
         set_spin(owns_cores=topology.transport is LinkTransport.LOCAL)
         self._engine.reconfigure(topology.epoch, scheduler_limits(self._settings, topology))
         self.topology = topology
+        prepared.experts.counters.keep(topology.shards)
 
     def abort(self, epoch: Epoch) -> None:
         """Give up what was prepared for an epoch; nothing else changes. May be repeated."""

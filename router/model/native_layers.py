@@ -232,7 +232,7 @@ class _Step:
         if self._adapters is not None:
             self._layers.point_to(experts, self._adapters)
         num_layers, top_k = len(self._layers.layers), self._layers.config.num_experts_per_tok
-        experts.counters.rows_sent += self._num_tokens * top_k * num_layers
+        experts.counters.rows_local += self._num_tokens * top_k * num_layers
         for name, seconds in zip(LOCAL_PARTS, local.run(self._step, x), strict=True):
             timer.add(name, seconds)
         return x

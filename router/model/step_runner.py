@@ -12,7 +12,6 @@ from router.engine.plan import StepPlan
 from router.engine.preparing import NoImages, Preparer
 from router.engine.request import GenerationRequest
 from router.engine.stepper import Stepper
-from router.exchange.links import LinkState
 from router.model.image_encoder import ImageEncoder
 from router.model.runner import ModelRunner, PagedRunner, SequenceChunk
 from shards.adapters.adapter import key_of
@@ -70,18 +69,11 @@ class StepRunner:
         return self.model.unready_reason()
 
     def report(self, metrics: EngineMetrics) -> None:
-        """Bring part times, exchange totals and link states up to date."""
+        """Bring part times and what images have cost up to date."""
         if self.model.images is not None:
             self._report_images(self.model.images, metrics)
-        if not isinstance(self.model, PagedRunner):
-            return
-        for part, seconds in self.model.timer.snapshot().items():
-            metrics.part_seconds.labels(part).inc(self._since_report(part, seconds))
-        counters = self.model.exchange.counters
-        for name in counters.__slots__:
-            metrics.exchange_rows.labels(name).set(getattr(counters, name))
-        for shard, state in self.model.exchange.links.items():
-            metrics.link_up.labels(shard).set(state is not LinkState.DOWN)
+        if isinstance(self.model, PagedRunner):
+            metrics.part_seconds.update(self.model.timer.snapshot())
 
     def _report_images(self, images: ImageEncoder, metrics: EngineMetrics) -> None:
         counters = images.counters

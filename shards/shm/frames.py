@@ -116,9 +116,15 @@ def _read(ring: RingReader, at: tuple[int, int], kind: FrameKind, incarnation: i
     return _Record(header, is_a == _ADAPTED, groups, start + _RECORD.size, end, us)
 
 
-def read_request(
-    ring: RingReader, at: tuple[int, int], incarnation: int
-) -> tuple[FrameHeader, RequestRows]:
+class Request(NamedTuple):
+    """A frame to compute, out of a ring."""
+
+    header: FrameHeader
+    rows: RequestRows
+    age_s: float  # how long it has been there
+
+
+def read_request(ring: RingReader, at: tuple[int, int], incarnation: int) -> Request:
     """The request that lies ``at``; its tokens are a view, valid until the ring is freed.
 
     ``incarnation`` is that of the gateway whose ring it is.
@@ -142,7 +148,7 @@ def read_request(
         keys = np.frombuffer(ring.memory.map, "<u8", header.num_tokens, keys_at).copy()
     rows = RequestRows(tokens, experts, counts, row_token, keys)
     check_request(header, rows)
-    return header, rows
+    return Request(header, rows, _age_s(record.written_us))
 
 
 class Reply(NamedTuple):
@@ -163,8 +169,11 @@ def read_reply(ring: RingReader, at: tuple[int, int]) -> Reply:
     header = record.header
     _check_fits(record.content, header.num_rows, header, record.end)
     rows = _view(ring.memory.map, record.content, header.num_rows, header).clone()
-    age_us = (_now_us() - record.written_us) % (1 << 32)
-    return Reply(FrameId(header.frame), rows, age_us / 1e6)
+    return Reply(FrameId(header.frame), rows, _age_s(record.written_us))
+
+
+def _age_s(written_us: int) -> float:
+    return (_now_us() - written_us) % (1 << 32) / 1e6
 
 
 def _now_us() -> int:

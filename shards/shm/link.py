@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 
@@ -60,9 +61,9 @@ class SharedLink:
         jobs: list[Job] = []
         try:
             while not self.is_broken and (at := self.requests.next()) is not None:
-                header, rows = read_request(self.requests, at, self._incarnation)
+                header, rows, age_s = read_request(self.requests, at, self._incarnation)
                 if header.epoch in self.epochs:
-                    jobs.append(Job(header, rows, self))
+                    jobs.append(Job(header, rows, self, time.monotonic() - age_s))
                 else:
                     self.refuse(header, wrong_epoch(self.epochs, header.epoch))
         except Exception as error:  # border of the thread: no peer may end it

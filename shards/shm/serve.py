@@ -27,7 +27,7 @@ class _Served(ctypes.Structure):
         *((name, _SIZE) for name in ("family", "num_threads", "hidden", "num_layers")),
         *((name, _SIZE) for name in ("num_links", "num_epochs", "memory_bytes")),
         *((name, _POINTER) for name in ("layers", "links", "epochs", "memory", "bell")),
-        *((name, _POINTER) for name in ("expert_rows", "totals", "passes", "bounds")),
+        *((name, _POINTER) for name in ("expert_rows", "totals", "passes", "waits", "bounds")),
         *((name, _SIZE) for name in ("num_bounds", "num_experts", "memory_wanted")),
     )
 
@@ -65,6 +65,7 @@ class RingServer:
             expert_rows=metrics.expert_rows.ctypes.data,
             totals=metrics.totals.ctypes.data,
             passes=metrics.passes.ctypes.data,
+            waits=metrics.waits.ctypes.data,
             bounds=metrics.bounds_ns.ctypes.data,
             num_bounds=len(metrics.bounds_ns),
             num_experts=num_experts,

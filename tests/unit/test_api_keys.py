@@ -11,11 +11,11 @@ from contextlib import suppress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry
 
 from galerne.clock import VirtualClock
 from galerne.errors import ConfigError, UnauthenticatedError
 from galerne.file_watch import FileWatch
+from galerne.metric_set import MetricSet
 from helpers.waiting import until
 from router.api.access import ADMIN_RPCS, Access, current_client
 from router.api.audit import REFUSALS_PER_MIN, AuditLog
@@ -264,14 +264,14 @@ def test_new_content_counts_once_it_has_stood_still_and_only_once(tmp_path):
 
 
 async def test_keys_are_rotated_while_they_are_used_and_a_slip_locks_nobody_out(tmp_path):
-    file, registry = tmp_path / "keys", CollectorRegistry()
+    file, metrics = tmp_path / "keys", MetricSet()
     file.write_text("old name=ci\n")
-    files = KeyFiles(file, None, registry)
+    files = KeyFiles(file, None, metrics)
     task = asyncio.create_task(files.keep_fresh(0.01))
 
     def changes(outcome):
         name = "galerne_api_key_file_changes_total"
-        return registry.get_sample_value(name, {"outcome": outcome}) or 0
+        return metrics.registry.get_sample_value(name, {"outcome": outcome}) or 0
 
     owner = files.keys.owner(bearer("old"))
     file.write_text("new name=ci\n")
@@ -282,5 +282,5 @@ async def test_keys_are_rotated_while_they_are_used_and_a_slip_locks_nobody_out(
     file.write_text("")
     await until(lambda: changes("refused") == 1)
     assert files.keys.check(bearer("new")) is not ANYONE
-    assert registry.get_sample_value("galerne_api_key_file_looks_total") >= 4
+    assert metrics.registry.get_sample_value("galerne_api_key_file_looks_total") >= 4
     task.cancel()

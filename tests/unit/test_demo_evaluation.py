@@ -136,20 +136,16 @@ def test_languages_are_counted_over_facts_only():
     assert {name: score.share for name, score in by_language(graded).items()} == {"fr": 0.5}
 
 
-PAGE = b"""# TYPE galerne_shard_expert_tokens_total counter
-galerne_shard_expert_tokens_total{layer="0",expert="1",process="shard-0"} 6
-galerne_shard_expert_tokens_total{layer="0",expert="1",process="shard-1"} 2.0
-galerne_shard_expert_tokens_total{layer="1",expert="3",process="shard-1"} 4.0
-galerne_shard_rows_total 99.0
-"""
+@pytest.mark.parametrize("num_experts", [4, 5])
+def test_the_load_of_all_shards_is_read_and_must_be_of_this_model(num_experts):
+    asked = []
 
-
-def test_loads_of_all_shards_are_added_up():
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
+            asked.append((self.path, self.headers["Authorization"]))
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(PAGE)
+            self.wfile.write(json.dumps({"rows_total": [[0, 8, 0, 0], [0, 0, 0, 4]]}).encode())
 
         def log_message(self, *_):
             pass
@@ -157,9 +153,15 @@ def test_loads_of_all_shards_are_added_up():
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.handle_request)
         thread.start()
-        load = read_load(f"http://127.0.0.1:{server.server_port}/metrics", 2, 4)
+        url = f"http://127.0.0.1:{server.server_port}"
+        if num_experts == 4:
+            load = read_load(url, 2, num_experts, "sesame")
+            assert load.tolist() == [[0, 8, 0, 0], [0, 0, 0, 4]]
+        else:
+            with pytest.raises(ValueError, match=r"\(2, 4\) of 2 layers with 5 experts"):
+                read_load(url, 2, num_experts, "sesame")
         thread.join()
-    assert load.tolist() == [[0, 8, 0, 0], [0, 0, 0, 4]]
+    assert asked == [("/cluster/experts", "Bearer sesame")]
 
 
 def test_a_layer_is_described_by_its_hottest_expert_and_fullest_shard():

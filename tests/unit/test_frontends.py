@@ -5,7 +5,6 @@ import asyncio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, generate_latest
 
 from cluster.control.frontends import GONE_AFTER_S, FrontendBook
 from cluster.ingress.busy import BusyMeter
@@ -13,6 +12,7 @@ from cluster.ingress.frontend_policy import BUSY, LAG_S
 from cluster.ingress.leaving import SILENT_AFTER_S, HealthChecks
 from cluster.ingress.replicas import is_frontend
 from galerne.clock import VirtualClock
+from galerne.metric_set import MetricSet
 from helpers.waiting import until
 from router.api.metrics_page import metrics_page
 from router.api.peers import DrainFacts, FrontendNews
@@ -115,9 +115,9 @@ def test_an_order_outlives_the_controller_in_those_who_have_carried_it_out(book)
 
 
 def test_metrics_of_every_frontend_are_shown_once_and_never_go_back(clock, book):
-    own = CollectorRegistry()
-    book.hear("a", FrontendNews(metrics=b"x 3.0\n"))
-    book.hear("b", FrontendNews(metrics=b"x 4.0\n"))
+    own = MetricSet()
+    book.hear("a", FrontendNews(metrics=b"# TYPE x gauge\nx 3.0\n"))
+    book.hear("b", FrontendNews(metrics=b"# TYPE x gauge\nx 4.0\n"))
     page = metrics_page(own, book.metrics(), "frontend-0").decode()
     assert 'x{process="frontend-0"} 3.0' in page
     assert 'x{process="frontend-1"} 4.0' in page
@@ -127,13 +127,13 @@ def test_metrics_of_every_frontend_are_shown_once_and_never_go_back(clock, book)
 
 
 async def test_a_busy_process_and_a_late_loop_are_told_apart():
-    registry = CollectorRegistry()
-    meter = BusyMeter(registry)
+    metrics = MetricSet()
+    meter = BusyMeter(metrics)
     assert meter.latest == {BUSY: 0.0, LAG_S: 0.0}
     watching = asyncio.create_task(meter.watch(0.2, 0.01))
 
     def looks():
-        return registry.get_sample_value("galerne_frontend_busy_looks_total")
+        return metrics.registry.get_sample_value("galerne_frontend_busy_looks_total")
 
     await until(lambda: looks() >= 1)
     idle = meter.latest
@@ -144,7 +144,7 @@ async def test_a_busy_process_and_a_late_loop_are_told_apart():
     watching.cancel()
     assert meter.latest[BUSY] > idle[BUSY]
     assert meter.latest[LAG_S] > 0.01  # each turn of the other task takes 0.05 s
-    assert b"galerne_frontend_busy_cores" in generate_latest(registry)
+    assert b"galerne_frontend_busy_cores" in metrics.text()
 
 
 async def _spin(seconds):

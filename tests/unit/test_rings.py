@@ -137,7 +137,7 @@ def test_a_request_arrives_as_it_was_sent(has_adapters):
     )
     with Ring() as ring:
         assert write_request(ring.writer, header, rows, frame.tokens)
-        found, read = read_request(ring.reader, ring.reader.next(), INCARNATION)
+        found, read, _ = read_request(ring.reader, ring.reader.next(), INCARNATION)
         assert replace(found, flags=0, incarnation=0) == header
         assert found.incarnation == INCARNATION
         assert torch.equal(read.tokens, source[torch.from_numpy(frame.tokens)])

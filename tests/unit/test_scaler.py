@@ -133,7 +133,7 @@ def create_scaler(world, *, is_auto=True, objectives=None, **config):
     )
     clock, metrics = Clock(), ControlMetrics()
     scaler = Scaler(
-        *(plan, world, world, EventLog(), ScalerMetrics(metrics.registry)),
+        *(plan, world, world, EventLog(), ScalerMetrics(metrics.set)),
         is_auto=is_auto,
         now_s=clock,
     )

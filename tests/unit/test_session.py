@@ -64,7 +64,13 @@ def test_hung_shard_is_suspected_at_its_deadline_and_its_rows_go_to_the_replica(
     assert second.shard == B
     assert gateway.answer(second) is not None
     assert gateway.answer(first) is None
-    assert gateway.session.counters.duplicate_rows == 1
+    counters = gateway.session.counters
+    assert counters.duplicate_rows == 1
+    assert (counters.rows_resent, counters.rows_hedged) == (1, 1)
+    links = counters.by_shard
+    assert (links[A].suspicions, links[B].suspicions) == (1, 0)
+    assert (links[A].frames, links[B].frames) == (1, 2)
+    assert [dict(link.round_trips.read().cumulative)["+Inf"] for link in links.values()] == [1, 2]
     assert gateway.session.is_complete(call)
 
 

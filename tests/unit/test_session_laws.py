@@ -144,7 +144,15 @@ class SessionMachine(RuleBasedStateMachine):
             + config.resend_rows_per_s * (gateway.now_s - self.started_s)
         )
         assert gateway.rows_resent <= earned + gateway.rows_owed + 1e-6
-        assert gateway.session.counters.rows_resent == gateway.rows_resent
+        counters = gateway.session.counters
+        assert counters.rows_resent == gateway.rows_resent
+        assert 0 <= counters.rows_hedged <= counters.rows_resent
+        links = counters.by_shard.values()
+        assert sum(link.rows for link in links) == gateway.rows_sent
+        assert sum(link.frames for link in links) == len(gateway.sent)
+        assert sum(link.late_answers for link in links) == counters.late_answers
+        assert sum(link.suspicions for link in links) == counters.suspicions
+        assert sum(link.refused_frames for link in links) == counters.refused_frames
 
     def teardown(self):
         """Whatever happened: shards that are back and well complete every call in time."""

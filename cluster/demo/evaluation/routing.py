@@ -1,15 +1,14 @@
-"""How the gate spread the rows, out of a server's own metrics."""
+"""How the gate spread the rows, as a server's controller has it."""
 
 from __future__ import annotations
 
+import json
 import urllib.request
 from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from prometheus_client.parser import text_string_to_metric_families
 
-METRIC: Final = "galerne_shard_expert_tokens_total"
 TIMEOUT_S: Final = 20.0
 
 
@@ -23,20 +22,27 @@ class LayerLoad(NamedTuple):
     shards_over_mean: float  # busiest shard over the mean, experts placed evenly in order
 
 
-def read_load(url: str, num_layers: int, num_experts: int) -> npt.NDArray[np.int64]:
-    """``[L, E]`` rows that each expert has computed since the server started.
+def read_load(
+    url: str, num_layers: int, num_experts: int, api_key: str = ""
+) -> npt.NDArray[np.int64]:
+    """``[L, E]`` rows that each expert has computed since the shards started.
+
+    Args:
+        url: Of the server, without a path.
+        num_layers: L.
+        num_experts: E.
+        api_key: Of a client; empty: the server asks for none.
 
     Raises:
         OSError: Nothing answers at ``url``.
+        ValueError: What answers says something else.
     """
-    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
-        text = answer.read().decode()
-    load = np.zeros((num_layers, num_experts), dtype=np.int64)
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            if sample.name == METRIC:
-                place = int(sample.labels["layer"]), int(sample.labels["expert"])
-                load[place] += int(sample.value)
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    request = urllib.request.Request(f"{url}/cluster/experts", headers=headers)
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+        load = np.array(json.load(answer).get("rows_total", ()), np.int64)
+    if load.shape != (num_layers, num_experts):
+        raise ValueError(f"rows {load.shape} of {num_layers} layers with {num_experts} experts")
     return load
 
 

@@ -25,8 +25,9 @@ struct Served {
   char* memory;
   Bell* bell;
   int64_t* expert_rows;       // [num_layers, num_experts]; as the next two, added to
-  int64_t* totals;            // [3] frames, rows, nanoseconds
+  int64_t* totals;            // [4] frames, rows, nanoseconds computed, and waited
   int64_t* passes;            // [num_bounds + 1] by how long they took
+  int64_t* waits;             // [num_bounds + 1] by how long the frame lay in its ring before
   const int64_t* bounds;      // [num_bounds] nanoseconds, ascending
   int64_t num_bounds, num_experts;
   int64_t memory_wanted;      // what a frame needed that found too little
@@ -87,6 +88,7 @@ bool serve(Served& s, const ServedLink& link, const Record* shared, int64_t byte
   if (!reply) return false;
 
   const int64_t started = clock_ns();
+  const int64_t waited = int64_t{clock_us() - r.written_us} * 1000;
   const bf16* const x =
       reinterpret_cast<const bf16*>(reinterpret_cast<const char*>(shared) + data);
   bf16* const out = reinterpret_cast<bf16*>(reply + sizeof(Record));
@@ -118,7 +120,12 @@ bool serve(Served& s, const ServedLink& link, const Record* shared, int64_t byte
   s.totals[0] += 1;
   s.totals[1] += r.num_rows;
   s.totals[2] += ns;
-  s.passes[std::lower_bound(s.bounds, s.bounds + s.num_bounds, ns) - s.bounds] += 1;
+  s.totals[3] += waited;
+  const auto bucket = [&](int64_t of) {
+    return std::lower_bound(s.bounds, s.bounds + s.num_bounds, of) - s.bounds;
+  };
+  s.passes[bucket(ns)] += 1;
+  s.waits[bucket(waited)] += 1;
   return true;
 }
 

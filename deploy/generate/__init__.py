@@ -1,0 +1,1 @@
+"""Makes the files that follow from code: ``make generated``."""
