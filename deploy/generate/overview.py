@@ -221,6 +221,21 @@ _PROCESSES: Final = Row(
             text="Cores.",
             width=12,
         ),
+        Panel(
+            title="Cores that frontends take",
+            queries={
+                "{{process}}": "galerne_frontend_busy_cores",
+                "frontends": "sum(galerne_frontends)",
+            },
+            text="One is saturated near 1; Serve starts another before.",
+            width=12,
+        ),
+        Panel(
+            title="Frontends come late to what is due",
+            queries={"{{process}}": "galerne_frontend_loop_lag_seconds"},
+            unit="s",
+            width=12,
+        ),
     ),
 )
 

@@ -82,6 +82,8 @@ def test_every_metric_is_on_a_dashboard_or_watched_by_an_alert_or_said_not_to_be
     assert unseen == {
         "galerne_api_key_file_looks_total",  # loops: a file is looked at, or its change is not seen
         "galerne_tls_certificate_looks_total",
+        "galerne_frontend_beats_total",
+        "galerne_frontend_busy_looks_total",
         "galerne_api_keys",
         "galerne_client_requests_total",
         "galerne_engine_finished_total",
