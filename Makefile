@@ -6,7 +6,7 @@ UV := .venv/bin/uv
 FIND_LINKS := $(shell python3 -m pip config get global.find-links 2>/dev/null || true)
 UV_INSTALL = $(UV) pip install -q -p $(PY) $(addprefix --find-links ,$(FIND_LINKS))
 
-.PHONY: install dev demo serve test check bench bench-kernels bench-claim bench-http bench-context bench-long bench-against bench-structured bench-prediction bench-auto bench-regret bench-simulator bench-speculation bench-startup test-pages screenshots defects identity faults switching layer-kills sim fuzz hosts proto lock sizing bench-frontends bench-scrape dashboards generated prometheus
+.PHONY: install dev demo trace serve test check bench bench-kernels bench-claim bench-http bench-context bench-long bench-against bench-structured bench-prediction bench-auto bench-regret bench-simulator bench-speculation bench-startup test-pages screenshots defects identity faults switching layer-kills sim fuzz hosts proto lock sizing bench-frontends bench-scrape dashboards generated prometheus
 
 .venv/installed: pyproject.toml deploy/build_hook.py $(wildcard shards/kernels/native/*.cpp shards/kernels/native/*.h)
 	python3 -m venv .venv
@@ -24,6 +24,10 @@ dev: .venv/dev
 
 demo: .venv/installed
 	.venv/bin/galerne demo
+
+# One prompt to a server of its own, and where its time went. ARGS: flags of galerne trace.
+trace: .venv/installed
+	.venv/bin/galerne trace $(ARGS)
 
 serve: .venv/installed
 	.venv/bin/galerne serve

@@ -17,16 +17,20 @@ from cluster.ingress.frontend_scaling import FrontendSettings
 from cluster.planning.scaler_config import ScalerConfig
 from galerne.errors import ConfigError
 from galerne.internal_tls import DEFAULT_NAME
+from galerne.logs import LogSettings
 from router.api.image_urls import ImageUrlPolicy
 from router.engine.speculation.policy import MAX_DRAFT_TOKENS
+from router.tracing.settings import TracingSettings
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 # Flags that are settings of a mapping: what stands before and after the setting's name.
 _GROUPS = (
     ("internal_tls_", "internal_tls", ""),
     ("tls_", "tls", ""),
+    ("trace_", "tracing", ""),
     ("", "frontends", "_frontends"),
 )
+_TRACING = TracingSettings(endpoint="file:///defaults")
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(k|m|g|ki|mi|gi)?b?", re.IGNORECASE)
 
 
@@ -81,6 +85,44 @@ class InternalTlsSettings(BaseModel):
     key: Path = Field(description="its private key, without a passphrase")
     ca: Path = Field(description="CA of all of them")
     name: str = Field(DEFAULT_NAME, min_length=1, description="DNS name that they all carry")
+
+
+class TracingConfig(BaseModel):
+    """Traces of requests by OpenTelemetry; see ``router.tracing.settings``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    endpoint: str = Field(
+        description="where traces go: grpc://HOST:PORT or http://HOST:PORT of an OTLP collector "
+        "(grpcs, https with TLS), or file:///DIRECTORY for JSON lines; unset: nothing is traced"
+    )
+    sample_ratio: float = Field(
+        _TRACING.sample_ratio,
+        description="share of requests that are traced whose caller does not say (traceparent)",
+    )
+    slow_s: float = Field(
+        _TRACING.slow_s,
+        description="a request that waited longer for a token is kept, sampled or not, as is one "
+        "that failed or was retried",
+    )
+    buffer_steps: int = Field(
+        _TRACING.buffer_steps,
+        description="steps whose details a gateway holds until their requests have ended",
+    )
+
+    @property
+    def settings(self) -> TracingSettings:
+        """As processes get them.
+
+        Raises:
+            ConfigError: A setting is wrong.
+        """
+        return TracingSettings(**self.model_dump())
+
+    @model_validator(mode="after")
+    def _check(self) -> TracingConfig:
+        _ = self.settings  # names what is wrong
+        return self
 
 
 class ServeConfig(BaseModel):
@@ -215,6 +257,15 @@ class ServeConfig(BaseModel):
         description="directory of LoRA adapters (PEFT format, one directory each) that may be "
         "loaded while it serves; at the same path on every node",
     )
+    tracing: TracingConfig | None = Field(
+        None, description="traces of requests: endpoint, sample_ratio, slow_s; unset: none"
+    )
+    log_format: Literal["logfmt", "json"] = Field(
+        "logfmt", description="of the log of every process: one event a line"
+    )
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = Field(
+        "warning", description="what is logged; galerne log-level changes it while it serves"
+    )
     drain_s: float = Field(30.0, ge=0, description="seconds running requests get at shutdown")
     start_timeout_s: float = Field(600.0, gt=0, description="seconds all parts get to start")
 
@@ -223,6 +274,16 @@ class ServeConfig(BaseModel):
         """The autoscaler's, as the decision takes it."""
         told = {field.name: getattr(self.autoscaler, field.name) for field in fields(ScalerConfig)}
         return ScalerConfig(**told | {"idle_to_zero_s": self.idle_to_zero_s})
+
+    @property
+    def logs(self) -> LogSettings:
+        """How every process logs."""
+        return LogSettings(format=self.log_format, level=self.log_level)
+
+    @property
+    def traces(self) -> TracingSettings | None:
+        """What every process that makes spans is told; None: nothing is traced."""
+        return None if self.tracing is None else self.tracing.settings
 
     @property
     def image_urls(self) -> ImageUrlPolicy:

@@ -129,6 +129,11 @@ class RayDirectory:
         info: AdapterInfo = await self._ask("unload_adapter", name, deadline_s, timeout_s=timeout_s)
         return info
 
+    async def set_log_level(self, level: str, part: str) -> Sequence[str]:
+        """See ``ClusterPort``."""
+        parts: Sequence[str] = await self._ask("set_log_level", level, part)
+        return parts
+
     async def events(self, after: int) -> Sequence[EventFacts]:
         """See ``ClusterPort``."""
         events: Sequence[EventFacts] = await self._ask("events", after)

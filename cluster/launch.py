@@ -18,6 +18,7 @@ from cluster.actors.launch_spec import NAMESPACE, LaunchSpec
 from cluster.actors.shard import ExpertShard
 from cluster.control.standing import Spread, Standing
 from cluster.nodes import HEAD_RESOURCE, alive_nodes, node_by_part
+from galerne import logs
 from galerne.errors import ConfigError
 from galerne.topology import Topology
 from shards.cores import PASSIVE_POOLS
@@ -58,6 +59,7 @@ class Deployment:
         ).remote(spec)
         for part in self._parts:
             self._create(part, self._homes[part], topology)
+        self._log_level: str | None = None  # that was asked for since the start
         self._is_stopping = threading.Event()
         self._follower = threading.Thread(target=self._follow, name="deployment", daemon=True)
 
@@ -135,6 +137,9 @@ class Deployment:
                 wanted = ray.get(answer, timeout=_REPORT_TIMEOUT_S)
                 self._known = wanted.standing
                 self._adjust(wanted.parts, wanted.spread)
+                if wanted.log_level not in (None, self._log_level):
+                    self._log_level = wanted.log_level
+                    logs.set_level(self._log_level)
             except Exception as error:  # noqa: BLE001 - border to Ray: the controller is away
                 logger.warning("follow_failed reason=%r", error)
 

@@ -242,6 +242,8 @@ def plan_serving(
         speculation=speculation,
         record=None if config.record is None else config.record.resolve(),
         adapters=_adapters_root(config),
+        tracing=config.traces,
+        logs=config.logs,
     )
     return ServePlan(
         spec=spec,

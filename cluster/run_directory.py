@@ -82,7 +82,7 @@ class RunDirectory:
     def close_unless_in_use(self) -> None:
         """Remove it, unless a proxy that outlives us has its files here; says so then."""
         if any(self.haproxy_dir.iterdir()):
-            logger.warning("run_directory_kept path=%s reason=a Serve that goes on", self.path)
+            logger.warning("run_directory_in_use path=%s", self.path)
         else:
             self.close()
 

@@ -141,6 +141,8 @@ class Server:
             admin_keys_file=_absolute(config.admin_keys_file),
             audit_log=_absolute(config.audit_log),
             start_timeout_s=config.start_timeout_s,
+            tracing=config.traces,
+            logs=config.logs,
             allow_insecure_network=config.insecure_network,
             frontends=self._frontends,
         )

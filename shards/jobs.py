@@ -8,13 +8,16 @@ import torch
 
 from galerne.errors import GalerneError
 from galerne.frame import FrameHeader
+from shards.times import NO_TIMES, ShardTimes
 from shards.wire import RequestRows
 
 
 class AnswerLink(Protocol):
     """Where answers go. Called on the compute thread."""
 
-    def answer(self, request: FrameHeader, rows: torch.Tensor) -> None:
+    def answer(
+        self, request: FrameHeader, rows: torch.Tensor, times: ShardTimes = NO_TIMES
+    ) -> None:
         """Send the results ``[R, H]`` of a frame; they may change after the call."""
         ...
 

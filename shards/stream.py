@@ -16,6 +16,7 @@ from galerne.hello import Hello, encode_refusal
 from galerne.loop_thread import until_one_ends
 from shards.jobs import Job
 from shards.shm.link import wrong_epoch
+from shards.times import NO_TIMES, ShardTimes
 from shards.wire import encode_reply, read_request
 
 
@@ -56,9 +57,11 @@ class ExchangeStream:
         writer = asyncio.create_task(self._write_answers(context))
         await until_one_ends(reader, writer, self._failure)
 
-    def answer(self, request: FrameHeader, rows: torch.Tensor) -> None:
+    def answer(
+        self, request: FrameHeader, rows: torch.Tensor, times: ShardTimes = NO_TIMES
+    ) -> None:
         """See ``AnswerLink``."""
-        self._send(request, encode_reply(request, rows))
+        self._send(request, encode_reply(request, rows, times))
 
     def refuse(self, request: FrameHeader, error: GalerneError) -> None:
         """See ``AnswerLink``."""

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 
 from galerne.errors import ProtocolError
-from galerne.frame import Buffer, DType, Frame, FrameHeader, FrameKind, Section, encode
+from galerne.frame import Buffer, DType, Frame, FrameHeader, Section, encode
 from shards.adapters.tokens import TokenAdapters
+from shards.times import NO_TIMES, ShardTimes, reply_header
 
 Ints = npt.NDArray[np.int64]
 
@@ -71,13 +72,13 @@ def request_sections(rows: RequestRows) -> list[tuple[Section, Buffer]]:
     return sections
 
 
-def encode_reply(request: FrameHeader, rows: torch.Tensor) -> list[bytes]:
+def encode_reply(
+    request: FrameHeader, rows: torch.Tensor, times: ShardTimes = NO_TIMES
+) -> list[bytes]:
     """The results ``[R, H]`` of a request as messages."""
     header = replace(
-        request,
-        kind=FrameKind.REPLY,
+        reply_header(request, times),
         dtype=WIRE_DTYPE[rows.dtype],
-        num_tokens=0,
         num_rows=rows.shape[0],
         hidden_size=rows.shape[1],
     )

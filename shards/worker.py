@@ -21,6 +21,7 @@ from shards.merge import merge, split
 from shards.metrics import ShardMetrics
 from shards.shm.link import SharedLink
 from shards.shm.serve import ring_server
+from shards.times import ShardTimes
 from shards.wire import RequestRows
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class _Pass(NamedTuple):
     jobs: Sequence[Job]
     results: Sequence[torch.Tensor]  # of each
     seconds: float
-    waits_s: Sequence[float]  # of the jobs, as far as known
+    waits_s: Sequence[float | None]  # of each job; None: nobody noted when it came
 
 
 class ExpertWorker:
@@ -157,7 +158,7 @@ class ExpertWorker:
 
     def _compute(self, layer: int, jobs: Sequence[Job]) -> list[_Pass]:
         started = self._clock.now_s()
-        waits_s = [started - job.came_s for job in jobs if job.came_s is not None]
+        waits_s = [None if job.came_s is None else started - job.came_s for job in jobs]
         try:
             merged = merge([job.rows for job in jobs])
             rows = merged.rows
@@ -178,11 +179,12 @@ class ExpertWorker:
 
     def _answer(self, passes: Sequence[_Pass]) -> None:
         for done in passes:
-            for job, part in zip(done.jobs, done.results, strict=True):
+            for job, part, wait_s in zip(done.jobs, done.results, done.waits_s, strict=True):
                 try:
-                    job.link.answer(job.header, part)
+                    job.link.answer(job.header, part, ShardTimes(wait_s or 0.0, done.seconds))
                 except Exception:  # its gateway asks again when the deadline is over
                     logger.exception("expert_answer_lost layer=%d", done.layer)
             self._metrics.computed(done.layer, done.rows, len(done.jobs), done.seconds)
             for wait_s in done.waits_s:
-                self._metrics.waited(wait_s)
+                if wait_s is not None:
+                    self._metrics.waited(wait_s)

@@ -82,6 +82,7 @@ class Controller(AdapterAnswers, FrontendAnswers):
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """``calls`` unset: over the network."""
+        self._keep_log(spec.logs)
         self._spec = spec
         self._now_s = now_s
         self._progress: dict[str, tuple[str, int, int]] = {}
@@ -221,6 +222,7 @@ class Controller(AdapterAnswers, FrontendAnswers):
         self._traffic.hear(told, self._now_s())
         self._actors[told.part] = actor
         self._changes.used_ids.add(told.part)
+        self._keep_log_level(told.part, is_new=is_new)
         if is_new and known is not None:
             self._events.add("part_restarted", told.part, f"pid={told.pid}")
             self._health.forget(GatewayId(told.part))
@@ -270,6 +272,7 @@ class Controller(AdapterAnswers, FrontendAnswers):
         return Wanted(
             parts=parts,
             spread=self._changes.spread,
+            log_level=self.server_log_level,
             standing=Standing(
                 topology=serving,
                 is_asleep=self._conductor.is_asleep,

@@ -10,6 +10,7 @@ import psutil
 
 from cluster.actors.launch_spec import LaunchSpec
 from cluster.actors.reporting import PartState, Reporter
+from galerne import logs
 from galerne.ids import GatewayId
 from galerne.topology import Topology
 
@@ -34,6 +35,7 @@ class Gateway:
                 ``runtime_env``, for which Ray would start another process, through an agent.
         """
         os.environ.update(environment)
+        logs.set_up(spec.logs, gateway_id)
         reporter = Reporter(spec, gateway_id)
         with reporter.starting():
             from cluster.actors.hosts import start_gateway  # late: loads torch
@@ -66,6 +68,10 @@ class Gateway:
             "seconds_by_part": dict(facts.seconds_by_part),
             "metrics": facts.metrics,
         }
+
+    def set_log_level(self, level: str) -> None:
+        """Log so much from now on."""
+        logs.set_level(level)
 
     def drain(self, drain_s: float) -> None:
         """Finish what runs within the deadline, then stop."""

@@ -38,6 +38,7 @@ def start_gateway(
         adapters_root=spec.adapters,
         adapters=reporter.start_adapters() if spec.adapters is not None else (),
         speculation=spec.speculation,
+        tracing=spec.tracing,
     )
     book = RayAddressBook(spec.controller_name, NAMESPACE)
     return GatewayHost(settings, book, reporter.progress, reporter.wake)

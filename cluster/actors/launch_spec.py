@@ -9,9 +9,11 @@ from cluster.control.scaling_plan import ScalingPlan
 from cluster.control.standing import Spread
 from cluster.presets import PresetInputs
 from galerne.internal_tls import InternalTls
+from galerne.logs import LogSettings
 from galerne.topology import Topology
 from router.engine.speculation.settings import SpeculationSettings
 from router.model.vision_limits import VisionLimits
+from router.tracing.settings import TracingSettings
 from shards.kernels.formats import WeightFormat
 
 NAMESPACE = "galerne"
@@ -45,6 +47,8 @@ class LaunchSpec:
     speculation: SpeculationSettings = field(default_factory=SpeculationSettings)
     record: Path | None = None  # on every gateway's host: where its runs are recorded
     adapters: Path | None = None  # on every host: the directory of LoRA adapters
+    tracing: TracingSettings | None = None  # None: nothing is traced
+    logs: LogSettings = field(default_factory=LogSettings)
 
     @property
     def controller_name(self) -> str:

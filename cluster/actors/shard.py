@@ -10,6 +10,7 @@ import psutil
 
 from cluster.actors.launch_spec import LaunchSpec
 from cluster.actors.reporting import PartState, Reporter
+from galerne import logs
 from galerne.ids import ShardId
 from galerne.topology import Topology
 
@@ -22,6 +23,7 @@ class ExpertShard:
     ) -> None:
         """As ``Gateway``."""
         os.environ.update(environment)
+        logs.set_up(spec.logs, shard_id)
         reporter = Reporter(spec, shard_id)
         with reporter.starting():
             from cluster.actors.hosts import start_shard  # late: loads torch
@@ -37,3 +39,7 @@ class ExpertShard:
     def describe(self) -> dict[str, Any]:
         """Facts for status and metrics."""
         return {"rss_bytes": psutil.Process().memory_info().rss, **self._host.describe()}
+
+    def set_log_level(self, level: str) -> None:
+        """Log so much from now on."""
+        logs.set_level(level)

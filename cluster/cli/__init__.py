@@ -16,6 +16,7 @@ from cluster.cli.demo_eval import demo_eval
 from cluster.cli.doctor import doctor
 from cluster.cli.explain import decisions, explain
 from cluster.cli.inspect import inspect
+from cluster.cli.log_level import log_level
 from cluster.cli.plan import plan
 from cluster.cli.quantize import quantize
 from cluster.cli.replay import replay
@@ -23,6 +24,7 @@ from cluster.cli.serve import serve
 from cluster.cli.simulate import simulate
 from cluster.cli.status import status
 from cluster.cli.topology import drain, events, rebalance, roll, set_topology, show
+from cluster.cli.trace import trace
 from cluster.cli.what_if import what_if
 from galerne.errors import GalerneError
 
@@ -49,6 +51,8 @@ for command in (
     certs,
     events,
     drain,
+    trace,
+    log_level,
 ):
     app.command()(command)
 demo_app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import time
@@ -18,6 +17,7 @@ from cluster.demo.evaluation.asking import Reply, ask
 from cluster.demo.showcase import KILLED, KILLED_ANSWER, SHOWN
 from cluster.server import Server
 from galerne.errors import ConfigError
+from galerne.logs import LogSettings, set_up
 
 if TYPE_CHECKING:  # imports ray, which must see our environment first
     from cluster.launch import Deployment
@@ -36,7 +36,7 @@ def demo(
         if shards != DEFAULT_SHARDS:
             raise typer.BadParameter(f"write it after {context.invoked_subcommand}: it has its own")
         return
-    logging.basicConfig(level=logging.ERROR)
+    set_up(LogSettings(level="error"), "demo")
     console = Console(highlight=False)
     with private_server(console, shards=shards, drain_s=2.0) as server:
         assert server.ingress is not None

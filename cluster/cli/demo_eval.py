@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -25,6 +24,7 @@ from cluster.demo.evaluation.report import (
 )
 from cluster.demo.evaluation.routing import describe, read_load
 from galerne.errors import ConfigError
+from galerne.logs import LogSettings, set_up
 from galerne.v1 import inference_pb2 as pb
 
 
@@ -54,7 +54,7 @@ def demo_eval(
     api_key: ApiKey = "",
 ) -> None:
     """Ask held-out questions of every task; print the share answered exactly."""
-    logging.basicConfig(level=logging.ERROR)
+    set_up(LogSettings(level="error"), "eval")
     console = Console(highlight=False)
     exam = Exam(target, http, api_key, per_task, seed, concurrency, out, shards)
     if target:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
+from galerne.logs import LogSettings, set_up
 from shards.cores import available_cores
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def replay(
     """
     from router.gateway.record_file import find_records
 
-    logging.basicConfig(level=logging.ERROR)  # steps that fail again are no news
+    set_up(LogSettings(level="error"), "replay")  # steps that fail again are no news
     num_threads = threads or available_cores()
     console = Console()
     is_good = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,10 +13,17 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from cluster.config import InternalTlsSettings, ServeConfig, TlsSettings, load_config
+from cluster.config import (
+    InternalTlsSettings,
+    ServeConfig,
+    TlsSettings,
+    TracingConfig,
+    load_config,
+)
 from cluster.ingress.frontend_scaling import FrontendSettings
 from cluster.server import Server
 from cluster.shutdown import Shutdown
+from galerne import logs
 
 if TYPE_CHECKING:
     from cluster.actors.controller import StartReport
@@ -86,6 +92,11 @@ def serve(
     draft_model: Annotated[Path | None, _option("draft_model")] = None,
     record: Annotated[Path | None, _option("record")] = None,
     adapters: Annotated[Path | None, _option("adapters")] = None,
+    trace_endpoint: Annotated[str | None, _inner(TracingConfig, "endpoint")] = None,
+    trace_sample_ratio: Annotated[float | None, _inner(TracingConfig, "sample_ratio")] = None,
+    trace_slow_s: Annotated[float | None, _inner(TracingConfig, "slow_s")] = None,
+    log_format: Annotated[str | None, _option("log_format")] = None,
+    log_level: Annotated[str | None, _option("log_level")] = None,
     drain_s: Annotated[float | None, _option("drain_s")] = None,
     start_timeout_s: Annotated[float | None, _option("start_timeout_s")] = None,
     config: Annotated[
@@ -94,7 +105,7 @@ def serve(
 ) -> None:
     """Serve a checkpoint until Ctrl-C or SIGTERM."""
     settings = settings_of(locals())
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    logs.set_up(settings.logs, "server")
     shutdown = Shutdown()
     shutdown.install()
     console = Console(stderr=True)

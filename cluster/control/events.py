@@ -30,7 +30,7 @@ class EventLog:
         self._events.append(
             EventFacts(number=self._number, time_s=time.time(), kind=kind, part=part, text=text)
         )
-        logger.warning("%s part=%s %s", kind, part, text)
+        logger.warning("cluster_event kind=%s part=%s text=%s", kind, part, text)
 
     def after(self, number: int) -> list[EventFacts]:
         """Events with a higher number, oldest first."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from cluster.control.events import EventLog
 from cluster.control.frontends import FrontendBook
+from cluster.control.log_levels import LogLevels
 from cluster.control.roster_view import RosterView
 from galerne.metric_set import MetricSet
+from router.api.log_level import FRONTEND
 from router.api.peers import DrainFacts, FrontendNews, FrontendOrders
 
 
@@ -16,7 +19,7 @@ def show_frontends(metrics: MetricSet, num_live: Callable[[], int]) -> None:
     metrics.show_gauge("galerne_frontends", "Frontends that have told lately.", num_live)
 
 
-class FrontendAnswers:
+class FrontendAnswers(LogLevels):
     """A part of the controller."""
 
     _frontends: FrontendBook
@@ -35,7 +38,8 @@ class FrontendAnswers:
 
     async def frontend_news(self, frontend: str, news: FrontendNews) -> FrontendOrders:
         """See ``NewsPort``."""
-        return self._frontends.hear(frontend, news)
+        orders = self._frontends.hear(frontend, news)
+        return replace(orders, log_level=self.log_level_of(FRONTEND))
 
     async def drain(self, order: str, deadline_s: float) -> DrainFacts:
         """See ``ClusterPort``."""

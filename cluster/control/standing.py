@@ -35,3 +35,4 @@ class Wanted:
     parts: Mapping[str, Topology]  # and the topology that each starts in
     standing: Standing
     spread: Spread | None = None  # of the new parts
+    log_level: str | None = None  # of the driver; None: as it began

@@ -25,6 +25,7 @@ from cluster.ingress.head_watch import patience_s, watch_head
 from cluster.ingress.leaving import HealthChecks
 from cluster.ingress.serve_context import RayContext, ServeContext, refusing
 from cluster.ingress.settings import IngressSettings
+from galerne import logs
 from galerne.errors import NotServingError
 from galerne.v1 import cluster_pb2 as cluster_pb
 from router.api.audit import AuditLog
@@ -36,11 +37,13 @@ from router.api.grpc_status import REQUEST_ID_KEY, request_id_of
 from router.api.health import HealthServicer
 from router.api.http_app import build_http_app
 from router.api.key_files import KeyFiles
+from router.api.log_level import FRONTEND
 from router.api.metrics import FrontendMetrics
 from router.api.shared_accounts import SharedAccounts
 from router.chat.tokenizer import load_tokenizer
 from router.gateway.metrics import show_pool
 from router.gateway.pool import GatewayPool
+from router.tracing.create import create_frontend_tracer
 
 Event = TypeVar("Event", bound=Message)
 
@@ -108,6 +111,7 @@ class GalerneIngress:
         Raises:
             GalerneError: None has, or a setting is wrong.
         """
+        logs.set_up(settings.logs, FRONTEND)
         loopback.install_in_replica()  # Serve starts the servers after this
         directory = RayDirectory(settings.controller_name, settings.namespace)
         metrics = FrontendMetrics()
@@ -122,6 +126,7 @@ class GalerneIngress:
         key_files = KeyFiles(settings.api_keys_file, settings.admin_keys_file, metrics.set)
         audit = AuditLog(settings.audit_log)
         accounts = SharedAccounts(_accounts_directory(settings))
+        self._tracer = create_frontend_tracer(settings.tracing)
         await self._pool.start(settings.start_timeout_s)
         self._frontend = Frontend(
             self._pool,
@@ -132,6 +137,7 @@ class GalerneIngress:
             audit,
             reasoning_effort=settings.reasoning_effort,
             cells_of=accounts.cells,
+            tracer=self._tracer,
         )
         self._inference = InferenceServicer(self._frontend)
         self._directory, self._app_name = directory, settings.app_name
@@ -200,6 +206,8 @@ class GalerneIngress:
         if not is_drained:
             await self._pool.abort_all()
             await self._is_drained(_LAST_WORDS_S)
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.tracer.flush, _LAST_WORDS_S)
         for watcher in self._watchers:
             watcher.finish(_NOT_SERVING)
         await self._pool.close()
@@ -238,6 +246,7 @@ class GalerneIngress:
     LoadAdapter = _unary("LoadAdapter", "_cluster")
     UnloadAdapter = _unary("UnloadAdapter", "_cluster")
     ListAdapters = _unary("ListAdapters", "_cluster")
+    SetLogLevel = _unary("SetLogLevel", "_cluster")
 
     async def WatchEvents(  # noqa: N802
         self, request: cluster_pb.WatchEventsRequest, grpc_context: RayContext

@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from galerne.errors import GalerneError
 from router.api.grpc_servicer import Context, abort_with
+from router.api.grpc_status import REQUEST_ID_KEY
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +102,11 @@ class ServeContext:
             await asyncio.gather(task, return_exceptions=True)
 
 
+def _call_of(context: ServeContext) -> str:
+    """The id that a client gave its call."""
+    return str(dict(context.invocation_metadata()).get(REQUEST_ID_KEY, ""))
+
+
 @asynccontextmanager
 async def refusing(
     context: ServeContext, enter: Callable[[Metadata], object]
@@ -114,5 +120,5 @@ async def refusing(
     except grpc.aio.AbortError:
         raise
     except Exception:  # Serve would send its text, with stack and host, to the client
-        logger.exception("rpc_failed")
+        logger.exception("rpc_failed call=%s", _call_of(context))
         await context.abort(grpc.StatusCode.INTERNAL, "internal error")

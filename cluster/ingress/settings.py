@@ -7,7 +7,9 @@ from pathlib import Path
 
 from cluster.ingress.frontend_scaling import FrontendScaling
 from galerne.internal_tls import InternalTls
+from galerne.logs import LogSettings
 from router.api.inputs import ApiLimits
+from router.tracing.settings import TracingSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,8 @@ class IngressSettings:
     key_accounts: Path | None = (
         None  # private directory; None: one in the host's for temporary ones
     )
+    tracing: TracingSettings | None = None  # None: nothing is traced
+    logs: LogSettings = field(default_factory=LogSettings)
     start_timeout_s: float = 60.0  # until a gateway answers
     has_direct_ingress: bool = False  # HAProxy calls the replica itself; found out at the start
     allow_insecure_network: bool = False  # internal plaintext ports may be reachable from outside

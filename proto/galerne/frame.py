@@ -18,7 +18,7 @@ import google_crc32c
 from galerne.errors import ProtocolError
 
 MAGIC = 0x46524C47  # "GLRF"
-VERSION = 4
+VERSION = 5
 MAX_CHUNK_BYTES = 1 << 20  # 64 KiB to 1 MiB is the sweet spot of gRPC streams
 _HEADER = struct.Struct("<IHHBBHHHIQIQIHHHIIIII")
 HEADER_BYTES = _HEADER.size
@@ -62,7 +62,11 @@ class Section(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameHeader:
-    """Fixed part of every chunk."""
+    """Fixed part of every chunk.
+
+    A reply tells its times in two fields that only a request needs, in microseconds: how long the
+    frame waited at the shard in ``num_tokens``, how long it was computed in ``gateway``.
+    """
 
     kind: FrameKind
     gateway: int = 0

@@ -11,9 +11,12 @@ from router.api.audit import AuditLog
 from router.api.errors import ForbiddenError
 from router.api.key_limits import Cells, KeyAccount, KeyLimiter
 from router.api.keys import ANYONE, ApiKeys, Client
+from router.tracing.incoming import note_incoming
 
 # RPCs that change the cluster, or make its controller compute.
-ADMIN_RPCS = frozenset({"SetTopology", "Drain", "WhatIf", "LoadAdapter", "UnloadAdapter"})
+ADMIN_RPCS = frozenset(
+    {"SetTopology", "Drain", "WhatIf", "LoadAdapter", "UnloadAdapter", "SetLogLevel"}
+)
 
 _MAX_PEER_CHARS = 100
 _caller: ContextVar[tuple[Client, str]] = ContextVar("caller", default=(ANYONE, ""))
@@ -111,6 +114,7 @@ class Access:
     ) -> Client:
         """The same for a gRPC call by its metadata; ``method`` is its last name."""
         facts = {key: _text(value) for key, value in metadata or ()}
+        note_incoming(facts.items())
         peer = facts.get("x-forwarded-for", peer)
         return self.enter(method, facts.get("authorization"), peer, as_admin=method in ADMIN_RPCS)
 

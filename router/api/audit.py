@@ -10,11 +10,12 @@ from pathlib import Path
 
 from galerne.clock import Clock, MonotonicClock
 from galerne.errors import ConfigError
+from galerne.logs import AUDIT
 from router.api.key_limits import Budget
 
 REFUSALS_PER_MIN = 600  # who tries keys must not fill the disk
 
-_fallback = logging.getLogger("galerne.audit")
+_fallback = logging.getLogger(AUDIT)
 logger = logging.getLogger(__name__)
 
 
@@ -77,11 +78,12 @@ class AuditLog:
             )
 
     def _write(self, level: int, event: str, **fields: object) -> None:
+        if self._path is None:
+            template = " ".join((event, *(f"{name}=%s" for name in fields)))
+            _fallback.log(level, template, *fields.values())
+            return
         now = datetime.now(tz=UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"at": now, "event": event, **fields})
-        if self._path is None:
-            _fallback.log(level, "%s", line)
-            return
         try:
             _append(self._path, line + "\n")
         except OSError as error:  # a full disk must not end what is served

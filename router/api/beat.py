@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from galerne import logs
 from galerne.errors import NotServingError
 from router.api.frontend import Frontend
 from router.api.peers import FrontendNews, NewsPort
@@ -20,6 +21,7 @@ class FrontendBeat:
     def __init__(self, frontend: Frontend, controller: NewsPort) -> None:
         self._frontend, self._controller = frontend, controller
         self._number: int | None = None
+        self._log_level: str | None = None  # that was asked for since the start
         self._beats = frontend.metrics.set.counter(
             "galerne_frontend_beats_total", "Times the frontend has told how it stands."
         )
@@ -47,6 +49,9 @@ class FrontendBeat:
         frontend.process = f"frontend-{orders.number}"
         if orders.drain is not None:
             frontend.drainer.obey(orders.drain)
+        if orders.log_level not in (None, self._log_level):
+            self._log_level = orders.log_level
+            logs.set_level(orders.log_level)
         self._beats.inc()
 
     async def run(self, period_s: float = PERIOD_S) -> None:

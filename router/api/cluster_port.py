@@ -278,6 +278,14 @@ class ClusterPort(Protocol):
         """
         ...
 
+    async def set_log_level(self, level: str, part: str) -> Sequence[str]:
+        """Have a part log so from now on; empty: all. Who does.
+
+        Raises:
+            InvalidRequestError: There is no such part; names ``part``.
+        """
+        ...
+
     async def drain(self, order: str, deadline_s: float) -> DrainFacts:
         """Have every frontend take no more requests; how far that has come.
 

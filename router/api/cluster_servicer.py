@@ -19,6 +19,7 @@ from router.api.cluster_port import UNLOAD_DEADLINE_S, ClusterPort, check_deadli
 from router.api.drain import drain
 from router.api.frontend import Frontend
 from router.api.grpc_servicer import Aborting, Context
+from router.api.log_level import set_log_level
 
 _POLL_S = 0.5
 
@@ -105,6 +106,14 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         async with Aborting(context):
             found = await self._cluster.adapters()
             return pb.AdapterList(adapters=[inference.AdapterInfo(**asdict(i)) for i in found])
+
+    async def SetLogLevel(  # noqa: N802
+        self, request: pb.SetLogLevelRequest, context: Context
+    ) -> pb.LogLevelSet:
+        """Changes what processes log."""
+        async with Aborting(context):
+            parts = await set_log_level(self._cluster, self._frontend, request.level, request.part)
+            return pb.LogLevelSet(parts=parts)
 
     async def WatchEvents(  # noqa: N802
         self, request: pb.WatchEventsRequest, context: Context

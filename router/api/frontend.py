@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from galerne.errors import GalerneError, InvalidRequestError, NotServingError, OverloadedError
 from router.api.access import Access, current_client
@@ -28,6 +29,9 @@ from router.api.streams import ResumableStream, Streams
 from router.chat.tokenizer import Tokenizer
 from router.engine.gateway_port import GatewayPort, ModelFacts
 from router.engine.request import GenerationRequest, Hold
+
+if TYPE_CHECKING:  # loads OpenTelemetry, which most frontends do without
+    from router.tracing.frontend import FrontendTracer
 
 _RETRY_AFTER_S = 1.0
 
@@ -54,12 +58,13 @@ class Frontend:
         audit: AuditLog | None = None,
         reasoning_effort: str | None = None,
         cells_of: Callable[[bytes], Cells] | None = None,
+        tracer: FrontendTracer | None = None,
     ) -> None:
         """One ``gateway`` stands for all; without ``keys`` everyone may ask.
 
         ``cells_of`` gives the accounts that frontends share, for the limits of keys; without it
         they are of this frontend alone. ``reasoning_effort`` is that of chats which name none;
-        None: as the tokenizer's file says.
+        None: as the tokenizer's file says. Without ``tracer`` nothing is traced.
 
         Raises:
             ConfigError: Tokenizer and model do not fit, or the model has no such effort.
@@ -83,6 +88,7 @@ class Frontend:
         self.drainer = Drainer(self)
         self.tell: Callable[[], Awaitable[None]] = _nobody_to_tell  # how it stands; see ``beat``
         self._owners: dict[str, bytes] = {}  # of requests that end with their client
+        self._tracer = tracer
         self._num_open = 0
         self._is_draining = False
         self._is_idle = asyncio.Event()
@@ -107,8 +113,9 @@ class Frontend:
         with self._opened("generate") as meter:
             adapter = await self._adapter_of(call.model)
             deadline = self._deadline_of(call)
-            prompt = await self.prompts.encode_prompt(call)
-            rules = await self._rules.of_generate(call)
+            with meter.part("encode"):
+                prompt = await self.prompts.encode_prompt(call)
+                rules = await self._rules.of_generate(call)
             request = admit(call, prompt, self.model, rules, adapter)
             facts = AnswerFacts(api="generate")
             answer = self._answer(call, request, facts, meter, deadline)
@@ -125,8 +132,9 @@ class Frontend:
         with self._opened("chat") as meter:
             adapter = await self._adapter_of(call.model)
             deadline = self._deadline_of(call)
-            prompt = await self.prompts.encode_chat(call.chat)
-            rules = await self._rules.of_chat(call, prompt)
+            with meter.part("encode"):
+                prompt = await self.prompts.encode_chat(call.chat)
+                rules = await self._rules.of_chat(call, prompt)
             request = admit(call, prompt, self.model, rules, adapter)
             facts = AnswerFacts(
                 api="chat",
@@ -211,6 +219,9 @@ class Frontend:
     ) -> AsyncGenerator[Event, None]:
         self.metrics.let_in(call.model or self.model.name)
         request = replace(request, owner=current_client().owner)
+        meter.request_id = request.request_id
+        if meter.trace is not None:
+            request = meter.trace.admitted(request)
         if call.resumable is None:
             choices = facts.new_choices(request.sampling, self.tokenizer)
             return self._run(request, choices, meter, deadline)
@@ -282,6 +293,8 @@ class Frontend:
     def _opened(self, api: str) -> Iterator[RequestMeter]:
         """Count a request, whatever becomes of it."""
         with self.metrics.observe(api) as meter:
+            if self._tracer is not None:
+                meter.trace = self._tracer.begin(api)
             if self._is_draining:
                 raise NotServingError("draining")
             num_running = self._num_open + self.streams.num_unattended

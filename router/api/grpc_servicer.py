@@ -223,16 +223,17 @@ class Aborting:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._call = ""  # its id for the client
 
     async def __aenter__(self) -> None:
-        request_id = request_id_of(self._context.invocation_metadata())
-        self._context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
+        self._call = request_id_of(self._context.invocation_metadata())
+        self._context.set_trailing_metadata(((REQUEST_ID_KEY, self._call),))
 
     async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, GalerneError):
             await abort_with(self._context, error)
         if isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):
-            logger.error("rpc_failed", exc_info=error)
+            logger.error("rpc_failed call=%s", self._call, exc_info=error)
             await self._context.abort(grpc.StatusCode.INTERNAL, "internal error")
 
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from router.api.cluster_port import MAX_DEADLINE_S, UNLOAD_DEADLINE_S, ClusterPort
 from router.api.frontend import Frontend
-from router.api.http_cluster import peer_of
+from router.api.http_cluster import admin_check
 from router.api.schemas import PlainBody, parse_body
 
 
@@ -36,7 +36,7 @@ def add_adapter_routes(
 ) -> None:
     """For who may change the cluster; ``read`` gives a body within its limit."""
     routes = AdapterRoutes(cluster, frontend, read)
-    needs_admin = [Depends(routes.check_admin)]
+    needs_admin = [Depends(admin_check(frontend))]
     for path, endpoint in (
         ("/v1/load_lora_adapter", routes.load),
         ("/v1/unload_lora_adapter", routes.unload),
@@ -56,17 +56,6 @@ class AdapterRoutes:
         self._cluster = cluster
         self._frontend = frontend
         self._read = read
-
-    async def check_admin(self, request: Request) -> None:
-        """Refuse who may not change the cluster, before the body is read.
-
-        Raises:
-            UnauthenticatedError: No key, or a wrong one.
-            ForbiddenError: The key may not do that.
-        """
-        authorization = request.headers.get("authorization")
-        path, peer = request.url.path, peer_of(request)
-        self._frontend.access.enter(path, authorization, peer, as_admin=True)
 
     async def load(self, request: Request) -> Response:
         """POST /v1/load_lora_adapter: returns when every part has it."""

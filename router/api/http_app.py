@@ -20,12 +20,14 @@ from router.api.http_adapters import add_adapter_routes
 from router.api.http_cluster import add_cluster_routes, peer_of
 from router.api.http_errors import add_error_handlers
 from router.api.http_generate import GenerationRoutes
+from router.api.http_log_level import add_log_level_route
 from router.api.http_metrics import CountResponses
 from router.api.http_pages import add_chat_page
 from router.api.http_responses import ResponsesRoute
 from router.api.http_tokens import TokenRoutes
 from router.api.metrics_page import metrics_page
 from router.api.request_ids import RequestIds
+from router.tracing.incoming import note_incoming
 
 
 def unix_time_s() -> float:
@@ -79,6 +81,7 @@ def build_http_app(
     if cluster is not None:
         add_cluster_routes(app, cluster, frontend)
         add_adapter_routes(app, cluster, frontend, generation.read_body)
+        add_log_level_route(app, cluster, frontend, generation.read_body)
     add_error_handlers(app)
     return app
 
@@ -96,6 +99,7 @@ class InfoRoutes:
         Raises:
             UnauthenticatedError: No key, or a wrong one.
         """
+        note_incoming(request.headers.items())
         self._frontend.access.enter(
             request.url.path, request.headers.get("authorization"), peer_of(request)
         )

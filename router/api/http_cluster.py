@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -116,6 +117,16 @@ class ClusterRoutes:
             problem="",
             decisions=tuple(await self._cluster.decisions(first)),
         )
+
+
+def admin_check(frontend: Frontend) -> Callable[[Request], Awaitable[None]]:
+    """Refuses who may not change the cluster, before the body is read."""
+
+    async def check(request: Request) -> None:
+        authorization = request.headers.get("authorization")
+        frontend.access.enter(request.url.path, authorization, peer_of(request), as_admin=True)
+
+    return check
 
 
 def peer_of(request: Request) -> str:

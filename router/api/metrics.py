@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING
 
 from galerne.clock import Clock, MonotonicClock
 from galerne.errors import GalerneError, OverloadedError
 from galerne.metric_set import OTHER, BoundedLabels, MetricSet
 from router.api.access import Lease, current_client
 from router.api.events import Accepted, EndReason, Event, Finished, TokensDelta, Usage
+
+if TYPE_CHECKING:  # loads OpenTelemetry
+    from router.tracing.frontend import FrontendTrace
+
+logger = logging.getLogger(__name__)
 
 _TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _INTER_TOKEN_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
@@ -190,6 +197,8 @@ class RequestMeter:
         self._is_replay = is_replay
         self.outcome = "INTERNAL"
         self.lease: Lease | None = None  # of the client's limits; None: counted elsewhere
+        self.trace: FrontendTrace | None = None  # None: nothing is traced
+        self.request_id = ""  # once it was admitted
         self.is_detached = False  # the request outlives its client; its task closes this
         self._metrics = metrics
         self._api = api
@@ -198,6 +207,10 @@ class RequestMeter:
         self._arrived_s = metrics.clock.now_s()
         self._last_s_by_choice: dict[int, float] = {}
         metrics.running.inc()
+
+    def part(self, name: str) -> AbstractContextManager[None]:
+        """A part of what the frontend does itself."""
+        return _UNTRACED if self.trace is None else self.trace.part(name)
 
     def fail(self, error: BaseException) -> None:
         """The request ends with what was raised."""
@@ -210,6 +223,8 @@ class RequestMeter:
         """Count what an event says."""
         if self.lease is not None:
             _charge(self.lease, event)
+        if self.trace is not None:
+            self.trace.see(event)
         match event:
             case TokensDelta(choice=choice, token_ids=ids) if ids and not self._is_replay:
                 self._see_tokens(choice, len(ids))
@@ -226,6 +241,10 @@ class RequestMeter:
         if self.lease is not None:
             self.lease.release(self.outcome)
         seconds = metrics.clock.now_s() - self._arrived_s
+        told = (self.request_id, self._api, self.outcome, seconds)
+        logger.info("request_ended request=%s api=%s outcome=%s seconds=%.3f", *told)
+        if self.trace is not None:
+            self.trace.close(self.outcome)
         metrics.ended(self._client, self._api, self.outcome, seconds)
 
     def _see_tokens(self, choice: int, num_tokens: int) -> None:
@@ -236,6 +255,9 @@ class RequestMeter:
         elif not self._last_s_by_choice:
             self._metrics.ttft_s.labels(self._api).observe(now_s - self._arrived_s)
         self._last_s_by_choice[choice] = now_s
+
+
+_UNTRACED = nullcontext()
 
 
 def _charge(lease: Lease, event: Event) -> None:

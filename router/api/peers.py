@@ -31,6 +31,7 @@ class FrontendOrders:
 
     number: int  # small, its own while it lives: for names
     drain: DrainOrder | None = None
+    log_level: str | None = None  # None: as it began
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -188,6 +188,7 @@ class Streams:
         hold = held.request.hold
         facts = AnswerFacts.decode(hold.context)
         meter = RequestMeter(self._metrics, facts.api, is_replay=True)
+        meter.request_id = request_id
         stream = self.begin(held.request, hold, facts, meter, held.deltas)
         self.reader_changed(stream)  # it has none yet, and may never get one
         return stream

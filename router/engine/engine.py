@@ -266,10 +266,12 @@ class Engine:
         except EpochRetiredError as error:
             self._drop_step(error)
         except GalerneError as error:
-            logger.warning("engine_step_failed step=%d reason=%s", self.num_steps, error)
+            step, whose = self.num_steps, plan.request_ids
+            logger.warning("engine_step_failed step=%d requests=%s reason=%s", step, whose, error)
             self._fail_step(plan, str(error), deltas, has_logits=logits is not None)
         except Exception:  # border of the loop: it must survive what a step brings
-            logger.exception("engine_step_failed step=%d", self.num_steps)
+            step, whose = self.num_steps, plan.request_ids
+            logger.exception("engine_step_failed step=%d requests=%s", step, whose)
             self._fail_step(plan, "internal error", deltas, has_logits=logits is not None)
         else:
             self.num_steps += 1

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from router.engine.sequence import Sequence
 
+_MAX_IDS = 16
+
 
 class StepEntry(NamedTuple):
     """Positions ``start`` to ``start + num_tokens`` of one sequence, to be computed in one step.
@@ -42,3 +44,10 @@ class StepPlan:
     preempted: tuple[Sequence, ...]  # lost their blocks; none of them is in ``entries``
     num_tokens: int
     num_samples: int
+
+    @property
+    def request_ids(self) -> str:
+        """Whose step it is, for a log: each once, the first few if they are many."""
+        ids = list(dict.fromkeys(entry.sequence.request_id for entry in self.entries))
+        more = f",and {len(ids) - _MAX_IDS} more" if len(ids) > _MAX_IDS else ""
+        return ",".join(ids[:_MAX_IDS]) + more

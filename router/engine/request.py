@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from router.engine.rules import AnswerRules
+from router.engine.trace_port import RequestTrace
 
 
 class FinishReason(enum.Enum):
@@ -97,6 +98,8 @@ class GenerationRequest:
     rules: AnswerRules | None = None  # who submits it brings guides that follow them
     priority: int = 0  # among what waits, lower goes first
     owner: bytes = b""  # who may end it: hash of an API key
+    # In the frontend alone: of no meaning to the answer.
+    trace: RequestTrace | None = field(default=None, compare=False, repr=False)
 
     @property
     def open_choices(self) -> list[int]:

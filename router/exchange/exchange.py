@@ -27,6 +27,7 @@ from router.exchange.transport import (
     Transport,
     TransportEvent,
 )
+from router.profiling import StepWatch
 from shards.adapters.tokens import TokenAdapters
 
 _MAX_WAIT_S = 0.5  # no wait without a look at the clock
@@ -67,6 +68,11 @@ class ExpertExchange:
         self._buffers: dict[CallId, torch.Tensor] = {}
         self._whole: dict[CallId, tuple[SentCall, dict[ShardId, FrameId]]] = {}
         self._is_interrupted = False
+        self._watch: StepWatch | None = None
+
+    def watch(self, watch: StepWatch | None) -> None:
+        """See ``RoutedExperts``."""
+        self._watch = watch
 
     def interrupt(self) -> None:
         """See ``RoutedExperts``."""
@@ -128,6 +134,10 @@ class ExpertExchange:
             return None
         call, frames = self._session.begin_sent(layer, expert_ids, sent.slots_by_shard, now)
         self._whole[call] = sent, frames
+        if self._watch is not None:
+            for shard, frame in frames.items():
+                num_rows = len(sent.slots_by_shard[shard])
+                self._watch.frame_sent(frame, shard, layer, 0, num_rows, now)
         return call
 
     def complete(self, call: CallId, patience_s: float | None = None) -> None:
@@ -162,6 +172,8 @@ class ExpertExchange:
         for shard, age_s in ages.items():
             num_rows = len(sent.slots_by_shard[shard])
             self._session.on_answer(shard, frames[shard], num_rows, now - age_s)
+            if self._watch is not None:
+                self._watch.frame_answered(frames[shard], age_s, sent.times(shard))
 
     def poll(self) -> None:
         """Take in events that came while no call was away (links up and down)."""
@@ -202,11 +214,13 @@ class ExpertExchange:
         self._whole.clear()  # the event may be for any of them: all go on frame by frame
         now = self._clock.now_s()
         match event:
-            case Answer(shard, frame, rows, age_s):
+            case Answer(shard, frame, rows, age_s, times):
                 num_rows = len(rows) if self._has_form(rows) else -1
                 accepted = self._session.on_answer(shard, frame, num_rows, now - age_s)
                 if accepted is not None:
                     self._fill(accepted.call, accepted.slots, accepted.rows, rows)
+                if self._watch is not None:
+                    self._watch.frame_answered(frame, age_s, times)
             case Refusal(shard, frame, error):
                 self._perform(self._session.on_refusal(shard, frame, error, now))
             case LinkUp(shard):
@@ -236,6 +250,10 @@ class ExpertExchange:
     def _perform(self, actions: Iterable[SendFrame]) -> None:
         for action in actions:
             given = self._inputs[action.call]
+            if self._watch is not None:
+                num_rows = len(action.rows.slots)
+                told = (action.frame, action.shard, given.layer, action.attempt, num_rows)
+                self._watch.frame_sent(*told, self._clock.now_s())
             self._transport.send(
                 OutgoingFrame(
                     shard=action.shard,

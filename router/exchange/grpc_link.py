@@ -35,6 +35,7 @@ from router.exchange.shm_ends import (
     SharedUp,
 )
 from router.exchange.transport import Adopted, Answer, LinkDown, LinkUp, Refusal, TransportEvent
+from shards.times import times_of
 from shards.wire import tensor_of
 
 logger = logging.getLogger(__name__)
@@ -185,9 +186,7 @@ class GrpcLink:
 
     def _log_not_shared(self, reason: str) -> None:
         if reason != self._not_shared:
-            logger.warning(
-                "shared_memory_not_used shard=%s reason=%s: frames go by gRPC", self._shard, reason
-            )
+            logger.warning("shared_memory_not_used shard=%s reason=%s", self._shard, reason)
         self._not_shared = reason
 
     async def _introduce(self, call: _Call, reassembler: Reassembler, hello: Hello) -> Welcome:
@@ -242,7 +241,8 @@ class GrpcLink:
             raise ProtocolError(f"{header.kind.name} where REPLY was expected")
         shape = (header.num_rows, header.hidden_size)
         rows = tensor_of(frame.sections[Section.ROWS], shape, header.dtype)
-        self._emit(Answer(self._shard, FrameId(header.frame), rows))
+        times = times_of(header.num_tokens, header.gateway)
+        self._emit(Answer(self._shard, FrameId(header.frame), rows, times=times))
 
 
 async def _connected(channel: grpc.aio.Channel) -> None:

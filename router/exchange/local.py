@@ -10,6 +10,7 @@ from galerne.ids import ShardId
 from router.exchange.calls import SessionCounters
 from router.exchange.dispatch import Ints
 from router.exchange.links import LinkState
+from router.profiling import StepWatch
 from shards.adapters.tokens import TokenAdapters
 from shards.bank import ExpertBank
 
@@ -50,6 +51,9 @@ class LocalExperts:
 
     def interrupt(self) -> None:
         """See ``RoutedExperts``: nothing is waited for here."""
+
+    def watch(self, watch: StepWatch | None) -> None:
+        """See ``RoutedExperts``: there are no frames."""
 
     def start_step(self, step: int) -> None:
         """See ``RoutedExperts``."""

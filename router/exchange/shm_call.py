@@ -14,6 +14,7 @@ from router.exchange.dispatch import Ints
 from router.exchange.shm_ends import SharedEnds
 from router.exchange.transport import OutgoingCall
 from shards.shm.rings import Bell, ring_library
+from shards.times import ShardTimes, times_of
 from shards.wire import WIRE_DTYPE
 
 _SIZE, _POINTER = ctypes.c_int64, ctypes.c_void_p
@@ -27,7 +28,7 @@ class _Call(ctypes.Structure):
         *((n, _SIZE) for n in ("hidden", "row_bytes", "dtype", "epoch", "step", "layer")),
         *((n, _SIZE) for n in ("micro_batch", "first_frame")),
         *((n, _POINTER) for n in ("owner", "expert_ids", "tokens", "requests", "replies", "bells")),
-        *((n, _POINTER) for n in ("bell", "slots", "first", "is_in", "memory")),
+        *((n, _POINTER) for n in ("bell", "slots", "first", "is_in", "times", "memory")),
     )
 
 
@@ -65,8 +66,11 @@ class RingCalls:
             return None
         num_tokens, top_k = ids.shape
         num_shards, num_experts = len(self.shards), len(call.owner)
-        sizes = (ids.size, num_shards + 1, num_shards, 2 * num_shards + num_experts + num_tokens)
-        slots, first, is_in, memory = np.split(
+        sizes = (
+            *(ids.size, num_shards + 1, num_shards, num_shards),
+            2 * num_shards + num_experts + num_tokens,
+        )
+        slots, first, is_in, times, memory = np.split(
             np.empty(sum(sizes), np.int64), np.cumsum(sizes[:-1])
         )
         struct = _Call(
@@ -76,11 +80,11 @@ class RingCalls:
             *(call.owner.ctypes.data, ids.ctypes.data, source.data_ptr()),
             *(a.ctypes.data for a in (self._requests, self._replies, self._bells)),
             self.bell.address,
-            *(a.ctypes.data for a in (slots, first, is_in, memory)),
+            *(a.ctypes.data for a in (slots, first, is_in, times, memory)),
         )
         if not self.library.galerne_exchange_send(ctypes.addressof(struct)):
             return None
-        return RingCall(self, struct, slots, first, is_in, (call, ids, memory), has_events)
+        return RingCall(self, struct, slots, first, is_in, times, (call, ids, memory), has_events)
 
 
 class RingCall:
@@ -93,11 +97,13 @@ class RingCall:
         slots: Ints,
         first: Ints,
         is_in: Ints,
+        times: Ints,
         held: object,
         has_events: Callable[[], bool],
     ) -> None:
         """``struct`` points to the arrays and to what is ``held``."""
         self._calls, self._struct, self._is_in, self._held = calls, struct, is_in, held
+        self._times = times
         self._slots = slots
         self._has_events = has_events
         ends = first.tolist()
@@ -126,3 +132,8 @@ class RingCall:
         ages = {shard: (is_in[shard] - 1) / 1e6 for shard in self._missing if is_in[shard]}
         self._missing = [shard for shard in self._missing if shard not in ages]
         return ages
+
+    def times(self, shard: ShardId) -> ShardTimes:
+        """See ``SentCall``."""
+        told = int(self._times[self._calls.shards.index(shard)])
+        return times_of(told & 0xFFFFFFFF, told >> 32 & 0xFFFFFFFF)

@@ -146,11 +146,11 @@ class ShmTransport:
             at = reader.next()
             if at is None:
                 return None
-            frame, rows, age_s = read_reply(reader, at)
+            reply = read_reply(reader, at)
         except ProtocolError as error:
             del self._ends[shard]
             self._look_into_rings()
             self._grpc.fail(shard, error)
             return None
         reader.free()
-        return Answer(shard, frame, rows, age_s)
+        return Answer(shard, *reply)

@@ -12,6 +12,7 @@ from galerne.errors import GalerneError
 from galerne.ids import FrameId, ShardId
 from router.exchange.dispatch import FrameRows, Ints
 from shards.adapters.tokens import TokenAdapters
+from shards.times import NO_TIMES, ShardTimes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,7 @@ class Answer:
     frame: FrameId
     rows: torch.Tensor
     age_s: float = 0.0  # how long it has been here
+    times: ShardTimes = NO_TIMES  # at the shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,10 @@ class SentCall(Protocol):
         Returns:
             Whose rows are in that were not before, and for how many seconds they have been here.
         """
+        ...
+
+    def times(self, shard: ShardId) -> ShardTimes:
+        """Of the frame of a shard whose rows are in."""
         ...
 
 

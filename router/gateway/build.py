@@ -15,6 +15,7 @@ from router.engine.block_hash import HashContext
 from router.engine.block_pool import BlockPool
 from router.engine.engine import Engine
 from router.engine.gateway_port import ModelFacts
+from router.engine.recorders import Recorders
 from router.engine.recording import StepRecorder
 from router.engine.request import GenerationRequest, TokenDelta
 from router.engine.scheduler import Scheduler
@@ -30,12 +31,14 @@ from router.gateway.settings import GatewaySettings, numerics_profile
 from router.gateway.sizes import BLOCK_SIZE
 from router.gateway.speculate import create_drafting
 from router.gateway.switch import TopologySwitch, scheduler_limits, threads_beside
+from router.gateway.trace import create_tracer, watching
 from router.guidance.guides import GuideMaker
 from router.model.decoder import Decoder
 from router.model.kv_cache import PagedLatentCache
 from router.model.runner import PagedRunner
 from router.model.step_runner import StepRunner
 from router.model.vision import VisionTower
+from router.tracing.gateway import GatewayTracer
 from shards.checkpoint.open import open_checkpoint
 from shards.checkpoint.weights import Checkpoint
 from shards.kernels.native.library import set_spin
@@ -56,6 +59,7 @@ class BuiltGateway(NamedTuple):
     switch: TopologySwitch
     guides: GuideMaker
     adapters: GatewayAdapters
+    tracer: GatewayTracer | None
 
 
 def build_gateway(
@@ -84,6 +88,9 @@ def build_gateway(
     scheduler_config = scheduler_limits(settings, topology)
     if recorder is None:
         recorder = create_recorder(settings, facts, num_blocks, scheduler_config)
+    tracer = create_tracer(settings, facts.num_layers)
+    if tracer is not None:
+        recorder = Recorders(recorder, tracer)
     decoder = Decoder(
         checkpoint,
         settings.dtype,
@@ -125,13 +132,15 @@ def build_gateway(
         create_drafting(settings, head, runner, clock),
     )
     show_exchange(engine.metrics.set, lambda: runner.exchange)
+    if tracer is not None:
+        tracer.watch = watching(engine, runner)
     switch = TopologySwitch(settings, sources, engine, runner, decoder)
     guides = GuideMaker(settings.checkpoint, config.vocab_size)
     root = settings.adapters_root
     adapters = GatewayAdapters(root, engine, scheduler, step_runner, decoder, sources)
     adapters.load_known(settings.adapters)
     num_tokens = pool.num_usable * BLOCK_SIZE
-    return BuiltGateway(engine, runner, facts, num_tokens, switch, guides, adapters)
+    return BuiltGateway(engine, runner, facts, num_tokens, switch, guides, adapters, tracer)
 
 
 def _num_blocks(settings: GatewaySettings, checkpoint: Checkpoint, beside: int) -> int:

@@ -118,5 +118,5 @@ class ExpertSources:
                 ring_bytes = min(2 * (largest + _RING_SPARE_BYTES), _MAX_RING_BYTES)
                 return ShmTransport(*links, ring_bytes, tls=settings.tls)
             except OSError as error:
-                logger.warning("shared_memory_not_used reason=%s: frames go by gRPC", error)
+                logger.warning("shared_memory_not_used reason=%s", error)
         return GrpcTransport(*links, tls=settings.tls)

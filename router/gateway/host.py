@@ -66,7 +66,7 @@ class GatewayHost:
         server = grpc.aio.server(options=SERVICE_OPTIONS)
         servicer = GatewayServicer(
             *(self.engine, self.hub, self._settings.cluster_token, self._describe, self.switch),
-            self.adapters,
+            *(self.adapters, self._built.tracer),
         )
         internal_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
         port = add_port(server, f"{self._settings.host}:0", self._settings.tls)

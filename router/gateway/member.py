@@ -23,6 +23,7 @@ from galerne.v1 import internal_pb2 as internal
 from galerne.v1 import internal_pb2_grpc
 from router.engine.request import GenerationRequest, TokenDelta
 from router.engine.stream_log import TakenOverError
+from router.engine.trace_port import NO_ATTEMPT
 from router.gateway.codec import decode_delta, decode_request, encode_request
 
 CALL_TIMEOUT_S = 5.0
@@ -123,10 +124,22 @@ class Member:
             GatewayLostError: The gateway cannot be reached, or no longer.
             GalerneError: It refused the request.
         """
-        call = self._stub.Submit(encode_request(request), metadata=self._metadata)
-        async with aclosing(self._follow(call, request.request_id)) as events:
-            async for event in events:
-                yield decode_delta(request.request_id, event)
+        attempt = NO_ATTEMPT
+        if request.trace is not None:
+            attempt = request.trace.attempt(self.gateway, self.address)
+        metadata = (*self._metadata, *attempt.metadata)
+        call = self._stub.Submit(encode_request(request), metadata=metadata)
+        try:
+            async with aclosing(self._follow(call, request.request_id)) as events:
+                async for event in events:
+                    if event.is_trace_kept:
+                        attempt.kept_below()
+                    yield decode_delta(request.request_id, event)
+        except GalerneError as error:
+            attempt.failed(str(error))
+            raise
+        finally:
+            attempt.end()
 
     async def resume(self, request_id: str, owner: bytes) -> HeldCall:
         """Follow a request that this gateway keeps.

@@ -28,6 +28,7 @@ from router.gateway.codec import decode_request, encode_delta, encode_request
 from router.gateway.member import ACCEPTED
 from router.gateway.parked import GuidesOf, HeldRequests
 from router.gateway.switch import TopologySwitch
+from router.tracing.gateway import GatewayTracer
 from shards.adapters.messages import adapter_report, decode_adapter
 
 _T = TypeVar("_T")
@@ -183,14 +184,19 @@ class GatewayServicer(internal_pb2_grpc.GatewayServiceServicer):
         describe: Callable[[internal.DescribeGatewayRequest], internal.GatewayDescription],
         switch: TopologySwitch,
         adapters: GatewayAdapters,
+        tracer: GatewayTracer | None = None,
     ) -> None:
-        """``describe`` is called on the event loop and must not block."""
+        """``describe`` is called on the event loop and must not block.
+
+        ``tracer``: which hears of the engine too; None: nothing is traced.
+        """
         self._engine = engine
         self._hub = hub
         self._token = cluster_token
         self._describe = describe
         self._switch = switch
         self._adapters = adapters
+        self._tracer = tracer
         self._changes = ThreadPoolExecutor(1, "changes")  # one at a time, also when a caller left
 
     async def Submit(
@@ -202,13 +208,21 @@ class GatewayServicer(internal_pb2_grpc.GatewayServiceServicer):
         async def accepted() -> None:
             await context.send_initial_metadata(((ACCEPTED, "1"),))
 
+        decoded, trace = decode_request(request), None
+        if self._tracer is not None:
+            trace = self._tracer.join(decoded, context.invocation_metadata())
         try:
-            stream = self._hub.stream(self._engine, decode_request(request), accepted)
+            stream = self._hub.stream(self._engine, decoded, accepted)
             async with aclosing(stream) as deltas:
                 async for delta in deltas:
-                    yield encode_delta(delta)
+                    event = encode_delta(delta)
+                    event.is_trace_kept = trace is not None and bool(trace.kept)
+                    yield event
         except GalerneError as error:
             await _refuse(context, error)
+        finally:
+            if self._tracer is not None and trace is not None:
+                self._tracer.leave(trace)
 
     async def AbortSubmitted(
         self, request: internal.AbortSubmittedRequest, context: Context

@@ -15,6 +15,7 @@ from galerne.topology import Topology
 from router.engine.speculation.settings import SpeculationSettings
 from router.exchange.deadline import ExchangeConfig
 from router.model.vision_limits import VisionLimits
+from router.tracing.settings import TracingSettings
 from shards.kernels.formats import WeightFormat
 from shards.kernels.native.library import native_kernels
 
@@ -47,6 +48,7 @@ class GatewaySettings:
     adapters_root: Path | None = None  # adapters lie in directories of it
     adapters: tuple[AdapterInfo, ...] = ()  # to be loaded before it serves
     speculation: SpeculationSettings = field(default_factory=SpeculationSettings)
+    tracing: TracingSettings | None = None  # None: nothing is traced
 
     def __post_init__(self) -> None:
         if self.numerics not in DTYPES:

@@ -12,6 +12,7 @@ import torch
 from galerne.ids import ShardId
 from router.exchange.calls import SessionCounters
 from router.exchange.links import LinkState
+from router.profiling import StepWatch
 from shards.adapters.tokens import TokenAdapters
 
 
@@ -35,6 +36,10 @@ class RoutedExperts(Protocol):
 
     def interrupt(self) -> None:
         """End the step that waits, if one does, with EpochRetiredError. From any thread."""
+        ...
+
+    def watch(self, watch: StepWatch | None) -> None:
+        """Tell of frames from now on; None: nobody."""
         ...
 
     def start_step(self, step: int) -> None:

@@ -212,8 +212,7 @@ class _Step:
         normed, expert_ids, weights = step.run(
             self._layers.layers[layer], x, self._cache.layer(layer), layer
         )
-        for name, seconds in zip(PARTS, step.seconds.tolist(), strict=True):
-            timer.add(name, seconds)
+        timer.add(PARTS, step.seconds.tolist())
         return Routed(x, normed, expert_ids, torch.from_numpy(weights))
 
     def shared(self, layer: int, normed: torch.Tensor) -> torch.Tensor:
@@ -233,8 +232,7 @@ class _Step:
             self._layers.point_to(experts, self._adapters)
         num_layers, top_k = len(self._layers.layers), self._layers.config.num_experts_per_tok
         experts.counters.rows_local += self._num_tokens * top_k * num_layers
-        for name, seconds in zip(LOCAL_PARTS, local.run(self._step, x), strict=True):
-            timer.add(name, seconds)
+        timer.add(LOCAL_PARTS, local.run(self._step, x))
         return x
 
     def join(

@@ -20,7 +20,7 @@ from router.model.kv_cache import PagedLatentCache
 from router.model.reference import ReferenceModel
 from router.model.vision import VisionTower
 from router.model.vision_limits import VisionLimits
-from router.profiling import LayerTimer
+from router.profiling import LayerTimer, StepWatch
 from shards.adapters.adapter import key_of
 
 Logits = npt.NDArray[np.float32]
@@ -90,6 +90,11 @@ class PagedRunner:
         self.states: torch.Tensor | None = None  # [T, H] normed, of the newest step's tokens
         self.images = None if tower is None else ImageEncoder(tower, vision)
         self.num_micro_batches = num_micro_batches
+
+    def watch(self, watch: StepWatch | None) -> None:
+        """Tell of what steps do from now on; None: nobody. On the engine's thread."""
+        self.timer.watch = watch
+        self.exchange.watch(watch)
 
     @torch.inference_mode()
     def run(self, step: int, chunks: Sequence[SequenceChunk]) -> Logits:

@@ -16,6 +16,7 @@ from galerne.frame import NO_CREDIT, DType, FrameHeader, FrameKind
 from galerne.ids import FrameId
 from shards.adapters.tokens import TokenAdapters
 from shards.shm.rings import RingReader, RingWriter
+from shards.times import NO_TIMES, ShardTimes, times_of
 from shards.wire import TORCH_DTYPE, WIRE_DTYPE, Ints, RequestRows, check_request
 
 _RECORD = struct.Struct("<II IIQQIIIIIIII")  # bytes, kind, and of the frame's header
@@ -40,16 +41,22 @@ def write_request(
     return _send(ring, record, rows.tokens, header.num_tokens, indices, which, rows.adapters)
 
 
-def write_reply(ring: RingWriter, request: FrameHeader, rows: torch.Tensor) -> bool:
-    """Write the contiguous results ``[R, H]`` of a request; False if there is no room."""
+def write_reply(
+    ring: RingWriter, request: FrameHeader, rows: torch.Tensor, times: ShardTimes = NO_TIMES
+) -> bool:
+    """Write the contiguous results ``[R, H]`` of a request; False if there is no room.
+
+    The record tells the times in fields that only a request needs: numbers of tokens and groups.
+    """
+    queue_us, service_us = times.as_us
     header = replace(
         request,
-        num_tokens=0,
+        num_tokens=queue_us,
         num_rows=len(rows),
         hidden_size=rows.shape[1],
         dtype=WIRE_DTYPE[rows.dtype],
     )
-    return _send(ring, _record(header), rows, len(rows))
+    return _send(ring, _record(header, num_groups=service_us), rows, len(rows))
 
 
 def _record(header: FrameHeader, num_groups: int = 0) -> bytes:
@@ -157,6 +164,7 @@ class Reply(NamedTuple):
     frame: FrameId
     rows: torch.Tensor  # [R, H], a copy
     age_s: float  # how long it has been there
+    times: ShardTimes
 
 
 def read_reply(ring: RingReader, at: tuple[int, int]) -> Reply:
@@ -169,7 +177,8 @@ def read_reply(ring: RingReader, at: tuple[int, int]) -> Reply:
     header = record.header
     _check_fits(record.content, header.num_rows, header, record.end)
     rows = _view(ring.memory.map, record.content, header.num_rows, header).clone()
-    return Reply(FrameId(header.frame), rows, _age_s(record.written_us))
+    times = times_of(header.num_tokens, record.num_groups)
+    return Reply(FrameId(header.frame), rows, _age_s(record.written_us), times)
 
 
 def _age_s(written_us: int) -> float:

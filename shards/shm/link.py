@@ -16,6 +16,7 @@ from shards.jobs import AnswerLink, Job
 from shards.shm.frames import read_request, write_reply
 from shards.shm.memory import open_shared
 from shards.shm.rings import Bell, RingReader, RingWriter, ring_offsets
+from shards.times import NO_TIMES, ShardTimes
 
 logger = logging.getLogger(__name__)
 
@@ -77,12 +78,14 @@ class SharedLink:
         """Those that were taken are computed."""
         self.requests.free()
 
-    def answer(self, request: FrameHeader, rows: torch.Tensor) -> None:
+    def answer(
+        self, request: FrameHeader, rows: torch.Tensor, times: ShardTimes = NO_TIMES
+    ) -> None:
         """See ``AnswerLink``."""
-        if write_reply(self.replies, request, rows.contiguous()):
+        if write_reply(self.replies, request, rows.contiguous(), times):
             self.bell.ring()
         else:
-            self._stream.answer(request, rows)
+            self._stream.answer(request, rows, times)
 
     def refuse(self, request: FrameHeader, error: GalerneError) -> None:
         """See ``AnswerLink``."""

@@ -186,7 +186,8 @@ class Recorder:
     def __init__(self, replies):
         self.replies = replies
 
-    def answer(self, request, rows):
+    def answer(self, request, rows, times):
+        assert times.service_s > 0
         assert rows.shape == (request.num_rows, checkpoint().config.hidden_size)
         self.replies[request.frame] = FrameKind.REPLY
 

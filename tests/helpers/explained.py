@@ -119,7 +119,7 @@ class FakeController:
         self.wishes, self.past, self.refusal, self.is_away = [], [], None, False
         self.scaler, self.num_listed = scaler, 0
         self.facts, self.load = FACTS, EXPERTS
-        self.loaded = []
+        self.loaded, self.levels = [], []
         self.frontends = FrontendBook()
 
     async def frontend_news(self, frontend, news):
@@ -163,6 +163,12 @@ class FakeController:
         gone = next(info for info in self.loaded if info.name == name)
         self.loaded = [info for info in self.loaded if info is not gone]
         return gone
+
+    async def set_log_level(self, level, part):
+        if self.refusal is not None:
+            raise self.refusal
+        self.levels.append((part, level))
+        return [part] if part else ["controller", "frontend", "gateway-0"]
 
     async def events(self, after):
         return [event for event in self.past if event.number > after]

@@ -27,6 +27,7 @@ from galerne.v1 import inference_pb2 as pb
 from galerne.v1 import inference_pb2_grpc
 from helpers.adapters import write_adapter
 from helpers.asked import generate, tokens_of
+from helpers.observed import assert_observed, flags_for
 from helpers.secured_server import secured_server, secured_stub
 from helpers.serve_process import ServeProcess, part, run_cli
 from helpers.sure_questions import CALL, LOOK, SEEN, SUM_ANSWER, SUM_TEXT, TOOL, URL
@@ -42,7 +43,7 @@ FLAGS = ("--shards", "4", "--http-port", "0", "--grpc-port", "0", "--max-model-l
 def server(tmp_path_factory):
     adapters = tmp_path_factory.mktemp("adapters")
     write_adapter(adapters / "sql", open_checkpoint(MODEL_DIRECTORY).config, size=0.05)
-    running = ServeProcess(*FLAGS, "--adapters", str(adapters))
+    running = ServeProcess(*FLAGS, "--adapters", str(adapters), *flags_for(tmp_path_factory))
     yield running
     running.stop()
 
@@ -82,6 +83,10 @@ def test_the_openai_client_gets_a_completion_with_logprobs(client, server):
     logprobs = done.choices[0].logprobs
     assert len(logprobs.tokens) == len(logprobs.token_logprobs) == done.usage.completion_tokens
     assert all(p <= 0 for p in logprobs.token_logprobs)
+
+
+def test_a_clients_trace_goes_on_and_log_levels_change(server):
+    assert_observed(server, num_shards=4)
 
 
 def test_http_and_grpc_draw_the_same_tokens(stub, client, server):

@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from cluster.config import kv_bytes, load_config
 from galerne.errors import ConfigError
+from galerne.logs import LogSettings
+from router.tracing.settings import TracingSettings
 
 
 def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):
@@ -23,6 +25,12 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):
         ({"shards": 0}, "shards"),
         ({"http_port": 70_000}, "http_port"),
         ({"drain_s": -1}, "drain_s"),
+        ({"log_level": "loud"}, "log_level"),
+        ({"log_format": "xml"}, "log_format"),
+        ({"trace_endpoint": "collector:4317"}, "tracing.endpoint"),
+        ({"trace_endpoint": "grpc://c:4317", "trace_slow_s": 0}, "tracing.slow_s"),
+        ({"trace_slow_s": 2}, "tracing.endpoint"),
+        ({"tracing": {"endpoint": "grpc://c:4317", "sampling": 1}}, "tracing.sampling"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_its_key(fields, key):
@@ -41,6 +49,15 @@ def test_flags_of_tls_join_the_mapping_of_the_file(tmp_path):
     with pytest.raises(ConfigError) as caught:
         load_config(None, {"internal_tls_cert": "a.pem"})
     assert caught.value.key == "internal_tls.key"
+
+
+def test_traces_and_logs_are_as_flags_and_file_say_and_traces_off_by_default(tmp_path):
+    file = tmp_path / "serve.yaml"
+    file.write_text("tracing: {endpoint: 'grpc://a:1', slow_s: 3}\nlog_format: json\n")
+    config = load_config(file, {"trace_endpoint": "http://b:2", "log_level": "info"})
+    assert config.traces == TracingSettings(endpoint="http://b:2", slow_s=3)
+    assert config.logs == LogSettings(format="json", level="info")
+    assert load_config(None, {}).traces is None
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "shards: [", "nonsense"])

@@ -20,6 +20,7 @@ from router.exchange.dispatch import rows_of
 from shards.shm.frames import read_reply, read_request, write_reply, write_request
 from shards.shm.memory import OwnedMemory, open_shared
 from shards.shm.rings import OwnBell, RingReader, RingWriter, ring_bytes, ring_library
+from shards.times import ShardTimes
 from shards.wire import RequestRows
 
 HIDDEN = 8
@@ -67,7 +68,7 @@ def test_whatever_is_written_is_read_in_order_and_whole(steps):
                 ring.reader.free()
             elif step == "read":
                 if num_read < len(written):
-                    frame, rows, age_s = ring.read()
+                    frame, rows, age_s, _ = ring.read()
                     assert 0 <= age_s < 60
                     assert frame == written[num_read][0]
                     assert torch.equal(rows, rows_for(*written[num_read]))
@@ -77,7 +78,7 @@ def test_whatever_is_written_is_read_in_order_and_whole(steps):
             elif ring.reply(number, step):
                 written.append((number, step))
         for number, num_rows in written[num_read:]:
-            frame, rows, _ = ring.read()
+            frame, rows, _, _ = ring.read()
             assert (frame, len(rows)) == (number, num_rows)
             assert torch.equal(rows, rows_for(number, num_rows))
         assert ring.read() is None
@@ -102,7 +103,7 @@ def test_an_empty_ring_has_room_for_two_frames_wherever_it_stands(bursts):
             for number, num_rows in enumerate(sizes):  # nobody reads or frees meanwhile
                 assert ring.reply(number, num_rows)
             for number, num_rows in enumerate(sizes):
-                frame, rows, _ = ring.read()
+                frame, rows, _, _ = ring.read()
                 assert frame == number
                 assert torch.equal(rows, rows_for(number, num_rows))
             ring.reader.free()
@@ -114,6 +115,18 @@ def test_few_frames_stay_at_the_rings_start():
             assert ring.reply(number, 3)
             assert ring.reader.next()[0] == ring.reader.start + ring_bytes(0)
             ring.reader.free()
+
+
+def test_a_reply_tells_how_long_its_request_waited_and_was_computed():
+    most = ((1 << 32) - 1) / 1e6
+    for told, found in (
+        (ShardTimes(0.25, 0.000_017), ShardTimes(0.25, 0.000_017)),
+        (ShardTimes(-1.0, 1e9), ShardTimes(0.0, most)),  # what no field holds
+    ):
+        with Ring() as ring:
+            header = FrameHeader(kind=FrameKind.REQUEST, frame=4, num_tokens=9)
+            assert write_reply(ring.writer, header, rows_for(4, 2), told)
+            assert ring.read().times == found
 
 
 @pytest.mark.parametrize("has_adapters", [False, True])
@@ -137,7 +150,8 @@ def test_a_request_arrives_as_it_was_sent(has_adapters):
     )
     with Ring() as ring:
         assert write_request(ring.writer, header, rows, frame.tokens)
-        found, read, _ = read_request(ring.reader, ring.reader.next(), INCARNATION)
+        found, read, age_s = read_request(ring.reader, ring.reader.next(), INCARNATION)
+        assert 0 <= age_s < 60
         assert replace(found, flags=0, incarnation=0) == header
         assert found.incarnation == INCARNATION
         assert torch.equal(read.tokens, source[torch.from_numpy(frame.tokens)])

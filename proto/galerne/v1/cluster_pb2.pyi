@@ -7,6 +7,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class SetLogLevelRequest(_message.Message):
+    __slots__ = ("level", "part")
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
+    level: str
+    part: str
+    def __init__(self, level: _Optional[str] = ..., part: _Optional[str] = ...) -> None: ...
+
+class LogLevelSet(_message.Message):
+    __slots__ = ("parts",)
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    parts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, parts: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class LoadLoraRequest(_message.Message):
     __slots__ = ("name", "directory")
     NAME_FIELD_NUMBER: _ClassVar[int]

@@ -86,6 +86,11 @@ class ClusterServiceStub(object):
                 request_serializer=galerne_dot_v1_dot_cluster__pb2.ListAdaptersRequest.SerializeToString,
                 response_deserializer=galerne_dot_v1_dot_cluster__pb2.AdapterList.FromString,
                 _registered_method=True)
+        self.SetLogLevel = channel.unary_unary(
+                '/galerne.v1.ClusterService/SetLogLevel',
+                request_serializer=galerne_dot_v1_dot_cluster__pb2.SetLogLevelRequest.SerializeToString,
+                response_deserializer=galerne_dot_v1_dot_cluster__pb2.LogLevelSet.FromString,
+                _registered_method=True)
 
 
 class ClusterServiceServicer(object):
@@ -165,6 +170,13 @@ class ClusterServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetLogLevel(self, request, context):
+        """What processes log from now on; also those that start later, until the controller restarts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -217,6 +229,11 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.ListAdapters,
                     request_deserializer=galerne_dot_v1_dot_cluster__pb2.ListAdaptersRequest.FromString,
                     response_serializer=galerne_dot_v1_dot_cluster__pb2.AdapterList.SerializeToString,
+            ),
+            'SetLogLevel': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetLogLevel,
+                    request_deserializer=galerne_dot_v1_dot_cluster__pb2.SetLogLevelRequest.FromString,
+                    response_serializer=galerne_dot_v1_dot_cluster__pb2.LogLevelSet.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -490,6 +507,33 @@ class ClusterService(object):
             '/galerne.v1.ClusterService/ListAdapters',
             galerne_dot_v1_dot_cluster__pb2.ListAdaptersRequest.SerializeToString,
             galerne_dot_v1_dot_cluster__pb2.AdapterList.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetLogLevel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/galerne.v1.ClusterService/SetLogLevel',
+            galerne_dot_v1_dot_cluster__pb2.SetLogLevelRequest.SerializeToString,
+            galerne_dot_v1_dot_cluster__pb2.LogLevelSet.FromString,
             options,
             channel_credentials,
             insecure,

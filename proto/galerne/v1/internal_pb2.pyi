@@ -240,7 +240,7 @@ class AbortSubmittedRequest(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., choice: _Optional[int] = ..., forget: bool = ..., owner: _Optional[bytes] = ...) -> None: ...
 
 class SubmitEvent(_message.Message):
-    __slots__ = ("choice", "offset", "token_ids", "logprobs", "prompt_logprobs", "cached_tokens", "finish_reason", "stop_token_id", "error")
+    __slots__ = ("choice", "offset", "token_ids", "logprobs", "prompt_logprobs", "cached_tokens", "finish_reason", "stop_token_id", "error", "is_trace_kept")
     CHOICE_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -250,6 +250,7 @@ class SubmitEvent(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     STOP_TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    IS_TRACE_KEPT_FIELD_NUMBER: _ClassVar[int]
     choice: int
     offset: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -259,7 +260,8 @@ class SubmitEvent(_message.Message):
     finish_reason: _inference_pb2.FinishReason
     stop_token_id: int
     error: str
-    def __init__(self, choice: _Optional[int] = ..., offset: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[_Union[_inference_pb2.TokenLogprobs, _Mapping]]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[_inference_pb2.TokenLogprobs, _Mapping]]] = ..., cached_tokens: _Optional[int] = ..., finish_reason: _Optional[_Union[_inference_pb2.FinishReason, str]] = ..., stop_token_id: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
+    is_trace_kept: bool
+    def __init__(self, choice: _Optional[int] = ..., offset: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[_Union[_inference_pb2.TokenLogprobs, _Mapping]]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[_inference_pb2.TokenLogprobs, _Mapping]]] = ..., cached_tokens: _Optional[int] = ..., finish_reason: _Optional[_Union[_inference_pb2.FinishReason, str]] = ..., stop_token_id: _Optional[int] = ..., error: _Optional[str] = ..., is_trace_kept: bool = ...) -> None: ...
 
 class DescribeGatewayRequest(_message.Message):
     __slots__ = ("with_metrics", "with_topology")

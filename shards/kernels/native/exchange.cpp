@@ -26,6 +26,7 @@ struct Call {
   int64_t* slots;             // [T * K] by owner, of one by expert
   int64_t* first;             // [S + 1] where the slots of a shard start
   int64_t* is_in;             // [S] 0, or once its answer is in: 1 + microseconds it has been here
+  int64_t* times;             // [S] of whose answer is in: microseconds queued, and << 32 computed
   int64_t* memory;            // [S * 2 + E + T]
 };
 
@@ -94,6 +95,7 @@ void write_frame(const Call& c, const Frames& frames, int64_t shard) {
   header.num_groups = static_cast<uint32_t>(num_groups);
   header.num_rows = static_cast<uint32_t>(num_rows);
   header.hidden = static_cast<uint32_t>(c.hidden);
+  header.written_us = clock_us();
   std::memcpy(record, &header, sizeof header);
   char* to = record + rows_at(num_groups, num_rows);
   for (int64_t t = 0, place = 0; t < c.num_tokens; ++t) {
@@ -128,6 +130,8 @@ bool is_answer(const Call& c, int64_t shard, const Record& r, int64_t bytes) {
 void take_answer(const Call& c, int64_t shard, const Record* record, int64_t bytes, char* out) {
   const char* from = reinterpret_cast<const char*>(record + 1);
   const uint32_t written_us = record->written_us;
+  c.times[shard] = static_cast<int64_t>(record->num_tokens) |
+                   static_cast<int64_t>(static_cast<uint64_t>(record->num_groups) << 32);
   for (int64_t i = c.first[shard]; i < c.first[shard + 1]; ++i, from += c.row_bytes)
     std::memcpy(out + c.slots[i] * c.row_bytes, from, c.row_bytes);
   End& replies = *c.replies[shard];

@@ -29,7 +29,7 @@ def open_library(path: Path = LIBRARY) -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:
-        logger.warning("native_kernels_missing reason=%s: torch computes, slower", error)
+        logger.warning("native_kernels_missing reason=%s", error)
         return None
     library.galerne_family_name.restype = ctypes.c_char_p
     return library

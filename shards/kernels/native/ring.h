@@ -36,14 +36,15 @@ enum Kind : uint32_t {
   ADAPTED = 2,  // and behind the rows the key of every row's adapter, 64 bits each
 };
 
-// First of a record.
+// First of a record. An answer tells, in microseconds, how long its request waited in num_tokens and
+// how long it was computed in num_groups.
 struct Record {
   uint32_t bytes;  // with this header
   uint32_t kind;
   uint32_t frame, layer;
   uint64_t epoch, step;
   uint32_t attempt, micro_batch, dtype, num_tokens, num_groups, num_rows, hidden;
-  uint32_t written_us;  // clock_us when it was
+  uint32_t written_us;  // clock_us when it was: of a request, from when on it waits
 };
 static_assert(sizeof(Record) == ALIGNMENT, "the layout is shared between processes");
 

@@ -88,7 +88,8 @@ bool serve(Served& s, const ServedLink& link, const Record* shared, int64_t byte
   if (!reply) return false;
 
   const int64_t started = clock_ns();
-  const int64_t waited = int64_t{clock_us() - r.written_us} * 1000;
+  const uint32_t started_us = static_cast<uint32_t>(started / 1000);
+  const uint32_t waited_us = started_us - r.written_us;
   const bf16* const x =
       reinterpret_cast<const bf16*>(reinterpret_cast<const char*>(shared) + data);
   bf16* const out = reinterpret_cast<bf16*>(reply + sizeof(Record));
@@ -106,8 +107,9 @@ bool serve(Served& s, const ServedLink& link, const Record* shared, int64_t byte
   Record header = r;
   header.bytes = static_cast<uint32_t>(reply_bytes);
   header.kind = FRAME;
-  header.num_tokens = header.num_groups = 0;
   header.written_us = clock_us();
+  header.num_tokens = waited_us;
+  header.num_groups = header.written_us - started_us;
   std::memcpy(reply, &header, sizeof header);
   link.requests->position += bytes;
   release(*link.requests);  // first: whoever has all answers finds an empty ring
@@ -120,6 +122,7 @@ bool serve(Served& s, const ServedLink& link, const Record* shared, int64_t byte
   s.totals[0] += 1;
   s.totals[1] += r.num_rows;
   s.totals[2] += ns;
+  const int64_t waited = int64_t{waited_us} * 1000;
   s.totals[3] += waited;
   const auto bucket = [&](int64_t of) {
     return std::lower_bound(s.bounds, s.bounds + s.num_bounds, of) - s.bounds;
