@@ -132,7 +132,8 @@ def settings_of(flags: Mapping[str, Any]) -> ServeConfig:
 def start_with_progress(server: Server, console: Console) -> None:
     """Start a server, showing what happens and how far each part has loaded."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
+    is_seen = console.is_terminal  # else bars cost a thread that draws, and nobody looks
+    with Progress(*columns, console=console, transient=True, disable=not is_seen) as bars:
         tasks: dict[str, TaskID] = {}
 
         def on_report(report: StartReport) -> None:
