@@ -236,6 +236,11 @@ limits:{{/* none of the CPU: the scheduler's pauses would be tokens' pauses */}}
 {{- if include "galerne.isOpen" $root }}
 - {name: RAY_AUTH_TOKEN_PATH, value: /etc/galerne/ray-token/token}
 {{- end }}
+- {name: GALERNE_CORES, value: {{ $group.cores | quote }}}
+{{- if and (eq $component "head") $v.tls.clientCaSecret }}
+- {name: GALERNE_TLS_CERT, value: /etc/galerne/tls/tls.crt}
+- {name: GALERNE_TLS_KEY, value: /etc/galerne/tls/tls.key}
+{{- end }}
 - {name: HOME, value: /tmp}
 - {name: PYTHONDONTWRITEBYTECODE, value: "1"}
 - name: POD_IP

@@ -11,8 +11,8 @@
 {{ end -}}
 {{- end -}}
 
-{{/* list root probe: looks until startTimeoutSeconds are over */}}
-{{- define "galerne.startThreshold" -}}
+{{/* list root probe: looks in startTimeoutSeconds */}}
+{{- define "galerne.threshold" -}}
 {{- $root := index . 0 -}}{{- $probe := index . 1 -}}
 {{- add1 (div (int $root.Values.startTimeoutSeconds) (int ($probe.periodSeconds | default 10))) -}}
 {{- end -}}
@@ -26,22 +26,22 @@
 {{- $ready := dict "httpGet" (dict "path" "/ready" "port" "http" "scheme" $scheme) -}}
 {{- $live := dict "httpGet" (dict "path" "/health" "port" "http" "scheme" $scheme) -}}
 {{- if eq $how "exec" -}}
-{{- $ready = dict "exec" (dict "command" (list "galerne" "probe" "ready")) -}}
-{{- $live = dict "exec" (dict "command" (list "galerne" "probe" "live")) -}}
+{{- $where := printf "--http=%s://127.0.0.1:%d" (lower $scheme) (int $v.service.httpPort) -}}
+{{- $ready = dict "exec" (dict "command" (list "galerne" "probe" "ready" $where)) -}}
+{{- $live = dict "exec" (dict "command" (list "galerne" "probe" "live" $where)) -}}
 {{- else if eq $how "grpc" -}}
 {{- $ready = dict "grpc" (dict "port" $v.service.grpcPort "service" "galerne.v1.InferenceService") -}}
 {{- end -}}
-{{/* Started as soon as it can serve: shards and gateways are there. */ -}}
-{{- include "galerne.probe" (list "startup" $p.startup $ready (include "galerne.startThreshold" (list . $p.startup) | int)) }}
+{{- include "galerne.probe" (list "startup" $p.startup $ready (include "galerne.threshold" (list . $p.startup) | int)) }}
 {{- include "galerne.probe" (list "readiness" $p.readiness $ready 3) }}
 {{- include "galerne.probe" (list "liveness" $p.liveness $live 3) }}
 {{- end -}}
 
 {{- define "galerne.workerProbes" -}}
 {{- $p := .Values.probes.worker -}}
-{{- $live := dict "exec" (dict "command" (list "galerne" "probe" "live")) -}}
-{{- $ready := dict "exec" (dict "command" (list "galerne" "probe" "node")) -}}
-{{- include "galerne.probe" (list "startup" $p.startup $live (include "galerne.startThreshold" (list . $p.startup) | int)) }}
-{{- include "galerne.probe" (list "readiness" $p.readiness $ready 3) }}
-{{- include "galerne.probe" (list "liveness" $p.liveness $live 3) }}
+{{- $node := dict "exec" (dict "command" (list "galerne" "probe" "node")) -}}
+{{- range $kind := list "startup" "readiness" "liveness" -}}
+{{- $probe := get $p $kind -}}
+{{- include "galerne.probe" (list $kind $probe $node (include "galerne.threshold" (list $ $probe) | int)) }}
+{{- end -}}
 {{- end -}}

@@ -1,0 +1,122 @@
+"""The Helm chart's pods, plain mode: their commands, files and probes, run on three hosts.
+
+The hosts are network namespaces; see ``helpers.pods`` for what stands in for a kubelet.
+"""
+
+import json
+import sys
+
+import pytest
+
+from helpers.helm import render
+from helpers.netns import why_not
+from helpers.pods import Pods
+from helpers.ray_hosts import CLIENT
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+
+NUM_TOKENS, SEED = 300, 5
+FAULT_AFTER = 30  # tokens
+# Two shards on two nodes, each expert on both; Ray gives a silent node up after 3 s.
+VALUES = {
+    "shards__replicas": 2,
+    "shards__cores": 1,
+    "transport": "grpc",
+    "expertCopies": 2,
+    "config": {"max_model_len": 2048},
+    "gateways__kvMemory": "200MiB",
+    "drain__deadlineSeconds": 3,
+    "ray__healthCheck": {"periodMs": 500, "timeoutMs": 1000, "failureThreshold": 3},
+}
+
+
+@pytest.fixture(scope="module")
+def pods():
+    reason = why_not()
+    if reason is not None:
+        pytest.skip(f"no network namespaces here: {reason}")
+    with Pods(render(**VALUES)) as running:
+        running.wait_until_ready()
+        yield running
+
+
+def ask(pods, *arguments):
+    """``stream_client.py`` beside the head: every line of its output as a value."""
+    head = pods["head-0"]
+    target = f"{head.host.address}:9000"
+    command = [sys.executable, CLIENT, arguments[0], target, *map(str, arguments[1:])]
+    process = head.host.popen(command, head.client_env(), stdout=-1, text=True)
+    yield from map(json.loads, process.stdout)
+    assert process.wait(10) == 0
+
+
+def stream(pods, fault=None):
+    """The tokens of one request; ``fault`` strikes meanwhile."""
+    tokens = []
+    for event in ask(pods, "generate", NUM_TOKENS, SEED):
+        tokens += event["tokens"]
+        if fault is not None and len(tokens) >= FAULT_AFTER:
+            fault()
+            fault = None
+    assert fault is None, "the stream was shorter than that"
+    return tokens
+
+
+def homes(pods):
+    """Name of the pod that holds each part."""
+    names = {pod.host.address: name for name, pod in pods.items()}
+    return {part["id"]: names[part["address"].rpartition(":")[0]] for part in ask(pods, "parts")}
+
+
+@pytest.fixture(scope="module")
+def want(pods):
+    return stream(pods)
+
+
+def test_gateway_and_shards_run_in_the_pods_that_are_for_them(pods):
+    found = homes(pods)
+    assert found["gateway-0"] == "head-0"
+    assert {found["shard-0"], found["shard-1"]} == {"shard-0", "shard-1"}
+
+
+def test_every_probe_passes_in_every_pod(pods):
+    for name, pod in pods.items():
+        for kind in ("startup", "readiness", "liveness"):
+            is_ok, said = pod.probe(kind)
+            assert is_ok, f"{name} {kind}: {said}"
+
+
+def test_the_pod_of_helm_test_gets_an_answer_by_the_services_name(pods):
+    code, said = pods["head-0"].run_other(pods.templates["test"])
+    assert code == 0, said
+    assert "Paris" in said
+
+
+def test_nothing_runs_as_root_and_nothing_but_volumes_can_be_written(pods):
+    for pod in pods.values():
+        assert {uid for p in pod.processes() for uid in p.uids()} == {10001}
+        code, _ = pod.run(["touch", "/usr/file"])
+        assert code != 0
+
+
+def test_ray_s_head_dies_and_comes_back_with_its_state_while_a_stream_runs(pods, want):
+    [head] = [p for p in pods["head-0"].processes() if p.name() == "gcs_server"]
+    assert stream(pods, fault=head.kill) == want
+    pods.wait_until_ready()
+    again = [p.pid for p in pods["head-0"].processes() if p.name() == "gcs_server"]
+    assert len(again) == 1
+    assert again != [head.pid]
+
+
+def test_a_pod_cut_off_in_the_middle_of_a_stream_costs_no_token_and_comes_back(pods, want):
+    victim = homes(pods)["shard-1"]
+    assert stream(pods, fault=pods[victim].host.cut) == want
+    assert stream(pods) == want
+    pods.wait_until_ready("head-0")
+    pods[victim].host.heal()
+    pods.wait_until_ready(victim)  # Ray had given its node up: the container ended and began anew
+    assert stream(pods) == want
+
+
+def test_the_head_s_pod_ends_in_its_grace_period(pods):
+    assert pods["head-0"].terminate(timeout_s=33.0) > 0
