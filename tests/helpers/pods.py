@@ -126,21 +126,21 @@ class Pod:
         code, said = self.run([sys.executable, "-c", _ASK, url, str(probe["timeoutSeconds"])])
         return code == 0, said
 
-    def processes(self):
-        """Everything that the container has started."""
-        return psutil.Process(self._process.pid).children(recursive=True)
+    def processes(self, name=None):
+        """Everything that the container has started, or what has this name of it."""
+        found = psutil.Process(self._process.pid).children(recursive=True)
+        return [process for process in found if name in (None, process.name())]
 
     def terminate(self, timeout_s):
-        """SIGTERM to the container's first process, not to be restarted; seconds that it took."""
-        kubelet = psutil.Process(self._process.pid).children()[0]
-        kubelet.suspend()
+        """SIGTERM to the container's first process, which is not started again."""
+        [kubelet] = psutil.Process(self._process.pid).children()
         [first] = kubelet.children()
-        began = time.monotonic()
+        kubelet.suspend()
         first.send_signal(signal.SIGTERM)
-        _, alive = psutil.wait_procs([first], timeout=timeout_s)
-        alive = [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-        assert not alive, f"still there after {timeout_s} s"
-        return time.monotonic() - began
+        deadline = time.monotonic() + timeout_s
+        while first.is_running() and first.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline, f"still there after {timeout_s} s"
+            time.sleep(0.1)
 
     def client_env(self):
         """For a program of the tests, which has not the pod's variables."""
