@@ -127,9 +127,16 @@ class Pod:
         return code == 0, said
 
     def processes(self, name=None):
-        """Everything that the container has started, or what has this name of it."""
-        found = psutil.Process(self._process.pid).children(recursive=True)
-        return [process for process in found if name in (None, process.name())]
+        """Everything that runs here, or what has this name of it."""
+        space = _pid_space(self.host.pid)
+        return [
+            process
+            for process in psutil.process_iter(["name", "status"])
+            if process.pid != self.host.pid
+            and process.info["status"] != psutil.STATUS_ZOMBIE
+            and name in (None, process.info["name"])
+            and _pid_space(process.pid) == space
+        ]
 
     def terminate(self, timeout_s):
         """SIGTERM to the container's first process, which is not started again."""
@@ -141,6 +148,8 @@ class Pod:
         while first.is_running() and first.status() != psutil.STATUS_ZOMBIE:
             assert time.monotonic() < deadline, f"still there after {timeout_s} s"
             time.sleep(0.1)
+        kubelet.kill()
+        self._process.wait(10)
 
     def client_env(self):
         """For a program of the tests, which has not the pod's variables."""
@@ -219,3 +228,10 @@ class Pods(dict):
 
     def __exit__(self, *_):
         self.hosts.close()
+
+
+def _pid_space(pid):
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    except OSError:  # it has just ended
+        return None

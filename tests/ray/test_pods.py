@@ -28,6 +28,7 @@ VALUES = {
     "config": {"max_model_len": 2048},
     "gateways__kvMemory": "200MiB",
     "drain__deadlineSeconds": 3,
+    "ray__headPatienceSeconds": 15,
     "ray__healthCheck": {"periodMs": 500, "timeoutMs": 1000, "failureThreshold": 3},
 }
 
@@ -129,6 +130,10 @@ def wait_for_another(pod, raylet):
         time.sleep(0.5)
 
 
-def test_the_head_s_pod_ends_in_its_grace_period(pods):
+def test_the_head_s_pod_ends_in_its_grace_period_and_the_next_one_is_joined(pods, want):
     head = pods["head-0"]
     head.terminate(head.spec["terminationGracePeriodSeconds"])
+    assert [process.name() for process in head.processes()] == []
+    head.start()
+    pods.wait_until_ready()
+    assert stream(pods) == want
