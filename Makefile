@@ -145,7 +145,7 @@ helm: .venv/dev
 
 # The chart's pods as processes on three hosts (network namespaces).
 pods: .venv/dev
-	$(PY) -m pytest -m slow tests/ray/test_pods.py
+	$(PY) -m pytest -m slow tests/ray/test_pods.py tests/ray/test_pods_kuberay.py
 
 defects: .venv/dev
 	PYTHONPATH=tests $(PY) -m tests.bench.defects

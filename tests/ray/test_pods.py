@@ -3,22 +3,17 @@
 The hosts are network namespaces; see ``helpers.pods`` for what stands in for a kubelet.
 """
 
-import json
-import subprocess
-import sys
 import time
 
 import pytest
 
 from helpers.helm import render
 from helpers.netns import why_not
+from helpers.pod_client import homes, stream
 from helpers.pods import Pods
-from helpers.ray_hosts import CLIENT
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
-NUM_TOKENS, SEED = 300, 5
-FAULT_AFTER = 30  # tokens
 # Two shards on two nodes, each expert on both; Ray gives a silent node up after 3 s.
 VALUES = {
     "shards__replicas": 2,
@@ -41,35 +36,6 @@ def pods():
     with Pods(render(**VALUES)) as running:
         running.wait_until_ready()
         yield running
-
-
-def ask(pods, *arguments):
-    """``stream_client.py`` beside the head: every line of its output as a value."""
-    head = pods["head-0"]
-    target = f"{head.host.address}:9000"
-    command = [sys.executable, CLIENT, arguments[0], target, *map(str, arguments[1:])]
-    process = head.host.popen(command, head.client_env(), stdout=subprocess.PIPE, text=True)
-    yield from map(json.loads, process.stdout)
-    assert process.wait(10) == 0
-
-
-def stream(pods, fault=None):
-    """The tokens of one request; ``fault`` strikes meanwhile."""
-    tokens = []
-    for event in ask(pods, "generate", NUM_TOKENS, SEED):
-        tokens += event["tokens"]
-        if fault is not None and len(tokens) >= FAULT_AFTER:
-            fault()
-            fault = None
-    assert fault is None, "the stream was shorter than that"
-    return tokens
-
-
-def homes(pods):
-    """Name of the pod that holds each part."""
-    names = {pod.host.address: name for name, pod in pods.items()}
-    hosts = {part["id"]: part["address"].rpartition(":")[0] for part in ask(pods, "parts")}
-    return {part: names[host] for part, host in hosts.items()}
 
 
 @pytest.fixture(scope="module")
