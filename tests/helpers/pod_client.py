@@ -1,4 +1,4 @@
-"""Questions to a server whose pods ``helpers.pods`` runs."""
+"""Small values for the chart, and questions to the server whose pods ``helpers.pods`` runs."""
 
 import json
 import subprocess
@@ -8,6 +8,18 @@ from helpers.ray_hosts import CLIENT
 
 NUM_TOKENS, SEED = 300, 5
 FAULT_AFTER = 30  # tokens
+# Two shards on two nodes, each expert on both; Ray gives a silent node up after 3 s.
+SMALL_VALUES = {
+    "shards__replicas": 2,
+    "shards__cores": 1,
+    "transport": "grpc",
+    "expertCopies": 2,
+    "config": {"max_model_len": 2048},
+    "gateways__kvMemory": "200MiB",
+    "drain__deadlineSeconds": 3,
+    "ray__headPatienceSeconds": 15,
+    "ray__healthCheck": {"periodMs": 500, "timeoutMs": 1000, "failureThreshold": 3},
+}
 
 
 def ask(pods, *arguments):

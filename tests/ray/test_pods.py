@@ -9,23 +9,10 @@ import pytest
 
 from helpers.helm import render
 from helpers.netns import why_not
-from helpers.pod_client import homes, stream
+from helpers.pod_client import SMALL_VALUES, homes, stream
 from helpers.pods import Pods
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
-
-# Two shards on two nodes, each expert on both; Ray gives a silent node up after 3 s.
-VALUES = {
-    "shards__replicas": 2,
-    "shards__cores": 1,
-    "transport": "grpc",
-    "expertCopies": 2,
-    "config": {"max_model_len": 2048},
-    "gateways__kvMemory": "200MiB",
-    "drain__deadlineSeconds": 3,
-    "ray__headPatienceSeconds": 15,
-    "ray__healthCheck": {"periodMs": 500, "timeoutMs": 1000, "failureThreshold": 3},
-}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +20,7 @@ def pods():
     reason = why_not()
     if reason is not None:
         pytest.skip(f"no network namespaces here: {reason}")
-    with Pods(render(**VALUES)) as running:
+    with Pods(render(**SMALL_VALUES)) as running:
         running.wait_until_ready()
         yield running
 

@@ -8,22 +8,12 @@ import pytest
 from helpers.helm import find, render
 from helpers.kuberay import bring_application, operated
 from helpers.netns import why_not
-from helpers.pod_client import homes, stream
+from helpers.pod_client import SMALL_VALUES, homes, stream
 from helpers.pods import Pods
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
-VALUES = {
-    "deployment": "rayservice",
-    "gcsFaultTolerance__backend": "none",
-    "shards__cores": 1,
-    "transport": "grpc",
-    "expertCopies": 2,
-    "config": {"max_model_len": 2048},
-    "gateways__kvMemory": "200MiB",
-    "drain__deadlineSeconds": 3,
-    "ray__healthCheck": {"periodMs": 500, "timeoutMs": 1000, "failureThreshold": 3},
-}
+VALUES = SMALL_VALUES | {"deployment": "rayservice", "gcsFaultTolerance__backend": "none"}
 
 
 @pytest.fixture(scope="module")
