@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from helpers.helm import find, pod_templates
+from helpers.helm import ROOT, find, pod_templates
 from helpers.netns import Hosts
 
 _BIN = Path(sys.executable).parent
@@ -28,6 +28,7 @@ sys.exit(urllib.request.urlopen(sys.argv[1], timeout=float(sys.argv[2])).status 
 # As the root that the image has: /etc is the pod's own, and nothing but volumes can be written.
 _PREPARE = """
 set -e
+{programs}
 mount -t tmpfs tmpfs /mnt && cp -a /etc/. /mnt && mount --move /mnt /etc
 mount -o remount,size={shared} /dev/shm
 chmod 1777 /tmp /dev/shm
@@ -51,6 +52,7 @@ class Pod:
         files = [self._write(path, data) for path, data in self._files(manifests)]
         [shared] = [v["emptyDir"]["sizeLimit"] for v in self.spec["volumes"] if v["name"] == "shm"]
         script = _PREPARE.format(
+            programs="\n".join(_shown_to_all()),
             shared=shared.removesuffix("i"),
             hosts="\n".join(
                 f"echo {head.address} {name} {name}.serving.svc >> /etc/hosts" for name in services
@@ -228,6 +230,21 @@ class Pods(dict):
 
     def __exit__(self, *_):
         self.hosts.close()
+
+
+def _shown_to_all():
+    """Commands that let every user have the programs, which may lie in root's home."""
+    inside = {}
+    for path in {Path(sys.base_prefix), Path(sys.prefix).resolve(), ROOT}:
+        closed = [p for p in reversed(path.parents) if not p.stat().st_mode & 0o001]
+        if closed:
+            inside.setdefault(closed[0], []).append(path)
+    for closed, paths in inside.items():
+        for number, path in enumerate(paths):
+            yield f"mkdir /tmp/{number} && mount --bind {path} /tmp/{number}"
+        yield f"mount -t tmpfs -o mode=755 tmpfs {closed}"
+        for number, path in enumerate(paths):
+            yield f"mkdir -p {path} && mount --move /tmp/{number} {path} && rmdir /tmp/{number}"
 
 
 def _pid_space(pid):
