@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -36,6 +37,7 @@ chmod 1777 /tmp /dev/shm
 {files}
 mount -o remount,bind,ro /
 """
+_LAST_BYTES = 2000  # of a log
 _RESTARTED = 'while :; do "$@"; sleep 0.5; done'
 
 
@@ -48,6 +50,7 @@ class Pod:
         [self.container] = self.spec["containers"]
         self._user = self.spec["securityContext"]["runAsUser"]
         self._process = None
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - ends with this
         services = [m["metadata"]["name"] for m in manifests if m["kind"] == "Service"]
         files = [self._write(path, data) for path, data in self._files(manifests)]
         [shared] = [v["emptyDir"]["sizeLimit"] for v in self.spec["volumes"] if v["name"] == "shm"]
@@ -89,9 +92,15 @@ class Pod:
         self._process = self._popen(
             ["sh", "-c", _RESTARTED, "kubelet", *self._command(self.container)],
             self._env(self.container),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
         )
+
+    def logs(self):
+        """The last that the container has said."""
+        log = self._log.fileno()
+        begin = max(os.fstat(log).st_size - _LAST_BYTES, 0)
+        return os.pread(log, _LAST_BYTES, begin).decode(errors="replace")
 
     def start_init(self):
         """Processes of the init containers, one after the other."""
@@ -144,14 +153,13 @@ class Pod:
         """SIGTERM to the container's first process, which is not started again."""
         [kubelet] = psutil.Process(self._process.pid).children()
         [first] = kubelet.children()
-        kubelet.suspend()
-        first.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + timeout_s
-        while first.is_running() and first.status() != psutil.STATUS_ZOMBIE:
-            assert time.monotonic() < deadline, f"still there after {timeout_s} s"
-            time.sleep(0.1)
         kubelet.kill()
         self._process.wait(10)
+        first.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + timeout_s
+        while first.is_running():  # the host's first process buries it
+            assert time.monotonic() < deadline, f"still there after {timeout_s} s: {self.logs()}"
+            time.sleep(0.1)
 
     def client_env(self):
         """For a program of the tests, which has not the pod's variables."""
@@ -222,7 +230,7 @@ class Pods(dict):
                 is_ready, said = self[name].probe("readiness")
                 if is_ready:
                     break
-                assert time.monotonic() < deadline, f"{name}: {said}"
+                assert time.monotonic() < deadline, f"{name}: {said}{self[name].logs()}"
                 time.sleep(1.0)
 
     def __enter__(self):
