@@ -49,8 +49,7 @@ class Pod:
         self.spec = template["spec"]
         [self.container] = self.spec["containers"]
         self._user = self.spec["securityContext"]["runAsUser"]
-        self._process = None
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - ends with this
+        self._process = self._log = None
         services = [m["metadata"]["name"] for m in manifests if m["kind"] == "Service"]
         files = [self._write(path, data) for path, data in self._files(manifests)]
         [shared] = [v["emptyDir"]["sizeLimit"] for v in self.spec["volumes"] if v["name"] == "shm"]
@@ -88,7 +87,9 @@ class Pod:
         )
 
     def start(self):
-        """Run init containers, then the container, and again whenever it ends."""
+        """Run the container, and again whenever it ends."""
+        self.close()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - see ``close``
         self._process = self._popen(
             ["sh", "-c", _RESTARTED, "kubelet", *self._command(self.container)],
             self._env(self.container),
@@ -101,6 +102,11 @@ class Pod:
         log = self._log.fileno()
         begin = max(os.fstat(log).st_size - _LAST_BYTES, 0)
         return os.pread(log, _LAST_BYTES, begin).decode(errors="replace")
+
+    def close(self):
+        """Forget what the container has said."""
+        if self._log is not None:
+            self._log.close()
 
     def start_init(self):
         """Processes of the init containers, one after the other."""
@@ -206,8 +212,14 @@ class Pods(dict):
                 self[f"{component}-{number}"] = pod
             self._start()
         except BaseException:
-            self.hosts.close()
+            self.close()
             raise
+
+    def close(self):
+        """End all of them."""
+        self.hosts.close()
+        for pod in self.values():
+            pod.close()
 
     def _head_host(self, wanted):
         return self.hosts[sorted(wanted).index(("head", 0))]
@@ -237,7 +249,7 @@ class Pods(dict):
         return self
 
     def __exit__(self, *_):
-        self.hosts.close()
+        self.close()
 
 
 def _shown_to_all():
