@@ -6,7 +6,7 @@ UV := .venv/bin/uv
 FIND_LINKS := $(shell python3 -m pip config get global.find-links 2>/dev/null || true)
 UV_INSTALL = $(UV) pip install -q -p $(PY) $(addprefix --find-links ,$(FIND_LINKS))
 
-.PHONY: install dev demo trace serve test check bench bench-kernels bench-claim bench-http bench-context bench-long bench-against bench-structured bench-prediction bench-auto bench-regret bench-simulator bench-speculation bench-startup test-pages screenshots defects identity faults switching layer-kills sim fuzz hosts proto lock sizing bench-frontends bench-scrape dashboards generated prometheus
+.PHONY: install dev demo trace serve test check bench bench-kernels bench-claim bench-http bench-context bench-long bench-against bench-structured bench-prediction bench-auto bench-regret bench-simulator bench-speculation bench-startup test-pages screenshots defects identity faults switching layer-kills sim fuzz hosts proto lock sizing bench-frontends bench-scrape dashboards generated prometheus helm pods
 
 .venv/installed: pyproject.toml deploy/build_hook.py $(wildcard shards/kernels/native/*.cpp shards/kernels/native/*.h)
 	python3 -m venv .venv
@@ -142,6 +142,14 @@ fuzz-%: .venv/dev
 
 hosts: .venv/dev
 	$(PY) -m pytest -m slow tests/ray/test_hosts.py
+
+# The chart by the real Helm, 4 and 3: lint, render, package, validate. Part of "make test" as well.
+helm: .venv/dev
+	$(PY) -m pytest tests/component/test_helm_chart.py tests/component/test_helm_values.py
+
+# The chart's pods as processes on three hosts (network namespaces).
+pods: .venv/dev
+	$(PY) -m pytest -m slow tests/ray/test_pods.py tests/ray/test_pods_kuberay.py
 
 defects: .venv/dev
 	PYTHONPATH=tests $(PY) -m tests.bench.defects

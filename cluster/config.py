@@ -28,6 +28,7 @@ _GROUPS = (
     ("internal_tls_", "internal_tls", ""),
     ("tls_", "tls", ""),
     ("trace_", "tracing", ""),
+    ("ray_head_", "ray_head", ""),
     ("", "frontends", "_frontends"),
 )
 _TRACING = TracingSettings(endpoint="file:///defaults")
@@ -62,6 +63,24 @@ class NodeSettings(BaseModel):
     most: int = Field(ge=0, description="machines in all, with those that are there already")
     cores: int | None = Field(default=None, ge=1, description="unset: as those that are there")
     memory_bytes: float | None = Field(default=None, gt=0, description="unset: likewise")
+
+
+class RayHeadSettings(BaseModel):
+    """The Ray that we start is the head of a cluster, which nodes of other hosts join."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = Field(min_length=1, description="address of this host, as other nodes reach it")
+    port: int = Field(6379, ge=1, le=65535, description="of Ray's head, which others are told")
+    num_cpus: int | None = Field(
+        None, ge=0, description="that parts are placed by on this node; 0: none; unset: its cores"
+    )
+    role: Literal["gateway", "shard"] | None = Field(
+        None, description="label galerne.io/role of this node; unset: both"
+    )
+    metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="of Ray's own metrics of this node; unset: any"
+    )
 
 
 class TlsSettings(BaseModel):
@@ -178,6 +197,17 @@ class ServeConfig(BaseModel):
     grpc_port: int = Field(9000, ge=0, le=65535, description="gRPC; 0: any")
     frontends: FrontendSettings = Field(FrontendSettings(), description="min, max of frontends")
     address: str | None = Field(None, description="Ray cluster to join; unset: start a local one")
+    ray_head: RayHeadSettings | None = Field(
+        None,
+        description="let nodes of other hosts join the Ray that we start, with the token of our "
+        "environment: host, port, num_cpus, role, metrics_port; unset: this machine alone",
+    )
+    await_nodes: int | None = Field(
+        None,
+        ge=1,
+        description="nodes with room for parts that must have joined before any is placed, within "
+        "start_timeout_s; unset: those that are there",
+    )
     ray_storage: Literal["off"] | Path | None = Field(
         None,
         description="directory where the local Ray keeps its state, so that its head may die and "

@@ -8,12 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-import psutil
-
 from cluster.actors.launch_spec import LaunchSpec
 from cluster.certificates import read_authorities, read_identity
 from cluster.config import ServeConfig, kv_bytes
 from cluster.demo import MODEL_DIRECTORY, MODEL_NAME
+from cluster.gateway_machines import GatewayMachines, gateway_machines
 from cluster.planning.shape import ModelShape, shape_of
 from cluster.presets import PRESETS, PresetInputs, build_topology
 from galerne.errors import ConfigError
@@ -27,7 +26,6 @@ from router.model.cache_size import block_bytes
 from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.eagle import EagleCheckpoint
 from shards.checkpoint.open import open_checkpoint
-from shards.cores import available_cores
 from shards.kernels.formats import FORMATS, WeightFormat
 from shards.kernels.native.families import has_kernels, takes
 
@@ -170,8 +168,15 @@ def plan_serving(
     config: ServeConfig,
     app_name: str,
     num_nodes: int,
+    machines: GatewayMachines | None = None,
 ) -> ServePlan:
     """Check the checkpoint, size the KV pool, lay out the topology.
+
+    Args:
+        config: As the user gave it.
+        app_name: Of the deployment.
+        num_nodes: Of the Ray cluster, with those that may come.
+        machines: That gateways may be placed on; None: this one.
 
     Raises:
         CheckpointError: The checkpoint cannot be used.
@@ -179,7 +184,8 @@ def plan_serving(
     """
     held = held_model(config)
     path, model = held.path, held.config
-    num_cores = available_cores()
+    machines = machines or gateway_machines(())
+    num_cores = machines.num_cores
     inputs = PresetInputs(
         config=config,
         num_layers=model.num_layers,
@@ -199,7 +205,7 @@ def plan_serving(
         problem = f"has no tekken.json, and its {model.vocab_size} ids are fewer than the embedded "
         raise ConfigError("model", path, problem + f"tokenizer's {EMBEDDED_VOCAB_SIZE}")
     resident = resident_bytes(config, model, topology, (held.experts, held.dense))
-    free = psutil.virtual_memory().available - (resident if num_nodes == 1 else 0)
+    free = machines.free_bytes - (resident if num_nodes == 1 else 0)
     if free <= 0:
         text = f"weights take {size_text(resident)}, more than the memory that is available"
         raise ConfigError("model", path, text)
@@ -234,7 +240,7 @@ def plan_serving(
         tls=internal_tls(config),
         max_model_len=max_model_len,
         kv_bytes=min(per_gateway, (most + BLOCK_SIZE) * per_token),
-        gateway_threads=max(1, num_cores // len(topology.gateways)),
+        gateway_threads=machines.threads_of_each(len(topology.gateways)),
         gateway_threads_beside=1 if num_nodes == 1 else None,
         shard_threads=1,
         is_one_node=num_nodes == 1,

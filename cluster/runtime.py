@@ -15,6 +15,7 @@ import psutil
 
 from cluster.head import MEMORY_ONLY, HeadKeeper, find_head, head_environment, storage_note
 from cluster.lean_ray import lean_start
+from cluster.open_head import OpenHead
 from cluster.ports import LOOPBACK, check_port, free_ports, is_loopback
 from cluster.run_directory import RunDirectory
 from galerne.errors import ConfigError, GalerneError
@@ -62,19 +63,29 @@ class RayRuntime:
         _end(family)
 
 
-def local_environment(run: RunDirectory, storage: Path | None) -> dict[str, str]:
-    """Variables of Ray on this machine alone: loopback only, a token of its own."""
-    return {
+def local_environment(
+    run: RunDirectory, storage: Path | None, head: OpenHead | None = None
+) -> dict[str, str]:
+    """Variables of a Ray of ours: on loopback with a token of its own, or the head that is given.
+
+    The head's token is that of our environment, which other nodes are started with too.
+    """
+    common = {
         **_common_environment(),
-        **head_environment(free_ports(1)[0], storage),
-        # With the node's address 127.0.0.1 this makes Ray's own servers listen there only.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        **head_environment(free_ports(1)[0] if head is None else head.port, storage),
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(run.token_file),
         # Else the driver waits for idle workers, before anything has asked for one.
         "RAY_prestart_worker_first_driver": "0",
         # Ray's workers would run at 15: whatever else wants a core would have 28 times their share.
         "RAY_worker_niceness": "0",
+    }
+    if head is not None:
+        return common
+    return {
+        **common,
+        # With the node's address 127.0.0.1 this makes Ray's own servers listen there only.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_AUTH_TOKEN_PATH": str(run.token_file),
     }
 
 
@@ -85,16 +96,19 @@ def start_local_ray(
     namespace: str,
     storage: Path | None = None,
     dashboard_port: int | None = None,
+    head: OpenHead | None = None,
     deferred: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> RayRuntime:
-    """Start a cluster of one node that only this machine can reach.
+    """Start a cluster of one node that only this machine can reach, or that others may join.
 
     Args:
         run: Where its files and token go.
         num_cpus: What it may place by.
         namespace: Of this driver's named actors.
         storage: An empty directory for the head's state: then a head that dies comes back.
-        dashboard_port: None: no dashboard, and none of the processes that serve it.
+        dashboard_port: On loopback; None: no dashboard, and none of the processes that serve it
+            unless others may join.
+        head: Where other nodes reach it; None: nowhere.
         deferred: ``Shutdown.deferred``: interrupted while it starts, Ray would leave agents behind.
 
     Raises:
@@ -105,10 +119,11 @@ def start_local_ray(
     before = set(psutil.Process().children())
 
     def start() -> RayRuntime:
-        ray = _import_ray(local_environment(run, storage))
+        ray = _import_ray(local_environment(run, storage, head))
         has_dashboard = dashboard_port is not None
+        is_lean = head is None and not has_dashboard
         try:
-            with nullcontext() if has_dashboard else lean_start(free_ports(1)[0]):
+            with lean_start(free_ports(1)[0]) if is_lean else nullcontext():
                 context = ray.init(
                     address="local",
                     namespace=namespace,
@@ -117,8 +132,9 @@ def start_local_ray(
                     include_dashboard=has_dashboard,
                     dashboard_host=LOOPBACK,
                     dashboard_port=dashboard_port,
-                    _node_ip_address=LOOPBACK,
+                    _node_ip_address=LOOPBACK if head is None else head.host,
                     _temp_dir=str(run.ray_dir),
+                    **({} if head is None else head.ray_options()),
                     **_quiet_options(),
                 )
         except BaseException as error:  # SystemExit too: inside, SIGTERM is Ray's
@@ -127,8 +143,8 @@ def start_local_ray(
                 raise RayStartError(str(error).strip()[:500]) from error
             raise
         processes = _children_since(before)
-        head = find_head(processes)
-        keeper = HeadKeeper(head) if storage is not None and head is not None else None
+        process = find_head(processes)
+        keeper = HeadKeeper(process) if storage is not None and process is not None else None
         return RayRuntime(
             context.address_info["gcs_address"],
             is_ours=True,

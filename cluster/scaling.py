@@ -12,6 +12,7 @@ from cluster.control.scaling_plan import ScalingPlan, wish_of
 from cluster.control.standing import Spread
 from cluster.control.target import wanted_config
 from cluster.doctor.store import StoredCalibration, save
+from cluster.gateway_machines import gateway_machines
 from cluster.node_kinds import NodeKind, local_cluster
 from cluster.nodes import Node, Role
 from cluster.plan import ServePlan, held_model, plan_serving
@@ -138,7 +139,8 @@ def plan_scaled(
         if scaling is None:
             raise ConfigError("mode", "auto", "there is no calibration: run galerne doctor first")
         config, spread = first_config(config, scaling)
-    num_nodes = max(len(nodes), sum(kind.most for kind in config.nodes), 1)
-    planned = plan_serving(config, app_name, num_nodes)
+    fewest = 1 if config.ray_head is None else 2  # others join it, sooner or later
+    num_nodes = max(len(nodes), sum(kind.most for kind in config.nodes), fewest)
+    planned = plan_serving(config, app_name, num_nodes, gateway_machines(nodes))
     spec = replace(planned.spec, scaling=scaling, spread=spread, is_auto=is_auto)
     return replace(planned, spec=spec)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from cluster.actors.launch_spec import NAMESPACE
 from cluster.config import ServeConfig
-from cluster.nodes import Node, alive_nodes
+from cluster.nodes import Node
+from cluster.open_head import check_open_head, open_head_of, wait_for_nodes
 from cluster.ports import LOOPBACK, check_port
 from cluster.run_directory import RunDirectory
 from cluster.runtime import RayRuntime, join_ray, start_local_ray
@@ -64,19 +66,24 @@ class Server:
             from cluster.edge.start import check_edge  # late, as below: few need it
 
             check_edge(config)
+        check_open_head(config, os.environ)
         if config.address is None:
-            plan = self._plan(on_step, ())  # before Ray: it may refuse
+            is_alone = config.ray_head is None
+            plan = self._plan(on_step, ()) if is_alone else None  # before Ray: it may refuse
             check_port("http_port", config.host, config.http_port)
             check_port("grpc_port", config.host, config.grpc_port)
             on_step("starting Ray")
             proxy = self._choose_proxy()
             self._runtime = self._start_ray()
         else:
+            plan, proxy = None, None
             on_step(f"joining Ray at {config.address}")
             self._runtime = join_ray(
                 config.address, namespace=NAMESPACE, deferred=self._shutdown.deferred
             )
-            plan, proxy = self._plan(on_step, alive_nodes()), None
+        if plan is None:
+            nodes = wait_for_nodes(config.await_nodes, config.start_timeout_s, on_step)
+            plan = self._plan(on_step, nodes)
         self.plan = plan
         from cluster.ingress.app import check_ingress
         from cluster.launch import Deployment
@@ -184,12 +191,16 @@ class Server:
 
     def _start_ray(self) -> RayRuntime:
         wanted = self.config.ray_storage
+        head = open_head_of(self.config)
+        told = None if head is None else head.num_cpus
         return start_local_ray(
             self._run,
-            num_cpus=max(4, available_cores()),  # claims of our actors are fractions
+            # Claims of our actors are fractions.
+            num_cpus=max(4, available_cores()) if told is None else told,
             namespace=NAMESPACE,
             storage=None if wanted == "off" else self._run.make_storage(wanted),
             dashboard_port=self.config.dashboard_port,
+            head=head,
             deferred=self._shutdown.deferred,
         )
 

@@ -7,10 +7,9 @@ import logging
 import time
 from collections.abc import Callable, Collection
 
-import psutil
-
 from galerne.errors import GalerneError
 from shards.bank import ExpertBank
+from shards.cgroup import available_memory
 from shards.epochs import ServedEpochs
 from shards.residency import Experts, Residency, by_layer
 from shards.worker import ExpertWorker
@@ -115,7 +114,7 @@ class ShardControl:
     def _check_room(self, num_experts: int) -> None:
         each = self._bank.num_bytes // max(len(self._bank), 1)
         needed = int(each * num_experts * _SPARE)
-        free = psutil.virtual_memory().available
+        free = available_memory()
         if needed > free:
             raise NoRoomError(num_experts, needed, free)
 

@@ -5,17 +5,28 @@ from __future__ import annotations
 import logging
 import os
 
+from shards.cgroup import cpu_limit
+
 logger = logging.getLogger(__name__)
 
 
 # Environment of processes that compute: torch's pools must not spin against our own threads, or
 # those of other processes. Read when torch is loaded.
 PASSIVE_POOLS = {"OMP_WAIT_POLICY": "PASSIVE"}
+# At most so many cores, where neither affinity nor quota says what others leave, as in a pod.
+CORES_VARIABLE = "GALERNE_CORES"
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Cores that this process may use: by its affinity, its container's quota and the variable."""
+    limits = [float(len(os.sched_getaffinity(0)))]
+    quota = cpu_limit()
+    if quota is not None:
+        limits.append(quota)
+    told = os.environ.get(CORES_VARIABLE, "")
+    if told.isdecimal():
+        limits.append(int(told))
+    return max(int(min(limits)), 1)
 
 
 def share_cores(core: int) -> None:

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from cluster.config import (
     InternalTlsSettings,
+    RayHeadSettings,
     ServeConfig,
     TlsSettings,
     TracingConfig,
@@ -60,6 +61,9 @@ def serve(
     grpc_port: Annotated[int | None, _option("grpc_port")] = None,
     max_frontends: Annotated[int | None, _inner(FrontendSettings, "max")] = None,
     address: Annotated[str | None, _option("address")] = None,
+    ray_head_host: Annotated[str | None, _inner(RayHeadSettings, "host")] = None,
+    ray_head_port: Annotated[int | None, _inner(RayHeadSettings, "port")] = None,
+    await_nodes: Annotated[int | None, _option("await_nodes")] = None,
     ray_storage: Annotated[str | None, _option("ray_storage")] = None,
     max_model_len: Annotated[int | None, _option("max_model_len")] = None,
     kv_memory: Annotated[str | None, _option("kv_memory")] = None,

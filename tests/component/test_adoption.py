@@ -159,11 +159,8 @@ def test_experts_of_a_dead_replica_pair_are_adopted_and_others_are_not_needed(ba
 
 
 def test_a_shard_without_memory_refuses_and_serves_on(bank, monkeypatch):
-    class Full:
-        available = 1 << 10
-
     with cluster() as (exchange, shards):
-        monkeypatch.setattr(shards_control().psutil, "virtual_memory", lambda: Full)
+        monkeypatch.setattr(shards_control(), "available_memory", lambda: 1 << 10)
         with pytest.raises(grpc.RpcError) as refused:
             adopt(shards, "shard-0", placed_on(shards, LOST))
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
