@@ -234,7 +234,7 @@ class Pods(dict):
         for pod in workers:
             pod.start()
 
-    def wait_until_ready(self, *names, timeout_s=240.0):
+    def wait_until_ready(self, *names, timeout_s=400.0):
         """Until the readiness probes of all pods, or of these, have passed once."""
         deadline = time.monotonic() + timeout_s
         for name in names or self:
