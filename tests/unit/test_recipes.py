@@ -60,7 +60,10 @@ def test_the_serve_file_is_what_serve_and_the_application_take(validated):
     assert told["http_options"]["host"] == "127.0.0.1"
 
 
-def test_the_variables_of_serve_are_those_of_a_server_of_ours():
+def test_the_variables_of_serve_are_those_of_a_server_of_ours_and_of_the_chart():
     lines = (RECIPES / "serve.env").read_text().splitlines()
-    told = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
-    assert told == haproxy_behaviour(ApiLimits().max_body_bytes, is_scaled=True)
+    told = [line for line in lines if not line.startswith("#")]
+    wanted = haproxy_behaviour(ApiLimits().max_body_bytes, is_scaled=True)
+    assert dict(line.split("=", 1) for line in told) == wanted
+    chart = RECIPES.parent / "helm" / "galerne" / "serve.env"
+    assert chart.read_text().splitlines() == told
