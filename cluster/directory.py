@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from cluster.control.starting import StartReport
 from galerne.adapters import AdapterInfo
 from galerne.errors import GalerneError, NotServingError
 from galerne.ids import ShardId
@@ -82,6 +83,15 @@ class RayDirectory:
         """
         roster: Roster = await self._ask("roster", with_metrics)
         return roster
+
+    async def start_report(self) -> StartReport:
+        """How far the parts have come with their start.
+
+        Raises:
+            NotServingError: As ``roster``.
+        """
+        report: StartReport = await self._ask("start_report")
+        return report
 
     async def demand(self, num_held: int) -> None:
         """See ``Directory``.

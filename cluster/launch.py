@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -12,11 +13,13 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.actors.controller import Controller, StartReport
+from cluster.actors.controller import Controller
 from cluster.actors.gateway import Gateway
 from cluster.actors.launch_spec import NAMESPACE, LaunchSpec
+from cluster.actors.ray_groups import remove_groups
 from cluster.actors.shard import ExpertShard
 from cluster.control.standing import Spread, Standing
+from cluster.control.starting import StartReport
 from cluster.nodes import HEAD_RESOURCE, alive_nodes, node_by_part
 from galerne import logs
 from galerne.errors import ConfigError
@@ -30,38 +33,83 @@ _POLL_S = 0.1
 _FOLLOW_S = 0.2
 _FOLLOW_STOP_S = 10.0
 _REPORT_TIMEOUT_S = 60.0  # the first answer waits for the controller process to start
+_END_TIMEOUT_S = 5.0
 _PLACE_TIMEOUT_S = 60.0
 _CPU_PER_ACTOR = 0.1  # a claim for placement only; threads are set by the spec
 _RESTARTS_WITHOUT_END = -1
 
 
 class Deployment:
-    """The actors of one running deployment."""
+    """The actors of one running deployment, and whoever owns them."""
 
-    def __init__(self, spec: LaunchSpec) -> None:
+    def __init__(self, spec: LaunchSpec, controller: Any = None) -> None:  # noqa: ANN401 - Ray's
         """Create the actors; ``wait`` until they serve.
+
+        ``controller``: of a deployment that runs already, to become its owner; see ``take_over``.
 
         Raises:
             ConfigError: Ray cannot place them.
         """
         self.spec = spec
         topology = spec.topology
-        self._parts = list(topology.parts)
         self._known = Standing(topology=topology, is_auto=spec.is_auto)
         self._actors: dict[str, Any] = {}
+        self._homes: dict[str, str] = {}  # node of each part
         self._begun: dict[Any, str] = {}  # done when the part's constructor is
+        self._is_stopping = threading.Event()
+        self._follower = threading.Thread(target=self._follow, name="deployment", daemon=True)
+        self._log_level: str | None = None  # that was asked for since the start
+        self._controller = controller
+        if controller is not None:
+            self._parts = self._find_parts()
+            return
+        self._parts = list(topology.parts)
         self._homes = _find_room(topology, spec.spread, {})
         self._controller = _remote(
             Controller,
+            spec,
             spec.controller_name,
             num_cpus=0,
             resources={HEAD_RESOURCE: 0.001},  # other nodes may go without all being lost
         ).remote(spec)
         for part in self._parts:
             self._create(part, self._homes[part], topology)
-        self._log_level: str | None = None  # that was asked for since the start
-        self._is_stopping = threading.Event()
-        self._follower = threading.Thread(target=self._follow, name="deployment", daemon=True)
+
+    @classmethod
+    def take_over(cls, controller_name: str) -> Deployment | None:
+        """Own a deployment whose owner has ended without ending it; None if there is none.
+
+        Its parts have gone on meanwhile; those that have ended for good are started again.
+
+        Raises:
+            ConfigError: Its controller does not answer.
+        """
+        try:
+            controller = ray.get_actor(controller_name, namespace=NAMESPACE)
+        except ValueError:
+            return None
+        try:
+            spec: LaunchSpec = ray.get(controller.spec.remote(), timeout=_REPORT_TIMEOUT_S)
+            return cls(spec, controller)
+        except ray.exceptions.RayError as error:
+            raise ConfigError("controller", controller_name, str(error)) from error
+
+    def _find_parts(self) -> list[str]:
+        """Handles and nodes of the parts that run; which parts shall."""
+        asked = self._controller.wanted_parts.remote(), self._controller.roster.remote()
+        wanted, roster = ray.get(list(asked), timeout=_REPORT_TIMEOUT_S)
+        self._known = wanted.standing
+        homes = {facts.id: facts.node for facts in roster.parts}
+        for part in wanted.parts:
+            with contextlib.suppress(ValueError):  # it has ended for good, and is started again
+                self._actors[part] = ray.get_actor(self.spec.actor_name(part), NAMESPACE)
+                self._homes[part] = homes.get(part, "")
+        return list(wanted.parts)
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether parts are started and ended as the controller wants them."""
+        return self._follower.is_alive()
 
     def _create(self, part: str, node: str, topology: Topology) -> None:
         is_gateway = part in topology.gateways
@@ -69,6 +117,7 @@ class Deployment:
         threads = self.spec.gateway_threads if is_gateway else self.spec.shard_threads
         actor = _remote(
             kind,
+            self.spec,
             self.spec.actor_name(part),
             num_cpus=_CPU_PER_ACTOR,
             # Soft: with the node gone, Ray restarts it on another.
@@ -111,11 +160,20 @@ class Deployment:
     def _report(self) -> StartReport:
         try:
             report: StartReport = ray.get(
-                self._controller.start_report.remote(), timeout=_REPORT_TIMEOUT_S
+                self._controller.start_report.remote(is_owner=True), timeout=_REPORT_TIMEOUT_S
             )
         except ray.exceptions.RayError as error:
             raise ConfigError("controller", self.spec.controller_name, str(error)) from error
         return report
+
+    def order_drain(self, drain_s: float) -> None:
+        """Have all frontends take no more requests, and end within ``drain_s`` what runs.
+
+        Raises:
+            RayError: The controller is away; then frontends go on until their gateways end.
+        """
+        order = self._controller.drain.remote(f"end-{self.spec.app_name}", drain_s)
+        ray.get(order, timeout=_END_TIMEOUT_S)
 
     def note_metrics(self, process: str, text: bytes) -> None:
         """Have them shown with those of the parts; not waited for."""
@@ -180,6 +238,8 @@ class Deployment:
         ) if gateways else None
         for actor in (*self._actors.values(), self._controller):
             ray.kill(actor, no_restart=True)
+        if self.spec.scaling is not None:
+            remove_groups(self.spec)
 
 
 def _find_room(
@@ -212,7 +272,9 @@ def _find_room(
     return homes
 
 
-def _remote(kind: type, name: str, **options: Any) -> Any:  # noqa: ANN401 - Ray's own types
+def _remote(kind: type, spec: LaunchSpec, name: str, **options: Any) -> Any:  # noqa: ANN401
+    if spec.orphan_after_s is not None:
+        options["lifetime"] = "detached"  # else they end with the process that is their owner
     return ray.remote(kind).options(
         name=name,
         namespace=NAMESPACE,

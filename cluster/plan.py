@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from cluster.actors.launch_spec import LaunchSpec
-from cluster.certificates import read_authorities, read_identity
 from cluster.config import ServeConfig, kv_bytes
-from cluster.demo import MODEL_DIRECTORY, MODEL_NAME
+from cluster.demo import MODEL_NAME
 from cluster.gateway_machines import GatewayMachines, gateway_machines
+from cluster.named_files import checkpoint_directory, internal_tls, tokenizer_directory
 from cluster.planning.shape import ModelShape, shape_of
 from cluster.presets import PRESETS, PresetInputs, build_topology
 from galerne.errors import ConfigError
-from galerne.internal_tls import InternalTls
 from galerne.topology import LinkTransport, Topology
 from galerne.units import size_text
 from router.engine.speculation.settings import SpeculationSettings
@@ -75,7 +73,7 @@ def held_model(config: ServeConfig) -> HeldModel:
         CheckpointError: The checkpoint cannot be used.
         ConfigError: It cannot be held in the formats asked for.
     """
-    path = (config.model or MODEL_DIRECTORY).resolve()
+    path = checkpoint_directory(config)
     model = open_checkpoint(path).config
     return HeldModel(path, model, *held_formats(config, model))
 
@@ -148,22 +146,6 @@ class ServePlan:
     free_bytes: int  # that are left on this machine
 
 
-def internal_tls(config: ServeConfig) -> InternalTls | None:
-    """Certificates of internal ports.
-
-    Raises:
-        ConfigError: They cannot be used; names the file.
-    """
-    told = config.internal_tls
-    if told is None:
-        return None
-    read_identity("internal_tls", told.cert, told.key, datetime.now(tz=UTC))
-    read_authorities("internal_tls.ca", told.ca)
-    files = (path.absolute() for path in (told.cert, told.key, told.ca))
-    cert, key, ca = files
-    return InternalTls(cert=cert, key=key, ca=ca, name=told.name)
-
-
 def plan_serving(
     config: ServeConfig,
     app_name: str,
@@ -200,8 +182,8 @@ def plan_serving(
     max_model_len = min(
         config.max_model_len or DEFAULT_MAX_MODEL_LEN, model.max_position_embeddings
     )
-    has_tokenizer = (path / "tekken.json").exists()
-    if not has_tokenizer and model.vocab_size < EMBEDDED_VOCAB_SIZE:
+    tokenizer = tokenizer_directory(path)
+    if tokenizer is None and model.vocab_size < EMBEDDED_VOCAB_SIZE:
         problem = f"has no tekken.json, and its {model.vocab_size} ids are fewer than the embedded "
         raise ConfigError("model", path, problem + f"tokenizer's {EMBEDDED_VOCAB_SIZE}")
     resident = resident_bytes(config, model, topology, (held.experts, held.dense))
@@ -253,7 +235,7 @@ def plan_serving(
     )
     return ServePlan(
         spec=spec,
-        tokenizer_directory=path if has_tokenizer else None,
+        tokenizer_directory=tokenizer,
         kv_note=note,
         weight_bytes=resident,
         free_bytes=free,

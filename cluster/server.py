@@ -6,11 +6,11 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.actors.launch_spec import NAMESPACE
 from cluster.config import ServeConfig
+from cluster.control.starting import StartReport
 from cluster.nodes import Node
 from cluster.open_head import check_open_head, open_head_of, wait_for_nodes
 from cluster.ports import LOOPBACK, check_port
@@ -21,7 +21,6 @@ from router.api.keys import read_entries
 from shards.cores import available_cores
 
 if TYPE_CHECKING:  # these import ray, which must see our environment first
-    from cluster.actors.controller import StartReport
     from cluster.edge.keeper import Edge
     from cluster.ingress.app import Ingress
     from cluster.ingress.frontend_scaling import FrontendScaling
@@ -120,37 +119,22 @@ class Server:
 
     @property
     def _api_limits(self) -> ApiLimits:
-        from router.api.inputs import ApiLimits
+        from cluster.ingress.settings import api_limits
 
-        config = self.config
-        return ApiLimits(
-            images=config.images.limits,
-            image_urls=config.image_urls,
-            request_timeout_s=config.request_timeout_s,
-        )
+        return api_limits(self.config)
 
     def _begin_ingress(self, plan: ServePlan, proxy: Proxy | None) -> Ingress:
         from cluster.ingress.app import start_ingress
-        from cluster.ingress.settings import IngressSettings
+        from cluster.ingress.settings import ingress_settings
 
         assert self._runtime is not None
-        config = self.config
-        settings = IngressSettings(
+        settings = ingress_settings(
+            self.config,
             app_name=plan.spec.app_name,
-            controller_name=plan.spec.controller_name,
-            namespace=NAMESPACE,
             cluster_token=plan.spec.cluster_token,
             tls=plan.spec.tls,
-            checkpoint=plan.tokenizer_directory,
-            reasoning_effort=config.reasoning_effort,
+            tokenizer=plan.tokenizer_directory,
             limits=self._api_limits,
-            api_keys_file=_absolute(config.api_keys_file),
-            admin_keys_file=_absolute(config.admin_keys_file),
-            audit_log=_absolute(config.audit_log),
-            start_timeout_s=config.start_timeout_s,
-            tracing=config.traces,
-            logs=config.logs,
-            allow_insecure_network=config.insecure_network,
             frontends=self._frontends,
         )
         host, http_port, grpc_port = self._inner_address
@@ -205,9 +189,10 @@ class Server:
         )
 
     @property
-    def dashboard_url(self) -> str:
-        """Address of Ray's dashboard, or nothing."""
-        return self._runtime.dashboard_url if self._runtime is not None else ""
+    def dashboard_note(self) -> str:
+        """Where Ray's dashboard is, and what it asks for; or nothing."""
+        url = self._runtime.dashboard_url if self._runtime is not None else ""
+        return url and f"Ray dashboard {url}, its token in {self._run.token_file}"
 
     @property
     def head_note(self) -> str:
@@ -250,7 +235,3 @@ def _check_keys(config: ServeConfig) -> None:
     for path in (config.api_keys_file, config.admin_keys_file):
         if path is not None:
             read_entries(path)
-
-
-def _absolute(path: Path | None) -> Path | None:
-    return None if path is None else path.absolute()  # a link of a mounted secret stays one

@@ -29,6 +29,7 @@ from galerne.hello import (
 )
 from galerne.ids import ShardId
 from galerne.internal_tls import InternalTls, add_port
+from galerne.part_health import add_part_health
 from galerne.v1 import internal_pb2 as internal
 from shards.adapter_control import ShardAdapters
 from shards.adapters.messages import adapter_report, decode_adapter
@@ -106,6 +107,9 @@ class ShardServer:
         }
         generic = grpc.method_handlers_generic_handler("galerne.v1.ExpertService", handlers)
         self._server.add_generic_rpc_handlers((generic,))
+        add_part_health(
+            self._server, worker.is_alive, {"galerne.v1.ExpertService": worker.is_alive}
+        )
 
     async def start(self, host: str, port: int = 0, tls: InternalTls | None = None) -> int:
         """Listen; the port. Without ``tls`` in plain text."""

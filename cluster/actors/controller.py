@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 
 from cluster.actors.launch_spec import LaunchSpec
 from cluster.actors.ray_groups import RayGroups
+from cluster.actors.ray_side import RaySide
 from cluster.control.adapter_answers import AdapterAnswers
 from cluster.control.balancer import Balancer
 from cluster.control.changes import Changes, named_fields
@@ -41,6 +41,7 @@ from cluster.control.ports import GatewayState, Loop, PartCalls
 from cluster.control.roster_view import Described, RosterView
 from cluster.control.scaler import Scaler
 from cluster.control.standing import Standing, Wanted
+from cluster.control.starting import StartReport
 from cluster.control.straighten import Serving, Straightener, newest
 from cluster.control.target import check_alone
 from cluster.control.traffic import WINDOW_S, TrafficBook
@@ -63,16 +64,7 @@ _DESCRIBE_TIMEOUT_S = 2.0
 _RECOVER_S = 10.0
 
 
-@dataclass(slots=True)
-class StartReport:
-    """How far the parts have come, for the one who waits."""
-
-    progress: dict[str, tuple[str, int, int]] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
-    ready: list[str] = field(default_factory=list)
-
-
-class Controller(AdapterAnswers, FrontendAnswers):
+class Controller(AdapterAnswers, FrontendAnswers, RaySide):
     """State is rebuilt after a restart, from heartbeats and from what gateways serve."""
 
     def __init__(
@@ -118,6 +110,8 @@ class Controller(AdapterAnswers, FrontendAnswers):
             spec.inputs, self._conductor, self._members, self._balancer, self._events
         )
         self._scaler = self._create_scaler(is_auto=spec.is_auto)
+        if isinstance(calls, PartClients):
+            self._begin_ray_side(self._conductor, self._members, self._keeper)
         self._recovered = asyncio.Event()
         self._known: Standing | None = None  # when the driver last asked
         self._tasks = [asyncio.ensure_future(self._run())]
@@ -139,6 +133,7 @@ class Controller(AdapterAnswers, FrontendAnswers):
             "straightener": self._straightener,
             "balancer": self._balancer,
             "adapters": self._adapters,
+            **self._ray_loops,
         }
         if self._scaler is not None:
             loops |= {"nodes": self._nodes, "scaler": self._scaler}
@@ -148,7 +143,7 @@ class Controller(AdapterAnswers, FrontendAnswers):
         plan = self._spec.scaling
         if plan is None:
             return None
-        name = f"{self._spec.app_name}-nodes"
+        name = self._spec.groups_name
         self._nodes = NodeRequests(name, RayGroups(name), plan.kinds, self._events)
         cluster = LiveCluster(
             self._conductor,
@@ -254,8 +249,10 @@ class Controller(AdapterAnswers, FrontendAnswers):
 
     # -- what others ask ---------------------------------------------------------------------
 
-    async def start_report(self) -> StartReport:
+    async def start_report(self, is_owner: bool = False) -> StartReport:
         """How far the parts have come."""
+        if is_owner:
+            self._owner_lives()
         return StartReport(self._progress, self._members.failures, sorted(self._members.members))
 
     async def wanted_parts(self, known: Standing | None = None) -> Wanted:
@@ -264,6 +261,8 @@ class Controller(AdapterAnswers, FrontendAnswers):
         ``known`` by the driver: should all gateways be lost together with the controller, nobody
         else knows.
         """
+        if known is not None:
+            self._owner_lives()
         self._known = known or self._known
         self._metrics.driver_calls.inc(known is not None)
         await self._recovered.wait()

@@ -36,6 +36,7 @@ class Gateway:
         """
         os.environ.update(environment)
         logs.set_up(spec.logs, gateway_id)
+        self._name = spec.actor_name(gateway_id)
         reporter = Reporter(spec, gateway_id)
         with reporter.starting():
             from cluster.actors.hosts import start_gateway  # late: loads torch
@@ -77,3 +78,7 @@ class Gateway:
         """Finish what runs within the deadline, then stop."""
         self._reporter.stop()
         self._host.stop(drain_s)
+
+    def __repr__(self) -> str:
+        """For Ray's pages and logs."""
+        return f"Gateway({self._name})"

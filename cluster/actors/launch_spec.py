@@ -19,6 +19,11 @@ from shards.kernels.formats import WeightFormat
 NAMESPACE = "galerne"
 
 
+def controller_name(app_name: str) -> str:
+    """Name of a deployment's controller actor."""
+    return f"{app_name}-controller"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchSpec:
     """One deployment."""
@@ -49,11 +54,20 @@ class LaunchSpec:
     adapters: Path | None = None  # on every host: the directory of LoRA adapters
     tracing: TracingSettings | None = None  # None: nothing is traced
     logs: LogSettings = field(default_factory=LogSettings)
+    # None: parts end with the process that started them. Else they go on without it for so long,
+    # for another one to take them over, and then end themselves.
+    orphan_after_s: float | None = None
+    serve_app: str = ""  # name of the Serve application that owns it; empty: a process does
 
     @property
     def controller_name(self) -> str:
         """Name of the controller actor."""
-        return f"{self.app_name}-controller"
+        return controller_name(self.app_name)
+
+    @property
+    def groups_name(self) -> str:
+        """What the names of its placement groups begin with."""
+        return f"{self.app_name}-nodes"
 
     def actor_name(self, part: str) -> str:
         """Name of a shard's or gateway's actor."""

@@ -11,6 +11,7 @@ from ray.util.placement_group import (
     remove_placement_group,
 )
 
+from cluster.actors.launch_spec import LaunchSpec
 from cluster.control.node_requests import Seen
 from cluster.nodes import ROLE_LABEL, Role, alive_nodes
 
@@ -53,3 +54,10 @@ class RayGroups:
         except ValueError:
             return
         remove_placement_group(group)
+
+
+def remove_groups(spec: LaunchSpec) -> None:
+    """Ask for nothing any more on behalf of a deployment that has ended."""
+    groups = RayGroups(spec.groups_name)
+    for name in groups.look().groups:
+        groups.remove(name)

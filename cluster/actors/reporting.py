@@ -8,6 +8,8 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
@@ -16,6 +18,7 @@ import ray
 from cluster.actors.launch_spec import NAMESPACE, LaunchSpec
 from cluster.control.members import HEARTBEAT_S, Heartbeat
 from cluster.directory import ControllerHandle
+from cluster.part_files import of_this_process, write_part_file
 from galerne.adapters import AdapterInfo
 from galerne.errors import GalerneError, NotServingError
 from galerne.ids import Epoch
@@ -45,6 +48,7 @@ class Reporter:
     """Sends progress, failures and heartbeats of one part; survives a controller restart."""
 
     def __init__(self, spec: LaunchSpec, part: str) -> None:
+        self._spec = spec
         self._part = part
         self._controller = ControllerHandle(spec.controller_name, NAMESPACE)
         self._next_progress_s = 0.0
@@ -127,6 +131,7 @@ class Reporter:
         """
         context = ray.get_runtime_context()
         node, me = context.get_node_id(), context.current_actor
+        self._tell_node(state().address)
 
         def beat() -> None:
             now = state()
@@ -160,6 +165,13 @@ class Reporter:
 
         threading.Thread(target=run, name="heartbeat", daemon=True).start()
 
+    def _tell_node(self, address: str) -> None:
+        """Leave word for probes of this node."""
+        tls = self._spec.tls
+        told = None if tls is None else {k: str(v) for k, v in asdict(tls).items()}
+        file = of_this_process(self._spec.app_name, self._part, address, told)
+        write_part_file(session_directory(), file)
+
     def wake(self) -> None:
         """Something has changed that the controller should know at once. From any thread."""
         self._woken.set()
@@ -168,3 +180,8 @@ class Reporter:
         """No more heartbeats."""
         self._is_stopped = True
         self._woken.set()
+
+
+def session_directory() -> Path:
+    """Ray's directory of this session, on this node. Private API: there is no public way."""
+    return Path(ray._private.worker._global_node.get_session_dir_path())

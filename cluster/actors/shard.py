@@ -24,6 +24,7 @@ class ExpertShard:
         """As ``Gateway``."""
         os.environ.update(environment)
         logs.set_up(spec.logs, shard_id)
+        self._name = spec.actor_name(shard_id)
         reporter = Reporter(spec, shard_id)
         with reporter.starting():
             from cluster.actors.hosts import start_shard  # late: loads torch
@@ -43,3 +44,7 @@ class ExpertShard:
     def set_log_level(self, level: str) -> None:
         """Log so much from now on."""
         logs.set_level(level)
+
+    def __repr__(self) -> str:
+        """For Ray's pages and logs."""
+        return f"ExpertShard({self._name})"

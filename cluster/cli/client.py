@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -13,13 +12,13 @@ import grpc
 import typer
 from rich.console import Console
 
+from cluster.tls_files import tls_of_environment
 from galerne.errors import ConfigError
 from galerne.v1 import cluster_pb2_grpc, inference_pb2_grpc
 
 CONNECT_TIMEOUT_S = 5.0
 CALL_TIMEOUT_S = 20.0
 _TLS = "grpcs://"
-_TLS_FILES = ("GALERNE_TLS_CA", "GALERNE_TLS_KEY", "GALERNE_TLS_CERT")
 Target = Annotated[
     str,
     typer.Option(
@@ -61,9 +60,7 @@ def _channel_to(target: str, options: list[tuple[str, int]]) -> grpc.Channel:
     address = target.removeprefix(_TLS)
     if address == target:
         return grpc.insecure_channel(target, options=options)
-    ca, key, cert = (
-        Path(os.environ[name]).read_bytes() if os.environ.get(name) else None for name in _TLS_FILES
-    )
+    ca, key, cert = (Path(f).read_bytes() if f else None for f in tls_of_environment().values())
     return grpc.secure_channel(address, grpc.ssl_channel_credentials(ca, key, cert), options)
 
 

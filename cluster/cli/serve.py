@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
@@ -21,13 +21,11 @@ from cluster.config import (
     TracingConfig,
     load_config,
 )
+from cluster.control.starting import StartReport
 from cluster.ingress.frontend_scaling import FrontendSettings
 from cluster.server import Server
 from cluster.shutdown import Shutdown
 from galerne import logs
-
-if TYPE_CHECKING:
-    from cluster.actors.controller import StartReport
 
 
 def _option(name: str, *flags: str) -> Any:  # noqa: ANN401 - typer's own type
@@ -175,8 +173,8 @@ def announce(server: Server, console: Console) -> None:
         Console(stderr=True).print(ingress.note, style="yellow", highlight=False)
     if server.head_note:
         Console(stderr=True).print(server.head_note, style="yellow", highlight=False)
-    if server.dashboard_url:
-        Console(stderr=True).print(f"Ray dashboard {server.dashboard_url}", highlight=False)
+    if server.dashboard_note:
+        Console(stderr=True).print(server.dashboard_note, highlight=False, soft_wrap=True)
     console.print(
         f"ready: {server.plan.spec.model_name} on {' and '.join(server.urls)} "
         f"({topology.mode.value}, {len(topology.gateways)} gateway(s), "

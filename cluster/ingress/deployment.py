@@ -10,21 +10,23 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import grpc
 from fastapi import FastAPI
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
+from starlette.types import ASGIApp
 
 from cluster.directory import RayDirectory
 from cluster.ingress import loopback
 from cluster.ingress.busy import BusyMeter
 from cluster.ingress.head_watch import patience_s, watch_head
 from cluster.ingress.leaving import HealthChecks
-from cluster.ingress.serve_context import RayContext, ServeContext, refusing
+from cluster.ingress.serve_context import Metadata, RayContext, ServeContext, refusing
 from cluster.ingress.settings import IngressSettings
+from cluster.ingress.start import Start, WaitingApp
 from galerne import logs
 from galerne.errors import NotServingError
 from galerne.v1 import cluster_pb2 as cluster_pb
@@ -44,6 +46,7 @@ from router.chat.tokenizer import load_tokenizer
 from router.gateway.metrics import show_pool
 from router.gateway.pool import GatewayPool
 from router.tracing.create import create_frontend_tracer
+from router.tracing.frontend import FrontendTracer
 
 Event = TypeVar("Event", bound=Message)
 
@@ -73,7 +76,7 @@ def _unary(
     async def call(self: GalerneIngress, request: Message, grpc_context: RayContext) -> Message:
         context = ServeContext(grpc_context)
         try:
-            async with refusing(context, partial(self._frontend.access.enter_rpc, name)):
+            async with refusing(context, partial(self._enter, name)):
                 answer: Message = await getattr(getattr(self, servicer), name)(request, context)
                 return answer
         except grpc.aio.AbortError:
@@ -93,43 +96,86 @@ def _stream_of(
     async def call(
         self: GalerneIngress, request: Message, grpc_context: RayContext
     ) -> AsyncGenerator[Message, None]:
-        messages = getattr(self._inference, name)(request, self._owner(grpc_context))
-        async for message in self._stream(rpc, messages, grpc_context):
+        def open_stream() -> AsyncGenerator[Message, None]:
+            messages: AsyncGenerator[Message, None] = getattr(self._inference, name)(
+                request, self._owner(grpc_context)
+            )
+            return messages
+
+        async for message in self._stream(rpc, open_stream, grpc_context):
             yield message
 
     return call
+
+
+class _Api(NamedTuple):
+    """What there is once a gateway has answered."""
+
+    pool: GatewayPool
+    frontend: Frontend
+    inference: InferenceServicer
+    cluster: ClusterServicer
+    http: FastAPI
+    tracer: FrontendTracer | None
 
 
 class GalerneIngress:
     """Serve calls a gRPC method by its last name, whatever its service: names must be unique."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, settings: IngressSettings
+        self, settings: IngressSettings, _owner: object = None
     ) -> None:
-        """Ready when a gateway has answered.
+        """``_owner``: a handle of Serve's that is not used: who has it is deployed with it.
+
+        Ready when a gateway has answered, or at once; see ``answers_while_starting``.
 
         Raises:
             GalerneError: None has, or a setting is wrong.
         """
         logs.set_up(settings.logs, FRONTEND)
         loopback.install_in_replica()  # Serve starts the servers after this
-        directory = RayDirectory(settings.controller_name, settings.namespace)
-        metrics = FrontendMetrics()
-        self._pool = GatewayPool(
-            directory,
+        # With direct ingress Serve sends trailers only of a call that returns; without it, it loses
+        # the status of a stream that does.
+        is_direct = settings.has_direct_ingress
+        self._ends_by_return = loopback.has_direct_ingress() if is_direct is None else is_direct
+        self._directory = RayDirectory(settings.controller_name, settings.namespace)
+        self._app_name = settings.app_name
+        self._watchers: set[ServeContext] = set()
+        self._metrics = FrontendMetrics()
+        self._busy, self._checks = BusyMeter(self._metrics.set), HealthChecks()
+        self._is_closing = False
+        self._watches = [
+            asyncio.create_task(self._busy.watch()),
+            asyncio.create_task(self._leave_when_forgotten()),
+        ]
+        self._api: _Api | None = None
+        self._start = Start(self._directory)
+        self._health = HealthServicer(self._unready_reason)
+        self._starting = asyncio.create_task(self._begin(settings))
+        if not settings.answers_while_starting:
+            await self._starting
+
+    async def _begin(self, settings: IngressSettings) -> None:
+        async with self._start.watched():
+            await self._build(settings)
+
+    async def _build(self, settings: IngressSettings) -> None:
+        metrics = self._metrics
+        pool = GatewayPool(
+            self._directory,
             settings.cluster_token,
             on_stream_moved=metrics.streams_moved.inc,
             tls=settings.tls,
         )
-        show_pool(metrics.set, self._pool)
+        show_pool(metrics.set, pool)
         tokenizer = load_tokenizer(settings.checkpoint)
         key_files = KeyFiles(settings.api_keys_file, settings.admin_keys_file, metrics.set)
         audit = AuditLog(settings.audit_log)
         accounts = SharedAccounts(_accounts_directory(settings))
-        self._tracer = create_frontend_tracer(settings.tracing)
-        await self._pool.start(settings.start_timeout_s)
-        self._frontend = Frontend(
-            self._pool,
+        tracer = create_frontend_tracer(settings.tracing)
+        await pool.start(settings.start_timeout_s)
+        frontend = Frontend(
+            pool,
             tokenizer,
             settings.limits,
             key_files.keys,
@@ -137,43 +183,72 @@ class GalerneIngress:
             audit,
             reasoning_effort=settings.reasoning_effort,
             cells_of=accounts.cells,
-            tracer=self._tracer,
+            tracer=tracer,
         )
-        self._inference = InferenceServicer(self._frontend)
-        self._directory, self._app_name = directory, settings.app_name
-        self._cluster = ClusterServicer(directory, self._frontend)
-        self._health = HealthServicer(self._frontend.unready_reason)
-        # With direct ingress Serve sends trailers only of a call that returns; without it, it loses
-        # the status of a stream that does.
-        self._ends_by_return = settings.has_direct_ingress
-        self._watchers: set[ServeContext] = set()
-        self._busy, self._checks = BusyMeter(metrics.set), HealthChecks()
-        self._is_closing = False
-        beat = FrontendBeat(self._frontend, directory)
+        beat = FrontendBeat(frontend, self._directory)
         with suppress(NotServingError):  # it may have been ordered to drain before we came
             await beat.tell()
+        self._api = _Api(
+            pool=pool,
+            frontend=frontend,
+            inference=InferenceServicer(frontend),
+            cluster=ClusterServicer(self._directory, frontend),
+            http=build_http_app(frontend, self._directory, gives_request_ids=False),
+            tracer=tracer,
+        )
         import ray  # late: it reads its environment when imported
 
         head = ray.get_runtime_context().gcs_address
-        watching = watch_head(head, self._pool.give_up, patience_s())
-        self._watches = [
-            asyncio.create_task(watching),
+        self._watches += [
+            asyncio.create_task(watch_head(head, pool.give_up, patience_s())),
             asyncio.create_task(key_files.keep_fresh()),
             asyncio.create_task(beat.run()),
-            asyncio.create_task(self._busy.watch()),
-            asyncio.create_task(self._leave_when_forgotten()),
         ]
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
+    @property
+    def _frontend(self) -> Frontend:
+        return self._built.frontend
+
+    @property
+    def _inference(self) -> InferenceServicer:
+        return self._built.inference
+
+    @property
+    def _cluster(self) -> ClusterServicer:
+        return self._built.cluster
+
+    @property
+    def _built(self) -> _Api:
+        """Raises NotServingError while it starts."""
+        if self._api is None:
+            raise self._start.error()
+        return self._api
+
+    def _enter(self, rpc: str, metadata: Metadata) -> None:
+        self._frontend.access.enter_rpc(rpc, metadata)
+
+    async def _unready_reason(self) -> str | None:
+        if self._api is None:
+            return self._start.reason
+        return await self._api.frontend.unready_reason()
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
         """The HTTP API; Serve asks for it once."""
-        return build_http_app(self._frontend, self._directory, gives_request_ids=False)
+        if self._api is not None:
+            return self._api.http
+        return WaitingApp(self._start, lambda: None if self._api is None else self._api.http)
 
     async def check_health(self) -> None:
         """Serve restarts a replica that does not answer here.
 
         Gateways that are away are no reason: a new replica would find none either.
+
+        Raises:
+            GalerneError: It could not start.
         """
         self._checks.seen()
+        if self._starting.done():
+            self._starting.result()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What ``frontend_policy`` decides by; Serve asks for it."""
@@ -201,31 +276,28 @@ class GalerneIngress:
         self._is_closing = True
         _exit_after(drain_s + _LAST_WORDS_S + _STUCK_S)
         self._watches.append(asyncio.create_task(self._tell_others(drain_s)))
-        is_drained = await self._is_drained(drain_s)
-        await self._frontend.close()
-        if not is_drained:
-            await self._pool.abort_all()
-            await self._is_drained(_LAST_WORDS_S)
-        if self._tracer is not None:
-            await asyncio.to_thread(self._tracer.tracer.flush, _LAST_WORDS_S)
+        api = self._api
+        if api is not None:
+            is_drained = await _is_drained(api.frontend, drain_s)
+            await api.frontend.close()
+            if not is_drained:
+                await api.pool.abort_all()
+                await _is_drained(api.frontend, _LAST_WORDS_S)
+            if api.tracer is not None:
+                await asyncio.to_thread(api.tracer.tracer.flush, _LAST_WORDS_S)
         for watcher in self._watchers:
             watcher.finish(_NOT_SERVING)
-        await self._pool.close()
+        if api is not None:
+            await api.pool.close()
 
     async def _tell_others(self, drain_s: float) -> None:
         with suppress(NotServingError):
             await self._directory.drain(f"close-{self._app_name}", drain_s)
 
-    async def _is_drained(self, timeout_s: float) -> bool:
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._frontend.drain()
-        except TimeoutError:
-            return False
-        return True
-
     async def __del__(self) -> None:
-        await self._pool.close()
+        self._starting.cancel()
+        if self._api is not None:
+            await self._api.pool.close()
 
     Generate = _stream_of("Generate", "stream_generate")
     Chat = _stream_of("Chat", "stream_chat")
@@ -252,16 +324,20 @@ class GalerneIngress:
         self, request: cluster_pb.WatchEventsRequest, grpc_context: RayContext
     ) -> AsyncGenerator[cluster_pb.ClusterEvent, None]:
         """See ``ClusterService``."""
-        events = self._cluster.stream_events(request, lambda: self._is_leaving)
-        async for event in self._stream("WatchEvents", events, grpc_context):
+
+        def open_stream() -> AsyncGenerator[cluster_pb.ClusterEvent, None]:
+            return self._cluster.stream_events(request, lambda: self._is_leaving)
+
+        async for event in self._stream("WatchEvents", open_stream, grpc_context):
             yield event
 
     async def Drain(  # noqa: N802
         self, request: cluster_pb.DrainRequest, grpc_context: RayContext
     ) -> AsyncGenerator[cluster_pb.DrainProgress, None]:
         """See ``ClusterService``."""
-        progress = self._cluster.stream_drain(request)
-        async for message in self._stream("Drain", progress, grpc_context):
+        async for message in self._stream(
+            "Drain", lambda: self._cluster.stream_drain(request), grpc_context
+        ):
             yield message
 
     async def Check(  # noqa: N802
@@ -288,16 +364,28 @@ class GalerneIngress:
         return self._frontend.keys.owner(authorization_of(grpc_context.invocation_metadata()))
 
     async def _stream(
-        self, rpc: str, events: AsyncGenerator[Event, None], grpc_context: RayContext
+        self,
+        rpc: str,
+        open_stream: Callable[[], AsyncGenerator[Event, None]],
+        grpc_context: RayContext,
     ) -> AsyncGenerator[Event, None]:
-        context, enter = ServeContext(grpc_context), partial(self._frontend.access.enter_rpc, rpc)
+        context, enter = ServeContext(grpc_context), partial(self._enter, rpc)
         context.set_trailing_metadata(
             [(REQUEST_ID_KEY, request_id_of(context.invocation_metadata()))]
         )
         try:
-            async with refusing(context, enter), aclosing(events):
+            async with refusing(context, enter), aclosing(open_stream()) as events:
                 async for event in events:
                     yield event
         except grpc.aio.AbortError:
             if not self._ends_by_return:
                 raise
+
+
+async def _is_drained(frontend: Frontend, timeout_s: float) -> bool:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await frontend.drain()
+    except TimeoutError:
+        return False
+    return True

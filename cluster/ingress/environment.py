@@ -91,10 +91,6 @@ def haproxy_environment(
     ``is_scaled``: frontends may go while others stay.
     """
     environment: dict[str, object] = {
-        "RAY_SERVE_ENABLE_HA_PROXY": 1,
-        "RAY_SERVE_THROUGHPUT_OPTIMIZED": 1,
-        # Serve's 30 s would be the least time that an end takes; we drain before it.
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": _LEAVE_S if is_scaled else 0,
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": ports.replica_http.start,
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": ports.replica_http[-1],
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": ports.replica_grpc.start,
@@ -109,6 +105,18 @@ def haproxy_environment(
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": haproxy_dir,
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": haproxy_dir / "server-state",
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": haproxy_dir / "metrics.sock",
+    }
+    common = haproxy_behaviour(max_body_bytes, is_scaled=is_scaled)
+    return common | {key: str(v) for key, v in environment.items()}
+
+
+def haproxy_behaviour(max_body_bytes: int, *, is_scaled: bool) -> dict[str, str]:
+    """The part of it that is right for any Serve that carries us; also deploy/ray/serve.env."""
+    environment: dict[str, object] = {
+        "RAY_SERVE_ENABLE_HA_PROXY": 1,
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": 1,
+        # Serve's 30 s would be the least time that an end takes; we drain before it.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": _LEAVE_S if is_scaled else 0,
         "RAY_SERVE_HAPROXY_H2_FE_MAX_CONCURRENT_STREAMS": MAX_STREAMS_PER_CONNECTION,
         "RAY_SERVE_HAPROXY_H2_BE_MAX_CONCURRENT_STREAMS": MAX_STREAMS_PER_CONNECTION,
         "RAY_SERVE_HAPROXY_NBTHREAD": 1,

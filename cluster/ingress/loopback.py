@@ -2,7 +2,7 @@
 
 Serve 2.60 binds every one of them to all interfaces, whatever its host option says, and has no
 setting for it. Both names that are replaced here are private to Ray: ``is_possible`` tells whether
-they are where they are expected.
+they are where they are expected. What else is private to Ray in a replica is here as well.
 """
 
 from __future__ import annotations
@@ -23,6 +23,12 @@ def is_possible() -> bool:
     return all(
         hasattr(importlib.import_module(m), name) for m, name in (_PROXY_SERVER, _REPLICA_SERVER)
     )
+
+
+def has_direct_ingress() -> bool:
+    """Whether Serve calls replicas of this process without a proxy of its own between."""
+    constants = importlib.import_module("ray.serve._private.constants")
+    return bool(getattr(constants, "RAY_SERVE_ENABLE_DIRECT_INGRESS", False))
 
 
 def install_in_proxy() -> list[Any]:

@@ -24,6 +24,7 @@ from galerne.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
+FRONTEND = "Frontend"  # as Serve's pages show it
 _POLL_S = 0.1
 _CONTROLLER_TIMEOUT_S = 60.0  # until Serve has one
 
@@ -139,11 +140,36 @@ def _accept_open_ports(settings: IngressSettings) -> None:
 def _deploy(settings: IngressSettings, environment: Mapping[str, str]) -> Any:  # noqa: ANN401
     from ray import serve
 
+    app = frontend_app(settings, environment)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    with _quick_polls():
+        return serve.run(app, name=settings.app_name, route_prefix=ROUTE)
+
+
+def frontend_app(
+    settings: IngressSettings,
+    environment: Mapping[str, str],
+    shutdown_s: float | None = None,
+    owner: Any = None,  # noqa: ANN401 - Serve's own
+) -> Any:  # noqa: ANN401 - Serve's own
+    """The frontends as a Serve application.
+
+    Args:
+        settings: Of them.
+        environment: Variables of their processes.
+        shutdown_s: Seconds that Serve waits for what runs when they end; None: as the settings say.
+        owner: An application that Serve is to run beside it; see ``cluster.parts``.
+    """
+    from ray import serve
+
     from cluster.ingress.deployment import GalerneIngress  # late: what a frontend needs is much
 
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    options = settings.frontends.deployment_options()
+    if shutdown_s is not None:
+        options["graceful_shutdown_timeout_s"] = shutdown_s
     deployment = serve.deployment(
-        **settings.frontends.deployment_options(),
+        **options,
+        name=FRONTEND,
         max_ongoing_requests=100_000,  # admission is the frontend's, which says when to try again
         max_queued_requests=-1,
         max_constructor_retry_count=1,  # it waits for a gateway itself, and tells why it gave up
@@ -157,9 +183,7 @@ def _deploy(settings: IngressSettings, environment: Mapping[str, str]) -> Any:  
         },
     )
     # Without an app: ``__serve_build_asgi_app__`` makes it in the replica.
-    app = deployment(serve.ingress()(GalerneIngress)).bind(settings)
-    with _quick_polls():
-        return serve.run(app, name=settings.app_name, route_prefix=ROUTE)
+    return deployment(serve.ingress()(GalerneIngress)).bind(settings, owner)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from galerne.hello import SERVICE_OPTIONS
 from galerne.ids import ShardId
 from galerne.internal_tls import add_port
 from galerne.loop_thread import grpc_loop
+from galerne.part_health import add_part_health
 from galerne.topology import Topology
 from galerne.topology_codec import encode_topology
 from galerne.v1 import internal_pb2 as internal
@@ -69,6 +70,9 @@ class GatewayHost:
             *(self.adapters, self._built.tracer),
         )
         internal_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+        engine = self.engine
+        ready = {"galerne.v1.GatewayService": lambda: engine.unready_reason() is None}
+        add_part_health(server, lambda: engine.is_alive, ready)
         port = add_port(server, f"{self._settings.host}:0", self._settings.tls)
         await server.start()
         return server, port

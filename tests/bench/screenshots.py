@@ -93,12 +93,17 @@ def shoot(page, name, out, *, is_whole):
             page.evaluate("() => document.getElementById('log')?.scrollTo(0, 1e6)")
             path = out / f"{name}-{view}-{scheme}.png"
             page.screenshot(path=path, full_page=is_whole)
-            image = Image.open(path).convert("RGB")
-            image = image.crop((0, 0, image.width, min(image.height, PHONE_HEIGHT_MAX)))
-            image.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
-            size = path.stat().st_size
-            print(f"{path}  {image.width} x {image.height}  {size:,} bytes", flush=True)
-            assert size < MAX_BYTES
+            shrink(path)
+
+
+def shrink(path):
+    """Few colours make a small file."""
+    image = Image.open(path).convert("RGB")
+    image = image.crop((0, 0, image.width, min(image.height, PHONE_HEIGHT_MAX)))
+    image.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    size = path.stat().st_size
+    print(f"{path}  {image.width} x {image.height}  {size:,} bytes", flush=True)
+    assert size < MAX_BYTES
 
 
 def main():

@@ -11,7 +11,7 @@ import grpc
 import pytest
 from typer.testing import CliRunner
 
-from cluster.cli import app
+from cluster.cli.app import app
 from cluster.planning.decision import DecisionRecord
 from galerne.errors import ConfigError
 from galerne.topology import Mode

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from cluster.cli import app
+from cluster.cli.app import app
 from galerne.errors import ConfigError, EpochRetiredError
 from galerne.topology import LinkTransport
 from helpers.cluster import Shards

@@ -98,11 +98,17 @@ async def cluster_served(cluster, frontend):
 
 
 @asynccontextmanager
-async def grpc_channel(frontend):
+async def grpc_served(frontend):
+    """host:port of a running gRPC server."""
     built = build_grpc_server(frontend, "127.0.0.1:0")
     await built.server.start()
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{built.port}") as channel:
-            yield channel
+        yield f"127.0.0.1:{built.port}"
     finally:
         await built.server.stop(None)
+
+
+@asynccontextmanager
+async def grpc_channel(frontend):
+    async with grpc_served(frontend) as address, grpc.aio.insecure_channel(address) as channel:
+        yield channel

@@ -3,59 +3,21 @@
 Run as a program it serves until told to stop: one JSON command a line on stdin, one answer each.
 """
 
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from helpers.json_program import JsonProgram, commands, run_program
+
 TOKEN = "test-token"
 MODEL = "tiny"  # of the gateway behind it
 NAMESPACE = "galerne-test"
 CONTROLLER = "test-controller"
 
 
-class IngressServer:
+class IngressServer(JsonProgram):
     """The program as a child, and its answers."""
 
     def __init__(self, roster, **options):
-        paths = os.pathsep.join(str(ROOT / part) for part in (".", "proto", "tests"))
-        self._child = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                "-m",
-                "helpers.ingress_server",
-                json.dumps({"roster": roster, **options}),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": paths},
-            text=True,
-        )
-        self.started = self._answer()
-
-    def ask(self, do, **arguments):
-        self._child.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
-        self._child.stdin.flush()
-        return self._answer()
-
-    def stop(self):
-        try:
-            self._child.stdin.close()
-            return self._child.wait(60)
-        finally:
-            self._child.kill()
-            self._child.wait()
-            self._child.stdout.close()
-
-    def _answer(self):
-        line = self._child.stdout.readline()
-        assert line, "the server has ended"
-        answer = json.loads(line)
-        assert "error" not in answer, answer["error"]
-        return answer
+        super().__init__("helpers.ingress_server", roster=roster, **options)
 
 
 class FakeController:
@@ -82,18 +44,7 @@ class FakeController:
 
 
 def main():
-    options = json.loads(sys.argv[1])
-    answers, sys.stdout = sys.stdout, sys.stderr
-
-    def answer(**fields):
-        answers.write(json.dumps(fields) + "\n")
-        answers.flush()
-
-    try:
-        _serve(options, answer)
-    except Exception as error:
-        answer(error=f"{type(error).__name__}: {error}")
-        raise
+    run_program(_serve)
 
 
 def _serve(options, answer):
@@ -165,8 +116,8 @@ def _obey(ingress, actor, answer, run):
         pid=os.getpid(),
     )
     closed = False
-    for line in sys.stdin:
-        match json.loads(line):
+    for command in commands():
+        match command:
             case {"do": "address_of", "shard": shard}:
                 answer(address=book.address_of(shard))
             case {"do": "kill_controller"}:

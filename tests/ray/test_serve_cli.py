@@ -23,11 +23,13 @@ from cluster.demo.evaluation.exam import GROUPS, questions
 from cluster.demo.evaluation.grading import grade
 from cluster.demo.lessons import scene
 from cluster.demo.lessons.scene import Item
+from cluster.ports import free_ports
 from galerne.v1 import inference_pb2 as pb
 from galerne.v1 import inference_pb2_grpc
 from helpers.adapters import write_adapter
 from helpers.asked import generate, tokens_of
 from helpers.observed import assert_observed, flags_for
+from helpers.ray_pages import listed_actors
 from helpers.secured_server import secured_server, secured_stub
 from helpers.serve_process import ServeProcess, part, run_cli
 from helpers.sure_questions import CALL, LOOK, SEEN, SUM_ANSWER, SUM_TEXT, TOOL, URL
@@ -43,7 +45,8 @@ FLAGS = ("--shards", "4", "--http-port", "0", "--grpc-port", "0", "--max-model-l
 def server(tmp_path_factory):
     adapters = tmp_path_factory.mktemp("adapters")
     write_adapter(adapters / "sql", open_checkpoint(MODEL_DIRECTORY).config, size=0.05)
-    running = ServeProcess(*FLAGS, "--adapters", str(adapters), *flags_for(tmp_path_factory))
+    flags = ("--dashboard-port", str(free_ports(1)[0]), *flags_for(tmp_path_factory))
+    running = ServeProcess(*FLAGS, "--adapters", str(adapters), *flags)
     yield running
     running.stop()
 
@@ -222,9 +225,16 @@ def test_status_shows_every_part(server):
     shards = [p for p in facts["parts"] if p["kind"] == "shard"]
     assert sum(p["experts"] for p in shards) == 4 * 128
     assert (facts["mode"], facts["epoch"], facts["transport"]) == ("latency", 1, "shm")
-    table = run_cli("status", "--target", server.grpc)
-    assert "shard-3" in table.stdout
-    assert "gateway-0" in table.stdout
+
+
+def test_the_server_is_ready_by_both_ways_in(server):
+    ready = run_cli("probe", "ready", "--http", server.http, "--grpc", server.grpc)
+    assert ready.returncode == 0, ready.stdout
+
+
+def test_ray_lists_the_actors_by_telling_names(server):
+    shards = {f"shard-{number}": "ExpertShard" for number in range(4)}
+    assert listed_actors(server) == shards | {"gateway-0": "Gateway", "controller": "Controller"}
 
 
 def test_a_shard_killed_in_the_middle_costs_a_pause_and_no_token(stub, record_property):

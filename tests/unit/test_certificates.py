@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typer.testing import CliRunner
 
 from cluster.certificates import read_authorities, read_identity
-from cluster.cli import app
+from cluster.cli.app import app
 from galerne.errors import ConfigError
 
 

@@ -5,7 +5,7 @@ import inspect
 import pytest
 from typer.testing import CliRunner
 
-from cluster.cli import app
+from cluster.cli.app import app
 from cluster.cli.plan import plan
 from cluster.cli.serve import serve
 from galerne.errors import ConfigError

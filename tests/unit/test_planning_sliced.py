@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from cluster.cli import app
+from cluster.cli.app import app
 from cluster.control.scaling_plan import wish_of
 from cluster.planning.candidate import describe, short
 from cluster.planning.enumerate import candidates, sliced

@@ -1,7 +1,7 @@
 import pytest
 from typer.testing import CliRunner
 
-from cluster.cli import app
+from cluster.cli.app import app
 from helpers.fixture_models import FIXTURES, checkpoint
 from shards.kernels.formats import WeightFormat
 from shards.quantisation_error import layer_errors

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from cluster.cli import app
+from cluster.cli.app import app
 from cluster.config import ServeConfig
 from cluster.plan import weight_format
 from galerne.errors import CheckpointError, ConfigError

@@ -5,7 +5,8 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from cluster.cli import app, client
+from cluster.cli import client
+from cluster.cli.app import app
 from galerne.errors import ConfigError
 from helpers.calibrations import save_embedded
 
