@@ -6,7 +6,8 @@ from functools import cache
 import pytest
 import yaml
 
-from helpers.helm import CHART, EXAMPLES, containers, find, pod_templates, render, run_helm
+from cluster.application import build, settings_of
+from helpers.helm import CHART, EXAMPLES, ROOT, containers, find, pod_templates, render, run_helm
 from helpers.kubernetes_schemas import problems
 from helpers.manifest_snapshots import UPDATE_VARIABLE, compared
 
@@ -201,6 +202,25 @@ def test_budgets_are_only_for_what_has_more_than_one_pod():
 def test_a_release_that_is_named_like_the_chart_is_not_named_twice():
     made = render(release="galerne")
     assert names_of("StatefulSet", made) == {"galerne-head", "galerne-shard"}
+
+
+def test_serve_is_started_with_the_variables_that_bare_ray_gives_it():
+    lines = (ROOT / "deploy" / "ray" / "serve.env").read_text().splitlines()
+    told = [line for line in lines if line and not line.startswith("#")]
+    head = pod_templates(rendered("gpu-cluster"))["head"]["spec"]["containers"][0]
+    given = [f"{e['name']}={e['value']}" for e in head["env"] if "RAY_SERVE_" in e["name"]]
+    assert given == told
+
+
+def test_the_application_takes_the_settings_that_the_chart_writes(tmp_path):
+    made = rendered("gpu-cluster")
+    serve = yaml.safe_load(find(made, "RayService")["spec"]["serveConfigV2"])
+    [application] = serve["applications"]
+    assert application["import_path"] == f"{build.__module__}:{build.__name__}"
+    assert application["args"] == {"config": "/etc/galerne/galerne.yaml"}
+    file = tmp_path / "galerne.yaml"
+    file.write_text(find(made, "ConfigMap")["data"]["galerne.yaml"])
+    assert settings_of({"config": str(file)}).await_nodes == 3
 
 
 def test_the_notes_say_how_to_ask_and_what_is_open():
