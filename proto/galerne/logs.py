@@ -155,4 +155,6 @@ def _logfmt_line(line: Mapping[str, object]) -> str:
 
 def _logfmt_value(value: object) -> str:
     text = str(value)
-    return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+    if _PLAIN.fullmatch(text):
+        return text
+    return json.dumps(text, ensure_ascii=not text.isprintable())

@@ -29,8 +29,7 @@ def test_a_line_is_one_line_and_its_json_gives_the_fields_back(shard, reason):
     for format_ in ("json", "logfmt"):
         line = Formatter(format_, "p").format(made)
         assert len(line.splitlines()) == 1
-        assert line.isprintable() or format_ == "logfmt"
-        assert not re.search(r"[\x00-\x1f\x7f]", line)
+        assert line.isprintable()
     told = json.loads(Formatter("json", "p").format(made))
     assert told["event"] == "link_down"
     for name, value in (("shard", shard), ("reason", reason)):
