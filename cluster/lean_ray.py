@@ -46,7 +46,7 @@ def lean_start(runtime_env_port: int) -> Iterator[None]:
     modules = {place: importlib.import_module(place) for place, _ in _NEEDED}
     missing = [name for place, name in _NEEDED if not hasattr(modules[place], name)]
     if missing:
-        logger.warning("ray_starts_all_processes reason=this Ray has no %s", ", ".join(missing))
+        logger.warning("ray_starts_all_processes missing=%s", ",".join(missing))
         yield
         return
     parameter, services = modules["ray._private.parameter"], modules["ray._private.services"]
