@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 
 import grpc
@@ -34,10 +33,8 @@ from router.gateway.stream_record import StreamGapError, StreamRecord
 
 logger = logging.getLogger(__name__)
 
-REFRESH_S = 1.0
-PROBE_S = 0.5
-FAILOVER_WAIT_S = 60.0
-WAKE_WAIT_S = 900.0
+REFRESH_S, PROBE_S = 1.0, 0.5
+FAILOVER_WAIT_S, WAKE_WAIT_S = 60.0, 900.0
 _FAILOVER_POLL_S = 0.1
 
 
@@ -90,13 +87,13 @@ class GatewayPool:
         """
         deadline = self._now_s() + timeout_s
         while self._model is None:
-            with contextlib.suppress(GalerneError, grpc.aio.AioRpcError, OSError):
+            with suppress(GalerneError, grpc.aio.AioRpcError, OSError):
                 await self.refresh()
                 if self._roster.pause:
                     await self._directory.demand(1)
                 if self._members:
-                    first = next(iter(self._members.values()))
-                    self._model = decode_facts((await first.describe()).model)
+                    told = await next(iter(self._members.values())).describe()
+                    self._model = decode_facts(told.model)
                     break
             if self._now_s() > deadline:
                 raise NotServingError(f"no gateway answered in {timeout_s:g} s")
@@ -144,15 +141,14 @@ class GatewayPool:
         first, *others = held  # more than one after a move: their tokens are the same
         for other in others:
             await other.events.aclose()
-            with contextlib.suppress(grpc.aio.AioRpcError):  # it ends there with its grace
+            with suppress(grpc.aio.AioRpcError):  # it ends there with its grace
                 await other.member.forget(request_id)
         record = StreamRecord(first.request)
         return HeldStream(request=first.request, deltas=self._follow_all(record, first))
 
     async def forget(self, request_id: str) -> None:
         """See ``GatewayPort.forget``."""
-        members = list(self._members.values())
-        calls = [member.forget(request_id) for member in members]
+        calls = [member.forget(request_id) for member in self._members.values()]
         await asyncio.gather(*calls, return_exceptions=True)  # where it fails the grace ends it
 
     async def _follow_all(
@@ -303,7 +299,7 @@ class GatewayPool:
 
     async def cluster(self) -> ClusterFacts:
         """See ``GatewayPort.cluster``."""
-        with contextlib.suppress(Exception):  # the last roster is kept
+        with suppress(Exception):  # the last roster is kept
             await self.refresh(with_metrics=True)
         roster = self._roster
         return ClusterFacts(
@@ -369,7 +365,7 @@ class GatewayPool:
     async def _keep_fresh(self) -> None:
         while True:
             self.num_turns["roster"] += 1
-            with contextlib.suppress(TimeoutError):
+            with suppress(TimeoutError):
                 async with asyncio.timeout(REFRESH_S):
                     await self._is_wanted.wait()  # sooner: streams wait for a gateway
                     await asyncio.sleep(_FAILOVER_POLL_S)
