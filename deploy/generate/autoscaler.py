@@ -96,7 +96,8 @@ _DONE: Final = Row(
                 "{{action}}, by {{binding}}": "sum by (action, binding)"
                 ' (increase(galerne_autoscaler_decisions_total{action!="hold"}[5m]))',
             },
-            text="In five minutes, without those to hold. Why: galerne explain.",
+            text="In five minutes, without those to hold. While it only watches, nobody carries"
+            " them out. Why: galerne explain.",
         ),
         Panel(
             title="What holds it",
@@ -125,16 +126,12 @@ _DONE: Final = Row(
             title="Mode",
             queries={"{{mode}}": "galerne_topology_mode"},
             kind="state-timeline",
-            bad=1,
-            is_bad_below=True,
             names={0: " ", 1: "serves"},
         ),
         Panel(
             title="Stage of a change",
             queries={"{{stage}}": "galerne_topology_stage"},
             kind="state-timeline",
-            bad=1,
-            is_bad_below=True,
             names={0: " ", 1: "now"},
         ),
     ),

@@ -85,7 +85,6 @@ _CLUSTER: Final = Row(
             title="Change of topology",
             queries={"{{stage}}": 'galerne_topology_stage{stage!="idle"}'},
             kind="state-timeline",
-            bad=1,
             names={0: " ", 1: "now"},
         ),
         Panel(

@@ -98,7 +98,6 @@ _ENGINE: Final = Row(
                 "running": "sum(galerne_engine_running)",
                 "may run": "sum(galerne_gateway_running_limit)",
                 "waiting": "sum(galerne_engine_waiting)",
-                "may wait": "sum(galerne_engine_waiting_limit)",
                 "held by frontends": "sum(galerne_requests_held)",
             },
         ),

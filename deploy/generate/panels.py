@@ -178,8 +178,11 @@ def _defaults(panel: Panel) -> Json:
 
 
 def _thresholds(panel: Panel) -> Json:
+    if panel.kind == "state-timeline" and panel.bad is None:  # one state at a time, none is bad
+        steps: list[Json] = [{"color": "transparent", "value": None}, {"color": "blue", "value": 1}]
+        return {"mode": "absolute", "steps": steps}
     good, bad = ("red", "green") if panel.is_bad_below else ("green", "red")
-    steps: list[Json] = [{"color": good if panel.bad is not None else "blue", "value": None}]
+    steps = [{"color": good if panel.bad is not None else "blue", "value": None}]
     if panel.bad is not None:
         steps.append({"color": bad, "value": panel.bad})
     return {"mode": "absolute", "steps": steps}

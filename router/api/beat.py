@@ -57,6 +57,7 @@ class FrontendBeat:
     async def run(self, period_s: float = PERIOD_S) -> None:
         """For ever."""
         while True:
+            await self._frontend.note_ready()  # other frontends show what this one tells
             try:
                 await self.tell()
             except NotServingError as error:  # it is told when it is back

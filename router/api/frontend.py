@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # loads OpenTelemetry, which most frontends do without
     from router.tracing.frontend import FrontendTracer
 
 _RETRY_AFTER_S = 1.0
+_READY_S = 2.0
 
 
 async def _nobody_to_tell() -> None:
@@ -160,6 +161,15 @@ class Frontend:
             async with aclosing(stream.log.read()) as events:
                 async for event in events:
                     yield event
+
+    async def note_ready(self) -> None:
+        """Have the metrics say whether requests can be served now; a doubt of long is a no."""
+        try:
+            async with asyncio.timeout(_READY_S):
+                is_ready = await self.unready_reason() is None
+        except TimeoutError:
+            is_ready = False
+        self.metrics.ready.set(is_ready)
 
     async def unready_reason(self) -> str | None:
         """Why requests could not be served now, or None if they can."""

@@ -135,13 +135,13 @@ class InfoRoutes:
 
     async def metrics(self) -> Response:
         """GET /metrics, of all frontends and of what the cluster has reported."""
+        await self._frontend.note_ready()
         try:
             await self._frontend.tell()
             text_by_process = (await self._frontend.gateway.cluster()).process_metrics
         except GalerneError:  # what is here is worth the more for it
             text_by_process = {}
         metrics, process = self._frontend.metrics, self._frontend.process
-        metrics.ready.set(await self._frontend.unready_reason() is None)
         page = await asyncio.to_thread(metrics_page, metrics.set, text_by_process, process)
         return Response(page, headers={"Content-Type": CONTENT_TYPE_LATEST})
 

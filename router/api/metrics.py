@@ -43,7 +43,7 @@ class FrontendMetrics:
         self._create_tokens(made)
         self._create_accounts(made)
         self.ready = made.gauge(
-            "galerne_ready", "1 if requests could be served when the page was read, as /ready says."
+            "galerne_ready", "1 if requests could be served a moment ago, as /ready says."
         )
         self.http_responses = made.counter(
             "galerne_http_responses_total",

@@ -11,7 +11,7 @@ from PIL import Image
 
 COLUMN_IN, ROW_IN = 0.62, 0.30  # inches of the grid
 MOST_LINES = 6
-COLORS = {"red": "#d44a3a", "green": "#299c46", "blue": "#3274d9"}
+COLORS = {"red": "#d44a3a", "green": "#299c46", "blue": "#3274d9", "transparent": "#f7f8fa"}
 _SUFFIX = {"s": "s", "percentunit": "%", "bytes": "B", "reqps": "/s", "cps": "/s"}
 
 
@@ -28,7 +28,7 @@ def draw(dashboard, prometheus, out):
         if panel["type"] == "row":
             figure.text(box[0] + 0.01, box[1] + 0.002, panel["title"], fontsize=10, weight="bold")
             continue
-        margins = (0.028, 1.1 / (height + 2))
+        margins = (0.04, 1.1 / (height + 2))
         sides = at["w"] / 24 - margins[0] - 0.012, (at["h"] - 2.2) / (height + 2)
         axes = figure.add_axes((box[0] + margins[0], box[1] + margins[1], *sides))
         axes.set_title(panel["title"], fontsize=7.5, loc="left")
@@ -83,7 +83,7 @@ def _lines(axes, panel, prometheus):
     axes.yaxis.set_major_formatter(lambda value, _: _text(value, unit))
     axes.grid(linewidth=0.3)
     if series:
-        axes.legend(fontsize=5, loc="upper left", framealpha=0.6, ncols=2)
+        axes.legend(fontsize=5, loc="best", framealpha=0.4, ncols=2)
     else:
         axes.text(0.5, 0.5, "no data", transform=axes.transAxes, ha="center", fontsize=7)
 

@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -41,7 +42,6 @@ MAY_BE_EMPTY = {
     "galerne_engine_draft_tokens": "guesses that do not pay are not made",
     "galerne_autoscaler_objective": "nothing is promised here",
 }
-LETTING_GO_S = 15.0  # after the load: late answers, rates that fall
 
 
 class Load:
@@ -166,16 +166,30 @@ def say_scrapes(prometheus):
         print(f"{name}: median {median:g}{unit}, most {most:g}{unit}, of {len(values)}")
 
 
-def run_load(server, seconds):
+@contextmanager
+def loaded(server, seconds):
+    """A server under load, which goes on; a shard was killed, and the topology changed."""
     load, operator = Load(server.http), Operator(server.grpc)
-    time.sleep(seconds / 3)
-    operator.kill("shard-2")
-    time.sleep(seconds / 3)
-    operator.change(shards=3)
-    time.sleep(seconds / 3)
-    load.stop()
-    operator.close()
-    time.sleep(LETTING_GO_S)
+    try:
+        time.sleep(seconds / 3)
+        operator.kill("shard-2")
+        time.sleep(seconds / 3)
+        operator.change(shards=3)
+        time.sleep(seconds / 3)
+        yield
+    finally:
+        load.stop()
+        operator.close()
+
+
+def look(prometheus, pictures):
+    """Check everything, and draw it; what is wrong."""
+    files = list(dashboards())
+    wrong = check_dashboards(prometheus, files) + check_alerts(prometheus)
+    say_scrapes(prometheus)
+    for path, text in files if pictures else ():
+        draw(json.loads(text), prometheus, pictures / f"{path.stem}.png")
+    return wrong
 
 
 def main():
@@ -193,12 +207,8 @@ def main():
         try:
             prometheus = Prometheus(server.http, directory)
             try:
-                run_load(server, arguments.seconds)
-                files = list(dashboards())
-                wrong = check_dashboards(prometheus, files) + check_alerts(prometheus)
-                say_scrapes(prometheus)
-                for path, text in files if arguments.pictures else ():
-                    draw(json.loads(text), prometheus, arguments.pictures / f"{path.stem}.png")
+                with loaded(server, arguments.seconds):
+                    wrong = look(prometheus, arguments.pictures)
             finally:
                 prometheus.close()
         finally:

@@ -287,3 +287,28 @@ async def test_every_frontend_shows_the_metrics_of_all_up_to_now():
                 labels = f'api="generate",outcome="stop",process="{name}"'
                 assert f"galerne_requests_total{{{labels}}} 1.0" in lines
             assert not [line for line in lines if 'process="frontend"' in line]
+
+
+async def test_a_frontend_that_nobody_scrapes_tells_the_others_whether_it_is_ready():
+    controller = FakeController()
+    gateway = Told(controller)
+    scraped, other = (make_frontend(gateway) for _ in range(2))
+
+    async with telling(controller, scraped, other), httpx.AsyncClient() as client:
+        await until(lambda: controller.frontends.num_live == 2)
+        async with http_served(scraped) as url:
+
+            async def ready():
+                lines = (await client.get(f"{url}/metrics")).text.splitlines()
+                return sorted(line[-3:] for line in lines if line.startswith("galerne_ready{"))
+
+            async def becomes(values):
+                async with asyncio.timeout(10):
+                    while await ready() != values:  # noqa: ASYNC110 - each look is a request
+                        await asyncio.sleep(0.01)
+
+            await becomes(["1.0", "1.0"])
+            other.start_draining()
+            await becomes(["0.0", "1.0"])
+            gateway.unready = "no shard holds layer 3"
+            await becomes(["0.0", "0.0"])

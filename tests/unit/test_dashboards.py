@@ -89,6 +89,7 @@ def test_every_metric_is_on_a_dashboard_or_watched_by_an_alert_or_said_not_to_be
         "galerne_engine_finished_total",
         "galerne_engine_num_draft_tokens",
         "galerne_engine_steps_total",
+        "galerne_engine_waiting_limit",
         "galerne_image_batches_total",
         "galerne_image_cache_bytes",
         "galerne_image_pixels_total",

@@ -117,6 +117,7 @@ void write_frame(const Call& c, const Frames& frames, int64_t shard) {
     ++counts[group];
     *row_token++ = static_cast<uint32_t>(frames.token[slot / c.top_k]);
   }
+  reinterpret_cast<Record*>(record)->written_us = clock_us();
 }
 
 // Whether a record is the answer of this shard to this call.
