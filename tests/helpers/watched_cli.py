@@ -19,7 +19,9 @@ def watch_cli(*arguments, times, timeout_s=60.0):
     command = [str(Path(sys.executable).parent / "galerne"), *arguments, "--watch"]
     ours, theirs = pty.openpty()
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "160", "LINES": "50"}
-    process = subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment)
+    process = subprocess.Popen(
+        command, stdout=theirs, stderr=theirs, env=environment, preexec_fn=_hear_interrupts
+    )
     os.close(theirs)
     shown, deadline_s = b"", time.monotonic() + timeout_s
     try:
@@ -29,10 +31,15 @@ def watch_cli(*arguments, times, timeout_s=60.0):
                 shown += os.read(ours, 65536)
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(OSError):  # what it still writes, until it has closed its side
-            while select.select([ours], [], [], 20.0)[0]:
+            while time.monotonic() < deadline_s and select.select([ours], [], [], 20.0)[0]:
                 shown += os.read(ours, 65536)
         return shown.decode(), process.wait(20)
     finally:
         process.kill()
         process.wait()
         os.close(ours)
+
+
+def _hear_interrupts():
+    """What a shell starts in the background ignores them, and so would what it starts itself."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
