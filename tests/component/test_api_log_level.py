@@ -6,7 +6,6 @@ import grpc
 import httpx
 import pytest
 
-from galerne.logs import OURS
 from galerne.v1 import cluster_pb2 as pb
 from galerne.v1 import cluster_pb2_grpc
 from helpers.api_servers import cluster_served, http_served, make_frontend
@@ -15,16 +14,6 @@ from helpers.fake_gateway import FakeGateway
 from router.api.keys import ApiKeys
 
 PATH = "/v1/cluster/log-level"
-
-
-@pytest.fixture(autouse=True)
-def levels():
-    """As they were afterwards."""
-    loggers = [logging.getLogger(name) for name in OURS]
-    before = [logger.level for logger in loggers]
-    yield
-    for logger, level in zip(loggers, before, strict=True):
-        logger.setLevel(level)
 
 
 async def test_grpc_tells_the_frontend_and_the_controller_and_says_who_did_it():

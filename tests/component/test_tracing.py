@@ -11,7 +11,7 @@ import grpc
 import httpx
 import pytest
 
-from galerne.logs import OURS, LogSettings, set_up, trace_ids
+from galerne.logs import LogSettings, set_up, trace_ids
 from galerne.topology import LinkTransport
 from galerne.v1 import inference_pb2 as pb
 from galerne.v1 import inference_pb2_grpc
@@ -276,15 +276,10 @@ async def test_a_refused_request_leaves_nothing_behind(spans, patient):
 @pytest.fixture
 def log():
     """Everything that any logger says, as the lines of a process that serves."""
-    stream, root = io.StringIO(), logging.getLogger()
-    loggers = [root, *map(logging.getLogger, OURS)]
-    before = root.handlers[:], [logger.level for logger in loggers]
+    stream = io.StringIO()
     set_up(LogSettings(format="json", level="debug"), "test", stream)
-    root.setLevel(logging.DEBUG)
-    yield stream
-    root.handlers[:], levels = before
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
+    logging.getLogger().setLevel(logging.DEBUG)
+    return stream
 
 
 async def test_a_stream_that_moves_is_one_trace_and_its_log_has_no_word_of_the_content(

@@ -26,13 +26,9 @@ class Remote:
 
 @pytest.fixture
 def book():
-    loggers = [logging.getLogger(name) for name in OURS]
-    before = [logger.level for logger in loggers]
     made = LogLevels()
     made._actors = {"gateway-0": Remote(), "shard-0": Remote(), "shard-1": Remote(answers=False)}
-    yield made
-    for logger, level in zip(loggers, before, strict=True):
-        logger.setLevel(level)
+    return made
 
 
 async def test_all_are_told_and_those_that_answer_are_named(book):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from galerne.errors import ConfigError
-from galerne.logs import OURS, Formatter, LogSettings, event_of, set_level, set_up, trace_ids
+from galerne.logs import Formatter, LogSettings, event_of, set_level, set_up, trace_ids
 
 VALUES = st.one_of(st.text(max_size=40), st.integers(), st.floats(allow_nan=False), st.none())
 
@@ -96,19 +96,7 @@ def test_a_line_of_a_traced_request_has_its_trace():
         del trace_ids["r-1"]
 
 
-@pytest.fixture
-def loggers():
-    """As they were afterwards."""
-    root, ours = logging.getLogger(), [logging.getLogger(name) for name in OURS]
-    before = root.handlers[:], root.level, [logger.level for logger in ours]
-    yield
-    root.handlers[:], level, levels = before
-    root.setLevel(level)
-    for logger, number in zip(ours, levels, strict=True):
-        logger.setLevel(number)
-
-
-def test_levels_change_while_it_runs_for_our_code_alone(loggers):
+def test_levels_change_while_it_runs_for_our_code_alone():
     stream = io.StringIO()
     set_up(LogSettings(), "p", stream)
     ours, theirs = logging.getLogger("router.x"), logging.getLogger("another.library")
