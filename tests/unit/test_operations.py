@@ -1,13 +1,16 @@
 """The operations manual says what the code says."""
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from shards.kernels.formats import WeightFormat
 from tests.bench import sizing
 
-MANUAL = (Path(__file__).parents[2] / "deploy/operations.md").read_text()
+DEPLOY = Path(__file__).parents[2] / "deploy"
+MANUAL = (DEPLOY / "operations.md").read_text()
 
 
 @pytest.mark.parametrize(("held", "rate"), [(WeightFormat.BF16, 0.0), (WeightFormat.INT4, 0.1)])
@@ -21,3 +24,9 @@ def test_a_new_table_takes_the_place_of_the_old_one_and_of_nothing_else():
     text = sizing.written(f"a\n{sizing.BEGIN}\nold\n{sizing.END}\nb\n", ["new", "rows"])
     assert text == f"a\n{sizing.BEGIN}\nnew\nrows\n{sizing.END}\nb\n"
     assert sizing.written(text, ["new", "rows"]) == text
+
+
+def test_every_alert_has_its_section_and_every_section_its_alert():
+    groups = yaml.safe_load((DEPLOY / "helm/galerne/alerts/galerne.rules.yaml").read_text())
+    alerts = [rule["alert"] for group in groups["groups"] for rule in group["rules"]]
+    assert re.findall(r"^#### (\w+)$", MANUAL, re.MULTILINE) == alerts
