@@ -1,7 +1,6 @@
 """Ray Serve scales frontends by our policy, while streams run: a real ingress, a real gateway."""
 
 import asyncio
-from contextlib import asynccontextmanager
 
 import grpc
 import httpx
@@ -34,9 +33,11 @@ def server(gateway):
 async def test_a_frontend_is_scaled_away_while_streams_run_and_nothing_is_lost(server):
     busy = asyncio.Event()
     busy.set()
-    async with asyncio.TaskGroup() as group, watched(server) as watches:
+    watches = {}
+    async with asyncio.TaskGroup() as group:
         answers = [group.create_task(streams(server, i, busy)) for i in range(NUM_STREAMS)]
         asked = group.create_task(small_requests(server, busy))
+        group.create_task(watch_health(server, busy, watches))
         await until_state(server, {"RUNNING": 2})
         names = await frontends_of(server)
         await until_state(server, {"RUNNING": 1, "STOPPING": 1})
@@ -50,6 +51,9 @@ async def test_a_frontend_is_scaled_away_while_streams_run_and_nothing_is_lost(s
         await until_state(server, {"RUNNING": 1})  # though someone watches
         ended = [watch.result() for watch in watches if watch.done()]
         assert ended.count([]) == len(ended) > 0  # none was told that it does not serve
+        for watch, channel in watches.items():
+            watch.cancel()
+            await channel.close()
     assert names == {"frontend-0", "frontend-1"}
     await until_one_is_shown(server)
 
@@ -80,20 +84,14 @@ async def small_requests(server, busy):
     return num
 
 
-@asynccontextmanager
-async def watched(server):
-    """What is told of health, over so many connections that each frontend has one; tasks."""
-    channels = [grpc.aio.insecure_channel(server.started["grpc"]) for _ in range(6)]
-    watches = []
-    for channel in channels:
+async def watch_health(server, busy, watches):
+    """One more who watches, again and again, so that some do at either frontend; their tasks."""
+    while busy.is_set():
+        channel = grpc.aio.insecure_channel(server.started["grpc"])
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
-        watches.append(asyncio.create_task(rest_of(watch)))
-    yield watches
-    for watch in watches:
-        watch.cancel()
-    for channel in channels:
-        await channel.close()
+        watches[asyncio.create_task(rest_of(watch))] = channel
+        await asyncio.sleep(0.5)
 
 
 async def rest_of(watch):
