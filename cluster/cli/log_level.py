@@ -39,4 +39,5 @@ def log_level(
     request = pb.SetLogLevelRequest(part=part, level=level)
     with connect_cluster(target) as stub:
         told = stub.SetLogLevel(request, metadata=metadata(api_key), timeout=CALL_TIMEOUT_S)
-    Console(highlight=False).print(f"{level}: {', '.join(told.parts) or 'nobody answered'}")
+    who = ", ".join(told.parts) or "nobody answered"
+    Console(highlight=False).print(f"{level}: {who}", soft_wrap=True)
