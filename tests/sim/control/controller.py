@@ -97,6 +97,9 @@ class _Controller(Controller):
     def _is_restarted(self):
         return self._is_restart
 
+    def _keep_log(self, settings):
+        """The log is that of the tests."""
+
     async def _run(self):
         await super()._run()
         self._world.laws.controller_serves(self)
@@ -129,6 +132,7 @@ class SimController:
             expert_bytes=1,
             scaling=None,
             is_auto=False,
+            logs=None,
         )
         calls = SimPartCalls(world)
         self.it = process.call(
