@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -371,19 +372,24 @@ def test_streams_of_a_killed_gateway_go_on_at_the_other_with_the_same_tokens(sec
 
 
 def test_a_stream_outlives_the_haproxy_worker_that_a_reload_replaces(second, second_stub):
-    family = psutil.Process(second.process.pid).children(recursive=True)
-    proxies = [p for p in family if p.name() == "haproxy"]
-    # The edge in front of them has a configuration of its own, and is never reloaded.
-    workers = [p for p in proxies if not any("/e/haproxy.cfg" in part for part in p.cmdline())]
-    assert 0 < len(workers) < len(proxies)
     got = []
     for event in second_stub.Generate(generate(1500)):
         if not got:
-            for worker in workers:
-                worker.send_signal(signal.SIGUSR1)  # as the new worker of a reload does
+            for worker in haproxy_workers(second):
+                with suppress(psutil.NoSuchProcess):  # one that a reload has replaced before
+                    worker.send_signal(signal.SIGUSR1)  # as the new worker of a reload does
             time.sleep(6)  # so that the stream is not over at once
         got += tokens_of([event])
     assert len(got) == 1500
+
+
+def haproxy_workers(server):
+    """The edge in front of them has a configuration of its own, and is never reloaded."""
+    family = psutil.Process(server.process.pid).children(recursive=True)
+    proxies = [p for p in family if p.name() == "haproxy"]
+    workers = [p for p in proxies if not any("/e/haproxy.cfg" in part for part in p.cmdline())]
+    assert 0 < len(workers) < len(proxies)
+    return workers
 
 
 def test_sigterm_ends_what_a_server_has_started_and_nothing_else(second, stub):
