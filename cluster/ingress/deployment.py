@@ -33,6 +33,7 @@ from galerne.v1 import cluster_pb2 as cluster_pb
 from router.api.audit import AuditLog
 from router.api.beat import FrontendBeat
 from router.api.cluster_servicer import ClusterServicer
+from router.api.drain import LAST_WORDS_S, is_drained
 from router.api.frontend import Frontend
 from router.api.grpc_servicer import InferenceServicer, authorization_of
 from router.api.grpc_status import REQUEST_ID_KEY, request_id_of
@@ -50,7 +51,6 @@ from router.tracing.frontend import FrontendTracer
 
 Event = TypeVar("Event", bound=Message)
 
-_LAST_WORDS_S = 2.0  # for the terminal events of aborted requests
 _STUCK_S = 5.0  # more, for what cannot be sent
 _LEAVE_PERIOD_S = 1.0
 _NOT_SERVING = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.NOT_SERVING)
@@ -274,17 +274,17 @@ class GalerneIngress:
         and no longer knows, hear of it through the controller.
         """
         self._is_closing = True
-        _exit_after(drain_s + _LAST_WORDS_S + _STUCK_S)
+        _exit_after(drain_s + LAST_WORDS_S + _STUCK_S)
         self._watches.append(asyncio.create_task(self._tell_others(drain_s)))
         api = self._api
         if api is not None:
-            is_drained = await _is_drained(api.frontend, drain_s)
+            is_idle = await is_drained(api.frontend, drain_s)
             await api.frontend.close()
-            if not is_drained:
+            if not is_idle:
                 await api.pool.abort_all()
-                await _is_drained(api.frontend, _LAST_WORDS_S)
+                await is_drained(api.frontend, LAST_WORDS_S)
             if api.tracer is not None:
-                await asyncio.to_thread(api.tracer.tracer.flush, _LAST_WORDS_S)
+                await asyncio.to_thread(api.tracer.tracer.flush, LAST_WORDS_S)
         for watcher in self._watchers:
             watcher.finish(_NOT_SERVING)
         if api is not None:
@@ -380,12 +380,3 @@ class GalerneIngress:
         except grpc.aio.AbortError:
             if not self._ends_by_return:
                 raise
-
-
-async def _is_drained(frontend: Frontend, timeout_s: float) -> bool:
-    try:
-        async with asyncio.timeout(timeout_s):
-            await frontend.drain()
-    except TimeoutError:
-        return False
-    return True

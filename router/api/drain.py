@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 import time
 from collections.abc import AsyncGenerator
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 DEADLINE_S = 30.0
 _POLL_S = 0.25
-_LAST_WORDS_S = 2.0  # for the terminal events of aborted requests
+LAST_WORDS_S = 2.0  # for the terminal events of aborted requests
 _SILENT_S = 15.0  # after the deadline, for a controller that is away and frontends that are late
 
 
@@ -44,15 +43,20 @@ class Drainer:
         self._task = asyncio.create_task(self._carry_out(order))
 
     async def _carry_out(self, order: DrainOrder) -> None:
-        await self._wait(order.seconds_left)
+        await is_drained(self._frontend, order.seconds_left)
         num_aborted = await self._frontend.abort_running()
-        await self._wait(_LAST_WORDS_S)
+        await is_drained(self._frontend, LAST_WORDS_S)
         self.drained, self.num_aborted = order.id, num_aborted
 
-    async def _wait(self, timeout_s: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await self._frontend.drain()
+
+async def is_drained(frontend: Frontend, timeout_s: float) -> bool:
+    """Have a frontend take no requests; whether none waits there any more, in time."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await frontend.drain()
+    except TimeoutError:
+        return False
+    return True
 
 
 async def drain(
