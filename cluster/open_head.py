@@ -66,6 +66,12 @@ def check_open_head(config: ServeConfig, environment: Mapping[str, str]) -> None
     check_port("ray_head.port", head.host, head.port)
 
 
+def token_place(environment: Mapping[str, str]) -> str:
+    """Where the token is that such a head, and all that join it, are started with."""
+    value, path = _TOKEN_VARIABLES
+    return value if environment.get(value) else environment.get(path, "")
+
+
 def wait_for_nodes(
     count: int | None,
     timeout_s: float,

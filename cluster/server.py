@@ -12,7 +12,7 @@ from cluster.actors.launch_spec import NAMESPACE
 from cluster.config import ServeConfig
 from cluster.control.starting import StartReport
 from cluster.nodes import Node
-from cluster.open_head import check_open_head, open_head_of, wait_for_nodes
+from cluster.open_head import check_open_head, open_head_of, token_place, wait_for_nodes
 from cluster.ports import LOOPBACK, check_port
 from cluster.run_directory import RunDirectory
 from cluster.runtime import RayRuntime, join_ray, start_local_ray
@@ -192,7 +192,9 @@ class Server:
     def dashboard_note(self) -> str:
         """Where Ray's dashboard is, and what it asks for; or nothing."""
         url = self._runtime.dashboard_url if self._runtime is not None else ""
-        return url and f"Ray dashboard {url}, its token in {self._run.token_file}"
+        is_alone = self.config.ray_head is None
+        place = self._run.token_file if is_alone else token_place(os.environ)
+        return url and f"Ray dashboard {url}, its token in {place}"
 
     @property
     def head_note(self) -> str:

@@ -35,7 +35,6 @@ class FrontendMetrics:
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = clock if clock is not None else MonotonicClock()
         made = self.set = MetricSet(has_process=True)
-        self.registry = made.registry
         self._clients = BoundedLabels(MAX_CLIENTS)
         self._models = BoundedLabels(MAX_MODELS)
         self._limits = BoundedLabels(_MAX_LIMITS)

@@ -379,6 +379,7 @@ class Engine:
     def _reconfigure(self, epoch: Epoch, config: SchedulerConfig) -> None:
         self._retired_since_s = None
         self._scheduler.reconfigure(config)
+        self.drafting.renew()
         self._recorder.epoch_committed(epoch, config)
 
     def _count(self, plan: StepPlan, deltas: Sequence[TokenDelta], started_s: float) -> None:

@@ -20,7 +20,6 @@ class EngineMetrics:
     def __init__(self, load: Callable[[], GatewayLoad]) -> None:
         """``load`` is read whenever the page is."""
         made = self.set = MetricSet(has_process=True)
-        self.registry = made.registry
         self.part_seconds: dict[str, float] = {}
         self._show_steps(made)
         self._show_images(made)

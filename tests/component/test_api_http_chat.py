@@ -291,7 +291,7 @@ async def test_leaving_client_aborts_its_request(num_tokens, is_stream):
         await asyncio.wait_for(run.aborted.wait(), 1)
     await asyncio.wait_for(frontend.drain(), 1)
     outcome = {"api": "chat", "outcome": "disconnected"}
-    assert frontend.metrics.registry.get_sample_value("galerne_requests_total", outcome) == 1
+    assert frontend.metrics.set.registry.get_sample_value("galerne_requests_total", outcome) == 1
 
 
 async def test_stream_is_server_sent_events_that_end_with_done():

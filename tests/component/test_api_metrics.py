@@ -14,7 +14,7 @@ BODY = {"messages": [{"role": "user", "content": "Hello"}]}
 
 
 def counted(frontend, name, **labels):
-    return frontend.metrics.registry.get_sample_value(f"galerne_{name}", labels) or 0
+    return frontend.metrics.set.registry.get_sample_value(f"galerne_{name}", labels) or 0
 
 
 def one_answer():
@@ -73,7 +73,7 @@ def test_clients_beyond_the_bound_are_counted_together():
         metrics.running.inc()
         metrics.used(f"client-{number}", usage)
         metrics.ended(f"client-{number}", "chat", "stop", 1.0)
-    read = metrics.registry.get_sample_value
+    read = metrics.set.registry.get_sample_value
     assert read("galerne_client_requests_total", {"client": "other"}) == 5
     assert read("galerne_client_tokens_total", {"client": "other", "kind": "prompt"}) == 15
     assert read("galerne_client_requests_total", {"client": "client-0"}) == 1
@@ -83,7 +83,7 @@ def test_a_full_gateway_and_a_full_frontend_are_told_apart():
     metrics = FrontendMetrics()
     metrics.note_limit(OverloadedError("frontend", 5, 1.0))
     metrics.note_limit(OverloadedError("request queue", 5, 1.0))
-    read = metrics.registry.get_sample_value
+    read = metrics.set.registry.get_sample_value
     limits = ("frontend", "request_queue", "gateway")
     found = [read("galerne_requests_limited_total", {"limit": limit}) for limit in limits]
     assert found == [1, 1, 0]

@@ -33,7 +33,7 @@ def answer_of(ids, per_delta=1):
 
 
 def value_of(metrics, name):
-    return metrics.registry.get_sample_value(name)
+    return metrics.set.registry.get_sample_value(name)
 
 
 @pytest.mark.parametrize("per_delta", [1, 3])
@@ -112,7 +112,7 @@ async def test_request_runs_on_without_its_client_who_comes_back_for_the_rest():
     assert not run.aborted.is_set()
     assert value_of(frontend.metrics, "galerne_streams_resumed_total") == 1
     outcome = {"api": "generate", "outcome": "stop"}
-    assert frontend.metrics.registry.get_sample_value("galerne_requests_total", outcome) == 1
+    assert frontend.metrics.set.registry.get_sample_value("galerne_requests_total", outcome) == 1
 
 
 @pytest.mark.parametrize("is_over", [False, True])

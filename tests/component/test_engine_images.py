@@ -42,7 +42,7 @@ def ask(running, *requests):
 
 def metric(made, name, **labels):
     made.metrics_text()
-    return made.metrics.registry.get_sample_value(f"galerne_{name}", labels)
+    return made.metrics.set.registry.get_sample_value(f"galerne_{name}", labels)
 
 
 def test_decode_goes_on_step_by_step_while_a_large_image_is_encoded(running):

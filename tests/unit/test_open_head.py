@@ -4,7 +4,7 @@ import pytest
 
 from cluster.config import load_config
 from cluster.nodes import ROLE_LABEL, Node
-from cluster.open_head import check_open_head, open_head_of, wait_for_nodes
+from cluster.open_head import check_open_head, open_head_of, token_place, wait_for_nodes
 from cluster.ports import free_ports
 from cluster.run_directory import RunDirectory
 from cluster.runtime import local_environment
@@ -91,3 +91,15 @@ def test_nodes_that_do_not_come_are_an_error_that_counts_those_that_did():
     with pytest.raises(ConfigError, match="only 1 have joined") as caught:
         wait_for_nodes(3, 0.0, print, lambda: [node(0)])
     assert caught.value.key == "await_nodes"
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        (TOKEN, "RAY_AUTH_TOKEN"),
+        ({"RAY_AUTH_TOKEN_PATH": "/token"}, "/token"),
+        (TOKEN | {"RAY_AUTH_TOKEN_PATH": "/token"}, "RAY_AUTH_TOKEN"),
+    ],
+)
+def test_whoever_looks_for_the_token_is_sent_where_it_is(environment, place):
+    assert token_place(environment) == place

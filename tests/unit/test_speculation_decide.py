@@ -11,7 +11,7 @@ from router.engine.speculation.acceptance import Acceptance, Tally, expected_tok
 from router.engine.speculation.costs import CostByRows
 from router.engine.speculation.decide import Decision, allot, decide
 from router.engine.speculation.ngram import NgramIndex
-from router.engine.speculation.policy import Policy, SpeculationConfig
+from router.engine.speculation.policy import Known, Policy, SpeculationConfig
 
 shares = st.floats(0.0, 1.0)
 rates = st.lists(shares, min_size=1, max_size=4).map(tuple)
@@ -112,6 +112,35 @@ def test_a_time_is_known_where_it_was_measured_and_on_the_line_between():
     assert [costs.seconds(n) for n in (1, 2, 4, 6, 9)] == [1.0, 1.0, 2.0, 3.0, 3.0]
 
 
+def test_of_times_that_contradict_each_other_the_later_one_is_right():
+    costs = CostByRows()
+    for rows, seconds in ((1, 3.0), (5, 1.0)):
+        costs.observe(rows, seconds)
+    assert costs.seconds(1) == 1.0
+    costs.observe(1, 2.0)
+    costs.observe(1, 2.0)
+    costs.observe(1, 2.0)
+    assert costs.seconds(5) == costs.seconds(1) > 1.0
+
+
+def test_a_place_is_measured_after_some_steps_and_the_least_of_them_counts():
+    costs = CostByRows()
+    for seconds in (9.0, 1.0, 5.0):
+        assert not costs.is_measured(3)
+        costs.observe(3, seconds)
+    assert costs.is_measured(3)
+    assert costs.seconds(3) == 1.0
+    assert not costs.is_measured(2)
+
+
+def test_what_was_measured_long_ago_counts_no_more_once_it_is_measured_again():
+    costs = CostByRows()
+    for rows, seconds, times in ((5, 9.0, 100), (1, 1.0, 300), (5, 2.0, 1)):
+        for _ in range(times):
+            costs.observe(rows, seconds)
+    assert costs.seconds(5) == 2.0
+
+
 def test_one_hiccup_hardly_moves_a_mean():
     costs = CostByRows()
     for _ in range(50):
@@ -128,6 +157,17 @@ def test_acceptance_follows_what_came_back_by_place():
     assert first > 0.99
     assert second < 0.01
     assert third == pytest.approx(0.6)  # was never reached
+
+
+def test_what_is_doubted_is_outweighed_by_what_comes_next():
+    acceptance = Acceptance(1)
+    for _ in range(1000):
+        acceptance.verified(1, 0, Tally())
+    acceptance.doubt()
+    assert acceptance.rates[0] < 0.01
+    for _ in range(24):
+        acceptance.verified(1, 1, Tally())
+    assert acceptance.rates[0] > 0.7
 
 
 def test_a_sequence_of_its_own_is_known_by_its_own():
@@ -157,7 +197,12 @@ def test_the_index_finds_what_a_search_from_the_end_finds(tokens, most, known):
 
 
 def steps(policy, count, num=1, rates=(0.0, 0.0)):
-    return [policy.step(num, 1.0, rates, affine(1.0, 0.1), free) for _ in range(count)]
+    """Depths of so many, of which all are measured."""
+    depths = []
+    for _ in range(count):
+        known = Known(num, 1.0, rates, affine(1.0, 0.1), free, bool, policy.depth > 0)
+        depths.append(policy.step(known))
+    return depths
 
 
 def test_guesses_that_do_not_pay_are_tried_again_now_and_then():

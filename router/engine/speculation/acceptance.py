@@ -7,6 +7,7 @@ from collections.abc import Sequence as AbstractSequence
 _PRIOR = 0.6  # of a source that was never tried: it gets its chance
 _PRIOR_WEIGHT = 4.0
 _KEEP = 0.995  # of the source's counts, per verified draft
+_OLD_WEIGHT = 8.0  # guesses for which old counts stand where they are doubted
 _SEQUENCE_WEIGHT = 12.0  # guesses of its own after which a sequence is known as well as its source
 _SEQUENCE_KEEP = 0.95
 
@@ -44,6 +45,13 @@ class Acceptance:
             return self.rates
         w = _SEQUENCE_WEIGHT
         return tuple((w * rate + own.right) / (w + own.reached) for rate in self.rates)
+
+    def doubt(self) -> None:
+        """What is known is old: what comes back next soon counts more."""
+        for tally in self._places:
+            if tally.reached > _OLD_WEIGHT:
+                tally.right *= _OLD_WEIGHT / tally.reached
+                tally.reached = _OLD_WEIGHT
 
     def verified(self, num_drafted: int, num_accepted: int, own: Tally) -> None:
         """A draft came back; ``own`` is its sequence's tally."""

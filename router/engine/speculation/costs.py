@@ -7,32 +7,47 @@ from bisect import bisect_left
 _EXACT_UP_TO = 16  # rows with a place of their own; beyond, places grow by an eighth
 _NEWEST = 0.05  # weight of a measurement against all before
 _MOST_OVER = 3.0  # a step that took longer met something else on the machine
+_OLD = 256  # measurements of others, after which what is measured anew counts alone
+_FIRST = 3  # measurements of which the least counts, as there is no mean to tell a long one by
 
 
 class CostByRows:
     """Seconds by number of rows, from a running mean at every number that came.
 
-    Between two known numbers on a straight line; nothing falls as rows are added. Beyond the
-    largest known one no more is said than at it, so that it is tried once and then known.
+    Between two known numbers on a straight line; nothing falls as rows are added: where two numbers
+    contradict that, the one that was measured later is right. Beyond the largest known one no more
+    is said than at it, so that it is tried once and then known.
     """
 
     def __init__(self) -> None:
         self._rows: list[int] = []  # known places, ascending
         self._mean_s: dict[int, float] = {}
         self._count: dict[int, int] = {}
+        self._num = 0  # measurements of all places
+        self._newest: dict[int, int] = {}  # the number of the newest one of each
 
     def observe(self, num_rows: int, seconds: float) -> None:
         """A step of ``num_rows`` took ``seconds``."""
         place = _place(num_rows)
         if place not in self._mean_s:
             self._rows.insert(bisect_left(self._rows, place), place)
-            self._mean_s[place] = seconds
-            self._count[place] = 1
-            return
-        count = self._count[place] = self._count[place] + 1
-        mean_s = self._mean_s[place]
-        weight = max(1 / count, _NEWEST)
-        self._mean_s[place] = mean_s + weight * (min(seconds, _MOST_OVER * mean_s) - mean_s)
+        self._num += 1
+        if self._num - self._newest.get(place, 0) > _OLD:
+            self._count[place], self._mean_s[place] = 0, seconds
+        self._newest[place] = self._num
+        count = self._count[place] = self._count.get(place, 0) + 1
+        mean_s = self._mean_s.get(place, seconds)
+        if count <= _FIRST:
+            mean_s = min(mean_s, seconds)
+        else:
+            mean_s += max(1 / count, _NEWEST) * (min(seconds, _MOST_OVER * mean_s) - mean_s)
+        self._mean_s[place] = mean_s
+        for fewer in self._rows[: bisect_left(self._rows, place)]:
+            self._mean_s[fewer] = min(self._mean_s[fewer], mean_s)
+
+    def is_measured(self, num_rows: int) -> bool:
+        """Whether steps of so many rows, or of a number that stands for it, are known."""
+        return self._count.get(_place(num_rows), 0) >= _FIRST
 
     def seconds(self, num_rows: int) -> float | None:
         """What a step of ``num_rows`` may take; None if nothing is known."""

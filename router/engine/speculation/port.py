@@ -29,6 +29,10 @@ class Drafting(Protocol):
         """A step took so long, in model and sampler; the scheduler has advanced."""
         ...
 
+    def renew(self) -> None:
+        """Another topology: what steps took so far says nothing of the next ones."""
+        ...
+
     def report(self, metrics: EngineMetrics) -> None:
         """Bring the counters up to date. From any thread."""
         ...
@@ -43,6 +47,9 @@ class NoDrafting:
         return NO_DRAFTS
 
     def ran(self, plan: StepPlan, verified: AbstractSequence[Verified], seconds: float) -> None:
+        """See ``Drafting``."""
+
+    def renew(self) -> None:
         """See ``Drafting``."""
 
     def report(self, metrics: EngineMetrics) -> None:

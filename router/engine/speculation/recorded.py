@@ -31,5 +31,8 @@ class RecordedDrafting:
     def ran(self, plan: StepPlan, verified: AbstractSequence[Verified], seconds: float) -> None:
         """See ``Drafting``."""
 
+    def renew(self) -> None:
+        """See ``Drafting``."""
+
     def report(self, metrics: EngineMetrics) -> None:
         """See ``Drafting``."""

@@ -14,7 +14,7 @@ from router.engine.speculation.acceptance import Acceptance, Tally
 from router.engine.speculation.costs import CostByRows
 from router.engine.speculation.decide import allot
 from router.engine.speculation.grant import NO_DRAFTS, Drafts
-from router.engine.speculation.policy import Policy, SpeculationConfig
+from router.engine.speculation.policy import Known, Policy, SpeculationConfig
 from router.engine.speculation.port import DraftSource
 
 logger = logging.getLogger(__name__)
@@ -28,18 +28,16 @@ class Speculation:
 
     def __init__(self, source: DraftSource, config: SpeculationConfig, clock: Clock) -> None:
         self.is_on = True
-        self.step_costs = CostByRows()
         self.acceptance = Acceptance(config.num_draft_tokens)
         self.num_drafted = 0
         self.num_accepted = 0
         self._source = source
         self._config = config
         self._clock = clock
-        self._policy = Policy(config, follows=source.follows)
-        self._draft_costs = {k: CostByRows() for k in range(1, config.num_draft_tokens + 1)}
-        self._follow_costs = CostByRows()
+        self.renew()
         self.coverage = 1.0
         self._num_decoding = 0
+        self._has_guessed = False  # in the newest step
         self._num_steps = 0
         self._tallies: dict[Sequence, Tally] = {}
         self._reported = [0, 0]
@@ -57,13 +55,9 @@ class Speculation:
             return NO_DRAFTS
         sequences = decoding()
         self._num_decoding = max(1, len(sequences))
-        depth = self._policy.step(
-            len(sequences),
-            self.coverage,
-            self.acceptance.rates,
-            self.step_costs.seconds,
-            self.draft_s,
-        )
+        depth = self._policy.step(self._known(len(sequences)))
+        if self._policy.begins_trial:
+            self.acceptance.doubt()
         willing = [s for s in sequences if depth and s.request.sampling.speculative]
         if not willing:
             return NO_DRAFTS
@@ -76,6 +70,7 @@ class Speculation:
 
     def ran(self, plan: StepPlan, verified: AbstractSequence[Verified], seconds: float) -> None:
         """See ``Drafting``."""
+        self._has_guessed = any(entry.draft for entry in plan.entries)
         is_decode = all(entry.is_decode for entry in plan.entries)
         if is_decode and plan.entries:
             self.step_costs.observe(plan.num_tokens, seconds)
@@ -88,6 +83,14 @@ class Speculation:
             logger.exception("speculation_failed source=%s", self._source.name)
             self.is_on = False
         self._clear()
+
+    def renew(self) -> None:
+        """See ``Drafting``."""
+        self.step_costs = CostByRows()
+        self._policy = Policy(self._config, follows=self._source.follows)
+        most = self._config.num_draft_tokens
+        self._draft_costs = {k: CostByRows() for k in range(1, most + 1)}
+        self._follow_costs = CostByRows()
 
     def report(self, metrics: EngineMetrics) -> None:
         """See ``Drafting``."""
@@ -111,14 +114,27 @@ class Speculation:
         made_s = next((seconds for seconds in known if seconds is not None), 0.0)
         return made_s + (self._follow_costs.seconds(self._num_decoding) or 0.0)
 
+    def _known(self, num_sequences: int) -> Known:
+        return Known(
+            num_sequences,
+            self.coverage,
+            self.acceptance.rates,
+            self.step_costs.seconds,
+            self.draft_s,
+            self.step_costs.is_measured,
+            self._has_guessed,
+        )
+
     def _made(self, willing: AbstractSequence[Sequence], num_sequences: int, depth: int) -> Drafts:
         began = self._clock.now_s()
         reached = [s for s in willing if self._source.reach(s, depth)]
         made = self._source.draft(reached, depth) if reached else {}
         if made:
             self._draft_costs[depth].observe(num_sequences, self._clock.now_s() - began)
-        self.coverage += _COVERAGE_NEWEST * (len(made) / len(willing) - self.coverage)
-        if not self._config.is_auto or not made:
+        # A trial finds sequences that began before it, whom a source that follows does not know.
+        if not (self._policy.is_trial and self._source.follows):
+            self.coverage += _COVERAGE_NEWEST * (len(made) / len(willing) - self.coverage)
+        if self._policy.takes_all or not made:
             return made
         lengths = [len(draft) for draft in made.values()]
         rates = [self.acceptance.rates_of(self._tallies.get(sequence)) for sequence in made]
