@@ -200,7 +200,7 @@ def steps(policy, count, num=1, rates=(0.0, 0.0)):
     """Depths of so many, of which all are measured."""
     depths = []
     for _ in range(count):
-        known = Known(num, 1.0, rates, affine(1.0, 0.1), free, bool, policy.depth > 0)
+        known = Known(num, 1.0, rates, affine(1.0, 0.1), free, bool, num * (policy.depth > 0))
         depths.append(policy.step(known))
     return depths
 
@@ -214,7 +214,7 @@ def test_guesses_that_do_not_pay_are_tried_again_now_and_then():
 
 def test_who_must_follow_goes_on_for_a_while_and_then_rests():
     policy = Policy(SpeculationConfig(num_draft_tokens=2), follows=True)
-    steps(policy, 20)
+    steps(policy, 10)
     assert policy.must_follow
     steps(policy, 100)
     assert not policy.must_follow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from itertools import accumulate
 
 _EXACT_UP_TO = 16  # rows with a place of their own; beyond, places grow by an eighth
 _NEWEST = 0.05  # weight of a measurement against all before
@@ -25,6 +26,7 @@ class CostByRows:
         self._count: dict[int, int] = {}
         self._num = 0  # measurements of all places
         self._newest: dict[int, int] = {}  # the number of the newest one of each
+        self._rising_s: list[float] = []  # by place, the largest mean up to it; empty: not made
 
     def observe(self, num_rows: int, seconds: float) -> None:
         """A step of ``num_rows`` took ``seconds``."""
@@ -44,6 +46,7 @@ class CostByRows:
         self._mean_s[place] = mean_s
         for fewer in self._rows[: bisect_left(self._rows, place)]:
             self._mean_s[fewer] = min(self._mean_s[fewer], mean_s)
+        self._rising_s = []
 
     def is_measured(self, num_rows: int) -> bool:
         """Whether steps of so many rows, or of a number that stands for it, are known."""
@@ -54,18 +57,16 @@ class CostByRows:
         if not self._rows:
             return None
         place = _place(num_rows)
+        if not self._rising_s:
+            self._rising_s = list(accumulate((self._mean_s[rows] for rows in self._rows), max))
         right = bisect_left(self._rows, place)
         if right == len(self._rows):
-            return self._at_least(right - 1)
+            return self._rising_s[-1]
         if self._rows[right] == place or right == 0:
-            return self._at_least(right)
+            return self._rising_s[right]
         below, above = self._rows[right - 1], self._rows[right]
-        low_s, high_s = self._at_least(right - 1), self._at_least(right)
+        low_s, high_s = self._rising_s[right - 1 : right + 1]
         return low_s + (high_s - low_s) * (num_rows - below) / (above - below)
-
-    def _at_least(self, index: int) -> float:
-        """The largest mean up to a known place."""
-        return max(self._mean_s[rows] for rows in self._rows[: index + 1])
 
 
 def _place(num_rows: int) -> int:

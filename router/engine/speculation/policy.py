@@ -17,10 +17,10 @@ from router.engine.speculation.decide import Decision, Seconds, decide
 
 MAX_DRAFT_TOKENS = 8
 _DECIDE_EVERY = 16  # steps, or when the number of sequences changes
-_LINGER = 64  # steps for which a source still follows after guesses have ceased to pay
+_LINGER = 16  # steps for which a source still follows after guesses have ceased to pay
 _FIRST_TRIAL = {True: 512, False: 128}  # steps without guesses before one, if it follows or not
 _LAST_TRIAL = 8192  # the wait doubles up to here
-_TRIAL = {True: 24, False: 2}  # steps with guesses that make one
+_TRIAL = {True: 24, False: 3}  # sequences' guesses that make one
 _TRIAL_LASTS = 256  # steps at most: who follows has guesses for sequences that begin after it
 _LOOK_EVERY = 512  # steps with guesses
 _LOOK = 3  # steps of each kind
@@ -51,7 +51,7 @@ class Known(NamedTuple):
     step_s: Seconds
     draft_s: Seconds
     is_measured: Callable[[int], bool]  # whether steps of so many rows were, lately
-    has_guessed: bool  # in the step before this one
+    num_guessed: int  # sequences with guesses in the step before this one
 
 
 class Policy:
@@ -66,7 +66,8 @@ class Policy:
         self._age = 0  # steps since
         self._idle = 0  # steps since guesses paid
         self._next_trial = self._wait = _FIRST_TRIAL[follows]  # at that ``_idle``
-        self._trial = 0  # steps with guesses that are left of a trial
+        self._trial = 0  # guesses that are left of a trial
+        self._trial_steps = 0  # with guesses, that are left of it
         self._trial_age = 0  # its steps
         self._num_guessing = 0  # steps with guesses since the last look
         self._looks: list[int] = []  # depths of the steps of a look, the next one last
@@ -80,12 +81,12 @@ class Policy:
             return most
         if self._look is not None:
             return self._look
-        return most if self._trial else self._decision.num_draft_tokens
+        return most if self._is_trying else self._decision.num_draft_tokens
 
     @property
     def is_trial(self) -> bool:
         """Whether the newest step belongs to a trial."""
-        return self._trial > 0 and self._look is None
+        return self._is_trying and self._look is None
 
     @property
     def begins_trial(self) -> bool:
@@ -110,14 +111,14 @@ class Policy:
         self._look = self._next_look(known)
         if self._look is None:
             self._decide(known)
-            self._try(known.has_guessed)
+            self._try(known.num_guessed)
         return self.depth
 
     def _next_look(self, known: Known) -> int | None:
         """Guesses of the next step if it is made to be measured."""
         if not known.is_measured(known.num_sequences):
             return 0
-        self._num_guessing += known.has_guessed
+        self._num_guessing += known.num_guessed > 0
         if self._num_guessing >= _LOOK_EVERY:
             self._num_guessing = 0
             self._looks = [self._config.num_draft_tokens] * _LOOK + [0] * _LOOK
@@ -130,19 +131,25 @@ class Policy:
         self._age, self._decided_for = 0, known.num_sequences
         self._decision = decide(*known[:5], self._config.min_gain)
 
-    def _try(self, has_guessed: bool) -> None:
+    @property
+    def _is_trying(self) -> bool:
+        return self._trial > 0 or self._trial_steps > 0
+
+    def _try(self, num_guessed: int) -> None:
         """Begin, go on with, or end a trial."""
         if self._decision.num_draft_tokens:
-            self._idle = self._trial = 0
+            self._idle = self._trial = self._trial_steps = 0
             self._next_trial = self._wait = _FIRST_TRIAL[self._follows]
             return
         self._idle += 1
-        if self._trial:
+        if self._is_trying:
             self._trial_age += 1
-            self._trial -= has_guessed
+            self._trial -= num_guessed
+            self._trial_steps -= num_guessed > 0
             if self._trial_age >= _TRIAL_LASTS:
-                self._trial = 0
+                self._trial = self._trial_steps = 0
         elif self._idle >= self._next_trial:
-            self._trial, self._trial_age = _TRIAL[self._follows], 0
+            self._trial, self._trial_steps = _TRIAL[self._follows], _LOOK
+            self._trial_age = 0
             self._wait = min(2 * self._wait, _LAST_TRIAL)
             self._next_trial = self._idle + self._wait

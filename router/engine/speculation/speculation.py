@@ -37,7 +37,7 @@ class Speculation:
         self.renew()
         self.coverage = 1.0
         self._num_decoding = 0
-        self._has_guessed = False  # in the newest step
+        self._num_guessed = 0  # sequences with guesses in the newest step
         self._num_steps = 0
         self._tallies: dict[Sequence, Tally] = {}
         self._reported = [0, 0]
@@ -53,7 +53,7 @@ class Speculation:
         """See ``Drafting``."""
         if not self.is_on:
             return NO_DRAFTS
-        sequences = decoding()
+        began_s, sequences = self._clock.now_s(), decoding()
         self._num_decoding = max(1, len(sequences))
         depth = self._policy.step(self._known(len(sequences)))
         if self._policy.begins_trial:
@@ -62,15 +62,18 @@ class Speculation:
         if not willing:
             return NO_DRAFTS
         try:
-            return self._made(willing, len(sequences), depth)
+            made, is_made = self._made(willing, len(sequences), depth)
         except Exception:  # a border: guesses must not cost anybody an answer
             logger.exception("speculation_failed source=%s", self._source.name)
             self.is_on = False
             return NO_DRAFTS
+        if is_made:
+            self._draft_costs[depth].observe(len(sequences), self._clock.now_s() - began_s)
+        return made
 
     def ran(self, plan: StepPlan, verified: AbstractSequence[Verified], seconds: float) -> None:
         """See ``Drafting``."""
-        self._has_guessed = any(entry.draft for entry in plan.entries)
+        self._num_guessed = sum(bool(entry.draft) for entry in plan.entries)
         is_decode = all(entry.is_decode for entry in plan.entries)
         if is_decode and plan.entries:
             self.step_costs.observe(plan.num_tokens, seconds)
@@ -122,25 +125,25 @@ class Speculation:
             self.step_costs.seconds,
             self.draft_s,
             self.step_costs.is_measured,
-            self._has_guessed,
+            self._num_guessed,
         )
 
-    def _made(self, willing: AbstractSequence[Sequence], num_sequences: int, depth: int) -> Drafts:
-        began = self._clock.now_s()
+    def _made(
+        self, willing: AbstractSequence[Sequence], num_sequences: int, depth: int
+    ) -> tuple[Drafts, bool]:
+        """Guesses that are worth verifying, and whether any were made."""
         reached = [s for s in willing if self._source.reach(s, depth)]
         made = self._source.draft(reached, depth) if reached else {}
-        if made:
-            self._draft_costs[depth].observe(num_sequences, self._clock.now_s() - began)
         # A trial finds sequences that began before it, whom a source that follows does not know.
         if not (self._policy.is_trial and self._source.follows):
             self.coverage += _COVERAGE_NEWEST * (len(made) / len(willing) - self.coverage)
         if self._policy.takes_all or not made:
-            return made
+            return made, bool(made)
         lengths = [len(draft) for draft in made.values()]
         rates = [self.acceptance.rates_of(self._tallies.get(sequence)) for sequence in made]
         counts = allot(lengths, rates, num_sequences, self.step_costs.seconds)
         pairs = zip(made.items(), counts, strict=True)
-        return {sequence: draft[:count] for (sequence, draft), count in pairs if count}
+        return {sequence: draft[:count] for (sequence, draft), count in pairs if count}, True
 
     def _count(self, sequence: Sequence, num_drafted: int, num_accepted: int) -> None:
         own = self._tallies.setdefault(sequence, Tally())
