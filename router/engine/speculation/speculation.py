@@ -52,10 +52,12 @@ class Speculation:
     def drafts(self, decoding: Callable[[], AbstractSequence[Sequence]]) -> Drafts:
         """See ``Drafting``."""
         if not self.is_on:
+            self._num_guessed = 0
             return NO_DRAFTS
         began_s, sequences = self._clock.now_s(), decoding()
         self._num_decoding = max(1, len(sequences))
         depth = self._policy.step(self._known(len(sequences)))
+        self._num_guessed = 0
         if self._policy.begins_trial:
             self.acceptance.doubt()
         willing = [s for s in sequences if depth and s.request.sampling.speculative]
@@ -69,17 +71,18 @@ class Speculation:
             return NO_DRAFTS
         if is_made:
             self._draft_costs[depth].observe(len(sequences), self._clock.now_s() - began_s)
+        self._num_guessed = len(made)
         return made
 
     def ran(self, plan: StepPlan, verified: AbstractSequence[Verified], seconds: float) -> None:
         """See ``Drafting``."""
-        self._num_guessed = sum(bool(entry.draft) for entry in plan.entries)
-        is_decode = all(entry.is_decode for entry in plan.entries)
-        if is_decode and plan.entries:
+        is_decode = bool(plan.entries) and all(entry.is_decode for entry in plan.entries)
+        if is_decode:
             self.step_costs.observe(plan.num_tokens, seconds)
-        for entry, num_accepted in verified:
-            if entry.draft:
-                self._count(entry.sequence, len(entry.draft), num_accepted)
+        if self._num_guessed:
+            for entry, num_accepted in verified:
+                if entry.draft:
+                    self._count(entry.sequence, len(entry.draft), num_accepted)
         try:
             self._follow(plan, is_decode=is_decode)
         except Exception:  # as above
@@ -157,7 +160,7 @@ class Speculation:
             return
         began = self._clock.now_s()
         self._source.follow(plan)
-        if is_decode and plan.entries:
+        if is_decode:
             self._follow_costs.observe(len(plan.entries), self._clock.now_s() - began)
 
     def _clear(self) -> None:
