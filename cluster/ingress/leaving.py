@@ -68,5 +68,5 @@ async def until_let_go(
         ask: Whether it does, such as ``ask_serve``; runs in a thread.
         period_s: Seconds between looks.
     """
-    while not (checks.have_ceased and await asyncio.to_thread(ask)):
+    while not (checks.have_ceased and await asyncio.to_thread(ask)):  # noqa: ASYNC110 - no event
         await asyncio.sleep(period_s)
