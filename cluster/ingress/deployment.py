@@ -23,7 +23,7 @@ from cluster.directory import RayDirectory
 from cluster.ingress import loopback
 from cluster.ingress.busy import BusyMeter
 from cluster.ingress.head_watch import patience_s, watch_head
-from cluster.ingress.leaving import HealthChecks
+from cluster.ingress.leaving import LOOK_PERIOD_S, HealthChecks, ask_serve, until_let_go
 from cluster.ingress.serve_context import Metadata, RayContext, ServeContext, refusing
 from cluster.ingress.settings import IngressSettings
 from cluster.ingress.start import Start, WaitingApp
@@ -52,7 +52,6 @@ from router.tracing.frontend import FrontendTracer
 Event = TypeVar("Event", bound=Message)
 
 _STUCK_S = 5.0  # more, for what cannot be sent
-_LEAVE_PERIOD_S = 1.0
 _NOT_SERVING = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.NOT_SERVING)
 
 
@@ -143,10 +142,10 @@ class GalerneIngress:
         self._watchers: set[ServeContext] = set()
         self._metrics = FrontendMetrics()
         self._busy, self._checks = BusyMeter(self._metrics.set), HealthChecks()
-        self._is_closing = False
+        self._is_leaving = False
         self._watches = [
             asyncio.create_task(self._busy.watch()),
-            asyncio.create_task(self._leave_when_forgotten()),
+            asyncio.create_task(self._leave_when_let_go()),
         ]
         self._api: _Api | None = None
         self._start = Start(self._directory)
@@ -254,17 +253,17 @@ class GalerneIngress:
         """What ``frontend_policy`` decides by; Serve asks for it."""
         return self._busy.latest
 
-    @property
-    def _is_leaving(self) -> bool:
-        return self._is_closing or self._checks.have_ceased
-
-    async def _leave_when_forgotten(self) -> None:
+    async def _leave_when_let_go(self) -> None:
         """End what never ends by itself when Serve waits for this replica's last request."""
+        import ray  # late: it reads its environment when imported
+
+        name = ray.get_runtime_context().get_actor_name()
+        await until_let_go(self._checks, partial(ask_serve, name))
+        self._is_leaving = True
         while True:
-            await asyncio.sleep(_LEAVE_PERIOD_S)
-            if self._checks.have_ceased:
-                for watcher in self._watchers:  # their clients ask again, elsewhere
-                    watcher.finish()
+            for watcher in self._watchers:  # their clients ask again, elsewhere
+                watcher.finish()
+            await asyncio.sleep(LOOK_PERIOD_S)
 
     async def close(self, drain_s: float) -> None:
         """Stop admitting; end requests that run longer than ``drain_s``, and every Watch.
@@ -273,7 +272,7 @@ class GalerneIngress:
         at their gateways, for the frontend that comes next. Frontends that Serve has told to go,
         and no longer knows, hear of it through the controller.
         """
-        self._is_closing = True
+        self._is_leaving = True
         _exit_after(drain_s + LAST_WORDS_S + _STUCK_S)
         self._watches.append(asyncio.create_task(self._tell_others(drain_s)))
         api = self._api

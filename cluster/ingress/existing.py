@@ -52,6 +52,19 @@ def kill_serve() -> None:
         return
 
 
+def serve_details(timeout_s: float) -> Mapping[str, Any] | None:
+    """What Serve's controller tells over its REST API; None if it does not answer in time."""
+    import ray
+
+    try:
+        controller = ray.get_actor(_CONTROLLER, namespace=_NAMESPACE)
+        told = controller.get_serve_instance_details.remote()
+        details: Mapping[str, Any] = ray.get(told, timeout=timeout_s)
+    except (ValueError, ray.exceptions.RayError):
+        return None
+    return details
+
+
 def describe_running_serve() -> RunningServe:
     """What runs. Imports ``ray.serve``.
 

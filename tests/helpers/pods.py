@@ -57,7 +57,11 @@ class Pod:
             programs="\n".join(_shown_to_all()),
             shared=shared.removesuffix("i"),
             hosts="\n".join(
-                f"echo {head.address} {name} {name}.serving.svc >> /etc/hosts" for name in services
+                f"echo {line} >> /etc/hosts"
+                for line in (
+                    f"{host.address} {host.name}",  # by which Ray finds its own address
+                    *(f"{head.address} {name} {name}.serving.svc" for name in services),
+                )
             ),
             files="\n".join(files),
         )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from cluster.control.frontends import GONE_AFTER_S, FrontendBook
 from cluster.ingress.busy import BusyMeter
 from cluster.ingress.frontend_policy import BUSY, LAG_S
-from cluster.ingress.leaving import SILENT_AFTER_S, HealthChecks
+from cluster.ingress.leaving import SILENT_AFTER_S, HealthChecks, is_let_go, until_let_go
 from cluster.ingress.replicas import is_frontend
 from galerne.clock import VirtualClock
 from galerne.metric_set import MetricSet
@@ -163,7 +163,7 @@ def test_only_our_own_replicas_count_as_frontends():
     assert not is_frontend("SERVE_PROXY_ACTOR", "galerne-1a")
 
 
-def test_serve_has_forgotten_a_replica_that_it_asks_no_more(clock):
+def test_serve_may_have_let_a_replica_go_that_it_asks_no_more(clock):
     checks = HealthChecks(clock.now_s)
     clock.move_to(SILENT_AFTER_S)
     assert not checks.have_ceased
@@ -171,3 +171,26 @@ def test_serve_has_forgotten_a_replica_that_it_asks_no_more(clock):
     assert checks.have_ceased
     checks.seen()
     assert not checks.have_ceased
+
+
+def details(**state_by_replica):
+    """As Serve tells them."""
+    replicas = [{"actor_name": name, "state": state} for name, state in state_by_replica.items()]
+    return {"applications": {"galerne": {"deployments": {"Frontend": {"replicas": replicas}}}}}
+
+
+def test_a_replica_is_let_go_when_serve_stops_it_or_does_not_list_it():
+    serve = details(one="RUNNING", other="STOPPING", new="STARTING")
+    assert [is_let_go(serve, name) for name in ("one", "other", "new")] == [False, True, False]
+    assert is_let_go(serve, "deleted")
+    assert is_let_go({"applications": {}}, "one")
+
+
+async def test_serve_is_asked_only_while_it_does_not_ask(clock):
+    checks, answers = HealthChecks(clock.now_s), []
+    leaving = asyncio.create_task(until_let_go(checks, lambda: answers.pop(0), period_s=0.001))
+    await asyncio.sleep(0.05)  # an answer would be missing
+    clock.move_to(SILENT_AFTER_S + 1)
+    answers += [False, False, True]
+    await asyncio.wait_for(leaving, 10)
+    assert answers == []

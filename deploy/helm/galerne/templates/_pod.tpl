@@ -230,6 +230,9 @@ limits:{{/* none of the CPU: the scheduler's pauses would be tokens' pauses */}}
 - {name: RAY_health_check_failure_threshold, value: {{ .failureThreshold | quote }}}
 {{- end }}
 - {name: RAY_gcs_rpc_server_reconnect_timeout_s, value: {{ $v.ray.headPatienceSeconds | quote }}}
+{{- /* How soon a node learns that its head is a new one, which knows none of the old one's nodes: it
+       ends then, and joins anew. Ray's default is 60 s, which it spends retrying. */}}
+- {name: RAY_raylet_liveness_self_check_interval_ms, value: "3000"}
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
 - {name: RAY_worker_niceness, value: "0"}
 - {name: RAY_AUTH_MODE, value: token}
