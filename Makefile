@@ -6,7 +6,7 @@ UV := .venv/bin/uv
 FIND_LINKS := $(shell python3 -m pip config get global.find-links 2>/dev/null || true)
 UV_INSTALL = $(UV) pip install -q -p $(PY) $(addprefix --find-links ,$(FIND_LINKS))
 
-.PHONY: install dev demo trace serve test check bench bench-kernels bench-claim bench-http bench-context bench-long bench-against bench-structured bench-prediction bench-auto bench-regret bench-simulator bench-speculation bench-startup test-pages screenshots ray-screenshots application defects identity faults switching layer-kills sim fuzz hosts proto lock sizing bench-frontends bench-scrape dashboards generated prometheus helm pods
+.PHONY: install dev demo trace serve test check bench bench-kernels bench-claim bench-http bench-context bench-long bench-against bench-structured bench-prediction bench-auto bench-regret bench-simulator bench-speculation bench-startup test-pages screenshots ray-screenshots application frontends defects identity faults switching layer-kills sim fuzz hosts proto lock sizing bench-frontends bench-scrape dashboards generated prometheus helm pods
 
 .venv/installed: pyproject.toml deploy/build_hook.py $(wildcard shards/kernels/native/*.cpp shards/kernels/native/*.h)
 	python3 -m venv .venv
@@ -156,6 +156,10 @@ pods: .venv/dev
 
 application: .venv/dev
 	$(PY) -m pytest -m slow tests/ray/test_application.py
+
+# Ray Serve scales frontends while streams and watches run, and its controller hangs.
+frontends: .venv/dev
+	$(PY) -m pytest -m slow tests/ray/test_frontends.py
 
 defects: .venv/dev
 	PYTHONPATH=tests $(PY) -m tests.bench.defects
