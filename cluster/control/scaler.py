@@ -221,7 +221,7 @@ class Scaler:
         )
 
     def _act(self, decision: Decision) -> None:
-        self._memory = self._memory.after(decision, self.autoscaler.config.remember_s)
+        self._memory = self._memory.after(decision, self.autoscaler.config)
         number = self.ledger.add(decision, time.time())
         action = decision.action.value
         self._events.add("autoscaler", "controller", f"{number} {action}: {decision.reason}")

@@ -1,14 +1,17 @@
 """When to change the topology, and to what. Pure: the same state gives the same decision.
 
     decision = autoscaler.decide(now_s, state)
-    memory = state.memory.after(decision, autoscaler.config.remember_s)
+    memory = state.memory.after(decision, autoscaler.config)
     ...                                  # the shell does decision.action
     memory = memory.change_ended(now_s)  # when it was committed or failed
 
 A change is made for the upper estimate of the load, so what is chosen still is best when the load
 turns out higher: that is what keeps it from going back and forth. It is worth making if it saves
-enough under the observed load and under the upper one. A broken objective needs no such gain and no
-cool-down; a queue that breaks the TTFT objective is one, even where the mean load fits.
+enough under the observed load and under the upper one. After a burst, what carries most of it is
+kept for a while, as Kubernetes' HPA does (its stabilisation window), unless machines are saved that
+weigh something: bursts come again, and a queue that grows until a change back has been made costs
+more than quiet minutes do. A broken objective needs no such gain and no cool-down; a queue that
+breaks the TTFT objective is one, even where the mean load fits.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ from cluster.planning.planner import Planner
 from cluster.planning.scaler_config import ScalerConfig
 
 _HEADROOM = 0.8  # of its capacity is what a smaller candidate may be given at the upper estimate
+_HELD = 0.75  # of the busiest load is what a smaller candidate must carry for a while
+_HORIZON = 2.0  # cool-downs: for so long a queue of a load that is too much is taken to grow
 _CARRIED_PART = 0.9  # of what the fullest candidate carries: queues are still short there
 
 
@@ -146,7 +151,7 @@ class Autoscaler:
             waiting=seen.waiting,
             requests_per_s=coming,
             drain_s=self.config.drain_s,
-            horizon_s=self.config.cool_down_s,
+            horizon_s=_HORIZON * self.config.cool_down_s,
         )
         return Demand(seen.upper, queue).at(seen.upper.requests_per_s)
 
@@ -313,9 +318,13 @@ class Autoscaler:
         demand: Demand,
     ) -> _Verdict:
         """Change to what is cheaper now and would still be best afterwards."""
-        seen, best = state.observed, _with_headroom(current.at_worst, ranked)
+        seen, busiest = state.observed, state.memory.busiest
+        best = self._with_headroom(current.at_worst, ranked, _HELD * busiest.requests_per_s)
         if best is current.at_worst or not best.is_possible:
             why = f"{describe(state.current)} is the best one"
+            if self._with_headroom(current.at_worst, ranked, 0.0) is not best:
+                burst = f"{busiest.requests_per_s:.3g} req/s of {now_s - busiest.at_s:.0f} s ago"
+                why += f" that carries most of the {burst}"
             return _Verdict(Action.HOLD, state.current, binding(ranked, best), why)
         usual = Demand(seen.load, demand.queue).at(seen.load.requests_per_s)
         then = self._again(best, cluster, demand, usual)
@@ -332,6 +341,26 @@ class Autoscaler:
             return _Verdict(Action.HOLD, state.current, after.constraint, why)
         bound = binding(ranked, best)
         return self._when_cool(now_s, state, _Verdict(Action.CHANGE, best.candidate, bound, what))
+
+    def _with_headroom(self, current: Judged, ranked: Sequence[Judged], held: float) -> Judged:
+        """The best one that does not carry less than the current, or has headroom all the same.
+
+        Else noise would break a promise soon, and lead back. ``held``: requests/s that none may
+        carry less than, unless the current one does, or it saves machines that weigh something.
+        """
+        if not current.is_possible:
+            return ranked[0]
+        least, nodes = current.prediction.max_requests_per_s, num_nodes(current.candidate)
+        held, is_free = min(held, least), not self.planner.objectives.weight
+        return next(
+            j
+            for j in ranked
+            if _has_headroom(j.prediction, least)
+            and (
+                j.prediction.max_requests_per_s >= held
+                or not (is_free or num_nodes(j.candidate) == nodes)
+            )
+        )
 
     def _when_cool(self, now_s: float, state: ScalerState, verdict: _Verdict) -> _Verdict:
         """The verdict, unless the last change is too recent."""
@@ -362,17 +391,6 @@ def _when_whole(state: ScalerState, verdict: _Verdict) -> _Verdict:
         return verdict
     why = f"{verdict.reason}; {', '.join(state.away)} must come back first"
     return _Verdict(Action.HOLD, state.current, Constraint.AWAY, why)
-
-
-def _with_headroom(current: Judged, ranked: Sequence[Judged]) -> Judged:
-    """The best one that does not carry less than the current, or has headroom all the same.
-
-    Else noise would break a promise soon, and lead back.
-    """
-    if not current.is_possible:
-        return ranked[0]
-    least = current.prediction.max_requests_per_s
-    return next(j for j in ranked if _has_headroom(j.prediction, least))
 
 
 def _has_headroom(given: Prediction, least: float) -> bool:

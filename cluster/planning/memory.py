@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from cluster.planning.candidate import Candidate
 from cluster.planning.decision import Action, Decision
+from cluster.planning.scaler_config import ScalerConfig
+
+
+class Peak(NamedTuple):
+    """A load that was seen."""
+
+    at_s: float
+    requests_per_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,23 +33,34 @@ class Memory:
     change: ChangeInFlight | None = None
     last_change_s: float = -math.inf  # when one ended, committed or not
     no_nodes_until_s: float = -math.inf  # nodes were asked for in vain; not asked again till then
+    peaks: tuple[Peak, ...] = ()  # of the last ``hold_s``, each higher than all after it
 
-    def after(self, decision: Decision, remember_s: float) -> Memory:
+    def after(self, decision: Decision, config: ScalerConfig) -> Memory:
         """What a decision leaves to remember.
 
         Raises:
             ValueError: It starts a change while one is in flight.
         """
+        seen = Peak(decision.at_s, decision.observed.latest_requests_per_s)
+        kept = (p for p in self.peaks if p.requests_per_s > seen.requests_per_s)
+        begin_s = seen.at_s - config.hold_s
+        memory = replace(self, peaks=(*(p for p in kept if p.at_s >= begin_s), seen))
         if decision.action is Action.HOLD:
-            return self
+            return memory
         if decision.action is Action.GIVE_UP:
             # Not a change that ended: the next best may be taken at once.
-            return replace(self, change=None, no_nodes_until_s=decision.at_s + remember_s)
+            until_s = decision.at_s + config.remember_s
+            return replace(memory, change=None, no_nodes_until_s=until_s)
         if self.change is not None:
             raise ValueError("a change is in flight")
         target = None if decision.action is Action.TO_ZERO else decision.target
         started = ChangeInFlight(target=target, started_s=decision.at_s)
-        return replace(self, change=started)
+        return replace(memory, change=started)
+
+    @property
+    def busiest(self) -> Peak:
+        """The highest load of the last ``hold_s``."""
+        return self.peaks[0] if self.peaks else Peak(-math.inf, 0.0)
 
     def change_ended(self, now_s: float) -> Memory:
         """The change in flight was committed, or aborted without effect."""

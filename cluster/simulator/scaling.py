@@ -75,7 +75,7 @@ class ScalerShell:
         )
         autoscaler = self._scaling.autoscaler
         decision = autoscaler.decide(now_s, state)
-        self._memory = self._memory.after(decision, autoscaler.config.remember_s)
+        self._memory = self._memory.after(decision, autoscaler.config)
         if decision.action is Action.HOLD:
             return
         self._ledger.add(decision, now_s)

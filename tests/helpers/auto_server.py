@@ -14,7 +14,7 @@ from helpers.calibrations import stored
 from helpers.serve_process import ServeProcess
 from shards.checkpoint.open import open_checkpoint
 
-QUICK = {"tick_s": 0.5, "window_s": 6.0, "cool_down_s": 1.0, "settle_s": 1.0}
+QUICK = {"tick_s": 0.5, "window_s": 6.0, "cool_down_s": 1.0, "hold_s": 2.0, "settle_s": 1.0}
 
 
 def embedded():
