@@ -17,7 +17,7 @@ from router.exchange.local import LocalExperts
 from router.gateway.switch import NotPreparedError, ShadowMismatchError
 from shards.bank import _matrices
 
-LOCAL, SHM, GRPC = LinkTransport
+LOCAL, SHM, GRPC = LinkTransport.LOCAL, LinkTransport.SHM, LinkTransport.GRPC
 SAMPLED = {"temperature": 0.8, "seed": 5, "n": 2, "max_tokens": 400}
 THREE = ("shard-0", "shard-1", "shard-2")
 
