@@ -178,10 +178,15 @@ class ServeConfig(BaseModel):
         "auto measures if there is none",
     )
     autoscaler: ScalerSettings = Field(ScalerSettings(), description="how patient auto is")
-    transport: Literal["auto", "local", "shm", "grpc"] = Field(
+    transport: Literal["auto", "local", "shm", "grpc", "nccl"] = Field(
         "auto",
         description="gateway to shards; shm: shared memory where they share a host, else grpc; "
-        "auto: shm if shards are asked for, else by mode",
+        "nccl: from GPU to GPU, else grpc; auto: shm if shards are asked for, else by mode",
+    )
+    trusted_network: Literal["nccl"] | None = Field(
+        None,
+        description="what may leave a host in plain text: nccl, which has no encryption; unset: "
+        "NCCL goes within hosts only, and links between them by gRPC",
     )
     numerics: Literal["bf16", "fp32"] = Field("bf16", description="number format of all arithmetic")
     experts: Literal["bf16", "int8", "int4"] | None = Field(

@@ -23,7 +23,7 @@ from cluster.control.starting import StartReport
 from cluster.nodes import HEAD_RESOURCE, alive_nodes, node_by_part
 from galerne import logs
 from galerne.errors import ConfigError
-from galerne.topology import Topology
+from galerne.topology import LinkTransport, Topology
 from shards.cores import PASSIVE_POOLS
 from shards.kernels.native.families import FAMILY_VARIABLE, SPIN_VARIABLE
 
@@ -120,6 +120,8 @@ class Deployment:
             self.spec,
             self.spec.actor_name(part),
             num_cpus=_CPU_PER_ACTOR,
+            # Ray shows an actor the GPUs that it claims, and no other.
+            num_gpus=1 if topology.transport is LinkTransport.NCCL else None,
             # Soft: with the node gone, Ray restarts it on another.
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True),
         )

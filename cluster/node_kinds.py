@@ -35,7 +35,12 @@ class NodeKind:
 
 
 def cluster_shape(
-    nodes: Sequence[Node], kinds: Sequence[NodeKind] = (), *, is_grpc_calibrated: bool
+    nodes: Sequence[Node],
+    kinds: Sequence[NodeKind] = (),
+    *,
+    is_grpc_calibrated: bool,
+    is_nccl_calibrated: bool = False,
+    trusts_network: bool = False,
 ) -> ClusterShape:
     """Nodes that are there and those that may be asked for, as the planner counts them.
 
@@ -46,6 +51,8 @@ def cluster_shape(
         nodes: That live; those without CPUs count for nothing.
         kinds: That may be asked for, each role once; without any there are only ``nodes``.
         is_grpc_calibrated: Whether costs of links between nodes are known.
+        is_nccl_calibrated: Whether costs of links between GPUs are known.
+        trusts_network: Whether these may leave a host, in plain text.
 
     Raises:
         ValueError: There is no node for a gateway, or nothing says what a kind's nodes have.
@@ -61,6 +68,9 @@ def cluster_shape(
     transports = {LinkTransport.LOCAL, LinkTransport.SHM}
     if num_nodes > 1 and is_grpc_calibrated:
         transports.add(LinkTransport.GRPC)
+    gpus = min(node.num_gpus for node in usable) if usable else 0  # of a kind to come: unknown
+    if is_nccl_calibrated and gpus and not any(kind.most for kind in kinds):
+        transports.add(LinkTransport.NCCL)
     # One node at least is a gateway's, so it can be no shard's without one.
     shard_nodes = most[Role.SHARD] + of_any - (gateways == 0)
     for_shards = [size for role, _, size in sizes if role is not Role.GATEWAY]
@@ -72,6 +82,8 @@ def cluster_shape(
         shard_nodes=shard_nodes,
         shard_node_bytes=min(for_shards) if shard_nodes else 0.0,
         max_nodes=num_nodes,
+        gpus_per_node=gpus,
+        trusts_network=trusts_network,
     )
 
 

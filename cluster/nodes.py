@@ -31,6 +31,7 @@ class Node:
     is_head: bool
     role: Role | None = None
     memory_bytes: float = 0.0  # that Ray gives to workers
+    num_gpus: int = 0
     labelled_cores: int | None = None  # where Ray was told another number of CPUs
 
     @property
@@ -78,6 +79,7 @@ def node_of(facts: Mapping[str, Any]) -> Node:
         HEAD_RESOURCE in resources,
         role=None if role is None else Role(role),
         memory_bytes=resources.get("memory", 0.0),
+        num_gpus=int(resources.get("GPU", 0)),
         labelled_cores=None if cores is None else int(cores),
     )
 

@@ -12,6 +12,7 @@ from cluster.config import ServeConfig, kv_bytes
 from cluster.demo import MODEL_NAME
 from cluster.gateway_machines import GatewayMachines, gateway_machines
 from cluster.named_files import checkpoint_directory, internal_tls, tokenizer_directory
+from cluster.nccl_check import check_nccl
 from cluster.planning.shape import ModelShape, shape_of
 from cluster.presets import PRESETS, PresetInputs, build_topology
 from galerne.errors import ConfigError
@@ -176,6 +177,7 @@ def plan_serving(
         num_nodes=num_nodes,
     )
     topology = build_topology(inputs)
+    check_nccl(topology, num_nodes)
     if num_nodes > 1 and config.internal_tls is None and not config.insecure_network:
         problem = f"the Ray cluster has {num_nodes} nodes and internal_tls is not set"
         raise ConfigError("insecure_network", config.insecure_network, problem)
@@ -220,6 +222,7 @@ def plan_serving(
         expert_bytes=int(held.shape.expert_bytes),
         cluster_token=secrets.token_hex(32),
         tls=internal_tls(config),
+        trusts_network=config.trusted_network == "nccl",
         max_model_len=max_model_len,
         kv_bytes=min(per_gateway, (most + BLOCK_SIZE) * per_token),
         gateway_threads=machines.threads_of_each(len(topology.gateways)),

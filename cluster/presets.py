@@ -110,6 +110,8 @@ def _transport(config: ServeConfig, mode: Mode) -> LinkTransport:
             problem = "local experts live in the gateway: one shard; use shm or grpc for several"
             raise ConfigError("shards", config.shards, problem)
         return LinkTransport.LOCAL
+    if config.transport == "nccl" and config.shards is None:
+        raise ConfigError("shards", None, "must be said with transport nccl: each takes a GPU")
     if config.transport != "auto":
         return LinkTransport(config.transport)
     has_shards = config.shards is not None or mode is Mode.THROUGHPUT

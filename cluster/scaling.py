@@ -83,7 +83,10 @@ def scaling_plan(
             ),
         ),
         config=config.patience,
-        cluster=local_cluster(stored.num_cores, stored.calibration.links),
+        cluster=replace(
+            local_cluster(stored.num_cores, stored.calibration.links),
+            trusts_network=config.trusted_network == "nccl",
+        ),
         kinds=tuple(
             NodeKind(
                 role=None if told.role == "any" else Role(told.role),

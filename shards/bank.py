@@ -112,6 +112,11 @@ class ExpertBank:
                 experts.remove_changes(key)
 
     @property
+    def device(self) -> torch.device:
+        """Where the kernels want their tokens, and leave their results."""
+        return torch.device("cpu")
+
+    @property
     def model(self) -> ModelConfig:
         """Whose experts they are."""
         return self._checkpoint.config

@@ -19,6 +19,8 @@ from shards.bank import ExpertBank
 from shards.checkpoint.open import open_checkpoint
 from shards.kernels.formats import WeightFormat
 from shards.metrics import ShardMetrics
+from shards.nccl.metrics import show_nccl
+from shards.nccl.process import NcclProcess
 from shards.server import ShardIdentity, ShardServer
 from shards.worker import ExpertWorker
 
@@ -43,15 +45,21 @@ class ShardSettings:
     held: WeightFormat = WeightFormat.BF16
     adapters_root: Path | None = None  # adapters lie in directories of it
     adapters: tuple[AdapterInfo, ...] = ()  # to be loaded before it serves
+    trusts_network: bool = False  # rows may go to other hosts by NCCL, in plain text
 
 
 class ShardHost:
     """A running shard."""
 
     def __init__(
-        self, settings: ShardSettings, on_progress: Callable[[int, int], None] | None = None
+        self,
+        settings: ShardSettings,
+        on_progress: Callable[[int, int], None] | None = None,
+        nccl: NcclProcess | None = None,
     ) -> None:
         """Load the experts and serve; returns when the port listens.
+
+        ``nccl`` unset: that of this process' GPU, if a gateway wants it.
 
         Raises:
             CheckpointError: The checkpoint cannot be used, or an adapter.
@@ -75,6 +83,7 @@ class ShardHost:
             bank, self._metrics, MonotonicClock(), settings.num_threads, settings.core
         )
         self._worker.start()
+        self._nccl = nccl or NcclProcess(trusts_network=settings.trusts_network)
         identity = ShardIdentity(
             shard_id=settings.shard_id,
             fingerprint=checkpoint.fingerprint,
@@ -91,11 +100,13 @@ class ShardHost:
                 settings.epochs,
                 checkpoint.bytes_read,
                 settings.adapters_root,
+                self._nccl,
             )
             return server, await server.start(settings.host, tls=settings.tls)
 
         self._server, port = grpc_loop().run(serve(), _TIMEOUT_S)
         show_held(self._metrics.set, bank, self._server)
+        show_nccl(self._metrics.set, self._nccl)
         self.address = f"{settings.host}:{port}"
 
     def describe(self) -> dict[str, object]:
@@ -122,13 +133,14 @@ class ShardHost:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the compute thread and the server's loop run."""
-        return self._worker.is_alive() and grpc_loop().is_alive
+        """Whether the compute thread and the server's loop run, and NCCL has not eaten threads."""
+        return self._worker.is_alive() and grpc_loop().is_alive and self._nccl.is_healthy
 
     def stop(self) -> None:
         """Stop serving and end the threads."""
         grpc_loop().run(self._server.stop(0.2), _TIMEOUT_S)
         self._worker.stop()
+        self._nccl.stop()
 
 
 def show_held(metrics: MetricSet, bank: ExpertBank, server: ShardServer) -> None:

@@ -18,7 +18,7 @@ class AnswerLink(Protocol):
     def answer(
         self, request: FrameHeader, rows: torch.Tensor, times: ShardTimes = NO_TIMES
     ) -> None:
-        """Send the results ``[R, H]`` of a frame; they may change after the call."""
+        """Send the results ``[R, H]`` of a frame, which nobody changes after the call."""
         ...
 
     def refuse(self, request: FrameHeader, error: GalerneError) -> None:

@@ -20,6 +20,7 @@ from galerne.frame import Reassembler
 from galerne.hello import (
     CHANNEL_OPTIONS,
     Hello,
+    NcclOffer,
     Welcome,
     check_hello,
     check_token,
@@ -37,6 +38,9 @@ from shards.bank import ExpertBank
 from shards.control import ShardControl
 from shards.epochs import ServedEpochs
 from shards.metrics import ShardMetrics
+from shards.nccl.availability import NcclUnavailableError
+from shards.nccl.link import NcclLink
+from shards.nccl.process import NcclProcess
 from shards.residency import as_message, by_layer, experts_in
 from shards.shm.link import SharedLink
 from shards.stream import ExchangeStream
@@ -73,8 +77,13 @@ class ShardServer:
         epochs: Collection[int],
         bytes_read: int = 0,
         adapters_root: Path | None = None,
+        nccl: NcclProcess | None = None,
     ) -> None:
-        """``epochs``: those that place what the bank holds here; more may be prepared."""
+        """``epochs``: those that place what the bank holds here; more may be prepared.
+
+        Without ``nccl`` no link goes from GPU to GPU.
+        """
+        self._nccl = nccl
         self._adapters = ShardAdapters(adapters_root, bank, worker)
         self._identity = identity
         self._bank = bank
@@ -153,15 +162,22 @@ class ShardServer:
         reassembler: Reassembler,
     ) -> None:
         stream = ExchangeStream(hello, self._identity.max_frames, self.epochs, self._worker.submit)
-        shared, not_shared = self._share(hello, stream)
+        shared, not_shared = None, ""
+        if hello.nccl is not None:
+            stream.nccl, not_shared = await self._link_by_nccl(hello, hello.nccl, stream)
+        else:
+            shared, not_shared = self._share(hello, stream)
         welcome = Welcome(
             shard=self._identity.shard_id,
             epochs=sorted(self.epochs),
             max_frames=self._identity.max_frames,
             bell=self._worker.bell.file if shared else None,
+            joins_nccl=stream.nccl is not None,
             not_shared=not_shared,
         )
         await context.write(encode_welcome(welcome))
+        if stream.nccl is not None:
+            stream.nccl.start()
         if shared is not None:
             self._worker.attach(shared)
         self._streams.add(stream)
@@ -174,6 +190,8 @@ class ShardServer:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         finally:
             self._streams.discard(stream)
+            if stream.nccl is not None:
+                stream.nccl.close()
             if shared is not None:
                 self._worker.detach(shared)
                 shared = None  # or the trace of what ended the stream would hold its memory
@@ -186,6 +204,22 @@ class ShardServer:
             return SharedLink(hello, self.epochs, stream, stream.fail), ""
         except ProtocolError as error:
             return None, str(error)
+
+    async def _link_by_nccl(
+        self, hello: Hello, offer: NcclOffer, stream: ExchangeStream
+    ) -> tuple[NcclLink | None, str]:
+        """The link from GPU to GPU that the gateway offers; none, and why."""
+        if self._nccl is None:
+            return None, "the shard uses no NCCL"
+        try:  # loads CUDA at the first time
+            runtime = await asyncio.to_thread(self._nccl.accept, offer)
+            link = NcclLink(
+                *(hello, offer, self.epochs, stream, self._worker.submit, runtime),
+                self._bank.device,
+            )
+        except (NcclUnavailableError, ValueError) as error:
+            return None, str(error)
+        return link, ""
 
     async def _greet(
         self,

@@ -11,17 +11,18 @@ import grpc
 import torch
 
 from galerne.errors import GalerneError, ProtocolError
-from galerne.frame import NO_CREDIT, Frame, FrameHeader, FrameKind, Reassembler
+from galerne.frame import BY_NCCL, NO_CREDIT, Frame, FrameHeader, FrameKind, Reassembler
 from galerne.hello import Hello, encode_refusal
 from galerne.loop_thread import until_one_ends
 from shards.jobs import Job
+from shards.nccl.link import NcclLink
 from shards.shm.link import wrong_epoch
 from shards.times import NO_TIMES, ShardTimes
 from shards.wire import encode_reply, read_request
 
 
 class ExchangeStream:
-    """Implements ``AnswerLink``, also for frames that came by shared memory."""
+    """Implements ``AnswerLink``, also for frames that came by shared memory or NCCL."""
 
     def __init__(
         self,
@@ -32,6 +33,7 @@ class ExchangeStream:
     ) -> None:
         """Create on the loop that serves it; ``submit`` takes frames to compute."""
         self.hello = hello
+        self.nccl: NcclLink | None = None  # takes what is announced for it
         self._max_frames = max_frames
         self._epochs = epochs
         self._submit = submit
@@ -61,11 +63,11 @@ class ExchangeStream:
         self, request: FrameHeader, rows: torch.Tensor, times: ShardTimes = NO_TIMES
     ) -> None:
         """See ``AnswerLink``."""
-        self._send(request, encode_reply(request, rows, times))
+        self.send_answer(request, encode_reply(request, rows, times))
 
     def refuse(self, request: FrameHeader, error: GalerneError) -> None:
         """See ``AnswerLink``."""
-        self._send(request, [encode_refusal(request, error)])
+        self.send_answer(request, [encode_refusal(request, error)])
 
     def tell(self, message: bytes) -> None:
         """Send what answers nothing. On the loop."""
@@ -79,9 +81,14 @@ class ExchangeStream:
         if not self._failure.done():
             self._failure.set_exception(error)
 
-    def _send(self, request: FrameHeader, messages: list[bytes]) -> None:
+    def send_answer(self, request: FrameHeader, messages: list[bytes]) -> None:
+        """Send what answers a request. From any thread."""
         has_credit = not request.flags & NO_CREDIT
         self._loop.call_soon_threadsafe(self._answers.put_nowait, (messages, has_credit))
+
+    def send(self, messages: list[bytes]) -> None:
+        """Send what answers nothing. From any thread."""
+        self._loop.call_soon_threadsafe(self._answers.put_nowait, (messages, False))
 
     async def _read(self, requests: AsyncIterator[bytes], reassembler: Reassembler) -> None:
         async for message in requests:
@@ -92,16 +99,23 @@ class ExchangeStream:
 
     def _accept(self, frame: Frame) -> None:
         header = frame.header
-        if header.kind is not FrameKind.REQUEST:
-            raise ProtocolError(f"{header.kind.name} where REQUEST was expected")
+        nccl = self.nccl if header.flags & BY_NCCL else None
         if header.incarnation != self.hello.incarnation:
             raise ProtocolError("incarnation differs from the hello's")
-        if header.flags:
+        if nccl is not None and header.kind in (FrameKind.TURN, FrameKind.LINK_ABORT):
+            nccl.take(frame)
+            return
+        if header.kind is not FrameKind.REQUEST:
+            raise ProtocolError(f"{header.kind.name} where REQUEST was expected")
+        if header.flags and (nccl is None or header.flags != BY_NCCL):
             raise ProtocolError(f"flags {header.flags:#x} in a request")
         if self._unanswered >= self._max_frames:
             raise ProtocolError(f"more than {self._max_frames} frames unanswered")
         self._unanswered += 1
         self._is_idle.clear()
+        if nccl is not None:
+            nccl.take(frame)
+            return
         rows = read_request(frame)
         if header.epoch in self._epochs:
             self._submit(Job(header, rows, self, time.monotonic()))

@@ -21,6 +21,15 @@ TORCH_DTYPE = {DType.BF16: torch.bfloat16, DType.FLOAT32: torch.float32}
 WIRE_DTYPE = {dtype: wire for wire, dtype in TORCH_DTYPE.items()}
 
 
+class Indices(NamedTuple):
+    """What a request says of its tokens. T tokens, G groups, R rows."""
+
+    expert_ids: Ints  # [G]
+    num_rows_by_group: Ints  # [G]
+    row_token: Ints  # [R]
+    adapters: TokenAdapters | None = None  # [T]; None: nobody has one
+
+
 class RequestRows(NamedTuple):
     """A request frame's payload. T tokens, G groups, R rows, H hidden."""
 
@@ -30,12 +39,17 @@ class RequestRows(NamedTuple):
     row_token: Ints  # [R]
     adapters: TokenAdapters | None = None  # [T]; None: nobody has one
 
+    @property
+    def indices(self) -> Indices:
+        """All but the tokens."""
+        return Indices(*self[1:])
+
 
 def tensor_bytes(x: torch.Tensor) -> Buffer:
-    """The bytes of a contiguous CPU tensor, without a copy where it is contiguous already."""
+    """The bytes of a tensor, without a copy where it is contiguous and on the CPU already."""
     if not x.numel():
         return b""
-    return x.contiguous().view(torch.uint8).numpy().data.cast("B")
+    return x.cpu().contiguous().view(torch.uint8).numpy().data.cast("B")
 
 
 def index_bytes(values: Ints) -> Buffer:
@@ -61,14 +75,18 @@ def tensor_of(section: memoryview, shape: tuple[int, int], dtype: DType) -> torc
 
 def request_sections(rows: RequestRows) -> list[tuple[Section, Buffer]]:
     """Sections of a request."""
+    return [*index_sections(rows.indices), (Section.TOKENS, tensor_bytes(rows.tokens))]
+
+
+def index_sections(indices: Indices) -> list[tuple[Section, Buffer]]:
+    """Sections of a request, all but its tokens."""
     sections: list[tuple[Section, Buffer]] = [
-        (Section.EXPERT_IDS, index_bytes(rows.expert_ids)),
-        (Section.ROW_COUNTS, index_bytes(rows.num_rows_by_group)),
-        (Section.ROW_TOKENS, index_bytes(rows.row_token)),
-        (Section.TOKENS, tensor_bytes(rows.tokens)),
+        (Section.EXPERT_IDS, index_bytes(indices.expert_ids)),
+        (Section.ROW_COUNTS, index_bytes(indices.num_rows_by_group)),
+        (Section.ROW_TOKENS, index_bytes(indices.row_token)),
     ]
-    if rows.adapters is not None:
-        sections.append((Section.ADAPTERS, rows.adapters.astype("<u8").tobytes()))
+    if indices.adapters is not None:
+        sections.append((Section.ADAPTERS, indices.adapters.astype("<u8").tobytes()))
     return sections
 
 
@@ -91,33 +109,49 @@ def read_request(frame: Frame) -> RequestRows:
     Raises:
         ProtocolError: A section is missing or contradicts the header or another section.
     """
-    header = frame.header
+    header, indices = frame.header, read_indices(frame)
+    tokens = frame.sections.get(Section.TOKENS)
+    if tokens is None:
+        raise ProtocolError(f"request without section {Section.TOKENS!r}")
+    shape = (header.num_tokens, header.hidden_size)
+    rows = RequestRows(tensor_of(tokens, shape, header.dtype), *indices)
+    check_request(header, rows)
+    return rows
+
+
+def read_indices(frame: Frame) -> Indices:
+    """Payload of a request, all but its tokens, not yet checked.
+
+    Raises:
+        ProtocolError: A section is missing, or holds no indices.
+    """
     try:
         experts, counts, row_token = (
             np.frombuffer(frame.sections[kind], dtype="<u4").astype(np.int64)
             for kind in (Section.EXPERT_IDS, Section.ROW_COUNTS, Section.ROW_TOKENS)
         )
-        tokens = frame.sections[Section.TOKENS]
         adapters = frame.sections.get(Section.ADAPTERS)
         keys = None if adapters is None else np.frombuffer(adapters, "<u8").astype(np.uint64)
     except KeyError as error:
         raise ProtocolError(f"request without section {error}") from error
     except ValueError as error:
         raise ProtocolError(f"index section: {error}") from error
-    shape = (header.num_tokens, header.hidden_size)
-    rows = RequestRows(tensor_of(tokens, shape, header.dtype), experts, counts, row_token, keys)
-    check_request(header, rows)
-    return rows
+    return Indices(experts, counts, row_token, keys)
 
 
 def check_request(header: FrameHeader, rows: RequestRows) -> None:
     """Raises ProtocolError if the indices contradict the header or one another."""
-    row_token, counts = rows.row_token, rows.num_rows_by_group
-    if len(rows.expert_ids) != len(counts) or counts.sum() != len(row_token):
+    check_indices(header, rows.indices)
+
+
+def check_indices(header: FrameHeader, indices: Indices) -> None:
+    """Raises ProtocolError if they contradict the header or one another."""
+    row_token, counts = indices.row_token, indices.num_rows_by_group
+    if len(indices.expert_ids) != len(counts) or counts.sum() != len(row_token):
         raise ProtocolError("groups, row counts and rows contradict one another")
     if len(row_token) != header.num_rows:
         raise ProtocolError(f"{len(row_token)} rows, header says {header.num_rows}")
     if len(row_token) and row_token.max() >= header.num_tokens:
         raise ProtocolError("a row names a token that the frame lacks")
-    if rows.adapters is not None and len(rows.adapters) != header.num_tokens:
-        raise ProtocolError(f"{len(rows.adapters)} adapters of {header.num_tokens} tokens")
+    if indices.adapters is not None and len(indices.adapters) != header.num_tokens:
+        raise ProtocolError(f"{len(indices.adapters)} adapters of {header.num_tokens} tokens")

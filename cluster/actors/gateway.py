@@ -51,7 +51,7 @@ class Gateway:
         links = {str(shard): state.value for shard, state in host.links.items()}
         epochs = (host.switch.topology.epoch,)
         return PartState(
-            *(host.address, host.engine.is_alive, epochs, links, host.load_totals()),
+            *(host.address, host.is_alive, epochs, links, host.load_totals()),
             host.adapters.ids,
         )
 

@@ -39,6 +39,7 @@ class LaunchSpec:
     expert_bytes: int  # of one expert of one layer, as it is held
     cluster_token: str = field(repr=False)
     tls: InternalTls | None = None  # of internal ports; None: plain text
+    trusts_network: bool = False  # NCCL may leave a host, in plain text
     max_model_len: int
     kv_bytes: int  # per gateway
     gateway_threads: int

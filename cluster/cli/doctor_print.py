@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.doctor.examine import Examination, measured_shape
+from cluster.doctor.machine import Machine
 from cluster.doctor.store import encode
 from cluster.doctor.verdict import (
     CONTEXT,
@@ -105,9 +106,20 @@ def _print_machine(console: Console, found: Examination) -> None:
         ("clock skew", f"{machine.clock_skew_s:g} s (one machine)"),
         ("free ports", ", ".join(str(p) for p, free in machine.is_port_free.items() if free)),
         ("shared memory", machine.shared_memory_problem or "usable"),
+        ("NCCL", nccl_text(machine)),
     ):
         table.add_row(name, text)
     console.print(table)
+
+
+def nccl_text(machine: Machine) -> str:
+    """Whether rows can go from GPU to GPU, and what that means for who listens. Pure."""
+    if machine.nccl_problem:
+        return f"not usable: {machine.nccl_problem}"
+    return (
+        f"usable, {machine.num_gpus} GPU(s); not encrypted: within this host, and to others with "
+        "--trusted-network nccl only; its times are not measured"
+    )
 
 
 def _print_costs(console: Console, found: Examination) -> None:

@@ -45,6 +45,7 @@ def serve(
     replicas: Annotated[int | None, _option("replicas")] = None,
     mode: Annotated[str | None, _option("mode")] = None,
     transport: Annotated[str | None, _option("transport")] = None,
+    trusted_network: Annotated[str | None, _option("trusted_network")] = None,
     micro_batches: Annotated[int | None, _option("micro_batches")] = None,
     ttft_p95_s: Annotated[float | None, _option("ttft_p95_s")] = None,
     inter_token_p95_s: Annotated[float | None, _option("inter_token_p95_s")] = None,

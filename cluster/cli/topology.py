@@ -45,7 +45,7 @@ def set_topology(
     shards: Annotated[int | None, typer.Option(min=1, help="expert shards")] = None,
     gateways: Annotated[int | None, typer.Option(min=1, help="gateways")] = None,
     replicas: Annotated[int | None, typer.Option(min=1, help="copies of every expert")] = None,
-    transport: Annotated[str | None, typer.Option(help="auto, local, shm or grpc")] = None,
+    transport: Annotated[str | None, typer.Option(help="auto, local, shm, grpc or nccl")] = None,
     max_num_seqs: Annotated[int | None, typer.Option(min=1, help="sequences in a step")] = None,
     max_batched_tokens: Annotated[int | None, typer.Option(min=16, help="tokens in a step")] = None,
     target: Target = DEFAULT_TARGET,

@@ -52,8 +52,14 @@ class ScalingPlan:
             raise ConfigError("nodes", len(nodes), str(error)) from error
 
     def _cluster_of(self, nodes: Sequence[Node], kinds: Sequence[NodeKind]) -> ClusterShape:
-        is_calibrated = LinkTransport.GRPC in self.planner.calibration.links
-        return cluster_shape(nodes, kinds, is_grpc_calibrated=is_calibrated)
+        calibrated = self.planner.calibration.links
+        return cluster_shape(
+            nodes,
+            kinds,
+            is_grpc_calibrated=LinkTransport.GRPC in calibrated,
+            is_nccl_calibrated=LinkTransport.NCCL in calibrated,
+            trusts_network=self.cluster.trusts_network,
+        )
 
 
 def candidate_of(topology: Topology, gateway_nodes: int, shard_nodes: int) -> Candidate:

@@ -18,6 +18,7 @@ from shards.cores import available_cores
 from shards.kernels.formats import WeightFormat
 from shards.kernels.native.library import native_kernels
 from shards.kernels.native.packing import pack
+from shards.nccl.availability import nccl_problem
 from shards.shm.memory import OwnedMemory
 from shards.shm.rings import ring_library
 
@@ -47,6 +48,8 @@ class Machine:
     clock_skew_s: float  # against the other machines measured: 0, there is one
     is_port_free: Mapping[int, bool]
     shared_memory_problem: str  # empty: frames can go by shared memory
+    nccl_problem: str  # empty: rows can go from GPU to GPU
+    num_gpus: int
 
 
 def measure_machine(checkpoint: Path, ports: Sequence[int] = (), host: str = LOOPBACK) -> Machine:
@@ -73,6 +76,8 @@ def measure_machine(checkpoint: Path, ports: Sequence[int] = (), host: str = LOO
         clock_skew_s=0.0,
         is_port_free={port: is_free(host, port) for port in ports if port},
         shared_memory_problem=shared_memory_problem(),
+        nccl_problem=nccl_problem(),
+        num_gpus=torch.cuda.device_count(),
     )
 
 

@@ -18,6 +18,8 @@ class ClusterShape:
     shard_nodes: int = 0  # that can run shards and no gateway
     shard_node_bytes: float = 0.0
     max_nodes: int | None = None  # all together; unset: none can be either
+    gpus_per_node: int = 0  # a gateway or a shard that is linked by NCCL takes one
+    trusts_network: bool = False  # NCCL, which is not encrypted, may go between machines
     available_nodes: int | None = None  # more were asked for and did not come
 
     def __post_init__(self) -> None:

@@ -88,20 +88,38 @@ def _layouts(shape: ModelShape, cluster: ClusterShape, objectives: Objectives) -
     for gateways in _growing(1, cluster.gateway_nodes):
         if LinkTransport.LOCAL in cluster.transports:
             yield _Layout(LinkTransport.LOCAL, gateways)
-        beside = min(shape.num_experts, gateways * cluster.cores_per_node)
-        # From two on: one shard beside the gateway is the local form with a wire in between.
-        for shards in _growing(max(2, gateways), beside):
-            for replicas in _fitting(all_replicas, shards):
-                for transport in _near_transports(cluster, gateways):
-                    yield _Layout(transport, gateways, shards, replicas)
-        if LinkTransport.GRPC not in cluster.transports:
-            continue
-        spare = min(cluster.shard_nodes, cluster.num_nodes - gateways)
-        most = min(shape.num_experts, spare * cluster.cores_per_node)
-        for shards in _growing(1, most):
-            for replicas in _fitting(all_replicas, shards):
-                for nodes in _shard_nodes(shards, spare, cluster.cores_per_node):
-                    yield _Layout(LinkTransport.GRPC, gateways, shards, replicas, nodes)
+        yield from _beside(shape, cluster, gateways, all_replicas)
+        yield from _apart(shape, cluster, gateways, all_replicas)
+
+
+def _beside(
+    shape: ModelShape, cluster: ClusterShape, gateways: int, all_replicas: list[int]
+) -> Iterator[_Layout]:
+    """Shards on the gateways' machines."""
+    most = min(shape.num_experts, gateways * cluster.cores_per_node)
+    # From two on: one shard beside the gateway is the local form with a wire in between.
+    for shards in _growing(max(2, gateways), most):
+        for replicas in _fitting(all_replicas, shards):
+            for transport in _near_transports(cluster, gateways):
+                yield _Layout(transport, gateways, shards, replicas)
+            if _has_gpus(cluster, gateways, shards):
+                yield _Layout(LinkTransport.NCCL, gateways, shards, replicas)
+
+
+def _apart(
+    shape: ModelShape, cluster: ClusterShape, gateways: int, all_replicas: list[int]
+) -> Iterator[_Layout]:
+    """Shards on machines of their own."""
+    if LinkTransport.GRPC not in cluster.transports:
+        return
+    spare = min(cluster.shard_nodes, cluster.num_nodes - gateways)
+    most = min(shape.num_experts, spare * cluster.cores_per_node)
+    for shards in _growing(1, most):
+        for replicas in _fitting(all_replicas, shards):
+            for nodes in _shard_nodes(shards, spare, cluster.cores_per_node):
+                yield _Layout(LinkTransport.GRPC, gateways, shards, replicas, nodes)
+                if _has_gpus(cluster, gateways, shards, nodes):
+                    yield _Layout(LinkTransport.NCCL, gateways, shards, replicas, nodes)
 
 
 def _near_transports(cluster: ClusterShape, gateways: int) -> Iterator[LinkTransport]:
@@ -111,6 +129,16 @@ def _near_transports(cluster: ClusterShape, gateways: int) -> Iterator[LinkTrans
         yield LinkTransport.SHM
     elif has_grpc:
         yield LinkTransport.GRPC
+
+
+def _has_gpus(cluster: ClusterShape, gateways: int, shards: int, shard_nodes: int = 0) -> bool:
+    """Whether all links can go by NCCL: a GPU for every part, and a network that may see them."""
+    machines = shard_nodes or gateways
+    busiest = ceil(shards / machines) + (0 if shard_nodes else 1)
+    leaves_host = shard_nodes > 0 or gateways > 1
+    is_allowed = cluster.trusts_network or not leaves_host
+    has_nccl = LinkTransport.NCCL in cluster.transports
+    return has_nccl and is_allowed and busiest <= cluster.gpus_per_node
 
 
 def _shard_nodes(shards: int, spare: int, cores: int) -> list[int]:

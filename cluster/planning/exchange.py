@@ -85,7 +85,7 @@ def num_machines(candidate: Candidate) -> int:
 
 def _links(calibration: Calibration, candidate: Candidate) -> list[tuple[LinkCosts, float]]:
     """Links of a gateway, and the part of its shards that each leads to."""
-    near = 1.0 if candidate.transport is LinkTransport.GRPC else 0.0
+    near = 1.0  # gRPC and, where it is planned with, NCCL go to all of them
     if candidate.transport is LinkTransport.SHM:  # and gRPC to the shards of other hosts
         near = 0.0 if candidate.shard_nodes else 1 / candidate.gateway_nodes
     wanted = [(candidate.transport, near)]

@@ -20,6 +20,7 @@ from router.exchange.metrics import show_exchange
 from router.gateway.metrics import show_gateway, show_pool
 from shards.host import show_held
 from shards.metrics import ShardMetrics
+from shards.nccl.metrics import show_nccl
 
 _UNITS = {"_seconds": "seconds", "_bytes": "bytes", "_ratio": "ratio", "_per_second": "1/s"}
 _HEAD = f"""# Metrics
@@ -57,8 +58,10 @@ def sets() -> dict[str, MetricSet]:
     engine = EngineMetrics(GatewayLoad)
     show_exchange(engine.set, lambda: nothing)
     show_gateway(engine.set, nothing)
+    show_nccl(engine.set, nothing)
     shard = ShardMetrics(1, 1)
     show_held(shard.set, nothing, nothing)
+    show_nccl(shard.set, nothing)
     control = ControlMetrics()
     control.show_topology(nothing, bool)
     control.show_experts(nothing, int)

@@ -8,7 +8,8 @@
     ├── CheckpointError          a checkpoint is damaged: names file, tensor, expected and found
     ├── ProtocolError            a peer sent something that the exchange protocol does not allow
     │   ├── HelloRefusedError    protocol, model, numerics profile or epoch of the peer differ
-    │   └── EpochRetiredError    the caller missed a change of topology: its epoch serves no more
+    │   ├── EpochRetiredError    the caller missed a change of topology: its epoch serves no more
+    │   └── LinkAbortedError     what was to go from GPU to GPU must go by the stream
     ├── UnauthenticatedError     wrong or missing credentials
     ├── ShardUnavailableError    experts could not be reached before the request's deadline
     └── NotServingError          nobody here takes requests now
@@ -140,6 +141,13 @@ class EpochRetiredError(ProtocolError):
 
     def __str__(self) -> str:
         return f"epoch {self.epoch} is retired"
+
+
+class LinkAbortedError(ProtocolError):
+    """A frame whose rows were to go from GPU to GPU, on a link where nothing does any more."""
+
+    status = "UNAVAILABLE"
+    is_retryable = True
 
 
 class UnauthenticatedError(GalerneError):

@@ -18,7 +18,7 @@ import google_crc32c
 from galerne.errors import ProtocolError
 
 MAGIC = 0x46524C47  # "GLRF"
-VERSION = 5
+VERSION = 6
 MAX_CHUNK_BYTES = 1 << 20  # 64 KiB to 1 MiB is the sweet spot of gRPC streams
 _HEADER = struct.Struct("<IHHBBHHHIQIQIHHHIIIII")
 HEADER_BYTES = _HEADER.size
@@ -26,6 +26,7 @@ _CRC = struct.Struct("<I")  # last field of the header
 _SECTION = struct.Struct("<HHI")
 _MAX_SECTIONS = 16
 NO_CREDIT = 1  # flag: answers no request of the stream, so gives none of its credits back
+BY_NCCL = 2  # flag: the frame's rows do not travel with it, but from GPU to GPU
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -39,6 +40,8 @@ class FrameKind(enum.IntEnum):
     REPLY = 4
     REFUSAL = 5
     ADOPTED = 6  # from a shard: all the experts that it holds for others
+    TURN = 7  # from a gateway: what goes next between the GPUs, without a request
+    LINK_ABORT = 8  # from either: nothing more goes between the GPUs on this link
 
 
 class DType(enum.IntEnum):
@@ -51,13 +54,14 @@ class DType(enum.IntEnum):
 class Section(enum.IntEnum):
     """Parts of a payload."""
 
-    JSON = 1  # hello, welcome, refusal
+    JSON = 1  # hello, welcome, refusal, end of a link
     EXPERT_IDS = 2  # uint32 [G], one per group of rows
     ROW_COUNTS = 3  # uint32 [G], rows of every group
     ROW_TOKENS = 4  # uint32 [R], the frame's token of every row
     TOKENS = 5  # [T, H], each token once
     ROWS = 6  # [R, H], one unweighted result per row
     ADAPTERS = 7  # uint64 [T], key of every token's adapter, 0: none; left out where all are 0
+    TURN = 8  # uint64 [1 + A], number of the turn, frames whose rows come back in it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

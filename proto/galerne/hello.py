@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 from galerne.errors import (
     EpochRetiredError,
     GalerneError,
     HelloRefusedError,
+    LinkAbortedError,
     OverloadedError,
     ProtocolError,
     UnauthenticatedError,
@@ -26,6 +28,8 @@ from galerne.frame import (
     Section,
     encode,
 )
+
+_T = TypeVar("_T")
 
 EXCHANGE_METHOD = "/galerne.v1.ExpertService/Exchange"
 TOKEN_METADATA_KEY = "galerne-token"
@@ -75,6 +79,15 @@ class SharedFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NcclOffer:
+    """A communicator of two that a gateway offers: it joins as rank 0, the shard as rank 1."""
+
+    id: str  # hexadecimal, of NCCL
+    host: str  # which kernel runs the gateway; see ``shards.nccl.availability``
+    trusts_network: bool  # what leaves the host may do so in plain text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
     """What a gateway says of itself."""
 
@@ -85,6 +98,7 @@ class Hello:
     epoch: int
     rings: SharedFile | None = None  # for frames that need not travel, and the bell that says so
     bell: SharedFile | None = None
+    nccl: NcclOffer | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,18 +109,19 @@ class Welcome:
     epochs: Sequence[int]
     max_frames: int  # frames a gateway may have unanswered on this link
     bell: SharedFile | None = None  # the shard's, if it has mapped the rings
-    not_shared: str = ""  # why it has not
+    joins_nccl: bool = False  # it joins the communicator that is offered
+    not_shared: str = ""  # why it has not, or does not
 
 
 def encode_hello(hello: Hello) -> bytes:
     """The hello as one message."""
     header = FrameHeader(kind=FrameKind.HELLO, incarnation=hello.incarnation, epoch=hello.epoch)
-    return _one(header, asdict(hello) | {"protocol": VERSION})
+    return encode_json(header, asdict(hello) | {"protocol": VERSION})
 
 
 def encode_welcome(welcome: Welcome) -> bytes:
     """The welcome as one message."""
-    return _one(FrameHeader(kind=FrameKind.WELCOME), asdict(welcome))
+    return encode_json(FrameHeader(kind=FrameKind.WELCOME), asdict(welcome))
 
 
 def encode_refusal(request: FrameHeader, error: GalerneError) -> bytes:
@@ -123,8 +138,9 @@ def encode_refusal(request: FrameHeader, error: GalerneError) -> bytes:
         "message": str(error),
         "is_retryable": error.is_retryable,
         "is_epoch_retired": isinstance(error, EpochRetiredError),
+        "is_link_aborted": isinstance(error, LinkAbortedError),
     }
-    return _one(header, fields)
+    return encode_json(header, fields)
 
 
 def decode_refusal(frame: Frame) -> GalerneError:
@@ -133,6 +149,8 @@ def decode_refusal(frame: Frame) -> GalerneError:
     if fields.get("is_epoch_retired"):
         return EpochRetiredError(frame.header.epoch)
     message = str(fields.get("message"))
+    if fields.get("is_link_aborted"):
+        return LinkAbortedError(message)
     if fields.get("is_retryable"):
         return OverloadedError(message, 0, 0.0)
     return ProtocolError(f"refused by the shard: {message}")
@@ -141,7 +159,9 @@ def decode_refusal(frame: Frame) -> GalerneError:
 def encode_adopted(hello: Hello, experts_by_layer: Mapping[int, Sequence[int]]) -> bytes:
     """All the experts that a shard holds for others, as one message."""
     header = FrameHeader(kind=FrameKind.ADOPTED, incarnation=hello.incarnation, flags=NO_CREDIT)
-    return _one(header, {"experts": [[layer, list(e)] for layer, e in experts_by_layer.items()]})
+    return encode_json(
+        header, {"experts": [[layer, list(e)] for layer, e in experts_by_layer.items()]}
+    )
 
 
 def decode_adopted(frame: Frame) -> dict[int, list[int]]:
@@ -160,9 +180,10 @@ def decode_hello(frame: Frame) -> Hello:
     if protocol != VERSION:
         raise HelloRefusedError("protocol", str(VERSION), str(protocol))
     rings, bell = (_shared_file("hello", name, fields) for name in ("rings", "bell"))
+    nccl = _nested("hello", "nccl", fields, NcclOffer, text=("id", "host"), yes_no="trusts_network")
     _check_types("hello", fields, text=("gateway", "fingerprint", "numerics_profile"))
     try:
-        return Hello(rings=rings, bell=bell, **fields)  # type: ignore[arg-type]
+        return Hello(rings=rings, bell=bell, nccl=nccl, **fields)  # type: ignore[arg-type]
     except TypeError as error:
         raise ProtocolError(f"hello: {error}") from error
 
@@ -174,7 +195,7 @@ def decode_welcome(frame: Frame) -> Welcome:
     if not isinstance(epochs, list) or not all(type(epoch) is int for epoch in epochs):
         raise ProtocolError(f"welcome: epochs is {epochs!r:.60}")
     bell = _shared_file("welcome", "bell", fields)
-    _check_types("welcome", fields, text=("shard", "not_shared"))
+    _check_types("welcome", fields, text=("shard", "not_shared"), yes_no="joins_nccl")
     try:
         return Welcome(epochs=epochs, bell=bell, **fields)  # type: ignore[arg-type]
     except TypeError as error:
@@ -214,26 +235,43 @@ def read_json(frame: Frame, kind: FrameKind) -> dict[str, object]:
 
 def _shared_file(what: str, name: str, fields: dict[str, object]) -> SharedFile | None:
     """Take a shared file out of the fields."""
+    return _nested(what, name, fields, SharedFile, text=("id",))
+
+
+def _nested(
+    what: str,
+    name: str,
+    fields: dict[str, object],
+    kind: Callable[..., _T],
+    *,
+    text: tuple[str, ...],
+    yes_no: str = "",
+) -> _T | None:
+    """Take an inner value out of the fields."""
     found = fields.pop(name, None)
     if found is None:
         return None
     if not isinstance(found, dict):
         raise ProtocolError(f"{what}: {name} is {found!r:.60}")
-    _check_types(f"{what}: {name}", found, text=("id",))
+    _check_types(f"{what}: {name}", found, text=text, yes_no=yes_no)
     try:
-        return SharedFile(**found)
+        return kind(**found)
     except TypeError as error:
         raise ProtocolError(f"{what}: {name}: {error}") from error
 
 
-def _check_types(what: str, fields: dict[str, object], *, text: tuple[str, ...]) -> None:
-    """The named fields are strings, all others integers."""
+def _check_types(
+    what: str, fields: dict[str, object], *, text: tuple[str, ...], yes_no: str = ""
+) -> None:
+    """The named fields are strings, one is true or false, all others are integers."""
     for name, value in fields.items():
-        if type(value) is not (str if name in text else int):
+        wanted = str if name in text else bool if name == yes_no else int
+        if type(value) is not wanted:
             raise ProtocolError(f"{what}: {name} is {value!r:.60}")
 
 
-def _one(header: FrameHeader, fields: object) -> bytes:
+def encode_json(header: FrameHeader, fields: object) -> bytes:
+    """Plain values as one message."""
     data: Buffer = json.dumps(fields).encode()
     (message,) = encode(header, [(Section.JSON, data)])
     return message

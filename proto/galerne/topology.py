@@ -22,6 +22,7 @@ class LinkTransport(enum.Enum):
     LOCAL = "local"  # experts in the gateway's process
     SHM = "shm"  # shared memory to shards on the gateway's host, gRPC to the others
     GRPC = "grpc"
+    NCCL = "nccl"  # from GPU to GPU where both ends can and may, gRPC to the others
 
 
 Replicas = tuple[ShardId, ...]  # shards that hold one expert, preferred first

@@ -245,7 +245,8 @@ class ExpertExchange:
         rows: torch.Tensor,
     ) -> None:
         new = rows if len(places) == len(rows) else rows[torch.from_numpy(places)]
-        self._buffers[call].index_copy_(0, torch.from_numpy(slots), new)
+        buffer = self._buffers[call]  # rows may have come to another device
+        buffer.index_copy_(0, torch.from_numpy(slots).to(buffer.device), new.to(buffer.device))
 
     def _perform(self, actions: Iterable[SendFrame]) -> None:
         for action in actions:

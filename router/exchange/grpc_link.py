@@ -7,12 +7,12 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, cast
+from typing import NamedTuple, Protocol, TypeAlias, cast
 
 import grpc
 
 from galerne.errors import GalerneError, ProtocolError
-from galerne.frame import NO_CREDIT, Frame, FrameKind, Reassembler, Section
+from galerne.frame import BY_NCCL, NO_CREDIT, Frame, FrameKind, Reassembler, Section
 from galerne.hello import (
     CHANNEL_OPTIONS,
     EXCHANGE_METHOD,
@@ -27,13 +27,7 @@ from galerne.hello import (
 from galerne.ids import FrameId, ShardId
 from galerne.internal_tls import InternalTls, open_channel
 from galerne.loop_thread import until_one_ends
-from router.exchange.shm_ends import (
-    CreateOffer,
-    NotSharedError,
-    RingOffer,
-    SharedEnds,
-    SharedUp,
-)
+from router.exchange.offers import NotSharedError, Offer, SharedUp, Way
 from router.exchange.transport import Adopted, Answer, LinkDown, LinkUp, Refusal, TransportEvent
 from shards.times import times_of
 from shards.wire import tensor_of
@@ -42,7 +36,23 @@ logger = logging.getLogger(__name__)
 
 MAX_FRAME_BYTES = 256 << 20
 
-LinkEvent: TypeAlias = TransportEvent | SharedUp
+
+@dataclass(frozen=True, slots=True)
+class NcclNews:
+    """Event: what a shard says of rows that go from GPU to GPU."""
+
+    shard: ShardId
+    frame: Frame
+
+
+LinkEvent: TypeAlias = TransportEvent | SharedUp | NcclNews
+
+
+class Outgoing(NamedTuple):
+    """Messages of one frame."""
+
+    messages: Sequence[bytes]
+    is_answered: bool  # takes one of the shard's credits
 
 
 class AddressBook(Protocol):
@@ -74,30 +84,30 @@ class GrpcLink:
         book: AddressBook,
         emit: Callable[[LinkEvent], None],
         config: LinkConfig,
-        offer: CreateOffer | None = None,
+        way: Way | None = None,
         tls: InternalTls | None = None,
     ) -> None:
-        """``offer``: creates what a shard on this host is offered at each connection."""
+        """``way``: what a shard is offered besides the stream, at each connection."""
         self._shard = shard
         self._hello = hello
         self._metadata = ((TOKEN_METADATA_KEY, cluster_token),)
         self._book = book
         self._emit = emit
         self._config = config
-        self._outbox: deque[Sequence[bytes]] = deque()
+        self._outbox: deque[Outgoing] = deque()
         self._wake = asyncio.Event()
         self._is_up = False
         self._credits = 0
         self._logged_reasons: set[str] = set()  # since the link was last up
-        self._offer = offer
+        self._way = way
         self._tls = tls
         self._not_shared = ""
         self._failure: asyncio.Future[None] | None = None
 
-    def push(self, messages: Sequence[bytes]) -> None:
+    def push(self, outgoing: Outgoing) -> None:
         """Queue a frame's chunks; dropped while the link is down (the session resends)."""
         if self._is_up:
-            self._outbox.append(messages)
+            self._outbox.append(outgoing)
             self._wake.set()
 
     def fail(self, error: GalerneError) -> None:
@@ -146,14 +156,14 @@ class GrpcLink:
             reassembler = Reassembler(MAX_FRAME_BYTES)
             try:
                 async with asyncio.timeout(timeout_s):
-                    if self._offer is not None:  # no memory is made for whom nobody reaches
+                    if self._way is not None:  # no memory is made for whom nobody reaches
                         await _connected(channel)
                     shared = await self._greet(call, reassembler)
                 self._is_up = True
                 if shared is not None:
                     self._emit(SharedUp(self._shard, shared))
                 self._emit(LinkUp(self._shard))
-                way = "grpc" if shared is None else "shared memory"
+                way = "grpc" if shared is None or self._way is None else self._way.name
                 shared = None  # or the trace of what ends the link would hold its memory
                 logger.info("link_up shard=%s address=%s by=%s", self._shard, address, way)
                 await self._carry(call, reassembler)
@@ -161,7 +171,7 @@ class GrpcLink:
                 call.cancel()
         return True
 
-    async def _greet(self, call: _Call, reassembler: Reassembler) -> SharedEnds | None:
+    async def _greet(self, call: _Call, reassembler: Reassembler) -> object | None:
         """Agree; what the link has besides the stream."""
         offer = await self._create_offer()
         try:
@@ -175,18 +185,19 @@ class GrpcLink:
             if offer is not None:
                 offer.withdraw()
 
-    async def _create_offer(self) -> RingOffer | None:
-        if self._offer is None:
+    async def _create_offer(self) -> Offer | None:
+        if self._way is None:
             return None
         try:
-            return await asyncio.to_thread(self._offer)
-        except OSError as error:
+            return await asyncio.to_thread(self._way.offer, self._shard)
+        except (OSError, NotSharedError) as error:
             self._log_not_shared(str(error))
             return None
 
     def _log_not_shared(self, reason: str) -> None:
-        if reason != self._not_shared:
-            logger.warning("shared_memory_not_used shard=%s reason=%s", self._shard, reason)
+        if reason != self._not_shared and self._way is not None:
+            event = f"{self._way.name.replace(' ', '_')}_not_used"
+            logger.warning("%s shard=%s reason=%s", event, self._shard, reason)
         self._not_shared = reason
 
     async def _introduce(self, call: _Call, reassembler: Reassembler, hello: Hello) -> Welcome:
@@ -220,9 +231,10 @@ class GrpcLink:
 
     async def _write(self, call: _Call) -> None:
         while True:
-            while self._outbox and self._credits:
-                self._credits -= 1
-                for message in self._outbox.popleft():
+            while self._outbox and (self._credits or not self._outbox[0].is_answered):
+                messages, is_answered = self._outbox.popleft()
+                self._credits -= is_answered
+                for message in messages:
                     await call.write(message)
             self._wake.clear()
             await self._wake.wait()
@@ -231,6 +243,9 @@ class GrpcLink:
         header = frame.header
         if header.incarnation != self._hello.incarnation:
             raise ProtocolError("an answer to another incarnation")
+        if header.flags & BY_NCCL and self._way is not None and self._way.is_by_nccl:
+            self._emit(NcclNews(self._shard, frame))
+            return
         if header.kind is FrameKind.ADOPTED:
             self._emit(Adopted(self._shard, decode_adopted(frame)))
             return

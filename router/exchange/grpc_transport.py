@@ -15,8 +15,15 @@ from galerne.hello import Hello
 from galerne.ids import ShardId
 from galerne.internal_tls import InternalTls
 from galerne.loop_thread import grpc_loop
-from router.exchange.grpc_link import AddressBook, GrpcLink, LinkConfig, LinkEvent
-from router.exchange.shm_ends import CreateOffer, SharedUp
+from router.exchange.grpc_link import (
+    AddressBook,
+    GrpcLink,
+    LinkConfig,
+    LinkEvent,
+    NcclNews,
+    Outgoing,
+)
+from router.exchange.offers import SharedUp, Way
 from router.exchange.transport import OutgoingCall, OutgoingFrame, TransportEvent
 from shards.wire import WIRE_DTYPE, RequestRows, request_sections
 
@@ -35,13 +42,13 @@ class GrpcTransport:
         book: AddressBook,
         config: LinkConfig | None = None,
         emit: Callable[[LinkEvent], None] | None = None,
-        offer: CreateOffer | None = None,
+        way: Way | None = None,
         tls: InternalTls | None = None,
     ) -> None:
         """Start connecting to every shard at once; without ``tls`` in plain text.
 
-        ``emit`` takes the events in place of ``receive``, and then ``offer`` creates what shards on
-        this host are offered.
+        ``emit`` takes the events in place of ``receive``, and then shards are offered a ``way``
+        besides the stream.
         """
         self._hello = hello
         number = hello.gateway.rpartition("-")[2]  # of "gateway-0"
@@ -51,7 +58,7 @@ class GrpcTransport:
         self._links = {
             shard: GrpcLink(
                 *(shard, hello, cluster_token, book, emit or self._put, config or LinkConfig()),
-                *(offer, tls),
+                *(way, tls),
             )
             for shard in shards
         }
@@ -63,7 +70,11 @@ class GrpcTransport:
         if self._is_closed:
             return
         messages = encode(self.header(frame), request_sections(request_rows(frame, frame.tokens)))
-        self._tell(frame.shard, GrpcLink.push, messages)
+        self.push(frame.shard, messages)
+
+    def push(self, shard: ShardId, messages: Sequence[bytes], *, is_answered: bool = True) -> None:
+        """Hand messages over as they are, of a frame that is answered or not. From any thread."""
+        self._tell(shard, GrpcLink.push, Outgoing(messages, is_answered))
 
     def send_call(self, call: OutgoingCall) -> None:
         """See ``Transport``: frame by frame."""
@@ -106,8 +117,8 @@ class GrpcTransport:
             self._loop.call_soon_threadsafe(what, link, value)
 
     def _put(self, event: LinkEvent) -> None:
-        if not isinstance(event, SharedUp):
-            self._events.put(event)
+        assert not isinstance(event, SharedUp | NcclNews)  # nothing was offered
+        self._events.put(event)
 
     def header(self, frame: OutgoingFrame) -> FrameHeader:
         """Of the frame's request."""

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 from galerne.errors import ProtocolError
 from galerne.hello import Hello, SharedFile, Welcome
-from galerne.ids import ShardId
+from router.exchange.offers import NotSharedError
 from shards.shm.memory import OwnedMemory, open_shared
 from shards.shm.rings import Bell, RingReader, RingWriter, ring_offsets
-
-
-class NotSharedError(Exception):
-    """A link has no memory beside its stream. The link is none the worse for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +18,6 @@ class SharedEnds:
     requests: RingWriter
     replies: RingReader
     bell: Bell
-
-
-@dataclass(frozen=True, slots=True)
-class SharedUp:
-    """Event before ``LinkUp``: the link has shared memory."""
-
-    shard: ShardId
-    ends: SharedEnds
 
 
 class RingOffer:
@@ -72,6 +58,3 @@ class RingOffer:
     def withdraw(self) -> None:
         """Nobody else can map it."""
         self._memory.withdraw()
-
-
-CreateOffer: TypeAlias = Callable[[], RingOffer]

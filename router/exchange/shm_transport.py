@@ -13,10 +13,11 @@ from galerne.errors import ProtocolError
 from galerne.hello import Hello
 from galerne.ids import Epoch, ShardId
 from galerne.internal_tls import InternalTls
-from router.exchange.grpc_link import AddressBook, LinkConfig, LinkEvent
+from router.exchange.grpc_link import AddressBook, LinkConfig, LinkEvent, NcclNews
 from router.exchange.grpc_transport import GrpcTransport, request_rows
+from router.exchange.offers import SharedUp, Way
 from router.exchange.shm_call import RingCalls
-from router.exchange.shm_ends import RingOffer, SharedEnds, SharedUp
+from router.exchange.shm_ends import RingOffer, SharedEnds
 from router.exchange.transport import (
     Answer,
     LinkDown,
@@ -58,11 +59,12 @@ class ShmTransport:
         self._calls: RingCalls | None = None  # while all shards have rings
         self._is_closed = False
 
-        def offer() -> RingOffer:
+        def offer(_: ShardId) -> RingOffer:
             return RingOffer(bell.file, ring_bytes)
 
         links = (shards, hello, cluster_token, book)
-        self._grpc = GrpcTransport(*links, config, self._emit, offer, tls)
+        way = Way("shared memory", offer)
+        self._grpc = GrpcTransport(*links, config, self._emit, way, tls)
 
     def send(self, frame: OutgoingFrame) -> None:
         """See ``Transport``."""
@@ -118,7 +120,9 @@ class ShmTransport:
         events = self._events
         while events:
             event = events.popleft()
+            assert not isinstance(event, NcclNews)  # it was not offered
             if isinstance(event, SharedUp):
+                assert isinstance(event.ends, SharedEnds)
                 self._ends[event.shard] = event.ends
                 self._look_into_rings()
                 continue

@@ -45,7 +45,7 @@ class OutgoingFrame:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Event: results of a frame, ``[R, H]`` in the order of its rows."""
+    """Event: results of a frame, ``[R, H]`` in the order of its rows, on the CPU or its device."""
 
     shard: ShardId
     frame: FrameId

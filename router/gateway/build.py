@@ -43,6 +43,7 @@ from shards.checkpoint.open import open_checkpoint
 from shards.checkpoint.weights import Checkpoint
 from shards.kernels.native.library import set_spin
 from shards.kernels.threads import KernelThreads
+from shards.nccl.process import NcclProcess
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class BuiltGateway(NamedTuple):
     guides: GuideMaker
     adapters: GatewayAdapters
     tracer: GatewayTracer | None
+    nccl: NcclProcess
 
 
 def build_gateway(
@@ -140,7 +142,9 @@ def build_gateway(
     adapters = GatewayAdapters(root, engine, scheduler, step_runner, decoder, sources)
     adapters.load_known(settings.adapters)
     num_tokens = pool.num_usable * BLOCK_SIZE
-    return BuiltGateway(engine, runner, facts, num_tokens, switch, guides, adapters, tracer)
+    return BuiltGateway(
+        *(engine, runner, facts, num_tokens, switch, guides, adapters, tracer, sources.nccl)
+    )
 
 
 def _num_blocks(settings: GatewaySettings, checkpoint: Checkpoint, beside: int) -> int:

@@ -17,6 +17,7 @@ from router.exchange.grpc_link import AddressBook
 from router.exchange.grpc_transport import GrpcTransport
 from router.exchange.links import OnLinkChange
 from router.exchange.local import LocalExperts
+from router.exchange.nccl_transport import NcclTransport
 from router.exchange.session import ExchangeSession
 from router.exchange.shm_transport import ShmTransport
 from router.exchange.transport import Transport
@@ -25,6 +26,8 @@ from router.model.experts_port import RoutedExperts
 from shards.adapters.adapter import Adapter
 from shards.bank import ExpertBank
 from shards.checkpoint.weights import Checkpoint
+from shards.nccl.availability import NcclUnavailableError
+from shards.nccl.process import NcclProcess
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +45,10 @@ class ExpertSources:
         checkpoint: Checkpoint,
         book: AddressBook | None,
         on_link_change: OnLinkChange,
+        nccl: NcclProcess | None = None,
     ) -> None:
-        """``book`` is needed for links to shards only."""
+        """``book`` is needed for links to shards only; ``nccl`` unset: that of our GPU."""
+        self.nccl = nccl or NcclProcess(trusts_network=settings.trusts_network)
         self._settings = settings
         self._checkpoint = checkpoint
         self._book = book
@@ -72,7 +77,7 @@ class ExpertSources:
 
         Raises:
             CheckpointError: The checkpoint cannot be used.
-            ConfigError: There is nobody to ask where shards listen.
+            ConfigError: There is nobody to ask where shards listen, or NCCL cannot be used here.
         """
         if topology.transport is LinkTransport.LOCAL:
             return self._local(topology, on_progress)
@@ -111,6 +116,11 @@ class ExpertSources:
             epoch=topology.epoch,
         )
         links = (topology.shards, hello, settings.cluster_token, book)
+        if topology.transport is LinkTransport.NCCL:
+            try:
+                return NcclTransport(*links, self.nccl, tls=settings.tls)
+            except NcclUnavailableError as error:
+                raise ConfigError("transport", topology.transport.value, str(error)) from error
         if topology.transport is LinkTransport.SHM:
             row_bytes = self._checkpoint.config.hidden_size * settings.dtype.itemsize
             largest = topology.row_budget * row_bytes

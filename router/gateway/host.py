@@ -26,6 +26,7 @@ from router.gateway.codec import encode_facts, encode_load
 from router.gateway.metrics import show_gateway
 from router.gateway.service import DeltaHub, GatewayServicer
 from router.gateway.settings import GatewaySettings
+from shards.nccl.metrics import show_nccl
 
 _TIMEOUT_S = 10.0
 
@@ -59,6 +60,7 @@ class GatewayHost:
         self.facts = self._built.facts
         self.num_kv_tokens = self._built.num_kv_tokens
         show_gateway(self.engine.metrics.set, self)
+        show_nccl(self.engine.metrics.set, self._built.nccl)
         self.engine.start()
         self._server, port = grpc_loop().run(self._serve(), _TIMEOUT_S)
         self.address = f"{settings.host}:{port}"
@@ -79,6 +81,11 @@ class GatewayHost:
 
     async def _guides_of(self, request: GenerationRequest) -> Sequence[Guide]:
         return await self._built.guides.guides(request)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the engine runs, and NCCL has not eaten too many threads."""
+        return self.engine.is_alive and self._built.nccl.is_healthy
 
     @property
     def links(self) -> Mapping[ShardId, LinkState]:
@@ -145,4 +152,5 @@ class GatewayHost:
         self.engine.drain(drain_s)
         self.engine.stop()
         grpc_loop().run(self._server.stop(0.2), _TIMEOUT_S)
+        self._built.nccl.stop()
         grpc_loop().loop.call_soon_threadsafe(self.hub.held.close)

@@ -49,6 +49,7 @@ class GatewaySettings:
     adapters: tuple[AdapterInfo, ...] = ()  # to be loaded before it serves
     speculation: SpeculationSettings = field(default_factory=SpeculationSettings)
     tracing: TracingSettings | None = None  # None: nothing is traced
+    trusts_network: bool = False  # rows may go to other hosts by NCCL, in plain text
 
     def __post_init__(self) -> None:
         if self.numerics not in DTYPES:

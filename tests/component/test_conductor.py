@@ -28,7 +28,7 @@ from helpers.waiting import PATIENCE_S
 from router.gateway.pool import GatewayPool
 from router.gateway.roster import Roster
 
-LOCAL, SHM, GRPC = LinkTransport
+LOCAL, SHM, GRPC = LinkTransport.LOCAL, LinkTransport.SHM, LinkTransport.GRPC
 THREE = ("shard-0", "shard-1", "shard-2")
 SAMPLED = {"temperature": 0.8, "seed": 5, "max_tokens": 120, "repetition_penalty": 1.3}
 BOUNDED = ChangeConfig(start_s=60.0, prepare_s=60.0, link_s=20.0, commit_s=20.0, drain_s=20.0)

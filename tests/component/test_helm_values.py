@@ -83,7 +83,8 @@ def test_every_setting_of_galerne_serve_can_be_set():
     [
         ({"shards__replicas": -1}, "at '/shards/replicas': minimum: got -1, want 0"),
         ({"mode": "quick"}, "at '/mode': value must be one of 'latency', 'throughput', 'auto'"),
-        ({"transport": "nccl"}, "at '/transport': value must be one of"),
+        ({"transport": "rdma"}, "at '/transport': value must be one of"),
+        ({"config": {"trusted_network": "grpc"}}, "at '/config/trusted_network': value must be"),
         ({"modle": {}}, "additional properties 'modle' not allowed"),
         ({"config": {"max_modle_len": 9}}, "additional properties 'max_modle_len' not allowed"),
         ({"config": {"experts": "int2"}}, "at '/config/experts': value must be one of"),

@@ -7,9 +7,10 @@ import time
 import pytest
 import torch
 
-from galerne.errors import NotServingError
+from galerne.errors import ConfigError, NotServingError
 from galerne.ids import Epoch
 from galerne.topology import LinkTransport
+from helpers.fake_nccl import FakeFabric
 from helpers.gateways import Collector, request
 from helpers.switchable import ShardBook, shape, start_gateway
 from helpers.waiting import wait_until
@@ -17,7 +18,7 @@ from router.exchange.local import LocalExperts
 from router.gateway.switch import NotPreparedError, ShadowMismatchError
 from shards.bank import _matrices
 
-LOCAL, SHM, GRPC = LinkTransport
+LOCAL, SHM, GRPC, NCCL = LinkTransport
 SAMPLED = {"temperature": 0.8, "seed": 5, "n": 2, "max_tokens": 400}
 THREE = ("shard-0", "shard-1", "shard-2")
 
@@ -81,6 +82,32 @@ def test_streams_do_not_notice_that_the_topology_changes_under_them(gateway, boo
     done.set()
     loader.join(60)
     assert all(tokens == want for tokens in got)
+
+
+def test_streams_go_from_gpu_to_gpu_and_back_with_the_same_tokens(gateway, book, monkeypatch):
+    """Each epoch has communicators of its own, made while it is prepared."""
+    fabric = FakeFabric()
+    monkeypatch.setattr("shards.nccl.process.open_port", lambda *, trusts_network: fabric.port())
+    want = run(gateway, "still")
+    targets = [
+        shape(2, NCCL, THREE),
+        shape(3, NCCL, ("shard-3", "shard-4"), num_micro_batches=2, row_budget=16),
+        shape(4, LOCAL),
+    ]
+    for target in targets:
+        before = fabric.num_bytes
+        change(gateway, book, target)
+        assert run(gateway, f"moved-{target.epoch}") == want
+        assert (fabric.num_bytes > before + 100_000) is (target.transport is NCCL)
+    assert fabric.mismatches == []
+    wait_until(lambda: not gateway._built.nccl.num_links)
+
+
+def test_a_topology_by_nccl_is_refused_where_there_is_none_and_the_old_one_serves_on(gateway, book):
+    with pytest.raises(ConfigError, match="transport=nccl: NCCL cannot be used: cupy is not inst"):
+        gateway.switch.prepare(shape(2, NCCL, THREE), 5.0)
+    assert gateway.switch.topology.epoch == 1
+    assert run(gateway, "after")
 
 
 def test_nothing_changes_before_the_commit_and_an_abort_leaves_nothing(gateway, book):

@@ -25,6 +25,7 @@ from helpers.exchange_frames import (
 )
 from helpers.fixture_models import checkpoint, exchange_over, topology
 from helpers.local_transport import LocalTransport
+from helpers.nccl_cluster import nccl_shards
 from helpers.waiting import PATIENCE_S
 from router.exchange.grpc_link import LinkConfig
 from router.exchange.grpc_transport import GrpcTransport
@@ -50,10 +51,17 @@ def remote_factory(shape, create):
         shards.close()
 
 
+@contextmanager
+def nccl_factory(shape):
+    with nccl_shards(shape) as (shards, create):
+        yield lambda: create(shape, shards)
+
+
 TRANSPORTS = {
     "local": local_factory,
     "grpc": partial(remote_factory, create=GrpcTransport),
     "shm": partial(remote_factory, create=create_shm),
+    "nccl": nccl_factory,  # with a stand-in for the GPUs; tests/gpu has the real ones
 }
 
 

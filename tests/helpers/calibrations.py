@@ -94,5 +94,7 @@ def machine(**changes):
         "clock_skew_s": 0.0,
         "is_port_free": {8000: True, 9000: True},
         "shared_memory_problem": "",
+        "nccl_problem": "cupy is not installed",
+        "num_gpus": 0,
     }
     return Machine(**fields | changes)

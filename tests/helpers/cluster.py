@@ -30,8 +30,10 @@ class Shards:
         only=None,
         profile=PROFILE,
         tls=None,
+        nccl=lambda shard: None,
         **settings,
     ):
+        self.nccl = nccl
         self.shape = shape
         self.dtype = dtype
         self.held = held
@@ -56,7 +58,7 @@ class Shards:
             **self.settings,
             tls=self.tls,
         )
-        self.hosts[shard] = ShardHost(settings)
+        self.hosts[shard] = ShardHost(settings, nccl=self.nccl(shard))
 
     def stop(self, shard):
         self.hosts.pop(shard).stop()

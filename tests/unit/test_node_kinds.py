@@ -1,5 +1,7 @@
 """What there is to plan for, and which nodes are asked for."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,6 +42,21 @@ def test_nodes_without_labels_can_be_either():
 def test_links_between_nodes_are_planned_only_where_their_costs_are_known():
     found = shape(nodes_of(None, None), is_grpc_calibrated=False)
     assert LinkTransport.GRPC not in found.transports
+
+
+def test_links_between_gpus_are_planned_where_every_node_has_some_and_their_costs_are_known():
+    present = [replace(node(n), num_gpus=gpus) for n, gpus in enumerate((4, 2))]
+    found = cluster_shape(present, is_grpc_calibrated=True, is_nccl_calibrated=True)
+    assert (found.gpus_per_node, LinkTransport.NCCL in found.transports) == (2, True)
+    for nodes, kinds, is_calibrated in (
+        (present, (), False),
+        ([*present, node(2)], (), True),
+        (present, [NodeKind(role=None, most=5)], True),
+    ):
+        found = cluster_shape(
+            nodes, kinds, is_grpc_calibrated=True, is_nccl_calibrated=is_calibrated
+        )
+        assert LinkTransport.NCCL not in found.transports
 
 
 def test_nodes_that_may_be_asked_for_count_with_those_that_are_there():

@@ -59,6 +59,7 @@ def test_every_expert_has_its_replicas_on_different_shards(replicas):
         ({"shards": 17}, "shards"),
         ({"replicas": 2}, "replicas"),
         ({"transport": "local", "shards": 2}, "shards"),
+        ({"transport": "nccl"}, "shards"),
     ],
 )
 def test_contradictions_are_refused_by_key(fields, key):
