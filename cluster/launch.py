@@ -25,6 +25,7 @@ from galerne import logs
 from galerne.errors import ConfigError
 from galerne.topology import Topology
 from shards.cores import PASSIVE_POOLS
+from shards.kernels.kinds import CUDA
 from shards.kernels.native.families import FAMILY_VARIABLE, SPIN_VARIABLE
 
 logger = logging.getLogger(__name__)
@@ -120,6 +121,7 @@ class Deployment:
             self.spec,
             self.spec.actor_name(part),
             num_cpus=_CPU_PER_ACTOR,
+            num_gpus=gpus_of(self.spec, is_gateway=is_gateway),
             # Soft: with the node gone, Ray restarts it on another.
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True),
         )
@@ -282,6 +284,11 @@ def _remote(kind: type, spec: LaunchSpec, name: str, **options: Any) -> Any:  # 
         max_task_retries=_RESTARTS_WITHOUT_END,
         **options,
     )
+
+
+def gpus_of(spec: LaunchSpec, *, is_gateway: bool) -> int:
+    """GPUs that a part claims: Ray shows an actor those alone that it has claimed."""
+    return int((spec.device if is_gateway else spec.shard_device) == CUDA)
 
 
 def _environment(num_threads: int) -> dict[str, str]:

@@ -18,6 +18,7 @@ from shards.adapters.directory import find_adapter
 from shards.bank import ExpertBank
 from shards.checkpoint.open import open_checkpoint
 from shards.kernels.formats import WeightFormat
+from shards.kernels.kinds import CPU
 from shards.metrics import ShardMetrics
 from shards.server import ShardIdentity, ShardServer
 from shards.worker import ExpertWorker
@@ -41,6 +42,7 @@ class ShardSettings:
     num_threads: int = 1
     core: int | None = None  # where several shards share a host: the number of its own
     held: WeightFormat = WeightFormat.BF16
+    device: str = CPU
     adapters_root: Path | None = None  # adapters lie in directories of it
     adapters: tuple[AdapterInfo, ...] = ()  # to be loaded before it serves
 
@@ -55,6 +57,7 @@ class ShardHost:
 
         Raises:
             CheckpointError: The checkpoint cannot be used, or an adapter.
+            ConfigError: The device is not here.
         """
         checkpoint = open_checkpoint(settings.checkpoint)
         bank = ExpertBank(
@@ -64,6 +67,7 @@ class ShardHost:
             on_progress,
             settings.num_threads,
             settings.held,
+            settings.device,
         )
         bank.prefault()
         for known in settings.adapters:
