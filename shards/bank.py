@@ -276,6 +276,6 @@ def _kept_matrices(
     parts = weights.gate_up
     if len(parts) == 1:
         width = len(parts[0].data) // 2
-        parts = tuple(Weight(half, parts[0].scale) for half in parts[0].data.split(width))
+        parts = tuple(Weight(half, parts[0].scale) for half in torch.split(parts[0].data, width))
     gate, up, down = (weight.kept_as(held, dtype) for weight in (*parts, weights.down))
     return gate, up, down

@@ -14,7 +14,7 @@ from typing import Final
 import torch
 
 from router.model.kv_cache import PagedLatentCache
-from router.model.triton_step import StepTokens
+from router.model.triton_step import DecodeTokens, StepTokens
 from shards.kernels.gpu.attention import SEGMENT
 from shards.kernels.gpu.experts import TritonExperts
 from shards.kernels.gpu.grouped import Layout
@@ -55,10 +55,7 @@ class _Graph:
             factors=tokens.factors.new_zeros(size),
             slots=ints(size),
             to_shared=to_shared,
-            decode_rows=ints(size),
-            decode_positions=ints(size),
-            decode_tables=ints((size, blocks)),
-            num_segments=num_segments,
+            decodes=DecodeTokens(ints(size), ints(size), ints((size, blocks)), num_segments),
         )
         self._all_rows = torch.arange(size, dtype=torch.int32, device=x.device)
         self._compute = compute
@@ -83,20 +80,17 @@ class _Graph:
         for name in ("cos", "sin", "factors"):
             getattr(mine, name)[:count] = getattr(tokens, name)
         mine.slots[:count], mine.slots[count:] = tokens.slots, -1
-        assert mine.decode_rows is not None
-        assert mine.decode_positions is not None
-        assert mine.decode_tables is not None
-        assert tokens.decode_rows is not None
-        assert tokens.decode_positions is not None
-        assert tokens.decode_tables is not None
-        mine.decode_rows.copy_(self._all_rows)
-        mine.decode_rows[:count] = tokens.decode_rows  # all of the step's, in another order
-        mine.decode_positions[:count], mine.decode_positions[count:] = tokens.decode_positions, -1
-        mine.decode_tables[:count, : tokens.decode_tables.shape[1]] = tokens.decode_tables
+        to, given = mine.decodes, tokens.decodes
+        assert to is not None
+        assert given is not None
+        to.rows.copy_(self._all_rows)
+        to.rows[:count] = given.rows  # all of the step's, in another order
+        to.positions[:count], to.positions[count:] = given.positions, -1
+        to.tables[:count, : given.tables.shape[1]] = given.tables
 
     def _record(self, device: torch.device) -> None:
         """Compute once, so that all is compiled, then record. What is written is written again."""
-        side = torch.cuda.Stream(device)
+        side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(side):
             self._compute(self._x, self._tokens)
@@ -133,8 +127,10 @@ class DecodeGraphs:
         ``compute`` is over this cache and these experts, and the same for equal ones. ``to_shared``
         lays so many tokens out for the shared expert.
         """
-        shape = graph_shape(tokens.num_tokens, tokens.num_segments)
-        if shape is None or tokens.decode_rows is None or tokens.prompt_tiles is not None:
+        if tokens.decodes is None or tokens.prompts is not None:
+            return None
+        shape = graph_shape(tokens.num_tokens, tokens.decodes.num_segments)
+        if shape is None:
             return None
         wanted = cache, tuple(experts)
         if self._for is None or self._for[0] is not cache or not _same(self._for[1], experts):

@@ -148,14 +148,13 @@ class TritonStep:
         turn = tokens.cos, tokens.sin, tokens.factors
         absorbed = attention.queries(q, weights.u_k, *turn, shape)
         mixed = q.new_empty((len(q), shape.heads, shape.latent))
-        if tokens.prompt_tiles is not None:
-            whole = absorbed, keys, tokens.prompt_tables, tokens.prompt_tiles, mixed
-            attention.attend_prompts(*whole, shape)
-        if tokens.decode_rows is not None:
-            attention.attend_decodes(
-                *(absorbed, keys, tokens.decode_tables, tokens.decode_rows),
-                *(tokens.decode_positions, tokens.num_segments, mixed, shape),
-            )
+        if tokens.prompts is not None:
+            tiles, tables = tokens.prompts
+            attention.attend_prompts(absorbed, keys, tables, tiles, mixed, shape)
+        if tokens.decodes is not None:
+            of, positions, tables, num_segments = tokens.decodes
+            where = (tables, of, positions, num_segments)
+            attention.attend_decodes(absorbed, keys, *where, mixed, shape)
         values = q.new_empty((len(q), shape.heads, shape.value))
         batched(mixed, weights.u_v, values)
         return kernels.add_norm(x, weights.o(values.flatten(1)), weights.post_norm, self._eps)

@@ -21,21 +21,33 @@ if TYPE_CHECKING:
     from router.model.triton_layers import TritonLayers
 
 
+class DecodeTokens(NamedTuple):
+    """B chunks of one token; int32."""
+
+    rows: torch.Tensor  # [B] of the step
+    positions: torch.Tensor  # [B]
+    tables: torch.Tensor  # [B, blocks]
+    num_segments: int  # of the longest
+
+
+class PromptTokens(NamedTuple):
+    """S chunks of several; int32."""
+
+    tiles: torch.Tensor  # [n, 4], see ``attend_prompts``
+    tables: torch.Tensor  # [S, blocks]
+
+
 class StepTokens(NamedTuple):
-    """T tokens, B of them decoded, S chunks of several. Integers are int32."""
+    """T tokens on the device."""
 
     num_tokens: int
     cos: torch.Tensor  # [T, rope / 2] float32
     sin: torch.Tensor
     factors: torch.Tensor  # [T] float32: softmax scale times temperature
-    slots: torch.Tensor  # [T]
+    slots: torch.Tensor  # [T] int32
     to_shared: Layout  # all tokens by the shared expert, whose id is 0
-    decode_rows: torch.Tensor | None = None  # [B]
-    decode_positions: torch.Tensor | None = None  # [B]
-    decode_tables: torch.Tensor | None = None  # [B, blocks]
-    num_segments: int = 0  # of the longest decoded one
-    prompt_tiles: torch.Tensor | None = None  # [n, 4], see ``attend_prompts``
-    prompt_tables: torch.Tensor | None = None  # [S, blocks]
+    decodes: DecodeTokens | None = None
+    prompts: PromptTokens | None = None
 
 
 def step_tokens(layers: TritonLayers, batch: StepBatch) -> StepTokens:
@@ -62,15 +74,10 @@ def step_tokens(layers: TritonLayers, batch: StepBatch) -> StepTokens:
     slots, all_rows, tiles, *rest = _on(layers.device, [part.int() for part in ints])
     tokens = StepTokens(count, cos, sin, factors, slots, Layout(all_rows, all_rows, tiles))
     if decodes is not None:
-        longest = int(decodes.positions.max())
-        tokens = tokens._replace(
-            decode_rows=rest[0],
-            decode_positions=rest[1],
-            decode_tables=rest[2],
-            num_segments=segments_of(longest + 1),
-        )
+        num_segments = segments_of(int(decodes.positions.max()) + 1)
+        tokens = tokens._replace(decodes=DecodeTokens(rest[0], rest[1], rest[2], num_segments))
     if prefills:
-        tokens = tokens._replace(prompt_tiles=rest[-2], prompt_tables=rest[-1])
+        tokens = tokens._replace(prompts=PromptTokens(rest[-2], rest[-1]))
     return tokens
 
 

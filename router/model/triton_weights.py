@@ -53,9 +53,15 @@ def load_layer(
     nope = config.qk_nope_head_dim
     shared = TritonExperts(1, dtype, dense, device)
     shared.add(0, kept("shared_gate"), kept("shared_up"), kept("shared_down"))
-    names = ("input_norm", "post_norm", "q_a_norm", "kv_a_norm")
+
+    def norm(name: str) -> torch.Tensor:
+        return wide(name, torch.float32).to(device)
+
     return TritonLayer(
-        *(wide(name, torch.float32).to(device) for name in names),
+        input_norm=norm("input_norm"),
+        post_norm=norm("post_norm"),
+        q_a_norm=norm("q_a_norm"),
+        kv_a_norm=norm("kv_a_norm"),
         qkv_a=linear(stacked([kept("q_a"), kept("kv_a")], dtype)),
         q_b=linear(kept("q_b")),
         o=linear(kept("o")),

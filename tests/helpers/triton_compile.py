@@ -92,7 +92,7 @@ def launches():
     norm, turn = torch.empty(4096), (torch.empty((300, 32)), torch.empty((300, 32)))
     for held in WeightFormat:
         of = weight(4096, 4096, held)
-        for tile in linear._TILES:
+        for tile in linear.tiles_of(held):
             linear.launch(x, of, torch.empty((300, 4096), dtype=bf16), tile)
         tables = grouped.ExpertTables(
             *(torch.zeros(128, dtype=torch.int64),) * 4, 2048, 4096, of.form

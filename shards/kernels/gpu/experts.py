@@ -71,7 +71,9 @@ class TritonExperts:
             raise ValueError(f"expert {expert}: {both.held.label} and {down.held.label} in one")
         if self._tables is None:
             self._kind = both.held
-            self._tables = ExpertTables(*self._at, width, hidden, both.form)
+            self._tables = ExpertTables(
+                *self._at.unbind(), width=width, hidden=hidden, form=both.form
+            )
         known = self._tables.width, self._tables.hidden, self._tables.form
         if known != (width, hidden, both.form):
             found = f"[{width}, {hidden}] {both.held.label}"

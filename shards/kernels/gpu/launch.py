@@ -59,7 +59,7 @@ def room(sizes: Sequence[int]) -> int:
 
 def packed(parts: Sequence[npt.NDArray[np.generic]], dtype: type) -> npt.NDArray[np.generic]:
     """Flat parts of 4-byte numbers as ``split`` finds them."""
-    whole = np.zeros(room([part.size for part in parts]), dtype=dtype)
+    whole: npt.NDArray[np.generic] = np.zeros(room([part.size for part in parts]), dtype=dtype)
     start = 0
     for part in parts:
         whole[start : start + part.size] = part.reshape(-1)

@@ -9,14 +9,22 @@ from typing import Final
 
 import torch
 
+from shards.kernels.formats import WeightFormat
 from shards.kernels.gpu.code import linear as code
 from shards.kernels.gpu.launch import NO_FUSION, PROBE_ROWS, Tile, for_rows, upcasts, verified
 from shards.kernels.gpu.weights import DeviceWeight, wide_on_device
 
 _TILES: Final = (Tile(64, 16, 64, 4, 5), Tile(64, 64, 64, 4, 4), Tile(128, 128, 64, 8, 3))
+# Of one byte a number: as many bytes of a row at once.
+_BYTE_TILES: Final = (Tile(64, 16, 128, 4, 5), Tile(64, 64, 128, 4, 3), Tile(128, 128, 128, 8, 3))
 # Few outputs: more programs share the reading. One tile for any number of rows.
 _NARROW: Final = (Tile(16, 16, 128, 1, 5),)
 _FEW_OUTPUTS: Final = 512
+
+
+def tiles_of(held: WeightFormat) -> tuple[Tile, ...]:
+    """Candidates for many outputs, the first one defines the bits."""
+    return _TILES if held is WeightFormat.BF16 else _BYTE_TILES
 
 
 class DeviceLinear:
@@ -29,7 +37,8 @@ class DeviceLinear:
         self._tiles: tuple[Tile, ...] = _NARROW
         if n > _FEW_OUTPUTS:
             key = ("linear", n, k, weight.held, dtype, weight.data.device)
-            self._tiles = verified(key, _TILES, lambda tile: self._probe(tile, dtype))
+            candidates = tiles_of(weight.held)
+            self._tiles = verified(key, candidates, lambda tile: self._probe(tile, dtype))
 
     def _probe(self, tile: Tile, dtype: torch.dtype) -> torch.Tensor:
         generator = torch.Generator(self.weight.data.device).manual_seed(0)
