@@ -6,7 +6,7 @@ UV := .venv/bin/uv
 FIND_LINKS := $(shell python3 -m pip config get global.find-links 2>/dev/null || true)
 UV_INSTALL = $(UV) pip install -q -p $(PY) $(addprefix --find-links ,$(FIND_LINKS))
 
-.PHONY: install dev demo trace serve test check bench bench-kernels bench-claim bench-http bench-context bench-long bench-against bench-structured bench-prediction bench-auto bench-regret bench-simulator bench-speculation bench-startup test-pages screenshots ray-screenshots application frontends defects identity faults switching layer-kills sim fuzz hosts proto lock sizing bench-frontends bench-scrape dashboards generated prometheus helm pods
+.PHONY: install dev demo trace serve test check bench bench-kernels bench-claim bench-http bench-context bench-long bench-against bench-structured bench-prediction bench-auto bench-regret bench-simulator bench-speculation bench-startup test-pages screenshots ray-screenshots application frontends defects identity faults switching layer-kills sim fuzz hosts proto lock sizing bench-frontends bench-scrape dashboards generated prometheus helm pods test-gpu bench-gpu
 
 .venv/installed: pyproject.toml deploy/build_hook.py $(wildcard shards/kernels/native/*.cpp shards/kernels/native/*.h)
 	python3 -m venv .venv
@@ -76,6 +76,17 @@ bench-http: .venv/dev
 
 bench-context: .venv/dev
 	PYTHONPATH=tests GALERNE_SPIN_US=200 OMP_WAIT_POLICY=PASSIVE $(PY) -m tests.bench.context
+
+# On a machine with a GPU, by a Python that has torch, triton, cupy, numpy, grpcio, protobuf,
+# safetensors and pytest: no Ray, no installation. Under ten minutes; deploy/gpu-results.json keeps
+# what came out. Without a GPU the kernels are interpreted, and what needs one is skipped.
+GPU_PYTHON ?= python3
+GPU_TESTS = tests/gpu $(wildcard tests/unit/test_triton_*.py) tests/unit/test_synthetic_checkpoint.py
+test-gpu:
+	$(GPU_PYTHON) -m pytest -c tests/gpu/pytest.ini $(GPU_TESTS)
+
+bench-gpu:
+	PYTHONPATH=$(CURDIR):$(CURDIR)/proto:$(CURDIR)/tests $(GPU_PYTHON) tests/gpu/bench.py
 
 bench-scrape: .venv/dev
 	PYTHONPATH=tests $(PY) -m tests.bench.scrape $(ARGS)

@@ -197,6 +197,12 @@ class ServeConfig(BaseModel):
     dense: Literal["bf16", "int8", "int4"] | None = Field(
         None, description="how projections, shared experts and head are held; unset: the same"
     )
+    device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="of gateways: attention, cache, dense weights, experts without shards"
+    )
+    shard_device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="of expert shards; cuda goes with device cuda"
+    )
     host: str = Field("127.0.0.1", description="address the public ports bind to")
     http_port: int = Field(8000, ge=0, le=65535, description="OpenAI-compatible HTTP; 0: any")
     grpc_port: int = Field(9000, ge=0, le=65535, description="gRPC; 0: any")

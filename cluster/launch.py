@@ -25,6 +25,7 @@ from galerne import logs
 from galerne.errors import ConfigError
 from galerne.topology import LinkTransport, Topology
 from shards.cores import PASSIVE_POOLS
+from shards.kernels.kinds import CUDA
 from shards.kernels.native.families import FAMILY_VARIABLE, SPIN_VARIABLE
 
 logger = logging.getLogger(__name__)
@@ -120,8 +121,7 @@ class Deployment:
             self.spec,
             self.spec.actor_name(part),
             num_cpus=_CPU_PER_ACTOR,
-            # Ray shows an actor the GPUs that it claims, and no other.
-            num_gpus=1 if topology.transport is LinkTransport.NCCL else None,
+            num_gpus=gpus_of(self.spec, topology, is_gateway=is_gateway),
             # Soft: with the node gone, Ray restarts it on another.
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True),
         )
@@ -284,6 +284,12 @@ def _remote(kind: type, spec: LaunchSpec, name: str, **options: Any) -> Any:  # 
         max_task_retries=_RESTARTS_WITHOUT_END,
         **options,
     )
+
+
+def gpus_of(spec: LaunchSpec, topology: Topology, *, is_gateway: bool) -> int:
+    """GPUs that a part claims: Ray shows an actor those alone that it has claimed."""
+    device = spec.device if is_gateway else spec.shard_device
+    return int(device == CUDA or topology.transport is LinkTransport.NCCL)
 
 
 def _environment(num_threads: int) -> dict[str, str]:

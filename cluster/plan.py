@@ -11,6 +11,7 @@ from cluster.actors.launch_spec import LaunchSpec
 from cluster.config import ServeConfig, kv_bytes
 from cluster.demo import MODEL_NAME
 from cluster.gateway_machines import GatewayMachines, gateway_machines
+from cluster.gpu_memory import free_gpu_bytes, gpu_need
 from cluster.named_files import checkpoint_directory, internal_tls, tokenizer_directory
 from cluster.nccl_check import check_nccl
 from cluster.planning.shape import ModelShape, shape_of
@@ -26,6 +27,7 @@ from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.eagle import EagleCheckpoint
 from shards.checkpoint.open import open_checkpoint
 from shards.kernels.formats import FORMATS, WeightFormat
+from shards.kernels.kinds import CUDA
 from shards.kernels.native.families import has_kernels, takes
 
 DEFAULT_MAX_MODEL_LEN = 32_768
@@ -188,8 +190,12 @@ def plan_serving(
     if tokenizer is None and model.vocab_size < EMBEDDED_VOCAB_SIZE:
         problem = f"has no tekken.json, and its {model.vocab_size} ids are fewer than the embedded "
         raise ConfigError("model", path, problem + f"tokenizer's {EMBEDDED_VOCAB_SIZE}")
-    resident = resident_bytes(config, model, topology, (held.experts, held.dense))
-    free = machines.free_bytes - (resident if num_nodes == 1 else 0)
+    formats = held.experts, held.dense
+    if config.device == CUDA:
+        resident, free = gpu_need(model, topology, formats, config.replicas, free_gpu_bytes())
+    else:
+        resident = resident_bytes(config, model, topology, formats)
+        free = machines.free_bytes - (resident if num_nodes == 1 else 0)
     if free <= 0:
         text = f"weights take {size_text(resident)}, more than the memory that is available"
         raise ConfigError("model", path, text)
@@ -217,6 +223,8 @@ def plan_serving(
         numerics=config.numerics,
         experts=held.experts,
         dense=held.dense,
+        device=config.device,
+        shard_device=config.shard_device,
         topology=topology,
         inputs=inputs,
         expert_bytes=int(held.shape.expert_bytes),

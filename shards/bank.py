@@ -13,9 +13,10 @@ from galerne.errors import GalerneError, ProtocolError
 from shards.adapters.adapter import Adapter
 from shards.adapters.tokens import TokenAdapters, distinct_keys
 from shards.checkpoint.config import ModelConfig
-from shards.checkpoint.weights import Checkpoint, ExpertWeights
+from shards.checkpoint.weights import Checkpoint, ExpertWeights, Weight
 from shards.kernels.experts import LayerExperts, layer_experts
 from shards.kernels.formats import WeightFormat
+from shards.kernels.kinds import CPU, Kernels, kernels_on, torch_device
 from shards.kernels.quantise import Stored
 from shards.kernels.threads import KernelThreads
 from shards.memory import release_after_loading
@@ -46,6 +47,7 @@ class ExpertBank:
         on_progress: Callable[[int, int], None] | None = None,
         num_threads: int = 1,
         held: WeightFormat = WeightFormat.BF16,
+        device: str = CPU,
     ) -> None:
         """Load the named experts.
 
@@ -55,12 +57,19 @@ class ExpertBank:
             dtype: bfloat16 or float32, of weights, inputs and outputs.
             on_progress: Called with (experts loaded, experts in all).
             num_threads: Who computes; changes no bit.
-            held: How the weights are held; other than bf16 only with bfloat16.
+            held: How the weights are held; other than bf16 only with bfloat16. On GPUs the weights
+                of an fp8 checkpoint stay fp8 where this is bf16.
+            device: cpu, or cuda.
+
+        Raises:
+            ConfigError: The device is not here.
         """
         self.dtype = dtype
         self.hidden_size = checkpoint.config.hidden_size
         self._checkpoint = checkpoint
         self._held = held
+        self._device = device
+        self._keeps_fp8 = kernels_on(device) is Kernels.TRITON
         self._threads = KernelThreads(num_threads)
         self._layers: dict[int, LayerExperts] = {}
         self._is_resident: dict[int, npt.NDArray[np.bool_]] = {}
@@ -81,7 +90,7 @@ class ExpertBank:
             for expert in ids:
                 if not self._is_resident[layer][expert]:
                     weights = self._checkpoint.expert(layer, expert)
-                    experts.add(expert, *_matrices(weights, self._held, self.dtype))
+                    experts.add(expert, *self._matrices(weights))
                     with self._lock:
                         for adapter in self._adapters.values():
                             self._put_change(adapter, layer, expert)
@@ -113,8 +122,8 @@ class ExpertBank:
 
     @property
     def device(self) -> torch.device:
-        """Where the kernels want their tokens, and leave their results."""
-        return torch.device("cpu")
+        """Where the kernels want their tokens, and leave their results: see ``run``."""
+        return torch_device(self._device)
 
     @property
     def model(self) -> ModelConfig:
@@ -143,9 +152,15 @@ class ExpertBank:
             num_experts = self._checkpoint.config.num_experts
             self._is_resident[layer] = np.zeros(num_experts, dtype=bool)
             self._layers[layer] = layer_experts(
-                self.dtype, self.hidden_size, num_experts, self._threads, self._held
+                *(self.dtype, self.hidden_size, num_experts, self._threads, self._held),
+                self._device,
             )
         return self._layers[layer]
+
+    def _matrices(self, weights: ExpertWeights) -> tuple[Stored, Stored, Stored]:
+        if self._keeps_fp8:
+            return _kept_matrices(weights, self._held, self.dtype)
+        return _matrices(weights, self._held, self.dtype)
 
     @property
     def resident(self) -> frozenset[tuple[int, int]]:
@@ -252,3 +267,15 @@ def _matrices(
         return gate, up, down
     gate_up = [weight.held_as(held, dtype) for weight in weights.gate_up]
     return gate_up[0], gate_up[1], down
+
+
+def _kept_matrices(
+    weights: ExpertWeights, held: WeightFormat, dtype: torch.dtype
+) -> tuple[Stored, Stored, Stored]:
+    """The same; weights of an fp8 file stay as they are."""
+    parts = weights.gate_up
+    if len(parts) == 1:
+        width = len(parts[0].data) // 2
+        parts = tuple(Weight(half, parts[0].scale) for half in torch.split(parts[0].data, width))
+    gate, up, down = (weight.kept_as(held, dtype) for weight in (*parts, weights.down))
+    return gate, up, down

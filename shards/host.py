@@ -18,6 +18,7 @@ from shards.adapters.directory import find_adapter
 from shards.bank import ExpertBank
 from shards.checkpoint.open import open_checkpoint
 from shards.kernels.formats import WeightFormat
+from shards.kernels.kinds import CPU
 from shards.metrics import ShardMetrics
 from shards.nccl.metrics import show_nccl
 from shards.nccl.process import NcclProcess
@@ -43,6 +44,7 @@ class ShardSettings:
     num_threads: int = 1
     core: int | None = None  # where several shards share a host: the number of its own
     held: WeightFormat = WeightFormat.BF16
+    device: str = CPU
     adapters_root: Path | None = None  # adapters lie in directories of it
     adapters: tuple[AdapterInfo, ...] = ()  # to be loaded before it serves
     trusts_network: bool = False  # rows may go to other hosts by NCCL, in plain text
@@ -63,6 +65,7 @@ class ShardHost:
 
         Raises:
             CheckpointError: The checkpoint cannot be used, or an adapter.
+            ConfigError: The device is not here.
         """
         checkpoint = open_checkpoint(settings.checkpoint)
         bank = ExpertBank(
@@ -72,6 +75,7 @@ class ShardHost:
             on_progress,
             settings.num_threads,
             settings.held,
+            settings.device,
         )
         bank.prefault()
         for known in settings.adapters:

@@ -10,7 +10,7 @@ from cluster.directory import RayAddressBook
 from galerne.ids import GatewayId, ShardId
 from galerne.topology import Topology
 from router.gateway.host import GatewayHost
-from router.gateway.settings import DTYPES, GatewaySettings, numerics_profile
+from router.gateway.settings import DTYPES, GatewaySettings, link_profile
 from shards.host import ShardHost, ShardSettings
 
 
@@ -25,6 +25,8 @@ def start_gateway(
         numerics=spec.numerics,
         experts=spec.experts,
         dense=spec.dense,
+        device=spec.device,
+        shard_device=spec.shard_device,
         topology=topology,
         cluster_token=spec.cluster_token,
         tls=spec.tls,
@@ -55,7 +57,10 @@ def start_shard(
         experts_by_layer=topology.placement.experts_of(shard_id),
         dtype=DTYPES[spec.numerics],
         held=spec.experts,
-        numerics_profile=numerics_profile(spec.numerics, spec.experts, spec.dense),
+        device=spec.shard_device,
+        numerics_profile=link_profile(
+            spec.numerics, spec.experts, spec.dense, spec.device, spec.shard_device
+        ),
         cluster_token=spec.cluster_token,
         tls=spec.tls,
         trusts_network=spec.trusts_network,

@@ -15,6 +15,7 @@ from router.engine.speculation.settings import SpeculationSettings
 from router.model.vision_limits import VisionLimits
 from router.tracing.settings import TracingSettings
 from shards.kernels.formats import WeightFormat
+from shards.kernels.kinds import CPU
 
 NAMESPACE = "galerne"
 
@@ -34,6 +35,8 @@ class LaunchSpec:
     numerics: str
     experts: WeightFormat
     dense: WeightFormat
+    device: str = CPU  # of gateways
+    shard_device: str = CPU
     topology: Topology  # the first one
     inputs: PresetInputs  # for the others
     expert_bytes: int  # of one expert of one layer, as it is held

@@ -55,6 +55,8 @@ def serve(
     numerics: Annotated[str | None, _option("numerics")] = None,
     experts: Annotated[str | None, _option("experts")] = None,
     dense: Annotated[str | None, _option("dense")] = None,
+    device: Annotated[str | None, _option("device")] = None,
+    shard_device: Annotated[str | None, _option("shard_device")] = None,
     host: Annotated[str | None, _option("host")] = None,
     http_port: Annotated[int | None, _option("http_port")] = None,
     grpc_port: Annotated[int | None, _option("grpc_port")] = None,

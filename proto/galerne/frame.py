@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-import google_crc32c
-
+from galerne.crc32c import crc32c
 from galerne.errors import ProtocolError
 
 MAGIC = 0x46524C47  # "GLRF"
@@ -127,7 +126,7 @@ def _message(h: FrameHeader, part: memoryview) -> bytes:
 
 def _checksum(fields: bytes, part: bytes) -> int:
     """Over the header as well: a wrong layer or frame number is as bad as a wrong row."""
-    return int(google_crc32c.extend(google_crc32c.value(fields), part))
+    return crc32c(fields, part)
 
 
 def decode_chunk(message: bytes) -> tuple[FrameHeader, memoryview]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from prometheus_client import (
     CollectorRegistry,
@@ -25,6 +23,10 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from galerne.time_buckets import Buckets, TimeBuckets, cumulative
+
+__all__ = ["BoundedLabels", "Buckets", "Definition", "MetricSet", "TimeBuckets", "cumulative"]
+
 # When a counter began says the process' start time once for all; else the page is twice as long.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -40,14 +42,6 @@ class Definition:
     kind: str  # counter, gauge or histogram
     labels: tuple[str, ...]
     text: str
-
-
-class Buckets(NamedTuple):
-    """One histogram: values of its labels, upper bounds and counts up to them, and the sum."""
-
-    labels: Sequence[str]
-    cumulative: Sequence[tuple[str, float]]
-    total: float
 
 
 Sample: TypeAlias = tuple[Sequence[str], float]  # values of the labels, and its own
@@ -118,31 +112,6 @@ class MetricSet:
         if any(name == known.name for known in self.definitions):
             raise ValueError(f"{name} is defined already")
         self.definitions.append(Definition(name, kind, labels, text))
-
-
-class TimeBuckets:
-    """A histogram without a lock, for hot paths with one writer."""
-
-    def __init__(self, bounds_s: Sequence[float]) -> None:
-        """Ascending upper bounds; infinity comes on top."""
-        self._bounds_s = tuple(bounds_s)
-        self._counts = [0] * (len(bounds_s) + 1)
-        self._total_s = 0.0
-
-    def add(self, seconds: float) -> None:
-        """Count one sample."""
-        self._counts[bisect_left(self._bounds_s, seconds)] += 1
-        self._total_s += seconds
-
-    def read(self, *labels: str) -> Buckets:
-        """For ``show_histogram``."""
-        return Buckets(labels, cumulative(self._bounds_s, self._counts), self._total_s)
-
-
-def cumulative(bounds: Sequence[float], counts: Iterable[int]) -> list[tuple[str, float]]:
-    """Upper bounds, and how many were at most that, of counts by bucket (one more than bounds)."""
-    names = (*map(str, map(float, bounds)), "+Inf")
-    return [(name, float(sum_)) for name, sum_ in zip(names, accumulate(counts), strict=True)]
 
 
 class BoundedLabels:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from galerne.errors import GalerneError
 from galerne.ids import CallId, FrameId, ShardId
-from galerne.metric_set import TimeBuckets
+from galerne.time_buckets import TimeBuckets
 from router.exchange.dispatch import FrameRows, Ints
 
 ROUND_TRIP_BOUNDS_S: Final = (

@@ -27,7 +27,7 @@ from router.gateway.adapters import GatewayAdapters
 from router.gateway.draft_head import find_head, head_block_bytes
 from router.gateway.experts import ExpertSources
 from router.gateway.recorder import create_recorder
-from router.gateway.settings import GatewaySettings, numerics_profile
+from router.gateway.settings import GatewaySettings
 from router.gateway.sizes import BLOCK_SIZE
 from router.gateway.speculate import create_drafting
 from router.gateway.switch import TopologySwitch, scheduler_limits, threads_beside
@@ -41,6 +41,7 @@ from router.model.vision import VisionTower
 from router.tracing.gateway import GatewayTracer
 from shards.checkpoint.open import open_checkpoint
 from shards.checkpoint.weights import Checkpoint
+from shards.kernels.kinds import Kernels, kernels_on
 from shards.kernels.native.library import set_spin
 from shards.kernels.threads import KernelThreads
 from shards.nccl.process import NcclProcess
@@ -85,6 +86,7 @@ def build_gateway(
     checkpoint = open_checkpoint(settings.checkpoint)
     topology = settings.topology
     head = find_head(settings.speculation, settings.checkpoint, checkpoint.config)
+    _check_device(settings, has_head=head is not None)
     num_blocks = _num_blocks(settings, checkpoint, head_block_bytes(head, settings.dtype.itemsize))
     facts = _facts(settings, checkpoint)
     scheduler_config = scheduler_limits(settings, topology)
@@ -100,9 +102,12 @@ def build_gateway(
         settings.dense,
         lambda n, of: on_progress("layers", n, of),
         threads_beside(settings, topology),
+        settings.device,
     )
     set_spin(owns_cores=topology.transport is LinkTransport.LOCAL)
-    cache = PagedLatentCache(checkpoint.config, num_blocks, BLOCK_SIZE, settings.dtype)
+    cache = PagedLatentCache(
+        checkpoint.config, num_blocks, BLOCK_SIZE, settings.dtype, settings.device
+    )
 
     def link_changed(shard: ShardId, state: LinkState) -> None:
         recorder.fault_noticed(shard, state.value)
@@ -147,6 +152,16 @@ def build_gateway(
     )
 
 
+def _check_device(settings: GatewaySettings, *, has_head: bool) -> None:
+    """Raises ConfigError for what only CPUs can do."""
+    if kernels_on(settings.device) is Kernels.HOST:
+        return
+    if has_head:
+        raise ConfigError("speculative", "eagle", f"not on device {settings.device}: ngram or off")
+    if settings.adapters_root is not None:
+        raise ConfigError("adapters", str(settings.adapters_root), f"not on {settings.device}")
+
+
 def _num_blocks(settings: GatewaySettings, checkpoint: Checkpoint, beside: int) -> int:
     """Blocks that fit, each with ``beside`` bytes of the head's own cache."""
     per_block = PagedLatentCache.bytes_per_block(checkpoint.config, BLOCK_SIZE, settings.dtype)
@@ -180,7 +195,7 @@ def _facts(settings: GatewaySettings, checkpoint: Checkpoint) -> ModelFacts:
     facts = ModelFacts(
         name=settings.model_name,
         fingerprint=checkpoint.fingerprint,
-        numerics_profile=numerics_profile(settings.numerics, settings.experts, settings.dense),
+        numerics_profile=settings.profile,
         max_model_len=settings.max_model_len,
         vocab_size=config.vocab_size,
         num_layers=config.num_layers,

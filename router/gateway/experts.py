@@ -21,11 +21,13 @@ from router.exchange.nccl_transport import NcclTransport
 from router.exchange.session import ExchangeSession
 from router.exchange.shm_transport import ShmTransport
 from router.exchange.transport import Transport
-from router.gateway.settings import GatewaySettings, numerics_profile
+from router.gateway.settings import GatewaySettings
+from router.model.device_experts import DeviceExperts
 from router.model.experts_port import RoutedExperts
 from shards.adapters.adapter import Adapter
 from shards.bank import ExpertBank
 from shards.checkpoint.weights import Checkpoint
+from shards.kernels.kinds import Kernels, kernels_on, torch_device
 from shards.nccl.availability import NcclUnavailableError
 from shards.nccl.process import NcclProcess
 
@@ -87,7 +89,11 @@ class ExpertSources:
         session = ExchangeSession(
             topology, self._settings.exchange, self._on_link_change, self._counters
         )
-        return ExpertExchange(session, transport, MonotonicClock())
+        experts = ExpertExchange(session, transport, MonotonicClock())
+        is_by_nccl = topology.transport.value == "nccl"  # which takes rows where they are
+        if is_by_nccl or kernels_on(self._settings.device) is Kernels.HOST:
+            return experts
+        return DeviceExperts(experts, torch_device(self._settings.device))
 
     def _local(self, topology: Topology, on_progress: Callable[[int, int], None]) -> LocalExperts:
         """Every expert in this process, whatever shards the topology names."""
@@ -99,6 +105,7 @@ class ExpertSources:
             on_progress,
             settings.num_threads,
             settings.experts,
+            settings.device,
         )
         bank.prefault()
         for adapter in list(self._adapters.values()):
@@ -112,7 +119,7 @@ class ExpertSources:
             gateway=settings.gateway_id,
             incarnation=self._incarnation,
             fingerprint=self._checkpoint.fingerprint,
-            numerics_profile=numerics_profile(settings.numerics, settings.experts, settings.dense),
+            numerics_profile=settings.link_profile,
             epoch=topology.epoch,
         )
         links = (topology.shards, hello, settings.cluster_token, book)

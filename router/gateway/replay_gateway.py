@@ -18,7 +18,7 @@ from router.exchange.local import LocalExperts
 from router.gateway.adapters import GatewayAdapters
 from router.gateway.build import Progress, build_gateway
 from router.gateway.record_file import RecordHeader
-from router.gateway.settings import DTYPES, GatewaySettings, numerics_profile
+from router.gateway.settings import DTYPES, GatewaySettings
 from router.gateway.sizes import BLOCK_SIZE
 from router.guidance.guides import GuideMaker
 from router.model.kv_cache import PagedLatentCache
@@ -92,9 +92,8 @@ def build_replay(
     """
     opened = open_checkpoint(header.checkpoint)
     settings = _settings(header, opened.config, num_threads)
-    profile = numerics_profile(settings.numerics, settings.experts, settings.dense)
     _require("fingerprint", header.fingerprint, opened.fingerprint)
-    _require("numerics_profile", header.numerics_profile, profile)
+    _require("numerics_profile", header.numerics_profile, settings.profile)
     torch.set_num_threads(num_threads)  # of this thread, which is the engine's
     built = build_gateway(settings, None, lambda deltas: None, on_progress, recorder, clock)
     _require("num_blocks", header.num_blocks, built.engine.load().kv_blocks + 1)

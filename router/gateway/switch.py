@@ -156,7 +156,8 @@ class TopologySwitch:
         waiting = old.begin(layer, 0, x, ids), new.begin(layer, 0, x, ids)
         try:
             rows = [
-                pending.wait(PROBE_PATIENCE_S).view(ids.size, -1).clone() for pending in waiting
+                pending.wait(PROBE_PATIENCE_S).view(ids.size, -1).cpu().clone()
+                for pending in waiting
             ]
         except BaseException:
             old.abandon()

@@ -20,6 +20,7 @@ from shards.adapters.adapter import Adapter
 from shards.adapters.tokens import TokenAdapters, distinct_keys
 from shards.checkpoint.weights import Checkpoint
 from shards.kernels.formats import WeightFormat
+from shards.kernels.kinds import CPU, Kernels, kernels_on, torch_device
 from shards.kernels.linear import Linear
 from shards.kernels.native.families import takes
 from shards.kernels.native.library import kernels_for
@@ -49,19 +50,41 @@ def load_layers(
     num_beside: int,
     dense: WeightFormat,
     on_layer: Callable[[int], None],
+    device: str = CPU,
 ) -> Layers:
-    """The fastest kind for this model, dtype and machine; arguments as for ``Decoder``.
+    """The fastest kind for this model, dtype and device; arguments as for ``Decoder``.
 
     Raises:
-        ConfigError: Native kernels are needed to hold weights in less than bf16.
+        ConfigError: Native kernels are needed to hold weights in less than bf16, or the device is
+            not here.
     """
     config = checkpoint.config
+    if kernels_on(device) is Kernels.TRITON:
+        at = torch_device(device)
+        from router.model.triton_layers import TritonLayers
+
+        return TritonLayers(checkpoint, dtype, dense, at, on_layer)
     kernels = kernels_for(dtype, config.hidden_size)
     if kernels is not None and takes(config):
         return NativeLayers(kernels, checkpoint, num_threads, num_beside, dense, on_layer)
     if dense is not WeightFormat.BF16:
         raise ConfigError("dense", dense.label, "needs native kernels and bf16 arithmetic")
     return TorchLayers(checkpoint, dtype, num_threads, on_layer)
+
+
+def head_of(
+    checkpoint: Checkpoint, dtype: torch.dtype, num_threads: int, dense: WeightFormat, device: str
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """``[rows, H]`` -> ``[rows, V]`` float32 by the head; arguments as for ``Decoder``."""
+    stored = checkpoint.dense("head")
+    if kernels_on(device) is Kernels.HOST:
+        return Linear(stored.held_as(dense, dtype), num_threads, dense)
+    from shards.kernels.gpu.linear import DeviceLinear
+    from shards.kernels.gpu.weights import to_device
+
+    weight = to_device(stored.kept_as(dense, dtype), dense, dtype, torch_device(device))
+    linear = DeviceLinear(weight, dtype)
+    return lambda x: linear(x, x.new_empty((len(x), weight.num_outputs), dtype=torch.float32))
 
 
 class Decoder:
@@ -75,6 +98,7 @@ class Decoder:
         dense: WeightFormat = WeightFormat.BF16,
         on_progress: Callable[[int, int], None] | None = None,
         num_beside: int | None = None,
+        device: str = CPU,
     ) -> None:
         """Load embedding, layers and head.
 
@@ -86,19 +110,23 @@ class Decoder:
             on_progress: Called with (layers loaded, layers).
             num_beside: Threads of what runs while the experts are away; unset: as many. Fewer where
                 shards compute on the same cores.
+            device: cpu, or cuda: where everything but images is computed.
+
+        Raises:
+            ConfigError: The device is not here.
         """
         self.config = checkpoint.config
         self.adapters: dict[int, Adapter] = {}  # by key; changed by the next two alone
         num_layers = self.config.num_layers
-        self._embed = checkpoint.dense("embed").to(dtype)
-        self._head = Linear(checkpoint.dense("head").held_as(dense, dtype), num_threads, dense)
+        self._embed = checkpoint.dense("embed").to(dtype).to(torch_device(device))
+        self._head = head_of(checkpoint, dtype, num_threads, dense, device)
 
         def on_layer(loaded: int) -> None:
             if on_progress is not None:
                 on_progress(loaded, num_layers)
 
         self._layers = load_layers(
-            checkpoint, dtype, num_threads, num_beside or num_threads, dense, on_layer
+            checkpoint, dtype, num_threads, num_beside or num_threads, dense, on_layer, device
         )
 
     def add_adapter(self, adapter: Adapter) -> None:
@@ -139,11 +167,11 @@ class Decoder:
 
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
         """``[rows, H]`` of ``[rows]`` ids."""
-        return self._embed.index_select(0, token_ids)
+        return self._embed.index_select(0, token_ids.to(self._embed.device))
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """``[rows, V]`` float32 of ``[rows, H]`` final states."""
-        return self._head(hidden)
+        """``[rows, V]`` float32 of ``[rows, H]`` final states; in the host's memory."""
+        return self._head(hidden).cpu()
 
 
 def run_layers(

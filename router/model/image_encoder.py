@@ -122,7 +122,7 @@ class ImageEncoder:
             if inside.any():
                 rows = torch.from_numpy(positions[inside] - start)
                 wanted = self.features_of(image)[torch.from_numpy(features[inside])]
-                embeddings[rows] = wanted.to(embeddings.dtype)
+                embeddings[rows] = wanted.to(embeddings.device, embeddings.dtype)
 
     def _check(self, image: ImageInput, field: str) -> None:
         rows, columns = self._tower.token_grid(image.pixels)

@@ -8,6 +8,7 @@ import torch
 
 from router.model.cache_size import block_bytes
 from shards.checkpoint.config import ModelConfig
+from shards.kernels.kinds import CPU, torch_device
 
 
 class PagedLatentCache:
@@ -17,12 +18,19 @@ class PagedLatentCache:
     """
 
     def __init__(
-        self, config: ModelConfig, num_blocks: int, block_size: int, dtype: torch.dtype
+        self,
+        config: ModelConfig,
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: str = CPU,
     ) -> None:
         """Zeroed, because blocks past a sequence's end are read and masked."""
         self.block_size = block_size
         self._data = torch.zeros(
-            (config.num_layers, num_blocks, block_size, config.latent_dim), dtype=dtype
+            (config.num_layers, num_blocks, block_size, config.latent_dim),
+            dtype=dtype,
+            device=torch_device(device),
         )
 
     @staticmethod

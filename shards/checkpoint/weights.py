@@ -44,6 +44,16 @@ class Weight(NamedTuple):
             return self.codes
         return self.to(dtype)
 
+    def kept_as(self, held: WeightFormat, dtype: torch.dtype) -> Stored:
+        """``held_as``, but fp8 stays as the file has it where bf16 is asked for: for GPUs."""
+        if self.scale is None or self.codes is not None or held is not WeightFormat.BF16:
+            return self.held_as(held, dtype)
+        from shards.kernels.quantise import Codes
+
+        num_rows, num_inputs = self.data.shape
+        scales = self.scale.reshape(1).expand(num_rows).contiguous()
+        return Codes(self.data, scales, num_inputs, WeightFormat.FP8)
+
 
 class ExpertWeights(NamedTuple):
     """The three matrices of one routed expert.

@@ -1,6 +1,6 @@
 """The resident experts of one layer: the one place where expert kernels are chosen.
 
-Both kinds give rows that depend on the input row and the weights alone.
+All kinds give rows that depend on the input row and the weights alone.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from shards.adapters.tokens import TokenAdapters
 from shards.kernels.expert_changes import changed_rows
 from shards.kernels.formats import WeightFormat
 from shards.kernels.grouped_mlp import grouped_mlp
+from shards.kernels.kinds import CPU, Kernels, kernels_on, torch_device
 from shards.kernels.native.adapters import ExpertChangeTable, TableChanges
 from shards.kernels.native.library import NativeKernels, kernels_for
 from shards.kernels.native.packing import HALF, Packed, pack, pack_gate_up
@@ -79,11 +80,20 @@ def layer_experts(
     num_experts: int,
     threads: KernelThreads,
     held: WeightFormat = WeightFormat.BF16,
+    device: str = CPU,
 ) -> LayerExperts:
-    """The fastest kind for weights of ``dtype``; ``num_experts`` bounds the ids.
+    """The fastest kind for weights of ``dtype`` on a device; ``num_experts`` bounds the ids.
 
     Where torch computes, what is held in fewer bits is rounded as these would be, and no smaller.
+
+    Raises:
+        ConfigError: The device is not here.
     """
+    if kernels_on(device) is Kernels.TRITON:
+        at = torch_device(device)
+        from shards.kernels.gpu.experts import TritonExperts
+
+        return TritonExperts(num_experts, dtype, held, at)
     kernels = kernels_for(dtype, hidden_size)
     if kernels is not None:
         return NativeExperts(kernels, num_experts, threads.num_threads, held)

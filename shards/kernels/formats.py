@@ -1,4 +1,4 @@
-"""How weights are held: bf16, int8 or int4. Imports no torch: settings name these too."""
+"""How weights are held: bf16, int8, int4, or fp8. Imports no torch: settings name these too."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ class WeightFormat(enum.IntEnum):
     BF16 = 0
     INT8 = 1
     INT4 = 2
+    FP8 = 3  # what GPUs keep of an fp8 checkpoint where bf16 is asked for; no CPU kernel has it
 
     @property
     def label(self) -> str:
@@ -22,8 +23,8 @@ class WeightFormat(enum.IntEnum):
 
     @property
     def bits_per_weight(self) -> float:
-        """With the scales of int4; those of int8, one a row, are not counted."""
-        return {WeightFormat.BF16: 16.0, WeightFormat.INT8: 8.0, WeightFormat.INT4: 4.5}[self]
+        """With the scales of int4; those of int8 and fp8, one a row, are not counted."""
+        return (16.0, 8.0, 4.5, 8.0)[self]
 
 
-FORMATS: Final = {f.label: f for f in WeightFormat}
+FORMATS: Final = {f.label: f for f in (WeightFormat.BF16, WeightFormat.INT8, WeightFormat.INT4)}

@@ -16,8 +16,9 @@ _SHRINK: Final = (1.0, 0.95, 0.9, 0.85, 0.8)  # of a group's largest weight, tri
 class Codes(NamedTuple):
     """A quantised weight ``[N, K]``. Rows are quantised each for itself."""
 
-    numbers: torch.Tensor  # int8: [N, K] int8; int4: [N, G, GROUP] uint8, 0 to 15, 8 too many
-    scales: torch.Tensor  # float32; int8: [N]; int4: [N, G]
+    # int8: [N, K] int8; int4: [N, G, GROUP] uint8, 0 to 15, 8 too many; fp8: [N, K] float8_e4m3fn
+    numbers: torch.Tensor
+    scales: torch.Tensor  # float32; int8 and fp8: [N]; int4: [N, G]
     num_inputs: int  # K; int4 is filled up with zeros to G * GROUP
     held: WeightFormat
 
@@ -50,7 +51,7 @@ def codes_of(weight: Stored, held: WeightFormat) -> Codes:
 
 def wide(codes: Codes) -> torch.Tensor:
     """``[N, K]`` float32: what the codes stand for."""
-    if codes.held is WeightFormat.INT8:
+    if codes.held is not WeightFormat.INT4:
         return codes.numbers.float() * codes.scales[:, None]
     values = (codes.numbers.float() - 8) * codes.scales[..., None]
     return values.reshape(len(values), -1)[:, : codes.num_inputs]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from shards.kernels.experts import NativeExperts, TorchExperts
-from shards.kernels.formats import WeightFormat
+from shards.kernels.formats import FORMATS, WeightFormat
 from shards.kernels.native.library import LIBRARY, load
 from shards.kernels.threads import KernelThreads
 from tests.bench.run import read_bandwidth
@@ -36,7 +36,7 @@ def main():
             held,
         )
         for k in families
-        for held in (WeightFormat if k is families[-1] else (WeightFormat.BF16,))
+        for held in (FORMATS.values() if k is families[-1] else (WeightFormat.BF16,))
     }
     kinds["torch bf16"] = (lambda: TorchExperts(KernelThreads(threads)), WeightFormat.BF16)
     layers = {name: [_filled(make()) for _ in range(LAYERS)] for name, (make, _) in kinds.items()}

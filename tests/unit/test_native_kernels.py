@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from galerne.errors import ConfigError
 from shards.kernels.experts import NativeExperts, TorchExperts
-from shards.kernels.formats import WeightFormat
+from shards.kernels.formats import FORMATS, WeightFormat
 from shards.kernels.linear import Linear
 from shards.kernels.native import library
 from shards.kernels.native.library import LIBRARY, load
@@ -22,7 +22,7 @@ from shards.kernels.quantise import rounded
 
 FAMILIES = load(LIBRARY)
 PARAMS = [pytest.param(kernels, id=kernels.family) for kernels in FAMILIES]
-every_format = pytest.mark.parametrize("held", WeightFormat, ids=lambda held: held.label)
+every_format = pytest.mark.parametrize("held", FORMATS.values(), ids=lambda held: held.label)
 every_family = pytest.mark.parametrize("kernels", PARAMS)
 # Widths around superblocks and half superblocks, down to the smallest.
 SHAPES = st.sampled_from([(2, 1), (64, 64), (96, 32), (192, 63), (256, 65), (130, 200)])

@@ -1,0 +1,1 @@
+"""Kernels for GPUs, in Triton; by its interpreter on CPUs, for tests. Imported where used only."""

@@ -1,0 +1,181 @@
+"""The resident experts of one layer on a GPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from galerne.errors import ConfigError
+from shards.adapters.low_rank import ExpertLowRank
+from shards.adapters.tokens import TokenAdapters
+from shards.kernels.formats import WeightFormat
+from shards.kernels.gpu.grouped import (
+    ExpertTables,
+    Layout,
+    device_layout,
+    grouped_mlp,
+    host_layout,
+    tiles_of,
+)
+from shards.kernels.gpu.launch import PROBE_ROWS, Tile, for_rows, verified
+from shards.kernels.gpu.weights import DeviceWeight, stacked, to_device
+from shards.kernels.quantise import Stored
+
+
+class TritonExperts:
+    """Implements ``LayerExperts``.
+
+    Rows may come from host memory and go back there, or stay on the device.
+    """
+
+    def __init__(
+        self, num_experts: int, dtype: torch.dtype, held: WeightFormat, device: torch.device
+    ) -> None:
+        """Ids are below ``num_experts``; weights are held as asked for, or stay fp8."""
+        self.device = device
+        self._dtype = dtype
+        self._held = held
+        self._experts: dict[int, tuple[DeviceWeight, DeviceWeight]] = {}
+        self._at = torch.zeros((4, num_experts), dtype=torch.int64, device=device)  # addresses
+        self._tables: ExpertTables | None = None
+        self._kind: WeightFormat | None = None
+        self._tiles: tuple[Tile, ...] = ()
+
+    def add(self, expert: int, gate: Stored, up: Stored, down: Stored) -> None:
+        """See ``LayerExperts``.
+
+        Raises:
+            ValueError: Shapes or a format that differ from one another or from the first expert's,
+                or an id that is not below ``num_experts``.
+        """
+        if not 0 <= expert < self._at.shape[1]:
+            raise ValueError(f"expert {expert} of {self._at.shape[1]}")
+        (width, hidden), held = gate.shape, (self._held, self._dtype, self.device)
+        if tuple(up.shape) != (width, hidden) or tuple(down.shape) != (hidden, width):
+            raise ValueError(f"expert {expert}: gate {list(gate.shape)}, down {list(down.shape)}")
+        both = to_device(stacked([gate, up], self._dtype), *held)
+        weights = both, to_device(down, *held)
+        self._check(expert, weights, (width, hidden))
+        self._experts[expert] = weights
+        addresses = [a for w in weights for a in (w.data.data_ptr(), w.scale_address)]
+        self._at[:, expert] = torch.tensor(addresses).to(self.device)
+        if not self._tiles:
+            self._tiles = self._probed(expert)
+
+    def _check(
+        self, expert: int, weights: tuple[DeviceWeight, DeviceWeight], shape: tuple[int, int]
+    ) -> None:
+        (width, hidden), (both, down) = shape, weights
+        if both.held is not down.held:
+            raise ValueError(f"expert {expert}: {both.held.label} and {down.held.label} in one")
+        if self._tables is None:
+            self._kind = both.held
+            self._tables = ExpertTables(
+                *self._at.unbind(), width=width, hidden=hidden, form=both.form
+            )
+        known = self._tables.width, self._tables.hidden, self._tables.form
+        if known != (width, hidden, both.form):
+            found = f"[{width}, {hidden}] {both.held.label}"
+            raise ValueError(f"expert {expert}: {found} unlike the first of its layer")
+
+    def _probed(self, expert: int) -> tuple[Tile, ...]:
+        assert self._tables is not None
+        assert self._kind is not None
+        tables, generator = self._tables, torch.Generator(self.device).manual_seed(0)
+        x = torch.randn((PROBE_ROWS, tables.hidden), generator=generator, device=self.device)
+        rows = np.arange(PROBE_ROWS)
+
+        def compute(tile: Tile) -> torch.Tensor:
+            group = np.array([expert]), np.array([PROBE_ROWS]), rows
+            out = torch.empty_like(x, dtype=self._dtype)
+            layout = host_layout(*group, tile.rows, self.device)
+            grouped_mlp(x.to(self._dtype), tables, layout, out, tile)
+            return out
+
+        key = ("experts", tables[4:], self._dtype, self.device)
+        return verified(key, tiles_of(self._kind), compute)
+
+    def remove(self, expert: int) -> None:
+        """See ``LayerExperts``."""
+        del self._experts[expert]
+        self._at[:, expert] = 0
+
+    def put_change(self, adapter: int, expert: int, change: ExpertLowRank) -> None:
+        """See ``LayerExperts``. Raises ConfigError: not built for GPUs."""
+        raise ConfigError("adapters", f"expert {expert}", "GPU kernels take no adapters")
+
+    def remove_changes(self, adapter: int) -> None:
+        """See ``LayerExperts``: there are none."""
+
+    def run(
+        self,
+        x: torch.Tensor,
+        expert_ids: npt.NDArray[np.int64],
+        num_rows_by_group: npt.NDArray[np.int64],
+        row_token: npt.NDArray[np.int64],
+        adapters: TokenAdapters | None = None,
+    ) -> torch.Tensor:
+        """See ``LayerExperts``; the result is where ``x`` is."""
+        tile = for_rows(self._tiles, int(num_rows_by_group.max()))
+        layout = host_layout(expert_ids, num_rows_by_group, row_token, tile.rows, self.device)
+        return _back(self._run(_moved(x, self.device), layout, tile), x)
+
+    def run_all(
+        self,
+        x: torch.Tensor,
+        expert_ids: npt.NDArray[np.int64],
+        adapters: TokenAdapters | None = None,
+    ) -> torch.Tensor:
+        """See ``LayerExperts``; the result is where ``x`` is."""
+        ids = torch.from_numpy(expert_ids.astype(np.int32)).to(self.device)
+        return _back(self.run_routed(_moved(x, self.device), ids), x)
+
+    def run_routed(self, x: torch.Tensor, expert_ids: torch.Tensor) -> torch.Tensor:
+        """``run_all`` for what is on the device and stays there; ids int32. Asks it nothing."""
+        num_experts = self._at.shape[1]
+        tile = for_rows(self._tiles, 2 * expert_ids.numel() // num_experts)
+        layout = device_layout(expert_ids, num_experts, tile.rows)
+        return self._run(x, layout, tile).view(*expert_ids.shape, -1)
+
+    def tile_for(self, num_rows: int) -> Tile:
+        """What computes so many rows of one expert."""
+        return for_rows(self._tiles, num_rows)
+
+    def run_laid_out(self, x: torch.Tensor, layout: Layout, most_rows: int) -> torch.Tensor:
+        """``[R, H]`` of rows laid out for ``tile_for(most_rows)``, on the device."""
+        return self._run(x, layout, self.tile_for(most_rows))
+
+    def _run(self, x: torch.Tensor, layout: Layout, tile: Tile) -> torch.Tensor:
+        assert self._tables is not None
+        if x.shape[1] != self._tables.hidden:
+            raise ValueError(f"x: rows of {self._tables.hidden} expected, got {x.shape[1]}")
+        out = x.new_empty((len(layout.row_token), self._tables.hidden))
+        if len(out):
+            grouped_mlp(x, self._tables, layout, out, tile)
+        return out
+
+    @property
+    def num_bytes(self) -> int:
+        """See ``LayerExperts``."""
+        return sum(w.num_bytes for pair in list(self._experts.values()) for w in pair)
+
+    def touch(self) -> None:
+        """Adding has copied all of it."""
+
+
+def _moved(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """On the device; by way of pinned memory, so that the copy takes its place in the stream."""
+    if x.device.type == device.type:
+        return x
+    return x.pin_memory().to(device, non_blocking=True)
+
+
+def _back(result: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Where ``x`` is; waits for the device only if that is not the device."""
+    if result.device.type == x.device.type:
+        return result
+    pinned = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
+    pinned.copy_(result, non_blocking=True)
+    torch.cuda.current_stream(result.device).synchronize()
+    return pinned

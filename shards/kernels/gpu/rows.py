@@ -1,0 +1,125 @@
+"""Norms, residuals and latents: one program a row, float32, rounded where torch layers round."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+
+from shards.kernels.gpu.code import rows as code
+from shards.kernels.gpu.launch import NO_FUSION, block, upcasts
+
+_NUM_WARPS: Final = 4  # fixed: it is part of the order of a row's sums
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """``weight * x / sqrt(mean(x^2) + eps)`` of ``[T, H]`` contiguous rows; dtype of ``x``."""
+    out = torch.empty_like(x)
+    if len(x):
+        size = x.shape[1]
+        code.rms_norm[(len(x),)](
+            *(x, weight, out, eps),
+            SIZE=size,
+            BLOCK=block(size),
+            UPCAST=upcasts(x.dtype),
+            num_warps=_NUM_WARPS,
+            **NO_FUSION,
+        )
+    return out
+
+
+def add_norm(
+    x: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``x + delta`` of ``[T, H]``, and its norm by ``weight``."""
+    total, normed = torch.empty_like(x), torch.empty_like(x)
+    if len(x):
+        size = x.shape[1]
+        code.add_norm[(len(x),)](
+            *(x, delta, weight, total, normed, eps),
+            SIZE=size,
+            BLOCK=block(size),
+            UPCAST=upcasts(x.dtype),
+            num_warps=_NUM_WARPS,
+            **NO_FUSION,
+        )
+    return total, normed
+
+
+def join_norm(
+    x: torch.Tensor,
+    shared: torch.Tensor,
+    rows: torch.Tensor,
+    shares: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The residual after the experts, and its norm by the next weight.
+
+    Args:
+        x: ``[T, H]`` the residual before.
+        shared: ``[T, H]`` of the shared expert.
+        rows: ``[T, K, H]`` of the routed ones by ascending id, unweighted.
+        shares: ``[T, K]`` float32.
+        weight: ``[H]`` float32 of the next norm.
+        eps: Of the norm.
+
+    Source: ``combine`` of router/exchange; design section 5.
+    """
+    total, normed = torch.empty_like(x), torch.empty_like(x)
+    if len(x):
+        size = x.shape[1]
+        code.join_norm[(len(x),)](
+            *(x, shared, rows, shares, weight, total, normed, eps),
+            TOP_K=rows.shape[1],
+            SIZE=size,
+            BLOCK=block(size),
+            UPCAST=upcasts(x.dtype),
+            num_warps=_NUM_WARPS,
+            **NO_FUSION,
+        )
+    return total, normed
+
+
+def store_latents(
+    both: torch.Tensor,
+    q_weight: torch.Tensor,
+    c_weight: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    slots: torch.Tensor,
+    cache: torch.Tensor,
+    eps: float,
+) -> torch.Tensor:
+    """Norms and rotation of the first projections; latents go to the cache.
+
+    Args:
+        both: ``[T, q_lora + kv_lora + rope]``.
+        q_weight: ``[q_lora]`` float32.
+        c_weight: ``[kv_lora]`` float32.
+        cos: ``[T, rope / 2]`` float32.
+        sin: The same.
+        slots: ``[T]`` int32, block * block size + place; below 0: not stored.
+        cache: ``[blocks, block size, kv_lora + rope]`` of the layer.
+        eps: Of the norms.
+
+    Returns:
+        ``[T, q_lora]`` the normed query.
+
+    What is not finite is stored as 0, as ``PagedLatentCache.write`` says.
+    """
+    q_size, c_size, pairs = len(q_weight), len(c_weight), cos.shape[1]
+    q = both.new_empty((len(both), q_size))
+    code.latents[(len(both),)](
+        *(both, q_weight, c_weight, cos, sin, slots, q, cache, eps),
+        Q_SIZE=q_size,
+        Q_BLOCK=block(q_size),
+        C_SIZE=c_size,
+        C_BLOCK=block(c_size),
+        PAIRS=pairs,
+        P_BLOCK=block(pairs),
+        UPCAST=upcasts(both.dtype),
+        num_warps=_NUM_WARPS,
+        **NO_FUSION,
+    )
+    return q
