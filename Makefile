@@ -86,7 +86,8 @@ test-gpu:
 	$(GPU_PYTHON) -m pytest -c tests/gpu/pytest.ini $(GPU_TESTS)
 
 bench-gpu:
-	PYTHONPATH=$(CURDIR):$(CURDIR)/proto:$(CURDIR)/tests $(GPU_PYTHON) tests/gpu/bench.py
+	$(GPU_PYTHON) -c "import torch, triton; assert torch.cuda.is_available(), 'no CUDA device here'"
+	PYTHONPATH=$(CURDIR):$(CURDIR)/proto:$(CURDIR)/tests:$$PYTHONPATH $(GPU_PYTHON) tests/gpu/bench.py
 
 bench-scrape: .venv/dev
 	PYTHONPATH=tests $(PY) -m tests.bench.scrape $(ARGS)

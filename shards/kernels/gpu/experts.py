@@ -71,9 +71,8 @@ class TritonExperts:
             raise ValueError(f"expert {expert}: {both.held.label} and {down.held.label} in one")
         if self._tables is None:
             self._kind = both.held
-            self._tables = ExpertTables(
-                *self._at.unbind(), width=width, hidden=hidden, form=both.form
-            )
+            at = self._at
+            self._tables = ExpertTables(at[0], at[1], at[2], at[3], width, hidden, both.form)
         known = self._tables.width, self._tables.hidden, self._tables.form
         if known != (width, hidden, both.form):
             found = f"[{width}, {hidden}] {both.held.label}"
