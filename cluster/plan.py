@@ -135,7 +135,7 @@ def held_speculation(
         num_draft_tokens=config.num_draft_tokens,
         draft_model=None if config.draft_model is None else config.draft_model.resolve(),
     )
-    return settings, find_head(settings, held.path, held.config)
+    return settings, find_head(settings, held.path, held.config, config.device)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -85,8 +85,9 @@ def build_gateway(
     """
     checkpoint = open_checkpoint(settings.checkpoint)
     topology = settings.topology
-    head = find_head(settings.speculation, settings.checkpoint, checkpoint.config)
-    _check_device(settings, has_head=head is not None)
+    _check_device(settings)
+    asked = settings.speculation, settings.checkpoint, checkpoint.config
+    head = find_head(*asked, settings.device)
     num_blocks = _num_blocks(settings, checkpoint, head_block_bytes(head, settings.dtype.itemsize))
     facts = _facts(settings, checkpoint)
     scheduler_config = scheduler_limits(settings, topology)
@@ -152,13 +153,9 @@ def build_gateway(
     )
 
 
-def _check_device(settings: GatewaySettings, *, has_head: bool) -> None:
+def _check_device(settings: GatewaySettings) -> None:
     """Raises ConfigError for what only CPUs can do."""
-    if kernels_on(settings.device) is Kernels.HOST:
-        return
-    if has_head:
-        raise ConfigError("speculative", "eagle", f"not on device {settings.device}: ngram or off")
-    if settings.adapters_root is not None:
+    if kernels_on(settings.device) is not Kernels.HOST and settings.adapters_root is not None:
         raise ConfigError("adapters", str(settings.adapters_root), f"not on {settings.device}")
 
 
