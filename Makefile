@@ -191,7 +191,7 @@ LOCK_HEAD := \# Packages of an image, pinned with their hashes; made by "make lo
 lock: .venv/installed
 	(echo '$(LOCK_HEAD)'; echo '# torch: the CPU build, of https://download.pytorch.org/whl/cpu.'; \
 		$(LOCK) $(CPU_TORCH) pyproject.toml) > deploy/requirements.lock
-	(echo '$(LOCK_HEAD)'; echo '# torch: the CUDA build.'; $(LOCK) pyproject.toml) \
+	(echo '$(LOCK_HEAD)'; echo '# torch: the CUDA build.'; $(LOCK) --extra gpu pyproject.toml) \
 		> deploy/requirements-cuda.lock
 	(echo '$(LOCK_HEAD)'; echo '# What builds the wheel.'; echo 'hatchling>=1.27' | $(LOCK) -) \
 		> deploy/requirements-build.lock

@@ -17,6 +17,7 @@ PACKAGES = (
     "numpy",
     "safetensors",
     "transformers",
+    "cupy-cuda13x",
     "cupy-cuda12x",
     "cupy-cuda13x",
 )
