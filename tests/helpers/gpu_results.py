@@ -19,7 +19,6 @@ PACKAGES = (
     "transformers",
     "cupy-cuda13x",
     "cupy-cuda12x",
-    "cupy-cuda13x",
 )
 
 
