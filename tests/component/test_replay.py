@@ -43,7 +43,7 @@ def run_mixed_load(directory):
             engine,
             request("greedy", LONG, max_tokens=20, cache_salt="a"),
             request("three", LONG[:50], n=3, max_tokens=12, **SEEDED),
-            request("shaken", LONG[5:90], max_tokens=150, **SEEDED | PENALISED),
+            request("shaken", LONG[5:90], max_tokens=400, **SEEDED | PENALISED),
             request("logprobs", LONG[:40], logprobs=3, prompt_logprobs=1, max_tokens=6),
             request("image", prompt("image"), images=(fixture_image(),), max_tokens=5),
             request("left", LONG[:9], n=2, temperature=1.0, max_tokens=900),
