@@ -18,7 +18,7 @@ from router.engine.speculation.decide import Decision, Seconds, decide
 MAX_DRAFT_TOKENS = 8
 _DECIDE_EVERY = 16  # steps, or when the number of sequences changes
 _LINGER = 16  # steps for which a source still follows after guesses have ceased to pay
-_FIRST_TRIAL = {True: 512, False: 128}  # steps without guesses before one, if it follows or not
+_FIRST_TRIAL = {True: 1024, False: 128}  # steps without guesses before one, if it follows or not
 _LAST_TRIAL = 8192  # the wait doubles up to here
 _TRIAL = {True: 24, False: 3}  # sequences' guesses that make one
 _TRIAL_LASTS = 256  # steps at most: who follows has guesses for sequences that begin after it
