@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from galerne.errors import ConfigError
 from galerne.topology import LinkTransport, Topology
 from shards.nccl.availability import nccl_problem
@@ -20,6 +18,8 @@ def check_nccl(topology: Topology, num_nodes: int) -> None:
     """
     if topology.transport is not LinkTransport.NCCL or num_nodes > 1:
         return
+    import torch  # late: no plan but this one needs it
+
     problem = nccl_problem() or gpu_problem(len(topology.parts), torch.cuda.device_count())
     if problem:
         raise ConfigError("transport", topology.transport.value, problem)

@@ -46,6 +46,14 @@ _LINKS: Final = Row(
             },
         ),
         Panel(
+            title="From GPU to GPU",
+            queries={
+                "{{process}}: links": "galerne_nccl_links",
+                "{{process}}: stuck threads": "galerne_nccl_stuck_threads",
+            },
+            text="A link that was given up goes by gRPC until the next epoch.",
+        ),
+        Panel(
             title="Steps that failed, or were begun anew",
             queries={
                 "{{process}} failed": rate("galerne_engine_failed_steps_total", "process"),

@@ -196,8 +196,11 @@ class GrpcLink:
 
     def _log_not_shared(self, reason: str) -> None:
         if reason != self._not_shared and self._way is not None:
-            event = f"{self._way.name.replace(' ', '_')}_not_used"
-            logger.warning("%s shard=%s reason=%s", event, self._shard, reason)
+            told = self._shard, reason
+            if self._way.is_by_nccl:
+                logger.warning("nccl_not_used shard=%s reason=%s", *told)
+            else:
+                logger.warning("shared_memory_not_used shard=%s reason=%s", *told)
         self._not_shared = reason
 
     async def _introduce(self, call: _Call, reassembler: Reassembler, hello: Hello) -> Welcome:

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-import torch
-
 from galerne.errors import GalerneError
 from galerne.hello import NcclOffer
 
@@ -38,7 +36,9 @@ class NcclUnavailableError(GalerneError):
 
 
 def nccl_problem() -> str:
-    """Why this process cannot use NCCL; empty if it can. Loads cupy if there is one."""
+    """Why this process cannot use NCCL; empty if it can. Loads torch, and cupy if there is one."""
+    import torch
+
     try:
         importlib.import_module("cupy")
         nccl = importlib.import_module("cupy.cuda.nccl")
@@ -47,7 +47,7 @@ def nccl_problem() -> str:
             return "cupy is not installed (pip install 'galerne[gpu]')"
         return f"cupy has no NCCL ({error})"
     if not getattr(nccl, "available", False):
-        return "cupy has no NCCL (pip install nvidia-nccl-cu12)"
+        return "cupy has no NCCL (pip install nvidia-nccl-cu13)"
     if not torch.cuda.is_available():
         return "torch finds no GPU"
     return ""

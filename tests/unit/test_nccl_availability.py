@@ -110,7 +110,7 @@ def test_the_parts_that_are_missing_are_named(cupy, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert nccl_problem() == "torch finds no GPU"
     cupy.modules["cupy.cuda.nccl"].available = False
-    assert "nvidia-nccl-cu12" in nccl_problem()
+    assert "nvidia-nccl-cu13" in nccl_problem()
     monkeypatch.setitem(sys.modules, "cupy.cuda.nccl", None)  # as where its library is missing
     assert "cupy has no NCCL" in nccl_problem()
 
