@@ -198,6 +198,8 @@ class Scaler:
         self._metrics.decided(decision)
         if self.is_auto and decision.action is not Action.HOLD and not self._is_stale(state):
             self._act(decision)
+        else:
+            self._memory = self._memory.seen(decision, self.autoscaler.config)
 
     def _refresh(self, now_s: float) -> None:
         """Let costs follow what gateways measure: machines and their neighbours change."""

@@ -41,10 +41,7 @@ class Memory:
         Raises:
             ValueError: It starts a change while one is in flight.
         """
-        seen = Peak(decision.at_s, decision.observed.latest_requests_per_s)
-        kept = (p for p in self.peaks if p.requests_per_s > seen.requests_per_s)
-        begin_s = seen.at_s - config.hold_s
-        memory = replace(self, peaks=(*(p for p in kept if p.at_s >= begin_s), seen))
+        memory = self.seen(decision, config)
         if decision.action is Action.HOLD:
             return memory
         if decision.action is Action.GIVE_UP:
@@ -56,6 +53,13 @@ class Memory:
         target = None if decision.action is Action.TO_ZERO else decision.target
         started = ChangeInFlight(target=target, started_s=decision.at_s)
         return replace(memory, change=started)
+
+    def seen(self, decision: Decision, config: ScalerConfig) -> Memory:
+        """What remains of a decision that nothing comes of: the load it was made for."""
+        new = Peak(decision.at_s, decision.observed.latest_requests_per_s)
+        begin_s = new.at_s - config.hold_s
+        kept = (p for p in self.peaks if p.requests_per_s > new.requests_per_s)
+        return replace(self, peaks=(*(p for p in kept if p.at_s >= begin_s), new))
 
     @property
     def busiest(self) -> Peak:

@@ -175,6 +175,19 @@ async def test_it_only_advises_while_a_person_has_the_choice():
     assert not scaler.ledger.records
 
 
+@pytest.mark.parametrize("is_auto", [True, False])
+async def test_a_load_is_remembered_and_forgotten_in_time_while_nothing_is_changed(is_auto):
+    world = World(best_at(9.0))
+    scaler = create_scaler(world, is_auto=is_auto, hold_s=60.0)
+    scaler.clock.now_s -= 1
+    for pause_s, rate, busiest in ((1, 9.0, 9.0), (50, 1.0, 9.0), (20, 1.0, 1.0)):
+        scaler.clock.now_s += pause_s
+        world.load = create_load(rate)
+        await scaler.turn()
+        await settle(scaler)
+        assert scaler._memory.busiest.requests_per_s == busiest
+
+
 async def test_nobody_elses_change_is_disturbed():
     world = World(worst_at(1.0))
     world.load, world.is_changing = create_load(1.0), True
