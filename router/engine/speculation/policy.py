@@ -50,7 +50,7 @@ class Known(NamedTuple):
     rates: tuple[float, ...]
     step_s: Seconds
     draft_s: Seconds
-    is_measured: Callable[[int], bool]  # whether steps of so many rows were, lately
+    is_measured: Callable[[int], bool]  # whether steps of so many rows were
     num_guessed: int  # sequences with guesses in the step before this one
 
 
