@@ -351,16 +351,13 @@ class Autoscaler:
         if not current.is_possible:
             return ranked[0]
         least, nodes = current.prediction.max_requests_per_s, num_nodes(current.candidate)
-        held, is_free = min(held, least), not self.planner.objectives.weight
-        return next(
-            j
-            for j in ranked
-            if _has_headroom(j.prediction, least)
-            and (
-                j.prediction.max_requests_per_s >= held
-                or not (is_free or num_nodes(j.candidate) == nodes)
-            )
-        )
+        held, do_weigh = min(held, least), self.planner.objectives.weight > 0
+
+        def is_ready(judged: Judged) -> bool:
+            is_exempt = do_weigh and num_nodes(judged.candidate) != nodes
+            return is_exempt or judged.prediction.max_requests_per_s >= held
+
+        return next(j for j in ranked if _has_headroom(j.prediction, least) and is_ready(j))
 
     def _when_cool(self, now_s: float, state: ScalerState, verdict: _Verdict) -> _Verdict:
         """The verdict, unless the last change is too recent."""

@@ -14,9 +14,7 @@ class ScalerConfig:
 
     min_gain: float = 0.1  # share of the cost that a change must save, no objective being broken
     cool_down_s: float = 120.0  # after a change, to the next that no broken objective demands
-    hold_s: float = (
-        600.0  # for which what carries most of the busiest load is kept: it may come again
-    )
+    hold_s: float = 600.0  # for which what carries most of the busiest load is kept
     settle_s: float = 15.0  # the same where one does: its effect must have been seen
     drain_s: float = 10.0  # in which a queue that breaks the TTFT objective is to be emptied
     pending_timeout_s: float = 300.0  # for nodes that a change waits for

@@ -90,8 +90,8 @@ class ExpertSources:
             topology, self._settings.exchange, self._on_link_change, self._counters
         )
         experts = ExpertExchange(session, transport, MonotonicClock())
-        is_by_nccl = topology.transport.value == "nccl"  # which takes rows where they are
-        if is_by_nccl or kernels_on(self._settings.device) is Kernels.HOST:
+        takes_any = topology.transport is LinkTransport.NCCL  # rows where they are
+        if takes_any or kernels_on(self._settings.device) is Kernels.HOST:
             return experts
         return DeviceExperts(experts, torch_device(self._settings.device))
 

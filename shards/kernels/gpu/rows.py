@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -12,18 +12,20 @@ from shards.kernels.gpu.launch import NO_FUSION, block, upcasts
 _NUM_WARPS: Final = 4  # fixed: it is part of the order of a row's sums
 
 
+def _a_row_each(x: torch.Tensor) -> dict[str, Any]:
+    """How programs are launched that take a row of ``x`` each."""
+    size = x.shape[1]
+    shape = {"SIZE": size, "BLOCK": block(size), "UPCAST": upcasts(x.dtype)}
+    return {**shape, "num_warps": _NUM_WARPS, **NO_FUSION}
+
+
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """``weight * x / sqrt(mean(x^2) + eps)`` of ``[T, H]`` contiguous rows; dtype of ``x``."""
     out = torch.empty_like(x)
     if len(x):
-        size = x.shape[1]
         code.rms_norm[(len(x),)](
             *(x, weight, out, eps),
-            SIZE=size,
-            BLOCK=block(size),
-            UPCAST=upcasts(x.dtype),
-            num_warps=_NUM_WARPS,
-            **NO_FUSION,
+            **_a_row_each(x),
         )
     return out
 
@@ -34,14 +36,9 @@ def add_norm(
     """``x + delta`` of ``[T, H]``, and its norm by ``weight``."""
     total, normed = torch.empty_like(x), torch.empty_like(x)
     if len(x):
-        size = x.shape[1]
         code.add_norm[(len(x),)](
             *(x, delta, weight, total, normed, eps),
-            SIZE=size,
-            BLOCK=block(size),
-            UPCAST=upcasts(x.dtype),
-            num_warps=_NUM_WARPS,
-            **NO_FUSION,
+            **_a_row_each(x),
         )
     return total, normed
 
@@ -68,15 +65,10 @@ def join_norm(
     """
     total, normed = torch.empty_like(x), torch.empty_like(x)
     if len(x):
-        size = x.shape[1]
         code.join_norm[(len(x),)](
             *(x, shared, rows, shares, weight, total, normed, eps),
             TOP_K=rows.shape[1],
-            SIZE=size,
-            BLOCK=block(size),
-            UPCAST=upcasts(x.dtype),
-            num_warps=_NUM_WARPS,
-            **NO_FUSION,
+            **_a_row_each(x),
         )
     return total, normed
 
