@@ -21,7 +21,7 @@ from cluster.run_directory import RunDirectory
 logger = logging.getLogger(__name__)
 
 _BINARY_VARIABLE = "RAY_SERVE_HAPROXY_BINARY_PATH"
-_PROBE_TIMEOUT_S = 5.0
+_PROBE_TIMEOUT_S = 20.0  # a loaded machine may take long; Serve's own proxy is slower for good
 _END_TIMEOUT_S = 3.0
 
 # Serve's template leaves the address of two listeners open, and one host option is for all of its

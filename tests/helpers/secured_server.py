@@ -2,9 +2,11 @@
 
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import grpc
+import psutil
 
 from galerne.v1 import inference_pb2_grpc
 from helpers.serve_process import ServeProcess
@@ -47,3 +49,28 @@ def secured_stub(running):
             Generate=partial(made.Generate, metadata=key, timeout=100),
             without_key=made,
         )
+
+
+def haproxy_workers(running):
+    """Serve's, without the edge in front of them: that is never reloaded.
+
+    Found by their configuration, wherever they hang: a manager that has died leaves some behind.
+    """
+    family = psutil.Process(running.process.pid).children(recursive=True)
+    (run,) = {
+        path.parent.parent for p in family if (path := _config(p)) and path.parent.name == "e"
+    }
+    workers = [
+        p for p in psutil.process_iter() if (path := _config(p)) and run / "h" in path.parents
+    ]
+    assert workers, f"only {[p.name() for p in family]}; it said:\n{running.output}"
+    return workers
+
+
+def _config(process):
+    """The configuration that an HAProxy runs on; None for any other process."""
+    try:
+        line = process.cmdline()
+    except psutil.Error:
+        return None
+    return next((Path(part) for part in line if part.endswith("/haproxy.cfg")), None)

@@ -31,7 +31,7 @@ from helpers.adapters import write_adapter
 from helpers.asked import generate, tokens_of
 from helpers.observed import assert_observed, flags_for
 from helpers.ray_pages import listed_actors
-from helpers.secured_server import secured_server, secured_stub
+from helpers.secured_server import haproxy_workers, secured_server, secured_stub
 from helpers.serve_process import ServeProcess, part, run_cli
 from helpers.served_adapters import assert_adapter_outlives_kills
 from helpers.sure_questions import CALL, LOOK, SEEN, SUM_ANSWER, SUM_TEXT, TOOL, URL
@@ -381,15 +381,6 @@ def test_a_stream_outlives_the_haproxy_worker_that_a_reload_replaces(second, sec
             time.sleep(6)  # so that the stream is not over at once
         got += tokens_of([event])
     assert len(got) == 1500
-
-
-def haproxy_workers(server):
-    """The edge in front of them has a configuration of its own, and is never reloaded."""
-    family = psutil.Process(server.process.pid).children(recursive=True)
-    proxies = [p for p in family if p.name() == "haproxy"]
-    workers = [p for p in proxies if not any("/e/haproxy.cfg" in part for part in p.cmdline())]
-    assert 0 < len(workers) < len(proxies)
-    return workers
 
 
 def test_sigterm_ends_what_a_server_has_started_and_nothing_else(second, stub):
