@@ -167,7 +167,7 @@ def main():
         "--sites", nargs="+", default=["mixed", "threads", "gpus"], help="of simulated"
     )
     parser.add_argument("--simulated-s", type=float, default=1800.0, help="of each load")
-    parser.add_argument("--node-weight", type=float, default=0.0, help="of a simulated machine")
+    parser.add_argument("--node-weight", type=float, default=0.0, help="of hosts and simulated")
     parser.add_argument("--change-s", type=float, default=20.0, help="of a simulated change")
     parser.add_argument("--seed", type=int, default=1, help="of a simulated load")
     parser.add_argument(
