@@ -354,7 +354,7 @@ class Autoscaler:
         held, do_weigh = min(held, least), self.planner.objectives.weight > 0
 
         def is_ready(judged: Judged) -> bool:
-            is_exempt = do_weigh and num_nodes(judged.candidate) != nodes
+            is_exempt = do_weigh and num_nodes(judged.candidate) < nodes
             return is_exempt or judged.prediction.max_requests_per_s >= held
 
         return next(j for j in ranked if _has_headroom(j.prediction, least) and is_ready(j))

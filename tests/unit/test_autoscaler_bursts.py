@@ -50,6 +50,23 @@ def test_machines_that_weigh_something_are_not_kept_for_a_burst_that_is_over_20(
     assert decide(1005.0, autoscaler, current=FOUR, observed=quiet, memory=memory).target == ONE
 
 
+def test_more_machines_that_carry_less_are_not_taken_after_a_burst(monkeypatch):
+    def quicker_but_less(shape, calibration, candidate, load):
+        found = planning_predict(shape, calibration, candidate, load)
+        if candidate.gateways == 1:
+            return replace(found, max_requests_per_s=20.0)
+        return replace(found, max_requests_per_s=5.0, completion_s=found.completion_s / 10)
+
+    monkeypatch.setattr(planner, "predict", quicker_but_less)
+    autoscaler, quiet = create_autoscaler(node_weight=1.0), create_observed(0.5)
+    before = decide(1000.0, autoscaler, current=ONE, observed=quiet)
+    assert (before.action, before.target.gateways > 1) == (Action.CHANGE, True)
+    burst = decide(1000.0, autoscaler, current=ONE, observed=create_observed(10.0))
+    memory = Memory().after(replace(burst, action=Action.HOLD), autoscaler.config)
+    after = decide(1005.0, autoscaler, current=ONE, observed=quiet, memory=memory)
+    assert after.action is Action.HOLD
+
+
 @given(st.lists(st.tuples(st.floats(0.1, 50.0), st.floats(0.0, 9.0)), min_size=1, max_size=30))
 def test_the_busiest_load_is_that_of_the_last_while(seen):
     config, memory, now_s, everyone = ScalerConfig(hold_s=100.0), Memory(), 0.0, []
