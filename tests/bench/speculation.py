@@ -1,18 +1,20 @@
 """``make bench-speculation``: the demo model with guesses against without, 1, 4 and 16 streams.
 
     python -m tests.bench.speculation [--rounds 5] [--sources eagle ngram] [--calibration FILE]
+        [--shards 2 --transport grpc]
 
-One process and one engine; who guesses is changed between two runs of the same conversations, and
-all ways go round in every round, so that a change of the machine touches all alike. Printed: median
-and range of tokens per second over those of "off" in the same round, share of right guesses, and
-what the cost model of ``galerne doctor`` predicts from that share. Every stream is compared with
-that of "off".
+One engine, its experts beside it or in shards; who guesses is changed between two runs of the same
+conversations, and all ways go round in every round, so that a change of the machine touches all
+alike. Printed: median and range of tokens per second over those of "off" in the same round, share
+of right guesses, and what the cost model of ``galerne doctor`` predicts from that share for experts
+beside the engine. Every stream is compared with that of "off".
 """
 
 import argparse
 import os
 import statistics
 import time
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -39,6 +41,8 @@ from router.model.eagle import EagleHead
 from router.model.eagle_source import EagleSource
 from shards.checkpoint.eagle import open_eagle
 from shards.checkpoint.open import open_checkpoint
+from tests.bench.engines import OURS, Process
+from tests.bench.worker import exchange_with
 
 STREAMS = (1, 4, 16)
 DEPTHS = (1, 2, 3, 4)
@@ -122,7 +126,22 @@ def predicted(stored, num_streams, drafting, depth, has_head):
     return tokens * step_s(num_streams) / with_s
 
 
-def measure(rounds, names, sampling, stored):
+@contextmanager
+def experts(num_shards, kind):
+    """How an engine reaches its experts, by checkpoint."""
+    if not num_shards:
+        yield lambda source: local_experts(source, torch.bfloat16, THREADS)
+        return
+    arguments = ("tests.bench.shard", MODEL_DIRECTORY)
+    shards = [Process(*arguments, i, num_shards, threads=1, **OURS) for i in range(num_shards)]
+    try:
+        yield lambda source: exchange_with(source, kind, [s.said["address"] for s in shards])
+    finally:
+        for shard in shards:
+            shard.close()
+
+
+def measure(rounds, names, sampling, stored, exchange_of):
     """Print the table."""
     source = open_checkpoint(MODEL_DIRECTORY)
     models = []
@@ -133,8 +152,8 @@ def measure(rounds, names, sampling, stored):
 
     for num_streams in STREAMS:
         shape = {"max_num_seqs": num_streams, "max_waiting": 256, "num_blocks": 1024}
-        exchange = local_experts(source, torch.bfloat16, THREADS)
-        settings = {"threads": THREADS, "enable_prefix_cache": False, "exchange": exchange}
+        settings = {"threads": THREADS, "enable_prefix_cache": False}
+        settings["exchange"] = exchange_of(source)
         with engine(source, drafting=keep, **settings, **shape) as (made, collector):
             ways = Ways(made, models[-1], source, names)
             measure_streams(made, collector, ways, num_streams, rounds, sampling, stored)
@@ -176,6 +195,8 @@ def main():
     parser.add_argument("--sources", nargs="+", default=["eagle", "ngram"])
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--calibration", type=Path)
+    parser.add_argument("--shards", type=int, default=0, help="0: experts beside the engine")
+    parser.add_argument("--transport", choices=["shm", "grpc"], default="grpc", help="of shards")
     args = parser.parse_args()
     torch.set_num_threads(THREADS)
     try:
@@ -183,7 +204,11 @@ def main():
     except ConfigError as error:
         print(f"no prediction: {error}")
         stored = None
-    measure(args.rounds, args.sources, {"temperature": args.temperature, "seed": 1}, stored)
+    sampling = {"temperature": args.temperature, "seed": 1}
+    with experts(args.shards, args.transport) as exchange_of:
+        measure(
+            args.rounds, args.sources, sampling, stored if not args.shards else None, exchange_of
+        )
 
 
 if __name__ == "__main__":

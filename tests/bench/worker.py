@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 
-THREADS = int(os.environ["OMP_NUM_THREADS"])
+THREADS = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
 
 
 def prompts(command, vocab_size):
@@ -20,6 +20,21 @@ def prompts(command, vocab_size):
 
     rng = np.random.default_rng(command["seed"])
     return rng.integers(1000, vocab_size, (command["streams"], command["prompt"])).tolist()
+
+
+def exchange_with(source, kind, addresses):
+    """With shards of ``tests.bench.shard`` by ``kind`` of link, "shm" or "grpc"."""
+    from helpers.cluster import TOKEN, hello
+    from helpers.fixture_models import exchange_over, topology
+    from router.exchange.grpc_transport import GrpcTransport
+    from router.exchange.shm_transport import ShmTransport
+
+    names = [f"shard-{i}" for i in range(len(addresses))]
+    shape = topology(source.config, names)
+    book = type("Book", (), {"address_of": lambda _, s: addresses[names.index(s)]})()
+    links = (shape.shards, hello(source, shape), TOKEN, book)
+    transport = ShmTransport(*links, 8 << 20) if kind == "shm" else GrpcTransport(*links)
+    return exchange_over(transport, shape)
 
 
 class Galerne:
@@ -31,24 +46,14 @@ class Galerne:
 
         import torch
 
-        from helpers.cluster import TOKEN, hello
-        from helpers.fixture_models import exchange_over, local_experts, topology
-        from router.exchange.grpc_transport import GrpcTransport
-        from router.exchange.shm_transport import ShmTransport
+        from helpers.fixture_models import local_experts
         from shards.checkpoint.open import open_checkpoint
         from shards.kernels.formats import FORMATS
 
         torch.set_num_threads(THREADS)
         self.source = open_checkpoint(Path(path))
-        names = [f"shard-{i}" for i in range(max(len(addresses), 1))]
-        shape = topology(self.source.config, names)
         if addresses:
-            book = type("Book", (), {"address_of": lambda _, s: addresses[names.index(s)]})()
-            said = hello(self.source, shape)
-            links = (shape.shards, said, TOKEN, book)
-            is_shared = kind == "shm"
-            transport = ShmTransport(*links, 8 << 20) if is_shared else GrpcTransport(*links)
-            exchange = exchange_over(transport, shape)
+            exchange = exchange_with(self.source, kind, addresses)
         else:
             held = FORMATS[os.environ.get("GALERNE_EXPERTS", "bf16")]
             exchange = local_experts(self.source, torch.bfloat16, THREADS, held)
