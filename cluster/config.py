@@ -215,7 +215,7 @@ class ServeConfig(BaseModel):
     ray_head: RayHeadSettings | None = Field(
         None,
         description="let nodes of other hosts join the Ray that we start, with the token of our "
-        "environment: host, port, num_cpus, num_gpus, role, metrics_port; unset: this machine alone",
+        "environment: host, port, num_cpus, num_gpus, role, metrics_port; unset: we are alone",
     )
     await_nodes: int | None = Field(
         None,
