@@ -63,6 +63,7 @@ class NodeSettings(BaseModel):
     most: int = Field(ge=0, description="machines in all, with those that are there already")
     cores: int | None = Field(default=None, ge=1, description="unset: as those that are there")
     memory_bytes: float | None = Field(default=None, gt=0, description="unset: likewise")
+    gpus: int | None = Field(default=None, ge=0, description="of one machine; unset: likewise")
 
 
 class RayHeadSettings(BaseModel):
@@ -74,6 +75,9 @@ class RayHeadSettings(BaseModel):
     port: int = Field(6379, ge=1, le=65535, description="of Ray's head, which others are told")
     num_cpus: int | None = Field(
         None, ge=0, description="that parts are placed by on this node; 0: none; unset: its cores"
+    )
+    num_gpus: int | None = Field(
+        None, ge=0, description="the same of its GPUs; unset: those that Ray finds"
     )
     role: Literal["gateway", "shard"] | None = Field(
         None, description="label galerne.io/role of this node; unset: both"
@@ -211,7 +215,7 @@ class ServeConfig(BaseModel):
     ray_head: RayHeadSettings | None = Field(
         None,
         description="let nodes of other hosts join the Ray that we start, with the token of our "
-        "environment: host, port, num_cpus, role, metrics_port; unset: this machine alone",
+        "environment: host, port, num_cpus, num_gpus, role, metrics_port; unset: we are alone",
     )
     await_nodes: int | None = Field(
         None,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
-from cluster.planning.shape import shape_of
+from cluster.nodes import Node, Role
+from cluster.planning.shape import ModelShape, shape_of
 from galerne.errors import ConfigError
 from galerne.topology import LinkTransport, Topology
 from shards.checkpoint.config import ModelConfig
@@ -13,6 +16,7 @@ from shards.kernels.formats import WeightFormat
 from shards.kernels.kinds import CUDA
 
 _TIMEOUT_S = 20.0
+_ASK_TIMEOUT_S = 90.0  # of a node: a worker process starts first
 _WORKSPACE_BYTES = 2 << 30  # a step's rows, graphs, and CUDA's own
 
 
@@ -39,13 +43,9 @@ def gpu_need(
         replicas: Copies of every expert on shards.
         free_bytes: Of one GPU.
     """
-    experts, dense = (
-        WeightFormat.FP8 if model.is_fp8 and f is WeightFormat.BF16 else f for f in formats
-    )
-    shape, num_gateways = shape_of(model, experts, dense), len(topology.gateways)
-    # The head stays as it is in fp8 checkpoints.
-    head = shape.head_weights * 2 if dense is WeightFormat.FP8 else shape.head_bytes
-    own = shape.dense_bytes - shape.head_bytes + head
+    experts, dense = (kept_on_gpu(model, held) for held in formats)
+    shape, num_gateways = kept_shape(model, experts, dense), len(topology.gateways)
+    own = shape.dense_bytes
     if topology.transport is LinkTransport.LOCAL:
         own += shape.routed_bytes
         return GpuNeed(int(own * num_gateways), _left(free_bytes, own) * num_gateways)
@@ -53,8 +53,58 @@ def gpu_need(
     return GpuNeed(int(everywhere), _left(free_bytes, own) * num_gateways)
 
 
+def kept_on_gpu(model: ModelConfig, held: WeightFormat) -> WeightFormat:
+    """As a GPU holds weights: those of an fp8 checkpoint stay as they are. Pure."""
+    return WeightFormat.FP8 if model.is_fp8 and held is WeightFormat.BF16 else held
+
+
+def kept_shape(model: ModelConfig, experts: WeightFormat, dense: WeightFormat) -> ModelShape:
+    """Sizes as weights are held, fp8 among the formats: fp8 checkpoints have the head in bf16."""
+    shape = shape_of(model, experts, dense)
+    if dense is not WeightFormat.FP8:
+        return shape
+    return replace(shape, head_bytes=shape.head_weights * WeightFormat.BF16.bits_per_weight / 8)
+
+
+def gpu_room(free_bytes: int) -> float:
+    """Of a GPU with so much free memory, what weights and caches may take. Pure."""
+    return max(float(free_bytes - _WORKSPACE_BYTES), 0.0)
+
+
 def _left(free_bytes: int, weights: float) -> int:
     return int(free_bytes - weights - _WORKSPACE_BYTES)
+
+
+def free_gpu_bytes_on(nodes: Sequence[Node]) -> int:
+    """Of the GPU that has least on those of these Ray nodes that gateways may be placed on.
+
+    Asks each of them by a Ray task, which claims nothing. Ray must be connected.
+
+    Raises:
+        ConfigError: One does not answer, or has no GPU.
+    """
+    usable = [n for n in nodes if n.num_cpus > 0 and n.num_gpus > 0 and n.role is not Role.SHARD]
+    asked = [node for node in usable if node.role is Role.GATEWAY] or usable
+    if not asked:
+        raise ConfigError("device", CUDA, "no node of the Ray cluster that may hold it has a GPU")
+    return min(_ask(node) for node in asked)
+
+
+def _ask(node: Node) -> int:
+    import ray  # late: most plans need none
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there = NodeAffinitySchedulingStrategy(node.id, soft=False)
+    task: Any = ray.remote(free_gpu_bytes).options(num_cpus=0, scheduling_strategy=there)
+    try:
+        free: int = ray.get(task.remote(), timeout=_ASK_TIMEOUT_S)
+    except ray.exceptions.RayTaskError as error:
+        problem = f"node {node.id}: {getattr(error.cause, 'problem', error.cause)}"
+        raise ConfigError("device", CUDA, problem) from error
+    except ray.exceptions.RayError as error:
+        problem = f"node {node.id} did not say how much memory its GPUs have: {error}"
+        raise ConfigError("device", CUDA, problem) from error
+    return free
 
 
 def free_gpu_bytes() -> int:

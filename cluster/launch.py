@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import ray
@@ -20,7 +20,7 @@ from cluster.actors.ray_groups import remove_groups
 from cluster.actors.shard import ExpertShard
 from cluster.control.standing import Spread, Standing
 from cluster.control.starting import StartReport
-from cluster.nodes import HEAD_RESOURCE, alive_nodes, node_by_part
+from cluster.nodes import HEAD_RESOURCE, alive_nodes, node_by_part, nodes_with_gpus
 from galerne import logs
 from galerne.errors import ConfigError
 from galerne.topology import LinkTransport, Topology
@@ -65,7 +65,7 @@ class Deployment:
             self._parts = self._find_parts()
             return
         self._parts = list(topology.parts)
-        self._homes = _find_room(topology, spec.spread, {})
+        self._homes = _find_room(spec, topology, spec.spread, {})
         self._controller = _remote(
             Controller,
             spec,
@@ -212,7 +212,7 @@ class Deployment:
             topology = wanted[parts[0]]
             try:
                 staying = {part: self._homes[part] for part in self._actors}
-                homes = _find_room(topology, spread, staying)
+                homes = _find_room(self.spec, topology, spread, staying)
             except ConfigError as error:
                 for part in parts:
                     self._controller.failed.remote(part, str(error))
@@ -245,7 +245,7 @@ class Deployment:
 
 
 def _find_room(
-    topology: Topology, spread: Spread | None, staying: Mapping[str, str]
+    spec: LaunchSpec, topology: Topology, spread: Spread | None, staying: Mapping[str, str]
 ) -> dict[str, str]:
     """The node of each part of a topology, as soon as the claims of new ones are free.
 
@@ -257,12 +257,17 @@ def _find_room(
         homes = node_by_part(
             topology.gateways,
             topology.shard_processes,
-            alive_nodes(),
+            nodes_with_gpus(
+                alive_nodes(),
+                gateways=gpus_of(spec, topology, is_gateway=True) > 0,
+                shards=gpus_of(spec, topology, is_gateway=False) > 0,
+            ),
             num_replicas=topology.placement.num_replicas,
             cpu_per_part=_CPU_PER_ACTOR,
             gateway_nodes=gateway_nodes,
             shard_nodes=shard_nodes,
             staying=staying,
+            on_gpus=parts_on_gpus(spec, topology, staying),
         )
     except ValueError as error:
         raise ConfigError("shards", len(topology.shards), str(error)) from error
@@ -290,6 +295,15 @@ def gpus_of(spec: LaunchSpec, topology: Topology, *, is_gateway: bool) -> int:
     """GPUs that a part claims: Ray shows an actor those alone that it has claimed."""
     device = spec.device if is_gateway else spec.shard_device
     return int(device == CUDA or topology.transport is LinkTransport.NCCL)
+
+
+def parts_on_gpus(spec: LaunchSpec, topology: Topology, staying: Iterable[str]) -> set[str]:
+    """Of the topology's parts and those that run already. Pure."""
+    return {
+        part
+        for part in (*topology.parts, *staying)
+        if gpus_of(spec, topology, is_gateway=part.startswith("gateway-"))
+    }
 
 
 def _environment(num_threads: int) -> dict[str, str]:

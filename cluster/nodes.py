@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 HEAD_RESOURCE = "node:__internal_head__"
@@ -84,6 +84,24 @@ def node_of(facts: Mapping[str, Any]) -> Node:
     )
 
 
+def nodes_with_gpus(nodes: Sequence[Node], *, gateways: bool, shards: bool) -> list[Node]:
+    """What each node can be where gateways, or gateways and shards, compute on GPUs. Pure.
+
+    One without a GPU is for shards alone, or has room for no part (no CPUs). Gateways on CPUs have
+    no shards on GPUs.
+    """
+    return [
+        node if node.num_gpus or not gateways else _without_gpu(node, need_gpus=shards)
+        for node in nodes
+    ]
+
+
+def _without_gpu(node: Node, *, need_gpus: bool) -> Node:
+    """``need_gpus``: of shards."""
+    is_for_none = need_gpus or node.role is Role.GATEWAY
+    return replace(node, num_cpus=0.0) if is_for_none else replace(node, role=Role.SHARD)
+
+
 def choose_nodes(
     nodes: Sequence[Node],
     gateway_nodes: int,
@@ -119,6 +137,7 @@ def node_by_part(
     gateway_nodes: int | None = None,
     shard_nodes: int = 0,
     staying: Mapping[str, str] | None = None,
+    on_gpus: Collection[str] = (),
 ) -> dict[str, str]:
     """The node's id of every part: gateways and shards each spread evenly, from the first node on.
 
@@ -139,15 +158,19 @@ def node_by_part(
             and shards go where they can.
         shard_nodes: With that, how many others the shards take; 0: they go beside the gateways.
         staying: Nodes of parts that are placed already; those among the above stay there.
+        on_gpus: Parts, of all of these, that take a GPU each.
 
     Raises:
-        ValueError: There are more parts than the nodes' CPUs allow, or fewer nodes than are wanted.
+        ValueError: There are more parts than the nodes' CPUs or GPUs allow, or fewer nodes than are
+            wanted.
     """
     homes = dict(staying or {})
     room = {node.id: int(node.num_cpus / cpu_per_part + 1e-6) for node in nodes}
-    for home in homes.values():
+    gpus = {node.id: node.num_gpus for node in nodes}
+    for part, home in homes.items():
         if home in room:
             room[home] = max(room[home] - 1, 0)
+            gpus[home] -= part in on_gpus
     num_new = sum(part not in homes for part in (*gateways, *shards))
     if sum(room.values()) < num_new:
         raise ValueError(f"{len(nodes)} node(s) have room for {sum(room.values())} parts")
@@ -163,8 +186,8 @@ def node_by_part(
                 with_shards={homes[part] for part in shards if part in homes},
             )
         )
-    _spread(gateways, 1, gateway_tiers, room, homes)
-    _spread(shards, num_replicas, shard_tiers, room, homes)
+    _spread(gateways, 1, gateway_tiers, room, homes, gpus, on_gpus)
+    _spread(shards, num_replicas, shard_tiers, room, homes, gpus, on_gpus)
     return homes
 
 
@@ -191,6 +214,8 @@ def _spread(
     tiers: Mapping[str, int],
     room: dict[str, int],
     homes: dict[str, str],
+    gpus: dict[str, int],
+    on_gpus: Collection[str],
 ) -> None:
     """Take room for parts that go round; so many neighbours in their ring should lie apart."""
     order = {node: number for number, node in enumerate(room)}
@@ -201,14 +226,17 @@ def _spread(
         reach = range(1, num_together)
         ring = [parts[(number + step) % len(parts)] for gap in reach for step in (-gap, gap)]
         near = {homes[other] for other in ring if other in homes}
-        free = [node for node in tiers if room[node]]
+        takes_gpu = part in on_gpus
+        free = [node for node in tiers if room[node] and (gpus[node] > 0 or not takes_gpu)]
         if not free:
-            raise ValueError(f"no node that may hold {part} has room for it")
+            what = "a GPU" if takes_gpu else "room"
+            raise ValueError(f"no node that may hold {part} has {what} for it")
         rank = {
             node: (tiers[node] == _LAST_RESORT, node in near, tiers[node], taken[node], order[node])
             for node in free
         }
         home = min(free, key=rank.__getitem__)
         room[home] -= 1
+        gpus[home] -= takes_gpu
         taken[home] += 1
         homes[part] = home

@@ -23,13 +23,18 @@ class OpenHead:
     host: str
     port: int
     num_cpus: int | None
+    num_gpus: int | None
     role: str | None
     metrics_port: int | None
 
     def ray_options(self) -> dict[str, Any]:
         """For ``ray.init``."""
         labels = {} if self.role is None else {ROLE_LABEL: self.role}
-        return {"labels": labels, "_metrics_export_port": self.metrics_port}
+        return {
+            "num_gpus": self.num_gpus,
+            "labels": labels,
+            "_metrics_export_port": self.metrics_port,
+        }
 
 
 def open_head_of(config: ServeConfig) -> OpenHead | None:
@@ -41,6 +46,7 @@ def open_head_of(config: ServeConfig) -> OpenHead | None:
         host=told.host,
         port=told.port,
         num_cpus=told.num_cpus,
+        num_gpus=told.num_gpus,
         role=told.role,
         metrics_port=told.metrics_port,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,7 +12,7 @@ from cluster.actors.launch_spec import LaunchSpec
 from cluster.config import ServeConfig, kv_bytes
 from cluster.demo import MODEL_NAME
 from cluster.gateway_machines import GatewayMachines, gateway_machines
-from cluster.gpu_memory import free_gpu_bytes, gpu_need
+from cluster.gpu_memory import free_gpu_bytes, gpu_need, kept_on_gpu, kept_shape
 from cluster.named_files import checkpoint_directory, internal_tls, tokenizer_directory
 from cluster.nccl_check import check_nccl
 from cluster.planning.shape import ModelShape, shape_of
@@ -27,7 +28,7 @@ from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.eagle import EagleCheckpoint
 from shards.checkpoint.open import open_checkpoint
 from shards.kernels.formats import FORMATS, WeightFormat
-from shards.kernels.kinds import CUDA
+from shards.kernels.kinds import CPU, CUDA
 from shards.kernels.native.families import has_kernels, takes
 
 DEFAULT_MAX_MODEL_LEN = 32_768
@@ -62,11 +63,24 @@ class HeldModel:
     config: ModelConfig
     experts: WeightFormat
     dense: WeightFormat
+    device: str = CPU
+    shard_device: str = CPU
+
+    @property
+    def kept_experts(self) -> WeightFormat:
+        """As they are held; where GPUs and cores may hold them, as cores do."""
+        on_gpus = self.shard_device == CUDA
+        return kept_on_gpu(self.config, self.experts) if on_gpus else self.experts
+
+    @property
+    def kept_dense(self) -> WeightFormat:
+        """As they are held."""
+        return kept_on_gpu(self.config, self.dense) if self.device == CUDA else self.dense
 
     @property
     def shape(self) -> ModelShape:
         """Its sizes as held."""
-        return shape_of(self.config, self.experts, self.dense)
+        return kept_shape(self.config, self.kept_experts, self.kept_dense)
 
 
 def held_model(config: ServeConfig) -> HeldModel:
@@ -78,7 +92,8 @@ def held_model(config: ServeConfig) -> HeldModel:
     """
     path = checkpoint_directory(config)
     model = open_checkpoint(path).config
-    return HeldModel(path, model, *held_formats(config, model))
+    formats = held_formats(config, model)
+    return HeldModel(path, model, *formats, config.device, config.shard_device)
 
 
 def weight_format(
@@ -154,6 +169,7 @@ def plan_serving(
     app_name: str,
     num_nodes: int,
     machines: GatewayMachines | None = None,
+    free_gpu: Callable[[], int] = free_gpu_bytes,
 ) -> ServePlan:
     """Check the checkpoint, size the KV pool, lay out the topology.
 
@@ -162,6 +178,7 @@ def plan_serving(
         app_name: Of the deployment.
         num_nodes: Of the Ray cluster, with those that may come.
         machines: That gateways may be placed on; None: this one.
+        free_gpu: Asks for the free bytes of one of their GPUs, where they compute on such.
 
     Raises:
         CheckpointError: The checkpoint cannot be used.
@@ -192,7 +209,7 @@ def plan_serving(
         raise ConfigError("model", path, problem + f"tokenizer's {EMBEDDED_VOCAB_SIZE}")
     formats = held.experts, held.dense
     if config.device == CUDA:
-        resident, free = gpu_need(model, topology, formats, config.replicas, free_gpu_bytes())
+        resident, free = gpu_need(model, topology, formats, config.replicas, free_gpu())
     else:
         resident = resident_bytes(config, model, topology, formats)
         free = machines.free_bytes - (resident if num_nodes == 1 else 0)

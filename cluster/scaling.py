@@ -5,20 +5,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
-from cluster.calibrations import known_calibration, place_of
+from cluster.calibrations import known_calibration, measured_cluster, place_of
 from cluster.config import ServeConfig
 from cluster.control.scaling_plan import ScalingPlan, wish_of
 from cluster.control.standing import Spread
 from cluster.control.target import wanted_config
 from cluster.doctor.store import StoredCalibration, save
 from cluster.gateway_machines import gateway_machines
-from cluster.node_kinds import NodeKind, local_cluster
-from cluster.nodes import Node, Role
+from cluster.gpu_memory import free_gpu_bytes, free_gpu_bytes_on
+from cluster.node_kinds import NodeKind
+from cluster.nodes import Node, Role, nodes_with_gpus
 from cluster.plan import ServePlan, held_model, plan_serving
 from cluster.planning.load import Demand, Load, Objectives
 from cluster.planning.planner import Planner
 from galerne.errors import ConfigError
+from shards.kernels.kinds import CUDA
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +60,8 @@ def find_calibration(
 
     on_step(f"measuring this machine, about {_MEASURE_S:.0f} s, once: kept in {path}")
     plan = MeasurePlan(budget_s=_MEASURE_S)
-    stored = examine(held.path, (held.experts, held.dense), plan, {}).stored
+    devices = config.device, config.shard_device
+    stored = examine(held.path, (held.experts, held.dense), plan, {}, devices=devices).stored
     save(stored, path)
     return stored
 
@@ -83,16 +87,14 @@ def scaling_plan(
             ),
         ),
         config=config.patience,
-        cluster=replace(
-            local_cluster(stored.num_cores, stored.calibration.links),
-            trusts_network=config.trusted_network == "nccl",
-        ),
+        cluster=measured_cluster(stored, trusts_network=config.trusted_network == "nccl"),
         kinds=tuple(
             NodeKind(
                 role=None if told.role == "any" else Role(told.role),
                 most=told.most,
                 cores=told.cores,
                 memory_bytes=told.memory_bytes,
+                gpus=told.gpus,
             )
             for told in config.nodes
         ),
@@ -144,6 +146,15 @@ def plan_scaled(
         config, spread = first_config(config, scaling)
     fewest = 1 if config.ray_head is None else 2  # others join it, sooner or later
     num_nodes = max(len(nodes), sum(kind.most for kind in config.nodes), fewest)
-    planned = plan_serving(config, app_name, num_nodes, gateway_machines(nodes))
+    is_on_gpus = config.device == CUDA, config.shard_device == CUDA
+    fit = nodes_with_gpus(nodes, gateways=is_on_gpus[0], shards=is_on_gpus[1])
+    is_alone = len(nodes) <= 1
+    planned = plan_serving(
+        config,
+        app_name,
+        num_nodes,
+        gateway_machines(fit),
+        free_gpu_bytes if is_alone else partial(free_gpu_bytes_on, fit),
+    )
     spec = replace(planned.spec, scaling=scaling, spread=spread, is_auto=is_auto)
     return replace(planned, spec=spec)

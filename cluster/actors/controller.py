@@ -144,7 +144,9 @@ class Controller(AdapterAnswers, FrontendAnswers, RaySide):
         if plan is None:
             return None
         name = self._spec.groups_name
-        self._nodes = NodeRequests(name, RayGroups(name), plan.kinds, self._events)
+        use = plan.cluster.gpu_use
+        groups = RayGroups(name, gateway_gpus=use.by_gateways, shard_gpus=use.by_shards)
+        self._nodes = NodeRequests(name, groups, plan.kinds, self._events)
         cluster = LiveCluster(
             self._conductor,
             self._traffic,

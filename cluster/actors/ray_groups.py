@@ -13,7 +13,7 @@ from ray.util.placement_group import (
 
 from cluster.actors.launch_spec import LaunchSpec
 from cluster.control.node_requests import Seen
-from cluster.nodes import ROLE_LABEL, Role, alive_nodes
+from cluster.nodes import ROLE_LABEL, Role, alive_nodes, nodes_with_gpus
 
 _CLAIM = {"CPU": 0.01}  # Ray's autoscaler looks for claims; the node's CPUs are for the parts
 _SELECTOR = {
@@ -26,8 +26,12 @@ _SELECTOR = {
 class RayGroups:
     """Groups whose names begin with a prefix that no other deployment's do."""
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(
+        self, prefix: str, *, gateway_gpus: bool = False, shard_gpus: bool = False
+    ) -> None:
+        """``gateway_gpus``, ``shard_gpus``: whether these parts compute on GPUs."""
         self._prefix = prefix
+        self._gateway_gpus, self._shard_gpus = gateway_gpus, shard_gpus
 
     def look(self) -> Seen:
         """Nodes that live, and groups that are there, placed or not."""
@@ -36,7 +40,8 @@ class RayGroups:
             for group in placement_group_table().values()
             if group["state"] != "REMOVED" and group["name"].startswith(self._prefix)
         }
-        return Seen(alive_nodes(), frozenset(names))
+        nodes = nodes_with_gpus(alive_nodes(), gateways=self._gateway_gpus, shards=self._shard_gpus)
+        return Seen(nodes, frozenset(names))
 
     def create(self, name: str, roles: Sequence[Role | None]) -> None:
         """Ask for a node with each of these labels; None: with no role. Returns at once."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from galerne.errors import ConfigError
 
 if TYPE_CHECKING:
     from cluster.doctor.store import StoredCalibration
@@ -19,6 +22,12 @@ Dense = Annotated[str | None, typer.Option(help=_FORMAT)]
 CalibrationFile = Annotated[
     Path | None, typer.Option(help="of galerne doctor; unset: this machine's last one")
 ]
+Device = Annotated[
+    Literal["cpu", "cuda"] | None, typer.Option(help="of gateways, as measured; unset: cpu")
+]
+ShardDevice = Annotated[
+    Literal["cpu", "cuda"] | None, typer.Option(help="of shards, as measured; unset: cpu")
+]
 MoreNodes = Annotated[
     int, typer.Option(min=0, help="more machines like this one, for shards (gRPC)")
 ]
@@ -29,17 +38,43 @@ MinCopies = Annotated[int | None, typer.Option(min=1, help="of every expert; uns
 
 
 def find_stored(
-    model: Path | None, experts: str | None, dense: str | None, file: Path | None
+    model: Path | None,
+    experts: str | None,
+    dense: str | None,
+    file: Path | None,
+    devices: tuple[str | None, str | None] = (None, None),
 ) -> StoredCalibration:
-    """Raises ConfigError if there is none for this model and these formats."""
+    """Raises ConfigError if there is none for this model, these formats and devices."""
     from cluster.calibrations import known_calibration
     from cluster.config import load_config
 
     asked = {"model": model, "experts": experts, "dense": dense, "calibration": file}
+    asked |= {"device": devices[0], "shard_device": devices[1]}
     return known_calibration(load_config(None, asked))
+
+
+def with_gpus(
+    stored: StoredCalibration, number: int | None, gigabytes: float | None
+) -> StoredCalibration:
+    """As if each machine had so many GPUs, so large; None: as measured.
+
+    Raises:
+        ConfigError: Nothing was measured on a GPU.
+    """
+    asked = {"gpus": number, "gpu_gb": gigabytes}
+    for name, value in asked.items():
+        if value is not None and stored.gpus is None:
+            raise ConfigError(name, value, "goes with device cuda: this calibration is of CPUs")
+    if stored.gpus is None:
+        return stored
+    free_bytes = stored.gpus.free_bytes if gigabytes is None else int(gigabytes * 1e9)
+    gpus = replace(stored.gpus, number=number or stored.gpus.number, free_bytes=free_bytes)
+    return replace(stored, gpus=gpus)
 
 
 def source_of(stored: StoredCalibration) -> str:
     """Where the numbers come from, in words."""
     measured = f"measured on {stored.machine} {stored.measured_at:%Y-%m-%d %H:%M}"
+    if stored.gpus is not None:
+        measured += f", {stored.gpus.name}, machines of {stored.gpus.number}"
     return f"{measured}, drift {stored.drift:+.0%}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -25,6 +25,12 @@ def doctor(
     dense: Annotated[
         str | None, typer.Option(help="projections, shared experts and head: the same choice")
     ] = None,
+    device: Annotated[
+        Literal["cpu", "cuda"], typer.Option(help="of gateways; cuda: not yet run on a GPU")
+    ] = "cpu",
+    shard_device: Annotated[
+        Literal["cpu", "cuda"], typer.Option(help="of shards; cuda goes with device cuda")
+    ] = "cpu",
     budget_s: Annotated[float, typer.Option(min=1, help="seconds to measure, about")] = 60.0,
     out: Annotated[
         Path | None, typer.Option(help="file of the calibration; unset: in the cache directory")
@@ -45,11 +51,14 @@ def doctor(
     os.environ.update(PASSIVE_POOLS)  # torch comes with the imports below
     from cluster.cli.doctor_print import as_plain, print_examination
     from cluster.doctor.examine import examine
+    from cluster.doctor.gpu import check_devices
     from cluster.doctor.steps import MeasurePlan
     from cluster.doctor.store import default_path, save
     from cluster.plan import held_model
 
+    check_devices(device, shard_device)
     asked = {"model": model, "experts": experts, "dense": dense}
+    asked |= {"device": device, "shard_device": shard_device}
     held = held_model(load_config(None, asked))
     errors = Console(stderr=True, highlight=False)
     with errors.status("starting") as status:
@@ -59,9 +68,11 @@ def doctor(
             MeasurePlan(budget_s=budget_s),
             {"http_port": http_port, "grpc_port": grpc_port},
             lambda stage: status.update(stage),
+            (device, shard_device),
         )
     stored = found.stored
-    file = out or default_path(stored.machine, stored.shape, stored.experts, stored.dense)
+    held_for = stored.shape, stored.experts, stored.dense, (device, shard_device)
+    file = out or default_path(stored.machine, *held_for)
     save(stored, file)
     console = Console()
     if as_json:

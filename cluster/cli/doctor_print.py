@@ -106,6 +106,7 @@ def _print_machine(console: Console, found: Examination) -> None:
         ("clock skew", f"{machine.clock_skew_s:g} s (one machine)"),
         ("free ports", ", ".join(str(p) for p, free in machine.is_port_free.items() if free)),
         ("shared memory", machine.shared_memory_problem or "usable"),
+        *gpu_rows(machine),
         ("NCCL", nccl_text(machine)),
     ):
         table.add_row(name, text)
@@ -118,8 +119,17 @@ def nccl_text(machine: Machine) -> str:
         return f"not usable: {machine.nccl_problem}"
     return (
         f"usable, {machine.num_gpus} GPU(s); not encrypted: within this host, and to others with "
-        "--trusted-network nccl only; its times are not measured"
+        "--trusted-network nccl only"
     )
+
+
+def gpu_rows(machine: Machine) -> list[tuple[str, str]]:
+    """What was measured of GPUs; nothing where they were not asked for. Pure."""
+    gpus = machine.gpus
+    if gpus is None:
+        return []
+    free, rate = size_text(gpus.free_bytes), gpus.read_bytes_per_s / 1e9
+    return [("GPUs", f"{gpus.number} x {gpus.name}, {free} free, read at {rate:.0f} GB/s")]
 
 
 def _print_costs(console: Console, found: Examination) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -34,8 +35,9 @@ def plan(**flags: Any) -> None:  # noqa: ANN401 - those of ``serve``
     from cluster.scaling import find_calibration, plan_scaled
 
     settings = settings_of(flags)
-    nodes = [] if settings.address is None else _nodes_at(settings.address)
-    planned = plan_scaled(settings, "plan", nodes, find_calibration(settings))
+    alone: AbstractContextManager[list[Node]] = nullcontext([])
+    with alone if settings.address is None else _joined(settings.address) as nodes:
+        planned = plan_scaled(settings, "plan", nodes, find_calibration(settings))
     console = Console(highlight=False)
     for line in describe(settings, planned):
         console.print(line, markup=False, soft_wrap=True)
@@ -78,7 +80,8 @@ def _availability(planned: ServePlan) -> str:
     return f"{copies} copies of an expert, on different machines as far as there are enough"
 
 
-def _nodes_at(address: str) -> list[Node]:
+@contextmanager
+def _joined(address: str) -> Iterator[list[Node]]:
     """Machines of a Ray cluster that runs.
 
     Raises:
@@ -90,6 +93,6 @@ def _nodes_at(address: str) -> list[Node]:
 
     runtime = join_ray(address, namespace=NAMESPACE)
     try:
-        return alive_nodes()
+        yield alive_nodes()
     finally:
         runtime.leave()

@@ -53,8 +53,8 @@ def simulate(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON, all decisions")] = False,
 ) -> None:
     """Predict how auto would serve a load, and the best fixed topologies; nothing is started."""
+    from cluster.calibrations import measured_cluster
     from cluster.cli.simulate_print import print_comparison
-    from cluster.node_kinds import local_cluster
     from cluster.planning.load import Objectives
     from cluster.simulator.site import Site
 
@@ -70,7 +70,7 @@ def simulate(
     site = Site(
         shape=stored.shape,
         calibration=stored.calibration,
-        cluster=local_cluster(stored.num_cores, stored.calibration.links, nodes),
+        cluster=measured_cluster(stored, nodes),
         objectives=promises,
         has_sliced=with_sliced,
         node_s=node_s,

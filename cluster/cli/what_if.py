@@ -13,14 +13,17 @@ from cluster.cli.calibrated import (
     PROMPT_TOKENS,
     CalibrationFile,
     Dense,
+    Device,
     Experts,
     InterTokenP95,
     MinCopies,
     Model,
     MoreNodes,
+    ShardDevice,
     TtftP95,
     find_stored,
     source_of,
+    with_gpus,
 )
 from cluster.cli.client import CALL_TIMEOUT_S, ApiKey, connect_cluster, metadata, wide_console
 from galerne.errors import ConfigError
@@ -29,7 +32,10 @@ if TYPE_CHECKING:
     from cluster.doctor.store import StoredCalibration
     from router.api.cluster_port import WhatIfFacts, WhatIfQuestion
 
-_LOCAL_ONLY = ("model", "experts", "dense", "calibration")
+_LOCAL_ONLY = (
+    *("model", "experts", "dense", "calibration"),
+    *("device", "shard_device", "gpus", "gpu_gb", "trusted_network"),
+)
 
 
 def what_if(
@@ -63,6 +69,17 @@ def what_if(
     experts: Experts = None,
     dense: Dense = None,
     calibration: CalibrationFile = None,
+    device: Device = None,
+    shard_device: ShardDevice = None,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="of each machine; unset: as measured")
+    ] = None,
+    gpu_gb: Annotated[
+        float | None, typer.Option(min=1e-3, help="free on one GPU, 10^9 bytes; unset: as measured")
+    ] = None,
+    trusted_network: Annotated[
+        Literal["nccl"] | None, typer.Option(help="what may leave a machine in plain text")
+    ] = None,
     num_shown: Annotated[int, typer.Option("--show", min=1, help="candidates in the table")] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON, all candidates")] = False,
 ) -> None:
@@ -82,11 +99,14 @@ def what_if(
     )
     console = wide_console()
     if server is None:
-        stored = find_stored(model, experts, dense, calibration)
-        answer = _plan(question, stored, num_shown)
+        stored = find_stored(model, experts, dense, calibration, (device, shard_device))
+        stored = with_gpus(stored, gpus, gpu_gb)
+        answer = _plan(question, stored, num_shown, trusts_network=trusted_network == "nccl")
         source = source_of(stored)
     else:
-        given = dict(zip(_LOCAL_ONLY, (model, experts, dense, calibration), strict=True))
+        of_model = (model, experts, dense, calibration)
+        of_gpus = (device, shard_device, gpus, gpu_gb, trusted_network)
+        given = dict(zip(_LOCAL_ONLY, (*of_model, *of_gpus), strict=True))
         for name, value in given.items():
             if value is not None:
                 raise ConfigError(name, value, "goes without --server, which has its own")
@@ -113,14 +133,16 @@ def _ask(question: WhatIfQuestion, server: str, api_key: str) -> WhatIfFacts:
         return answer
 
 
-def _plan(question: WhatIfQuestion, stored: StoredCalibration, num_shown: int) -> WhatIfFacts:
+def _plan(
+    question: WhatIfQuestion, stored: StoredCalibration, num_shown: int, *, trusts_network: bool
+) -> WhatIfFacts:
     """The answer by a calibration of this machine, and ``nodes`` more like it.
 
     Raises:
         ConfigError: No rate is given.
     """
+    from cluster.calibrations import measured_cluster
     from cluster.control.explain import asked, what_if_facts
-    from cluster.node_kinds import local_cluster
     from cluster.planning.planner import plan
 
     if question.requests_per_s is None:
@@ -132,7 +154,7 @@ def _plan(question: WhatIfQuestion, stored: StoredCalibration, num_shown: int) -
             output_tokens=question.output_tokens or OUTPUT_TOKENS,
         )
     )
-    cluster = local_cluster(stored.num_cores, stored.calibration.links, wanted.nodes)
+    cluster = measured_cluster(stored, wanted.nodes, trusts_network=trusts_network)
     found = plan(
         stored.shape,
         stored.calibration,

@@ -52,12 +52,11 @@ class ScalingPlan:
             raise ConfigError("nodes", len(nodes), str(error)) from error
 
     def _cluster_of(self, nodes: Sequence[Node], kinds: Sequence[NodeKind]) -> ClusterShape:
-        calibrated = self.planner.calibration.links
         return cluster_shape(
             nodes,
             kinds,
-            is_grpc_calibrated=LinkTransport.GRPC in calibrated,
-            is_nccl_calibrated=LinkTransport.NCCL in calibrated,
+            calibrated=self.planner.calibration.links,
+            gpu_use=self.cluster.gpu_use,
             trusts_network=self.cluster.trusts_network,
         )
 

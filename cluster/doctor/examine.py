@@ -9,13 +9,14 @@ from __future__ import annotations
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from cluster.doctor.fit import Residuals
+from cluster.doctor.gpu import check_devices, nccl_omission
 from cluster.doctor.link_fit import LinkFit
 from cluster.doctor.machine import Machine, measure_machine
 from cluster.doctor.measure_beside import BesideCosts, measure_beside
@@ -28,8 +29,9 @@ from cluster.doctor.setup import NUMERICS, Subject
 from cluster.doctor.shard_processes import ShardProcesses
 from cluster.doctor.small_model import write_small_model
 from cluster.doctor.steps import MeasurePlan
-from cluster.doctor.store import StoredCalibration
+from cluster.doctor.store import Gpus, StoredCalibration
 from cluster.doctor.verdict import Finding, doubts, findings
+from cluster.plan import HeldModel
 from cluster.planning.costs import Calibration, NodeCosts
 from cluster.planning.shape import ModelShape, shape_of
 from galerne.topology import LinkTransport
@@ -38,11 +40,12 @@ from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.open import open_checkpoint
 from shards.cores import available_cores
 from shards.kernels.formats import WeightFormat
+from shards.kernels.kinds import CPU, CUDA
 from shards.kernels.native.families import takes
 from shards.kernels.native.library import kernels_for, set_spin
 
 # Of the time that is left when each begins.
-_NODE_SHARE, _SERVING_SHARE, _LINK_SHARE = 0.4, 0.3, 0.6
+_NODE_SHARE, _HOST_SHARE, _SERVING_SHARE, _LINK_SHARE = 0.4, 0.2, 0.3, 0.6
 
 OnStage = Callable[[str], None]
 
@@ -64,19 +67,28 @@ def machine_and_findings(
     model: ModelConfig,
     formats: tuple[WeightFormat, WeightFormat],
     port_by_field: Mapping[str, int],
+    devices: tuple[str, str] = (CPU, CPU),
 ) -> tuple[Machine, list[Finding]]:
-    """Without running the model. ``formats``: of routed experts, and of the dense weights.
+    """Without running the model.
+
+    ``formats``: of routed experts, and of the dense weights; ``devices``: of gateways and shards.
 
     Raises:
         OSError: The checkpoint's directory cannot be read.
+        ConfigError: There is no GPU.
     """
-    machine = measure_machine(checkpoint, list(port_by_field.values()))
-    found = findings(machine, shape_of(model, *formats), port_by_field)
+    on_gpu = devices[0] == CUDA
+    machine = measure_machine(checkpoint, list(port_by_field.values()), with_gpus=on_gpu)
+    shape = HeldModel(checkpoint, model, *formats, *devices).shape
+    found = findings(machine, shape, port_by_field, devices)
     is_narrow = any(held is not WeightFormat.BF16 for held in formats)
     has_kernels = kernels_for(DTYPES[NUMERICS], model.hidden_size) is not None and takes(model)
-    if is_narrow and not has_kernels:
+    if is_narrow and not has_kernels and devices != (CUDA, CUDA):
         problem = "fewer bits than bf16 need native kernels, which this machine or model lacks"
         found.append(Finding(field="dense", problem=problem, is_refusal=True))
+    if on_gpu and model.is_fp8:
+        problem = "measured with int8 in place of the checkpoint's fp8, which has as many bytes"
+        found.append(Finding(field="model", problem=problem, is_refusal=False))
     return machine, found
 
 
@@ -86,43 +98,51 @@ def examine(
     plan: MeasurePlan,
     port_by_field: Mapping[str, int],
     on_stage: OnStage = lambda _: None,
+    devices: tuple[str, str] = (CPU, CPU),
 ) -> Examination:
     """Measure everything, in about ``plan.budget_s`` seconds and what loading takes beyond it.
 
-    ``formats``: of routed experts, and of the dense weights.
+    ``formats``: of routed experts, and of the dense weights; ``devices``: of gateways and shards.
 
     Raises:
         CheckpointError: The checkpoint cannot be used.
-        ConfigError: These formats cannot be held here.
+        ConfigError: These formats cannot be held here, or a device is not here.
         MeasureProcessError: A shard of the measurement did not start.
         OSError: No room for the small checkpoint.
     """
+    check_devices(*devices)
     started_s = time.monotonic()
     others = OthersWatch()
     on_stage("memory, arithmetic, disk")
     model = open_checkpoint(checkpoint).config
-    machine, found = machine_and_findings(checkpoint, model, formats, port_by_field)
+    machine, found = machine_and_findings(checkpoint, model, formats, port_by_field, devices)
+    held = HeldModel(checkpoint, model, *formats, *devices)
     with tempfile.TemporaryDirectory(prefix="galerne-doctor-") as directory:
         on_stage("writing a small model of the same layers")
         path = Path(directory) / "model"
         subject = Subject(
             path=path,
             model=write_small_model(path, model),
-            experts=formats[0],
-            dense=formats[1],
+            experts=_as_measured(held.kept_experts),
+            dense=_as_measured(held.kept_dense),
             cluster_token=secrets.token_hex(32),
+            device=devices[0],
+            shard_device=devices[1],
+            num_gpus=machine.num_gpus,
         )
-        has_shm = not machine.shared_memory_problem
         calibration, residuals, local = calibrate(
-            subject, plan, started_s + plan.budget_s, on_stage, has_shared_memory=has_shm
+            subject, plan, started_s + plan.budget_s, on_stage, transports=transports_on(machine)
         )
     stored = StoredCalibration(
         machine=machine.name,
         cpu=machine.cpu,
         num_cores=machine.num_cores,
-        shape=shape_of(model, *formats),
+        shape=held.shape,
         experts=formats[0],
         dense=formats[1],
+        device=devices[0],
+        shard_device=devices[1],
+        gpus=_gpus(machine),
         measured_at=datetime.now(UTC),
         drift=local.drift,
         residuals=residuals,
@@ -144,29 +164,38 @@ def calibrate(
     deadline_s: float,
     on_stage: OnStage = lambda _: None,
     *,
-    has_shared_memory: bool = True,
+    transports: Sequence[LinkTransport] = (LinkTransport.SHM, LinkTransport.GRPC),
 ) -> tuple[Calibration, dict[str, Residuals], LocalCosts]:
     """Run the small model in every way until ``deadline_s`` of ``time.monotonic``.
+
+    ``transports``: links that can be measured here; NCCL comes last, and needs shards on GPUs.
 
     Raises:
         CheckpointError, ConfigError, MeasureProcessError: See ``examine``.
     """
     on_stage("layers and experts in one process")
     local = measure_node(subject, plan, _share(deadline_s, _NODE_SHARE))
+    host = None
+    if subject.has_gpu_gateway and subject.shard_device == CPU:
+        on_stage("experts on this machine's cores")
+        on_cores = replace(subject, device=CPU, dense=WeightFormat.BF16)
+        host = measure_node(on_cores, plan, _share(deadline_s, _HOST_SHARE))
     on_stage("serving: a private server and its client")
     serving = measure_serving(subject, local.engine.steps, _share(deadline_s, _SERVING_SHARE))
     on_stage("starting shards")
-    with closing(ShardProcesses(subject, plan.counts_on(available_cores()))) as shards:
+    if subject.shard_device != CUDA:
+        transports = [each for each in transports if each is not LinkTransport.NCCL]
+    counts = plan.counts_on(subject.num_shard_workers)
+    with closing(ShardProcesses(subject, counts)) as shards:
         on_stage("round trips to shards")
-        transports = (LinkTransport.SHM, LinkTransport.GRPC)[not has_shared_memory :]
         links = measure_links(subject, shards, plan, _share(deadline_s, _LINK_SHARE), transports)
         on_stage("layers and experts beside shards")
         beside = measure_beside(subject, shards, plan, local.layer, deadline_s)
     set_spin(owns_cores=False)  # this process has no engine any more
-    node = _node(local, beside)
+    node = _node(subject, local, beside)
     calibration = Calibration(
         gateway=node,
-        shard=node,
+        shard=node if host is None else _host_node(host, beside),
         links={transport: link.costs for transport, link in links.items()},
         request_s=serving.request_s,
         frontend_s=serving.frontend_s,
@@ -187,7 +216,44 @@ def _share(deadline_s: float, share: float) -> float:
     return now_s + share * max(deadline_s - now_s, 0.0)
 
 
-def _node(local: LocalCosts, beside: BesideCosts) -> NodeCosts:
+def _as_measured(held: WeightFormat) -> WeightFormat:
+    """Small models are not written in fp8: int8 has as many bytes, and the same tiles."""
+    return WeightFormat.INT8 if held is WeightFormat.FP8 else held
+
+
+def transports_on(machine: Machine) -> list[LinkTransport]:
+    """Links that can be measured between parts on this machine."""
+    found = [] if machine.shared_memory_problem else [LinkTransport.SHM]
+    found.append(LinkTransport.GRPC)
+    if not nccl_omission(machine.num_gpus, machine.nccl_problem):
+        found.append(LinkTransport.NCCL)
+    return found
+
+
+def _gpus(machine: Machine) -> Gpus | None:
+    told = machine.gpus
+    if told is None:
+        return None
+    return Gpus(name=told.name, number=told.number, free_bytes=told.free_bytes)
+
+
+def _host_node(host: LocalCosts, beside: BesideCosts) -> NodeCosts:
+    """The machine's cores, which have the shards of a gateway on a GPU."""
+    return NodeCosts(
+        layer=host.layer.layer,
+        layer_beside=host.layer.layer,  # no gateway computes there
+        attention_s=host.layer.attention_s,
+        chunk_attention_s=host.layer.chunk_attention_s,
+        experts=host.experts,
+        shard_experts=beside.shard_experts,
+        head=host.head,
+        step=host.engine.step,
+        num_workers=available_cores(),
+    )
+
+
+def _node(subject: Subject, local: LocalCosts, beside: BesideCosts) -> NodeCosts:
+    is_gpu = subject.has_gpu_gateway
     return NodeCosts(
         layer=local.layer.layer,
         layer_beside=beside.layer,
@@ -197,7 +263,8 @@ def _node(local: LocalCosts, beside: BesideCosts) -> NodeCosts:
         shard_experts=beside.shard_experts,
         head=local.head,
         step=local.engine.step,
-        num_workers=available_cores(),
+        num_workers=1 if is_gpu else available_cores(),
+        is_gpu=is_gpu,
     )
 
 

@@ -33,11 +33,19 @@ class MeasureProcessError(GalerneError):
 class LineProcess:
     """``python -m MODULE``: its first line holds its settings, the next ones are questions."""
 
-    def __init__(self, name: str, module: str, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        settings: Mapping[str, Any],
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """``environment``: variables besides ours."""
         self._name = name
         # As launch.py sets the pools of an actor; the modules are found where ours were.
         env = os.environ | PASSIVE_POOLS | {"OMP_NUM_THREADS": "1"}
         env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+        env |= environment or {}
         self._process = subprocess.Popen(
             [sys.executable, "-m", module],
             env=env,

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from cluster.doctor.gpu import GpuFacts, measure_gpus
 from cluster.ports import LOOPBACK, is_free
 from shards.cores import available_cores
 from shards.kernels.formats import WeightFormat
@@ -50,14 +51,19 @@ class Machine:
     shared_memory_problem: str  # empty: frames can go by shared memory
     nccl_problem: str  # empty: rows can go from GPU to GPU
     num_gpus: int
+    gpus: GpuFacts | None = None  # where they were asked for
 
 
-def measure_machine(checkpoint: Path, ports: Sequence[int] = (), host: str = LOOPBACK) -> Machine:
-    """About a second; takes half a GiB of memory meanwhile.
+def measure_machine(
+    checkpoint: Path, ports: Sequence[int] = (), host: str = LOOPBACK, *, with_gpus: bool = False
+) -> Machine:
+    """About a second; takes half a GiB of memory meanwhile, and 2 GiB of a GPU if it is asked for.
 
     Raises:
         OSError: The checkpoint's directory cannot be read.
+        ConfigError: A GPU is asked for, and there is none.
     """
+    gpus = measure_gpus() if with_gpus else None
     memory = psutil.virtual_memory()
     kernels = native_kernels()
     disk, is_direct = read_speed(checkpoint)
@@ -78,6 +84,7 @@ def measure_machine(checkpoint: Path, ports: Sequence[int] = (), host: str = LOO
         shared_memory_problem=shared_memory_problem(),
         nccl_problem=nccl_problem(),
         num_gpus=torch.cuda.device_count(),
+        gpus=gpus,
     )
 
 

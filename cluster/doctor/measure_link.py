@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from cluster.doctor.gpu import synchronise
 from cluster.doctor.line_process import MeasureProcessError
 from cluster.doctor.link_fit import LinkFit, LinkPoint, fit_link
 from cluster.doctor.setup import Subject, gateway_settings, topology_of
@@ -27,6 +28,8 @@ from router.gateway.experts import ExpertSources
 from router.gateway.settings import DTYPES
 from router.model.experts_port import RoutedExperts
 from shards.checkpoint.open import open_checkpoint
+from shards.kernels.kinds import torch_device
+from shards.nccl.process import NcclProcess
 
 _LINKS_UP_S = 20.0
 _BURST_S = 0.02  # calls go on for so long between two looks at the counters
@@ -48,38 +51,83 @@ def measure_links(
     plan: MeasurePlan,
     deadline_s: float,
     transports: Sequence[LinkTransport] = (LinkTransport.SHM, LinkTransport.GRPC),
+    nccl: NcclProcess | None = None,
 ) -> dict[LinkTransport, LinkFit]:
     """Measure until ``deadline_s`` of ``time.monotonic``; a few rounds are made even so.
 
+    NCCL comes last: results that stay on a GPU are not waited for where they are computed, so the
+    experts' time is that of the same calls over the transport before it.
+
+    ``nccl`` unset: that of this process' GPU.
+
     Raises:
-        MeasureProcessError: A shard has ended, or cannot be reached.
+        MeasureProcessError: A shard has ended, or cannot be reached, or not by NCCL.
     """
     found: dict[LinkTransport, LinkFit] = {}
+    before: list[LinkPoint] = []
     for number, transport in enumerate(transports):
         now_s = time.monotonic()
         until_s = now_s + (deadline_s - now_s) / (len(transports) - number)
         points = [
             point
             for count in shards.counts
-            for point in _measure_count(subject, shards, plan, transport, count, until_s)
+            for point in _measure_count(subject, shards, plan, transport, count, until_s, nccl)
         ]
+        if transport is LinkTransport.NCCL:
+            points = with_compute_of(points, before)
         found[transport] = fit_link(points)
+        before = points
     return found
+
+
+def with_compute_of(points: Sequence[LinkPoint], known: Sequence[LinkPoint]) -> list[LinkPoint]:
+    """Points with the experts' time of the same calls elsewhere. Pure.
+
+    Raises:
+        ValueError: They are not the same calls.
+    """
+    if [(p.num_messages, p.num_bytes) for p in points] != [
+        (p.num_messages, p.num_bytes) for p in known
+    ]:
+        raise ValueError("points: must be of the same calls as those whose experts' time is known")
+    pairs = zip(points, known, strict=True)
+    return [point._replace(compute_s=other.compute_s) for point, other in pairs]
 
 
 @contextmanager
 def connected(
-    subject: Subject, shards: ShardProcesses, topology: Topology
+    subject: Subject,
+    shards: ShardProcesses,
+    topology: Topology,
+    nccl: NcclProcess | None = None,
 ) -> Iterator[RoutedExperts]:
-    """The exchange of a gateway with all links up."""
+    """The exchange of a gateway with all links up, by NCCL if that was asked for.
+
+    Raises:
+        MeasureProcessError: A shard cannot be reached, or a link has gone by gRPC instead of NCCL.
+    """
     settings = gateway_settings(subject, topology, [StepShape(1, 1, 0)])
-    sources = ExpertSources(settings, open_checkpoint(subject.path), shards, lambda *_: None)
+    checkpoint = open_checkpoint(subject.path)
+    sources = ExpertSources(settings, checkpoint, shards, lambda *_: None, nccl)
     exchange = sources.experts_of(topology)
     try:
         await_links(exchange)
+        _check_nccl(sources, topology)
         yield exchange
+        _check_nccl(sources, topology)
     finally:
         exchange.close()
+        if nccl is None:
+            sources.nccl.stop()
+
+
+def _check_nccl(sources: ExpertSources, topology: Topology) -> None:
+    """Links that NCCL has failed go by gRPC: their times are not NCCL's."""
+    if topology.transport is not LinkTransport.NCCL:
+        return
+    joined, wanted = sources.nccl.num_links, len(topology.shards)
+    if joined < wanted:
+        raise MeasureProcessError(topology.shards[0], f"{joined} of {wanted} links go by NCCL")
 
 
 def await_links(exchange: RoutedExperts) -> None:
@@ -105,6 +153,7 @@ def _measure_count(
     transport: LinkTransport,
     count: int,
     until_s: float,
+    nccl: NcclProcess | None,
 ) -> list[LinkPoint]:
     topology = topology_of(subject.model, transport, count)
     left = [c for c in shards.counts if c >= count]
@@ -112,7 +161,7 @@ def _measure_count(
     own_until_s = now_s + (until_s - now_s) / len(left)
     calls = [_Call(subject, topology, tokens) for tokens in plan.exchange_tokens]
     samples: list[list[LinkSample]] = [[] for _ in calls]
-    with connected(subject, shards, topology) as exchange, torch.inference_mode():
+    with connected(subject, shards, topology, nccl) as exchange, torch.inference_mode():
         for call in calls:
             call.run(exchange)  # the first answer of a shard is slow
         for _ in Rounds(own_until_s):
@@ -128,7 +177,8 @@ class _Call:
         model = subject.model
         rng = np.random.default_rng((_SEED, num_tokens))
         hidden = rng.standard_normal((num_tokens, model.hidden_size), dtype=np.float32)
-        self._x = torch.from_numpy(hidden).to(DTYPES["bf16"])
+        self._device = torch_device(subject.device)
+        self._x = torch.from_numpy(hidden).to(DTYPES["bf16"]).to(self._device)
         self._num_layers, self._count = model.num_layers, 0
         top_k = model.num_experts_per_tok
         chosen = [np.sort(rng.permutation(model.num_experts)[:top_k]) for _ in range(num_tokens)]
@@ -149,6 +199,7 @@ class _Call:
         exchange.start_step(self._count)
         layer = self._count % self._num_layers
         exchange.begin(layer, 0, self._x, self._ids).wait()
+        synchronise(self._device)
 
 
 def _burst(

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 
+from cluster.doctor.device_times import SyncedTimer, expert_runs_of, without_experts
 from cluster.doctor.fit import (
     ExpertPoint,
     Point,
@@ -41,6 +42,7 @@ from router.gateway.build import build_gateway
 from router.model.runner import PagedRunner
 from shards.checkpoint.config import ModelConfig
 from shards.cores import available_cores
+from shards.kernels.kinds import torch_device
 
 _ENGINE_SHARE = 0.25  # of the time
 
@@ -79,6 +81,8 @@ def measure_node(subject: Subject, plan: MeasurePlan, deadline_s: float) -> Loca
     had_threads = torch.get_num_threads()
     torch.set_num_threads(available_cores())
     built = build_gateway(settings, None, lambda _: None, lambda *_: None)
+    if subject.has_gpu_gateway:
+        built.runner.timer = SyncedTimer(torch_device(subject.device))
     try:
         now_s = time.monotonic()
         steps_until_s = now_s + (deadline_s - now_s) * (1 - _ENGINE_SHARE)
@@ -113,13 +117,18 @@ def measure_steps(
     """Every step several times, round by round; medians."""
     num_layers = model.num_layers
     chunks = [chunks_of(step, model.vocab_size, seed) for seed, step in enumerate(steps)]
-    touched = [mean_touched(routing_of(runner, c)) for c in chunks]
+    routings = [routing_of(runner, c) for c in chunks]
+    touched = [mean_touched(routing) for routing in routings]
+    on_device = expert_runs_of(runner, num_layers, routings, model.hidden_size)
     for each in chunks:  # what the first run allocates, the second finds
         run_step(runner, 0, each)
     samples: list[list[StepSample]] = [[] for _ in steps]
     for number in Rounds(deadline_s):
-        for some, each in zip(samples, chunks, strict=True):
-            some.append(run_step(runner, number, each))
+        for at, (some, each) in enumerate(zip(samples, chunks, strict=True)):
+            sample = run_step(runner, number, each)
+            if on_device is not None:
+                sample = without_experts(sample, on_device[at].seconds())
+            some.append(sample)
     return [
         Measured(
             shape=step,

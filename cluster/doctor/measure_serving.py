@@ -125,6 +125,7 @@ def _client_of(subject: Subject, processes: ExitStack) -> LineProcess:
         "model": str(subject.path.resolve()),
         "experts": subject.experts.label,
         "dense": subject.dense.label,
+        "device": subject.device,
         "mode": "latency",
         "transport": "local",
         "max_num_seqs": max(_COUNTS),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from cluster.doctor.gpu import shard_gpus
 from cluster.doctor.steps import StepShape
 from cluster.presets import names
 from galerne.ids import Epoch, GatewayId, ShardId
@@ -17,6 +18,7 @@ from router.model.kv_cache import PagedLatentCache
 from shards.checkpoint.config import ModelConfig
 from shards.cores import available_cores
 from shards.kernels.formats import WeightFormat
+from shards.kernels.kinds import CPU, CUDA, Kernels, kernels_on
 
 EPOCH = Epoch(1)
 NUMERICS = "bf16"
@@ -35,6 +37,19 @@ class Subject:
     experts: WeightFormat
     dense: WeightFormat
     cluster_token: str
+    device: str = CPU  # of the gateway
+    shard_device: str = CPU
+    num_gpus: int = 0  # of this machine
+
+    @property
+    def has_gpu_gateway(self) -> bool:
+        """Whether a GPU's kernels compute in the gateway, interpreted ones too."""
+        return kernels_on(self.device) is Kernels.TRITON
+
+    @property
+    def num_shard_workers(self) -> int:
+        """Shards that compute at once without taking time from one another."""
+        return shard_gpus(self.num_gpus) if self.shard_device == CUDA else available_cores()
 
 
 def topology_of(model: ModelConfig, transport: LinkTransport, num_shards: int) -> Topology:
@@ -76,4 +91,6 @@ def gateway_settings(
         num_beside=1,  # where shards compute on the same cores: see plan_serving
         experts=subject.experts,
         dense=subject.dense,
+        device=subject.device,
+        shard_device=subject.shard_device,
     )

@@ -19,7 +19,7 @@ import torch
 from cluster.doctor.line_process import say
 from cluster.doctor.setup import EPOCH, NUMERICS
 from galerne.ids import ShardId
-from router.gateway.settings import DTYPES, numerics_profile
+from router.gateway.settings import DTYPES, link_profile
 from shards.host import ShardHost, ShardSettings
 from shards.kernels.formats import FORMATS
 
@@ -35,12 +35,15 @@ def main() -> None:
             checkpoint=Path(asked["checkpoint"]),
             experts_by_layer={int(layer): ids for layer, ids in asked["experts_by_layer"].items()},
             dtype=DTYPES[NUMERICS],
-            numerics_profile=numerics_profile(NUMERICS, experts, dense),
+            numerics_profile=link_profile(
+                NUMERICS, experts, dense, asked["device"], asked["shard_device"]
+            ),
             cluster_token=asked["cluster_token"],
             epochs=(EPOCH,),
             num_threads=1,
             core=asked["core"],
             held=experts,
+            device=asked["shard_device"],
         )
     )
     say({"address": host.address})

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from cluster.doctor.gpu import visible_to_shard
 from cluster.doctor.line_process import LineProcess
 from cluster.doctor.setup import Subject, topology_of
 from galerne.ids import ShardId
 from galerne.topology import LinkTransport
+from shards.kernels.kinds import CUDA
 
 _MODULE = "cluster.doctor.shard_process"
 _POLL_S = 0.005
@@ -52,6 +55,7 @@ class ShardProcesses:
         self._by_shard: dict[ShardId, _ShardProcess] = {}
         self._addresses: dict[ShardId, str] = {}
         held = experts_held(subject, self.counts)
+        is_on_gpu = subject.shard_device == CUDA
         try:
             for number, shard in enumerate(self._names):
                 settings = {
@@ -61,9 +65,12 @@ class ShardProcesses:
                     "dense": subject.dense.label,
                     "experts_by_layer": held[shard],
                     "cluster_token": subject.cluster_token,
-                    "core": number,
+                    "device": subject.device,
+                    "shard_device": subject.shard_device,
+                    "core": None if is_on_gpu else number,
                 }
-                self._by_shard[shard] = _ShardProcess(shard, _MODULE, settings)
+                shown = visible_to_shard(number, subject.num_gpus, os.environ) if is_on_gpu else {}
+                self._by_shard[shard] = _ShardProcess(shard, _MODULE, settings, shown)
             for shard, process in self._by_shard.items():
                 self._addresses[shard] = str(process.first_words()["address"])
         except BaseException:

@@ -27,9 +27,19 @@ from cluster.planning.shape import ModelShape
 from galerne.errors import ConfigError
 from galerne.topology import LinkTransport
 from shards.kernels.formats import FORMATS, WeightFormat
+from shards.kernels.kinds import CPU
 
 VERSION = 2
 _CACHE_VARIABLE = "XDG_CACHE_HOME"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpus:
+    """GPUs of one machine, alike."""
+
+    name: str
+    number: int
+    free_bytes: int  # of the one that has least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,15 +56,27 @@ class StoredCalibration:
     drift: float  # last round against first, median over steps: the machine's own
     residuals: Mapping[str, Residuals]  # of each fit
     calibration: Calibration
+    device: str = CPU  # of gateways
+    shard_device: str = CPU
+    gpus: Gpus | None = None  # where one of these is a GPU
 
 
 def default_path(
-    machine: str, shape: ModelShape, experts: WeightFormat, dense: WeightFormat
+    machine: str,
+    shape: ModelShape,
+    experts: WeightFormat,
+    dense: WeightFormat,
+    devices: tuple[str, str] = (CPU, CPU),
 ) -> Path:
-    """In the user's cache directory, a file for every machine, shape and pair of formats."""
+    """In the user's cache directory, a file for every machine, shape, pair of formats, of devices.
+
+    ``devices``: of gateways, and of shards.
+    """
     cache = os.environ.get(_CACHE_VARIABLE) or Path.home() / ".cache"
     size = f"{shape.num_layers}x{shape.num_experts}x{shape.hidden_size}-{shape.expert_weights}"
     name = f"{machine}-{size}-{experts.label}-{dense.label}"
+    if devices != (CPU, CPU):
+        name += f"-{'-'.join(devices)}"
     return Path(cache) / "galerne" / "calibration" / f"{re.sub(r'[^A-Za-z0-9.-]', '_', name)}.json"
 
 
@@ -75,9 +97,13 @@ def save(stored: StoredCalibration, path: Path) -> None:
 
 
 def load(
-    path: Path, shape: ModelShape, experts: WeightFormat, dense: WeightFormat
+    path: Path,
+    shape: ModelShape,
+    experts: WeightFormat,
+    dense: WeightFormat,
+    devices: tuple[str, str] = (CPU, CPU),
 ) -> StoredCalibration:
-    """Read one that was measured for this shape and these formats.
+    """Read one that was measured for this shape, these formats and devices.
 
     Raises:
         ConfigError: Names the field that differs, or what is wrong with the file.
@@ -95,6 +121,8 @@ def load(
     except (KeyError, TypeError, ValueError) as error:
         problem = f"{path}: {type(error).__name__}: {error}"
         raise ConfigError("calibration", path.name, problem) from error
+    _same("device", stored.device, devices[0])
+    _same("shard_device", stored.shard_device, devices[1])
     for field in fields(ModelShape):
         _same(f"shape.{field.name}", getattr(stored.shape, field.name), getattr(shape, field.name))
     _same("experts", stored.experts.label, experts.label)
@@ -114,6 +142,9 @@ def encode(stored: StoredCalibration) -> dict[str, Any]:
         "experts": stored.experts.label,
         "dense": stored.dense.label,
         "measured_at": stored.measured_at.isoformat(),
+        "device": stored.device,
+        "shard_device": stored.shard_device,
+        "gpus": None if stored.gpus is None else asdict(stored.gpus),
         "drift": stored.drift,
         "residuals": {name: asdict(residuals) for name, residuals in stored.residuals.items()},
         "calibration": {
@@ -135,6 +166,7 @@ def decode(told: Mapping[str, Any]) -> StoredCalibration:
         KeyError, TypeError, ValueError: They are not what ``encode`` gives.
     """
     costs = told["calibration"]
+    gpus = told.get("gpus")
     return StoredCalibration(
         machine=told["machine"],
         cpu=told["cpu"],
@@ -143,6 +175,10 @@ def decode(told: Mapping[str, Any]) -> StoredCalibration:
         experts=FORMATS[told["experts"]],
         dense=FORMATS[told["dense"]],
         measured_at=datetime.fromisoformat(told["measured_at"]),
+        # Files from before there were GPUs have none of these.
+        device=told.get("device", CPU),
+        shard_device=told.get("shard_device", CPU),
+        gpus=None if gpus is None else Gpus(**gpus),
         drift=told["drift"],
         residuals={name: Residuals(**each) for name, each in told["residuals"].items()},
         calibration=Calibration(

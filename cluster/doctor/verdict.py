@@ -6,14 +6,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from cluster.doctor.fit import Residuals
+from cluster.doctor.gpu import nccl_omission
 from cluster.doctor.machine import Machine
 from cluster.doctor.others import Taken
+from cluster.gpu_memory import gpu_room
 from cluster.planning.candidate import Candidate
 from cluster.planning.costs import Calibration
 from cluster.planning.shape import ModelShape
 from cluster.planning.step import StepWork, step_parts
 from galerne.topology import LinkTransport, Mode
 from galerne.units import size_text
+from shards.kernels.kinds import CPU
 
 CONTEXT = 512  # tokens before the one that is decoded, where a step is judged
 SEQUENCES = (1, 64)
@@ -97,11 +100,15 @@ def judge_step(
         "head": shape.head_bytes,
     }
     rate = read_bytes.get(largest, 0.0) / parts[largest]
-    share = rate / machine.read_bytes_per_s
+    gpus = machine.gpus
+    whose, given = "memory", machine.read_bytes_per_s
+    if costs.gateway.is_gpu and gpus is not None:
+        whose, given = "the GPU's memory", gpus.read_bytes_per_s
+    share = rate / given
     why = ""
     if largest in read_bytes:
         bound = "memory bandwidth" if share >= _SAME else "not memory bandwidth"
-        why = f": {rate / 1e9:.1f} GB/s of weights, {share:.0%} of what memory gives ({bound})"
+        why = f": {rate / 1e9:.1f} GB/s of weights, {share:.0%} of what {whose} gives ({bound})"
     return StepVerdict(
         num_sequences=num_sequences,
         step_s=total,
@@ -125,10 +132,18 @@ def exchange_words(costs: Calibration, shape: ModelShape) -> list[str]:
 
 
 def findings(
-    machine: Machine, shape: ModelShape, port_by_field: Mapping[str, int] | None = None
+    machine: Machine,
+    shape: ModelShape,
+    port_by_field: Mapping[str, int] | None = None,
+    devices: tuple[str, str] = (CPU, CPU),
 ) -> list[Finding]:
-    """What cannot work here, by the name of the setting; an empty list if all can."""
-    return [*_memory(machine, shape), *_ports(machine, port_by_field or {}), *_sharing(machine)]
+    """What cannot work here, by the name of the setting; an empty list if all can.
+
+    ``devices``: of gateways, and of shards.
+    """
+    memory = _memory(machine, shape) if devices[0] == CPU else _gpu_memory(machine, shape, devices)
+    omitted = _nccl(machine) if devices[1] != CPU else ()
+    return [*memory, *_ports(machine, port_by_field or {}), *_sharing(machine), *omitted]
 
 
 def doubts(drift: float, residuals: Mapping[str, Residuals], taken: Taken) -> list[Finding]:
@@ -153,6 +168,32 @@ def _memory(machine: Machine, shape: ModelShape) -> Iterable[Finding]:
             f"has {size_text(machine.free_bytes)} free"
         )
         yield Finding(field="model", problem=problem, is_refusal=True)
+
+
+def _gpu_memory(machine: Machine, shape: ModelShape, devices: tuple[str, str]) -> Iterable[Finding]:
+    """Dense weights in one GPU; experts in all of them, or in the machine's memory."""
+    gpus = machine.gpus
+    if gpus is None:
+        return
+    room = gpu_room(gpus.free_bytes)
+    if shape.dense_bytes > room:
+        problem = f"dense weights take {size_text(int(shape.dense_bytes))} of a GPU, which has "
+        yield Finding(field="device", problem=problem + size_text(int(room)), is_refusal=True)
+    on_gpus = devices[1] != CPU
+    there = room * gpus.number - shape.dense_bytes if on_gpus else float(machine.free_bytes)
+    if shape.routed_bytes > there:
+        field = "shard_device" if on_gpus else "model"
+        where = f"{gpus.number} GPU(s)" if on_gpus else "this machine's memory"
+        needed, has = size_text(int(shape.routed_bytes)), size_text(max(int(there), 0))
+        problem = f"experts take {needed}, more than the {has} that are left in {where}"
+        yield Finding(field=field, problem=problem, is_refusal=True)
+
+
+def _nccl(machine: Machine) -> Iterable[Finding]:
+    omission = nccl_omission(machine.num_gpus, machine.nccl_problem)
+    if omission:
+        problem = f"NCCL was not measured, so that auto will not choose it: {omission}"
+        yield Finding(field="transport", problem=problem, is_refusal=False)
 
 
 def _ports(machine: Machine, port_by_field: Mapping[str, int]) -> Iterable[Finding]:

@@ -86,10 +86,12 @@ class ExpertCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeCosts:
-    """One machine (or GPU), for one model shape."""
+    """One machine, or one of its GPUs (``is_gpu``), for one model shape."""
 
     layer: Cost  # all of a layer but attention and routed experts; by tokens
-    layer_beside: Cost  # the same with one thread, where shards have the other cores
+    # The same with one thread, where shards have the other cores; on a GPU, whose steps are one
+    # recorded graph as long as the experts are there too: launch by launch, wherever they are.
+    layer_beside: Cost
     attention_s: float  # one query with one key, one layer
     experts: ExpertCost  # the whole machine computes: experts in the gateway
     shard_experts: ExpertCost  # one shard's thread computes, others beside it
@@ -97,6 +99,7 @@ class NodeCosts:
     step: Cost  # scheduling, sampling, embedding, Python; by sequences
     num_workers: int  # shards that compute at once without taking time from each other
     chunk_attention_s: float | None = None  # as attention_s, in a chunk of a prompt; unset: alike
+    is_gpu: bool = False  # no two parts share it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,6 +47,7 @@ def candidates(
     One gateway a machine: it uses all its cores. The list grows with the logarithm of the cluster:
     shards and gateways grow by factors (``finer`` looks between). Micro-batches are more than 1
     only where shards have cores of their own, and never in latency mode (design, sections 6, 7).
+    Shards that compute on GPUs take one each; only those are linked by NCCL.
     """
     layouts = list(_layouts(shape, cluster, objectives))
     modes = tuple(Mode) if mode is None else (mode,)
@@ -65,7 +66,7 @@ def candidates(
         )
         for layout in layouts
         for chosen in modes
-        for micro_batches in _micro_batches(layout, chosen)
+        for micro_batches in _micro_batches(layout, cluster, chosen)
         for max_num_seqs, max_batched_tokens in _caps(chosen)
     ]
 
@@ -75,7 +76,8 @@ def gateway_counts(candidate: Candidate, cluster: ClusterShape) -> range:
     most = min(cluster.num_nodes - candidate.shard_nodes, cluster.gateway_nodes)
     if candidate.transport is LinkTransport.LOCAL or candidate.shard_nodes:
         return range(1, most + 1)
-    return range(ceil(candidate.shards / cluster.cores_per_node), min(most, candidate.shards) + 1)
+    fewest = ceil(candidate.shards / max(cluster.shards_beside, 1))
+    return range(fewest, min(most, candidate.shards) + 1)
 
 
 def finer(candidate: Candidate, gateways: int) -> Candidate:
@@ -96,13 +98,13 @@ def _beside(
     shape: ModelShape, cluster: ClusterShape, gateways: int, all_replicas: list[int]
 ) -> Iterator[_Layout]:
     """Shards on the gateways' machines."""
-    most = min(shape.num_experts, gateways * cluster.cores_per_node)
+    most = min(shape.num_experts, gateways * cluster.shards_beside)
     # From two on: one shard beside the gateway is the local form with a wire in between.
     for shards in _growing(max(2, gateways), most):
         for replicas in _fitting(all_replicas, shards):
             for transport in _near_transports(cluster, gateways):
                 yield _Layout(transport, gateways, shards, replicas)
-            if _has_gpus(cluster, gateways, shards):
+            if _has_nccl(cluster, leaves_host=gateways > 1):
                 yield _Layout(LinkTransport.NCCL, gateways, shards, replicas)
 
 
@@ -113,12 +115,12 @@ def _apart(
     if LinkTransport.GRPC not in cluster.transports:
         return
     spare = min(cluster.shard_nodes, cluster.num_nodes - gateways)
-    most = min(shape.num_experts, spare * cluster.cores_per_node)
+    most = min(shape.num_experts, spare * cluster.shards_apart)
     for shards in _growing(1, most):
         for replicas in _fitting(all_replicas, shards):
-            for nodes in _shard_nodes(shards, spare, cluster.cores_per_node):
+            for nodes in _shard_nodes(shards, spare, cluster.shards_apart):
                 yield _Layout(LinkTransport.GRPC, gateways, shards, replicas, nodes)
-                if _has_gpus(cluster, gateways, shards, nodes):
+                if _has_nccl(cluster, leaves_host=True):
                     yield _Layout(LinkTransport.NCCL, gateways, shards, replicas, nodes)
 
 
@@ -131,23 +133,19 @@ def _near_transports(cluster: ClusterShape, gateways: int) -> Iterator[LinkTrans
         yield LinkTransport.GRPC
 
 
-def _has_gpus(cluster: ClusterShape, gateways: int, shards: int, shard_nodes: int = 0) -> bool:
-    """Whether all links can go by NCCL: a GPU for every part, and a network that may see them."""
-    machines = shard_nodes or gateways
-    busiest = ceil(shards / machines) + (0 if shard_nodes else 1)
-    leaves_host = shard_nodes > 0 or gateways > 1
+def _has_nccl(cluster: ClusterShape, *, leaves_host: bool) -> bool:
+    """Whether all links can go by NCCL: between GPUs, on a network that may see them."""
     is_allowed = cluster.trusts_network or not leaves_host
-    has_nccl = LinkTransport.NCCL in cluster.transports
-    return has_nccl and is_allowed and busiest <= cluster.gpus_per_node
+    return LinkTransport.NCCL in cluster.transports and cluster.shard_gpus > 0 and is_allowed
 
 
-def _shard_nodes(shards: int, spare: int, cores: int) -> list[int]:
-    """A machine for every shard, or one for as many as it has cores."""
-    return sorted({min(shards, spare), ceil(shards / cores)})
+def _shard_nodes(shards: int, spare: int, most: int) -> list[int]:
+    """A machine for every shard, or one for as many as it can hold."""
+    return sorted({min(shards, spare), ceil(shards / most)})
 
 
-def _micro_batches(layout: _Layout, mode: Mode) -> range:
-    has_own_cores = layout.shard_nodes > 0
+def _micro_batches(layout: _Layout, cluster: ClusterShape, mode: Mode) -> range:
+    has_own_cores = layout.shard_nodes > 0 or cluster.gateway_gpus > 0
     most = _MAX_MICRO_BATCHES if has_own_cores and mode is Mode.THROUGHPUT else 1
     return range(1, most + 1)
 

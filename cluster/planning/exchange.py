@@ -107,10 +107,13 @@ def _service(
     """Seconds until the last shard has computed a frame.
 
     The fullest shard alone; or, where a machine has more shards than workers, all its work in
-    turns; and never faster than the machine's memory allows them all together.
+    turns; and never faster than the machine's memory allows them all together. A GPU is a machine
+    with one shard.
     """
-    costs: NodeCosts = calibration.shard if candidate.shard_nodes else calibration.gateway
-    machines = num_machines(candidate)
+    # Shards beside a gateway on a GPU compute as shards do elsewhere.
+    is_apart = candidate.shard_nodes > 0 or calibration.gateway.is_gpu
+    costs: NodeCosts = calibration.shard if is_apart else calibration.gateway
+    machines = candidate.shards if costs.is_gpu else num_machines(candidate)
     if machines == candidate.shards:
         touched = frame.fullest
     elif candidate.is_sliced:

@@ -27,6 +27,8 @@ class Constraint(enum.StrEnum):
     COST = "cost"
     GATEWAY_MEMORY = "gateway_node_bytes"
     SHARD_MEMORY = "shard_node_bytes"
+    GATEWAY_GPU_MEMORY = "gateway_gpu_bytes"
+    SHARD_GPU_MEMORY = "shard_gpu_bytes"
     COPIES = "min_copies"
     MAX_NODES = "max_nodes"  # promised
     NUM_NODES = "num_nodes"  # that the cluster can have
@@ -44,12 +46,21 @@ class Constraint(enum.StrEnum):
 
 
 _TIMES = frozenset({Constraint.TTFT, Constraint.INTER_TOKEN, Constraint.DRAIN})
-_SIZES = frozenset({Constraint.GATEWAY_MEMORY, Constraint.SHARD_MEMORY})
+_SIZES = frozenset(
+    {
+        Constraint.GATEWAY_MEMORY,
+        Constraint.SHARD_MEMORY,
+        Constraint.GATEWAY_GPU_MEMORY,
+        Constraint.SHARD_GPU_MEMORY,
+    }
+)
 _BY_LOAD = _TIMES | {Constraint.CAPACITY}
 _LEAST = frozenset({Constraint.COPIES, Constraint.CAPACITY})  # less than the limit breaks them
 _WORDS = {
     Constraint.GATEWAY_MEMORY: "takes {value} of a gateway's machine, which has {limit}",
     Constraint.SHARD_MEMORY: "takes {value} of a shard's machine, which has {limit}",
+    Constraint.GATEWAY_GPU_MEMORY: "takes {value} of a gateway's GPU, which has {limit}",
+    Constraint.SHARD_GPU_MEMORY: "takes {value} of a shard's GPU, which has {limit}",
     Constraint.COPIES: "holds {value} of {limit} copies of every expert",
     Constraint.MAX_NODES: "takes {value} nodes, at most {limit} are promised",
     Constraint.NUM_NODES: "takes {value} nodes, the cluster has {limit} at most",
@@ -164,15 +175,24 @@ def _promised(
 def _memory(
     candidate: Candidate, prediction: Prediction, cluster: ClusterShape
 ) -> Iterator[Broken]:
+    """Of machines by the parts that compute on cores, and of GPUs, each of which has one part."""
     held = prediction.gateway_bytes * math.ceil(candidate.gateways / candidate.gateway_nodes)
+    if cluster.gateway_gpus:
+        held = 0.0
+        if prediction.gateway_bytes > cluster.gpu_bytes:
+            limit, value = cluster.gpu_bytes, prediction.gateway_bytes
+            yield Broken(Constraint.GATEWAY_GPU_MEMORY, limit, value)
     if candidate.transport is not LinkTransport.LOCAL:
         machines = candidate.shard_nodes or candidate.gateway_nodes
         shards = prediction.shard_bytes * math.ceil(candidate.shards / machines)
-        if candidate.shard_nodes:
-            if shards > cluster.shard_node_bytes:
-                yield Broken(Constraint.SHARD_MEMORY, cluster.shard_node_bytes, shards)
-        else:
+        if cluster.shard_gpus:
+            if prediction.shard_bytes > cluster.gpu_bytes:
+                limit, value = cluster.gpu_bytes, prediction.shard_bytes
+                yield Broken(Constraint.SHARD_GPU_MEMORY, limit, value)
+        elif not candidate.shard_nodes:
             held += shards
+        elif shards > cluster.shard_node_bytes:
+            yield Broken(Constraint.SHARD_MEMORY, cluster.shard_node_bytes, shards)
     if held > cluster.gateway_node_bytes:
         yield Broken(Constraint.GATEWAY_MEMORY, cluster.gateway_node_bytes, held)
 

@@ -66,12 +66,13 @@ def step_parts(
         exchange_s = 0.0
     else:
         micros = _num_micro_batches(candidate, work)
-        dense = costs.layer if candidate.shard_nodes else costs.layer_beside
+        is_whole = candidate.shard_nodes > 0 and not costs.is_gpu
+        dense = costs.layer if is_whole else costs.layer_beside
         layer_s = slower * micros * dense.seconds(work.num_tokens / micros)
         tokens = work.num_tokens / micros
         trip = round_trip(shape, calibration, candidate, tokens, has_peers=peers > 0)
         experts_s, exchange_s = _exposed(
-            candidate, trip, micros, (layer_s + attention_s) / micros, peers
+            candidate, trip, micros, (layer_s + attention_s) / micros, peers, is_gpu=costs.is_gpu
         )
     return {
         "layer": layers * layer_s,
@@ -105,20 +106,27 @@ def _num_micro_batches(candidate: Candidate, work: StepWork) -> float:
 
 
 def _exposed(
-    candidate: Candidate, trip: RoundTrip, micros: float, dense_s: float, peers: float
+    candidate: Candidate,
+    trip: RoundTrip,
+    micros: float,
+    dense_s: float,
+    peers: float,
+    *,
+    is_gpu: bool,
 ) -> tuple[float, float]:
     """Seconds of one layer that experts and exchange add to its dense work.
 
     ``micros`` frames circulate between gateway, wire and shards. A layer takes as long as the
     busiest of the three, or as one frame's way around, whichever is longer: with T_c the way and
     T_f the stage this is m >= 2 (1 + T_c/T_f) of design, section 6. Where shards run on the
-    gateway's own cores only the latency can be hidden.
+    gateway's own cores only the latency can be hidden. ``is_gpu``: the gateway is on a GPU, which
+    it shares with none.
     """
     way_s = trip.gateway_s + trip.wire_s + trip.latency_s
     away_s = queued_service(trip, dense_s + way_s, peers * micros)
     around_s = dense_s + way_s + away_s
     busy_s = dense_s + trip.gateway_s
-    if candidate.shard_nodes:
+    if candidate.shard_nodes or is_gpu:
         shards_s = trip.service_s + peers * trip.peer_service_s
         busiest_s = micros * max(busy_s, trip.wire_s, shards_s)
     else:

@@ -223,6 +223,19 @@ def test_the_application_takes_the_settings_that_the_chart_writes(tmp_path):
     assert settings_of({"config": str(file)}).await_nodes == 3
 
 
+def test_the_notes_say_what_computes_where_and_that_no_gpu_has_seen_it(tmp_path):
+    [file] = [path for path in EXAMPLES if path.stem == "gpu-nccl"]
+    notes = run_helm("install", "demo", CHART, "--dry-run=client", f"--values={file}")
+    assert "gateways compute on cuda, shards on cuda" in notes
+    assert "not yet run on one" in notes
+    assert "NCCL crosses the pod network in plain text" in notes
+    alone = tmp_path / "values.yaml"
+    alone.write_text(file.read_text().replace("  trusted_network: nccl\n", "  log_format: json\n"))
+    untrusted = run_helm("install", "demo", CHART, "--dry-run=client", f"--values={alone}")
+    assert "links between pods go by gRPC" in untrusted
+    assert "GPU path" not in run_helm("install", "demo", CHART, "--dry-run=client")
+
+
 def test_the_notes_say_how_to_ask_and_what_is_open():
     notes = run_helm("install", "demo", CHART, "--dry-run=client")
     assert "helm -n default test demo" in notes

@@ -155,10 +155,157 @@ LOOSE = {
 }
 
 
+ON_GPUS = {"gateways__gpu": {"count": 1}, "gateways__replicas": 1}
+
+
+def gpus_asked(**values):
+    """By component: the limit of the container, requests being the same."""
+    found = {}
+    for component, pod in pod_templates(render(**values)).items():
+        resources = pod["spec"]["containers"][0]["resources"]
+        limit = resources["limits"].get("nvidia.com/gpu")
+        assert resources["requests"].get("nvidia.com/gpu") == limit
+        found[component] = limit
+    return found
+
+
 def test_gpus_are_asked_for_by_the_pods_that_hold_them():
-    pods = pod_templates(render(shards__gpu={"count": 2}, gateways__replicas=1))
-    asked = {
-        component: pod["spec"]["containers"][0]["resources"]["limits"].get("nvidia.com/gpu")
-        for component, pod in pods.items()
+    asked = gpus_asked(**ON_GPUS, shards__gpu={"count": 2})
+    assert asked == {"head": None, "gateway": 1, "shard": 2, "test": None}
+
+
+def test_whoever_states_resources_still_gets_the_gpus():
+    own = {"limits": {"memory": "9Gi"}, "requests": {"cpu": 3}}
+    [head] = pod_templates(render(shards__replicas=0, head__gpu={"count": 1}, head__resources=own))[
+        "head"
+    ]["spec"]["containers"]
+    assert head["resources"] == {
+        "limits": {"memory": "9Gi", "nvidia.com/gpu": 1},
+        "requests": {"cpu": 3, "nvidia.com/gpu": 1},
     }
-    assert asked == {"head": None, "gateway": None, "shard": 2, "test": None}
+
+
+@pytest.mark.parametrize("deployment", ["plain", "rayservice"])
+def test_ray_is_told_the_gpus_of_every_pod_and_no_others(deployment):
+    made = render(**ON_GPUS, shards__gpu={"count": 2}, deployment=deployment)
+    if deployment == "plain":
+        told = {
+            component: next(
+                argument.partition("=")[2]
+                for argument in pod["spec"]["containers"][0]["args"]
+                if argument.startswith("--num-gpus=")
+            )
+            for component, pod in pod_templates(made).items()
+            if component in ("gateway", "shard")
+        }
+        text = find(made, "ConfigMap", "demo-galerne")["data"]["galerne.yaml"]
+        told["head"] = str(yaml.safe_load(text)["ray_head"]["num_gpus"])
+    else:
+        cluster = find(made, "RayService")["spec"]["rayClusterConfig"]
+        groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
+        groups["head"] = cluster["headGroupSpec"]
+        told = {name: group["rayStartParams"]["num-gpus"] for name, group in groups.items()}
+    assert told == {"head": "0", "gateway": "1", "shard": "2"}
+
+
+@pytest.mark.parametrize(
+    ("values", "devices", "parts"),
+    [
+        ({}, ("cpu", "cpu"), (1, 4)),
+        ({"head__gpu": {"count": 1}}, ("cuda", "cpu"), (1, 4)),
+        (ON_GPUS, ("cuda", "cpu"), (1, 4)),
+        ({**ON_GPUS, "shards__gpu": {"count": 4}}, ("cuda", "cuda"), (1, 8)),
+        ({"shards__replicas": 0, "head__gpu": {"count": 2}}, ("cuda", "cpu"), (2, None)),
+        (
+            {
+                "shards__replicas": 0,
+                "head__gpu": {"count": 8},
+                "transport": "nccl",
+                "shards__processes": 7,
+            },
+            ("cuda", "cuda"),
+            (1, 7),
+        ),
+    ],
+    ids=["no GPU", "in the head", "gateways", "both", "two, no shards", "NCCL in one pod"],
+)
+def test_parts_compute_where_their_pods_have_gpus(values, devices, parts, tmp_path):
+    told = settings(tmp_path=tmp_path, **values)
+    assert (told.device, told.shard_device) == devices
+    assert (told.gateways, told.shards) == parts
+
+
+def test_pods_with_gpus_get_the_image_with_cuda_unless_a_tag_is_set():
+    def image(**values):
+        [found] = {
+            container["image"]
+            for pod in pod_templates(render(**values)).values()
+            for container in pod["spec"]["containers"]
+        }
+        return found
+
+    assert image() == "galerne:0.1.0"
+    assert image(**ON_GPUS) == "galerne:0.1.0-cuda"
+    assert image(**ON_GPUS, image__tag="mine") == "galerne:mine"
+
+
+def test_auto_learns_what_gpus_the_nodes_to_come_will_have(tmp_path):
+    told = settings(
+        tmp_path=tmp_path,
+        **ON_GPUS,
+        shards__gpu={"count": 4},
+        shards__maxReplicas=3,
+        deployment="rayservice",
+        mode="auto",
+        config={"calibration": "/calibration/gpu.json"},
+    )
+    assert {(kind.role, kind.gpus) for kind in told.nodes} == {("gateway", 1), ("shard", 4)}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"config": {"device": "cuda"}}, "config.device: cuda needs GPUs in the pods that hold"),
+        ({"shards__gpu": {"count": 1}}, "shards on GPUs need gateways on GPUs; set head.gpu.count"),
+        ({"gateways__gpu": {"count": 1}}, "gateways live in the head's pod"),
+        ({**ON_GPUS, "head__gpu": {"count": 1}}, "head.gpu.count: the head computes nothing"),
+        ({**ON_GPUS, "config": {"device": "cpu"}}, "gateways.gpu.count: config.device=cpu would"),
+        (
+            {**ON_GPUS, "shards__gpu": {"count": 1}, "config": {"shard_device": "cpu"}},
+            "shards.gpu.count: config.shard_device=cpu would leave GPUs idle",
+        ),
+        ({**ON_GPUS, "config": {"shard_device": "cuda"}}, "config.shard_device: cuda: needs GPUs"),
+        ({"transport": "nccl"}, "transport: nccl goes from GPU to GPU, gateways are on cpu"),
+        ({**ON_GPUS, "transport": "nccl"}, "transport: nccl: needs GPUs in the shards' pods"),
+        (
+            {"shards__replicas": 0, "head__gpu": {"count": 2}, "transport": "nccl"},
+            "shards.processes: must be said with shards on GPUs beside the gateways",
+        ),
+        (
+            {
+                "shards__replicas": 0,
+                "head__gpu": {"count": 2},
+                "transport": "nccl",
+                "shards__processes": 2,
+            },
+            "head.gpu.count: 1 gateways and 2 shards need a GPU each, their pods have 2",
+        ),
+        (
+            {**ON_GPUS, "gateways__processes": 2},
+            "gateways.gpu.count: 2 gateways and 0 shards need a GPU each, their pods have 1",
+        ),
+        (
+            {**ON_GPUS, "shards__gpu": {"count": 1}, "shards__processes": 3},
+            "shards.gpu.count: 3 shards need a GPU each, their pods have 2",
+        ),
+        ({"shards__replicas": 0, "shards__gpu": {"count": 1}}, "shards live beside the gateways"),
+        ({**ON_GPUS, "mode": "auto"}, "config.calibration: mode auto cannot measure GPUs from"),
+        ({"head__gpu": {"count": 1, "resource": "gpu"}}, "at '/head/gpu/resource'"),
+        ({"head__gpu": {"count": -1}}, "at '/head/gpu/count'"),
+        ({"head__gpu": {"memory": "80Gi"}}, "additional properties 'memory' not allowed"),
+    ],
+)
+def test_gpus_that_contradict_the_parts_are_refused_by_name(values, words):
+    with pytest.raises(HelmError) as refused:
+        render(**values)
+    assert words in str(refused.value)

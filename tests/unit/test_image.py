@@ -49,6 +49,21 @@ def test_only_the_cuda_image_carries_nvidias_libraries():
     assert {"nvidia-nccl-cu13", "nvidia-cudnn-cu13"} <= set(pins(LOCKS["cuda"]))
 
 
+def test_only_the_cuda_image_has_the_compiler_that_triton_calls_at_run_time():
+    installs = {
+        variant: [
+            text
+            for stage in lineage(stages(variant), "runtime")
+            for text in stage.texts("RUN")
+            if "apt-get install" in text
+        ]
+        for variant in LOCKS
+    }
+    assert installs["cpu"] == []
+    [install] = installs["cuda"]
+    assert {"gcc", "libc6-dev"} <= set(install.split())
+
+
 def test_the_builder_is_the_one_that_the_package_asks_for():
     [wanted] = map(Requirement, PACKAGE["build-system"]["requires"])
     assert wanted.specifier.contains(pins("requirements-build.lock")[wanted.name])

@@ -25,24 +25,44 @@ def by_nccl(**fields):
     }
 
 
+def on_gpus(number):
+    return {"cores_per_node": 8, "gateway_gpus": number, "shard_gpus": number, "gpu_bytes": 7e10}
+
+
 def test_without_gpus_nothing_is_planned_by_nccl():
     assert by_nccl(nodes=4) == set()
 
 
 def test_every_gateway_and_shard_of_a_machine_takes_a_gpu():
-    assert by_nccl(cores_per_node=8, gpus_per_node=3) == {(1, 2, 0)}
-    assert by_nccl(cores_per_node=8, gpus_per_node=8) == {(1, 2, 0), (1, 4, 0)}
+    assert by_nccl(**on_gpus(3)) == {(1, 2, 0)}
+    assert by_nccl(**on_gpus(8)) == {(1, 2, 0), (1, 4, 0), (1, 7, 0)}
+
+
+def test_one_gpu_is_the_gateways_and_leaves_none_for_a_shard_beside_it():
+    assert by_nccl(**on_gpus(1)) == set()
+    assert by_nccl(nodes=2, **on_gpus(1), trusts_network=True) == {(1, 1, 1)}
+
+
+def test_shards_on_cores_are_never_linked_by_nccl():
+    cluster = create_cluster(nodes=3, cores_per_node=8, gateway_gpus=8, trusts_network=True)
+    found = candidates(SHAPE, cluster, Objectives())
+    assert {c.transport for c in found} == {
+        *(LinkTransport.LOCAL, LinkTransport.SHM, LinkTransport.GRPC)
+    }
+    assert max(c.shards for c in found if not c.shard_nodes and c.gateways == 1) == 8
 
 
 def test_links_that_leave_a_host_are_planned_on_a_trusted_network_only():
-    assert by_nccl(nodes=3, cores_per_node=8, gpus_per_node=4) == {(1, 2, 0)}
-    trusted = by_nccl(nodes=3, cores_per_node=8, gpus_per_node=4, trusts_network=True)
+    assert by_nccl(nodes=3, **on_gpus(4)) == {(1, 2, 0), (1, 3, 0)}
+    trusted = by_nccl(nodes=3, **on_gpus(4), trusts_network=True)
     assert {(1, 1, 1), (2, 4, 1), (2, 4, 0), (1, 8, 2)} <= trusted
-    assert all(shards <= 4 * max(nodes, gateways) for gateways, shards, nodes in trusted)
+    assert all(
+        shards <= (4 * nodes if nodes else 3 * gateways) for gateways, shards, nodes in trusted
+    )
 
 
 def test_a_candidate_by_nccl_costs_what_the_calibration_says_of_nccl():
-    cluster = create_cluster(cores_per_node=8, gpus_per_node=8)
+    cluster = create_cluster(**on_gpus(8))
     (candidate, *_) = (
         c for c in candidates(SHAPE, cluster, Objectives()) if c.transport is LinkTransport.NCCL
     )

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from cluster.node_kinds import NodeKind, cluster_shape, roles_to_ask
 from cluster.nodes import Node, Role
+from cluster.planning.cluster_shape import NO_GPUS, GpuUse
 from galerne.errors import ConfigError
 from galerne.topology import LinkTransport
 
@@ -23,8 +24,8 @@ def nodes_of(*roles):
     return [node(number, role) for number, role in enumerate(roles)]
 
 
-def shape(nodes, *kinds, is_grpc_calibrated=True):
-    return cluster_shape(nodes, kinds, is_grpc_calibrated=is_grpc_calibrated)
+def shape(nodes, *kinds, calibrated=(LinkTransport.GRPC,), **options):
+    return cluster_shape(nodes, kinds, calibrated=calibrated, **options)
 
 
 def test_one_node_that_nothing_joins_is_planned_without_a_network():
@@ -40,23 +41,60 @@ def test_nodes_without_labels_can_be_either():
 
 
 def test_links_between_nodes_are_planned_only_where_their_costs_are_known():
-    found = shape(nodes_of(None, None), is_grpc_calibrated=False)
+    found = shape(nodes_of(None, None), calibrated=())
     assert LinkTransport.GRPC not in found.transports
 
 
-def test_links_between_gpus_are_planned_where_every_node_has_some_and_their_costs_are_known():
-    present = [replace(node(n), num_gpus=gpus) for n, gpus in enumerate((4, 2))]
-    found = cluster_shape(present, is_grpc_calibrated=True, is_nccl_calibrated=True)
-    assert (found.gpus_per_node, LinkTransport.NCCL in found.transports) == (2, True)
-    for nodes, kinds, is_calibrated in (
-        (present, (), False),
-        ([*present, node(2)], (), True),
-        (present, [NodeKind(role=None, most=5)], True),
-    ):
-        found = cluster_shape(
-            nodes, kinds, is_grpc_calibrated=True, is_nccl_calibrated=is_calibrated
-        )
+BOTH_ON_GPUS = GpuUse(by_gateways=True, by_shards=True, room_bytes=7e10)
+MIXED = GpuUse(by_gateways=True, room_bytes=7e10)
+ALL_LINKS = (LinkTransport.GRPC, LinkTransport.NCCL)
+
+
+def with_gpus(*numbers, role=None):
+    return [replace(node(n, role), num_gpus=gpus) for n, gpus in enumerate(numbers)]
+
+
+def test_links_between_gpus_are_planned_where_shards_have_some_and_costs_are_known():
+    found = shape(with_gpus(4, 2), calibrated=ALL_LINKS, gpu_use=BOTH_ON_GPUS)
+    assert (found.gateway_gpus, found.shard_gpus, found.gpu_bytes) == (2, 2, 7e10)
+    assert LinkTransport.NCCL in found.transports
+    for calibrated, use in (((), BOTH_ON_GPUS), (ALL_LINKS, MIXED), (ALL_LINKS, NO_GPUS)):
+        found = shape(with_gpus(4, 2), calibrated=calibrated, gpu_use=use)
         assert LinkTransport.NCCL not in found.transports
+
+
+def test_one_machine_with_gpus_can_have_links_between_them():
+    found = shape(with_gpus(8), calibrated=ALL_LINKS, gpu_use=BOTH_ON_GPUS)
+    assert LinkTransport.NCCL in found.transports
+    assert LinkTransport.GRPC not in found.transports
+
+
+def test_a_node_without_a_gpu_is_for_shards_alone_where_gateways_need_one():
+    found = shape(with_gpus(0, 1, 0), gpu_use=MIXED)
+    assert (found.gateway_nodes, found.shard_nodes) == (1, 2)
+    assert (found.gateway_gpus, found.shard_gpus) == (1, 0)
+
+
+def test_a_node_without_a_gpu_is_for_nothing_where_both_need_one():
+    found = shape(with_gpus(0, 2, 2), gpu_use=BOTH_ON_GPUS)
+    assert (found.gateway_nodes, found.shard_nodes, found.num_nodes) == (2, 1, 2)
+
+
+def test_without_a_gpu_for_a_gateway_there_is_no_plan():
+    with pytest.raises(ValueError, match="no node with CPUs and a GPU may hold a gateway"):
+        shape([node(0, GATEWAY)], gpu_use=MIXED)
+
+
+def test_nodes_to_come_count_with_the_gpus_that_they_are_told_to_have():
+    asked = NodeKind(role=SHARD, most=3, cores=4, memory_bytes=8e9, gpus=4)
+    gateways = with_gpus(1, role=GATEWAY)
+    found = shape(gateways, asked, calibrated=ALL_LINKS, gpu_use=BOTH_ON_GPUS)
+    assert (found.gateway_gpus, found.shard_gpus) == (1, 4)
+    assert LinkTransport.NCCL in found.transports
+    bare = replace(asked, gpus=0)
+    with pytest.raises(ValueError, match=r"nodes\.shard\.gpus: 0, and shards compute on GPUs"):
+        shape(gateways, bare, gpu_use=BOTH_ON_GPUS)
+    assert shape(gateways, bare, gpu_use=MIXED).shard_nodes == 3
 
 
 def test_nodes_that_may_be_asked_for_count_with_those_that_are_there():
@@ -90,7 +128,9 @@ def test_what_a_node_has_must_be_said_while_there_is_none():
         shape([], NodeKind(role=GATEWAY, most=1))
 
 
-@pytest.mark.parametrize(("field", "value"), [("most", -1), ("cores", 0), ("memory_bytes", 0.0)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("most", -1), ("cores", 0), ("memory_bytes", 0.0), ("gpus", -1)]
+)
 def test_a_kind_of_impossible_nodes_is_refused_by_name(field, value):
     with pytest.raises(ConfigError, match=rf"nodes\.shard\.{field}={value}"):
         NodeKind(**{"role": SHARD, "most": 1, field: value})

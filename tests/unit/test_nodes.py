@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.nodes import Node, Role, choose_nodes, node_by_part, node_of
+from cluster.nodes import Node, Role, choose_nodes, node_by_part, node_of, nodes_with_gpus
 
 
 def spread(num_gateways, num_shards, num_nodes, num_replicas=1, num_cpus=4.0):
@@ -49,6 +49,52 @@ def test_a_node_without_cpus_gets_nothing_and_a_small_one_little():
 def test_too_many_parts_are_refused():
     with pytest.raises(ValueError, match="have room for 4 parts"):
         spread(2, 3, 2, num_cpus=0.2)
+
+
+def with_gpus(*numbers):
+    return [Node(f"node-{i}", 4.0, is_head=not i, num_gpus=n) for i, n in enumerate(numbers)]
+
+
+def test_parts_on_gpus_go_where_gpus_are_left():
+    parts = ["s-0", "s-1", "s-2"]
+    homes = node_by_part(
+        *(["g"], parts, with_gpus(1, 2, 1)),
+        num_replicas=1,
+        cpu_per_part=0.1,
+        on_gpus={"g", *parts},
+    )
+    assert Counter(homes.values()) == {"node-0": 1, "node-1": 2, "node-2": 1}
+
+
+def test_gpus_of_parts_that_stay_are_not_given_twice():
+    with pytest.raises(ValueError, match="no node that may hold s-1 has a GPU for it"):
+        node_by_part(
+            *([], ["s-0", "s-1"], with_gpus(1)),
+            num_replicas=1,
+            cpu_per_part=0.1,
+            staying={"s-0": "node-0"},
+            on_gpus={"s-0", "s-1"},
+        )
+
+
+def test_shards_on_cores_leave_gpus_to_gateways():
+    nodes = nodes_with_gpus(with_gpus(0, 1), gateways=True, shards=False)
+    assert [node.role for node in nodes] == [Role.SHARD, None]
+    homes = node_by_part(
+        *(["g"], ["s-0", "s-1"], nodes), num_replicas=1, cpu_per_part=0.1, on_gpus={"g"}
+    )
+    assert homes["g"] == "node-1"
+
+
+@pytest.mark.parametrize("role", [None, *Role])
+def test_a_node_without_a_gpu_holds_no_part_that_needs_one(role):
+    bare = Node("bare", 4.0, is_head=True, role=role)
+    [kept] = nodes_with_gpus([bare], gateways=False, shards=False)
+    assert kept == bare
+    [mixed] = nodes_with_gpus([bare], gateways=True, shards=False)
+    assert (mixed.num_cpus > 0, mixed.role) == (role is not Role.GATEWAY, role or Role.SHARD)
+    [none] = nodes_with_gpus([bare], gateways=True, shards=True)
+    assert none.num_cpus == 0
 
 
 GATEWAY, SHARD = Role.GATEWAY, Role.SHARD

@@ -31,10 +31,16 @@ def node(number, num_cpus=2.0):
 
 def test_the_host_may_be_a_flag_and_the_rest_a_file(tmp_path):
     file = tmp_path / "galerne.yaml"
-    file.write_text("ray_head: {port: 6380, num_cpus: 0, role: gateway, metrics_port: 8080}\n")
+    file.write_text("ray_head: {port: 6380, num_cpus: 0, num_gpus: 2, metrics_port: 8080}\n")
     head = open_head_of(load_config(file, {"ray_head_host": "10.1.2.3"}))
     assert (head.host, head.port, head.num_cpus) == ("10.1.2.3", 6380, 0)
-    assert head.ray_options() == {"labels": {ROLE_LABEL: "gateway"}, "_metrics_export_port": 8080}
+    assert head.ray_options() == {"num_gpus": 2, "labels": {}, "_metrics_export_port": 8080}
+
+
+def test_ray_looks_for_gpus_itself_where_none_are_told():
+    head = open_head_of(config(ray_head_role="gateway"))
+    assert (head.num_gpus, head.ray_options()["num_gpus"]) == (None, None)
+    assert head.ray_options()["labels"] == {ROLE_LABEL: "gateway"}
 
 
 def test_without_it_ray_is_for_this_machine_alone():

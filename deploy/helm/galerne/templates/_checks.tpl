@@ -28,6 +28,7 @@
 {{- fail (printf "%s.maxReplicas: pods come and go with deployment=rayservice and mode=auto only" $name) -}}
 {{- end -}}
 {{- end -}}
+{{- include "galerne.gpuChecks" . -}}
 {{- $shards := include "galerne.shardProcesses" . -}}
 {{- if eq $v.mode "auto" -}}
 {{- if not (kindIs "invalid" $v.shards.processes) -}}

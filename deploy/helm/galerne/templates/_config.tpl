@@ -10,6 +10,10 @@
 {{- if ne $v.model.source "embedded" -}}
 {{- $_ = set $c "model" (clean (printf "%s/%s" (include "galerne.modelRoot" .) $v.model.path)) -}}
 {{- end -}}
+{{- if include "galerne.hasGpus" . -}}
+{{- $_ = set $c "device" (include "galerne.device" .) -}}
+{{- $_ = set $c "shard_device" (include "galerne.shardDevice" .) -}}
+{{- end -}}
 {{- with $v.model.name }}{{ $_ = set $c "served_model_name" . }}{{ end -}}
 {{- with $v.objectives.ttftP95Seconds }}{{ $_ = set $c "ttft_p95_s" . }}{{ end -}}
 {{- with $v.objectives.interTokenP95Seconds }}{{ $_ = set $c "inter_token_p95_s" . }}{{ end -}}
@@ -19,7 +23,7 @@
 {{- with include "galerne.nodes" . | fromYamlArray }}{{ $_ = set $c "nodes" . }}{{ end -}}
 {{- else -}}
 {{- $_ = set $c "transport" $v.transport -}}
-{{- $_ = set $c "gateways" (ternary (max 1 $v.gateways.replicas) $v.gateways.processes (kindIs "invalid" $v.gateways.processes)) -}}
+{{- $_ = set $c "gateways" (include "galerne.gatewayProcesses" . | int) -}}
 {{- with include "galerne.shardProcesses" . }}{{ $_ = set $c "shards" (int .) }}{{ end -}}
 {{- end -}}
 {{- if and (eq $v.internalTls.mode "off") (gt (int (include "galerne.mostWorkers" .)) 0) -}}
@@ -60,6 +64,7 @@ tls:
 ray_head:
   port: {{ $v.ray.gcsPort }}
   num_cpus: {{ include "galerne.headCpus" . }}
+  num_gpus: {{ .Values.head.gpu.count }}
   {{- with include "galerne.role" (list . "head") }}
   role: {{ . }}
   {{- end }}
@@ -77,6 +82,7 @@ ray_head:
 - role: {{ include "galerne.role" (list $ $component) | default "any" }}
   most: {{ $most }}
   cores: {{ $group.cores }}
+  gpus: {{ $group.gpu.count }}
   {{/* Nine tenths: Ray and its agents take the rest. */ -}}
   memory_bytes: {{ printf "%.0f" (mulf 0.9 (include "galerne.bytes" $group.memory | float64)) }}
 {{- end }}

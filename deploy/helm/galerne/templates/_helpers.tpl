@@ -30,7 +30,7 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
 {{- define "galerne.image" -}}
 {{- with .Values.image -}}
 {{- if .digest -}}{{ .repository }}@{{ .digest }}
-{{- else -}}{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}
+{{- else -}}{{ .repository }}:{{ .tag | default (printf "%s%s" $.Chart.AppVersion (ternary "-cuda" "" (eq (include "galerne.hasGpus" $) "true"))) }}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -75,13 +75,21 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
 {{- define "galerne.minReplicas" -}}{{ ternary .replicas .minReplicas (kindIs "invalid" .minReplicas) }}{{- end -}}
 {{- define "galerne.maxReplicas" -}}{{ ternary .replicas .maxReplicas (kindIs "invalid" .maxReplicas) }}{{- end -}}
 
-{{/* Shard processes; empty: the mode decides */}}
+{{/* Shard processes: as told, or one on every core of their pods, or GPU; empty: the mode decides */}}
 {{- define "galerne.shardProcesses" -}}
+{{- $each := ternary .Values.shards.gpu.count .Values.shards.cores (eq (include "galerne.shardDevice" .) "cuda") -}}
 {{- with .Values.shards -}}
 {{- if not (kindIs "invalid" .processes) -}}{{ .processes }}
-{{- else if .replicas -}}{{ mul .replicas .cores }}
+{{- else if .replicas -}}{{ mul .replicas $each }}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+
+{{/* Gateway processes: as told, or one a pod, or one on every GPU that no shard needs */}}
+{{- define "galerne.gatewayProcesses" -}}
+{{- $home := get .Values (include "galerne.gatewayHome" .) -}}
+{{- $each := ternary (max 1 $home.gpu.count) 1 (and (eq (include "galerne.device" .) "cuda") (not (include "galerne.sharesGpus" .))) -}}
+{{- ternary (mul (max 1 .Values.gateways.replicas) $each) .Values.gateways.processes (kindIs "invalid" .Values.gateways.processes) -}}
 {{- end -}}
 
 {{/* list root component: the label galerne.io/role of its Ray nodes; empty: both */}}

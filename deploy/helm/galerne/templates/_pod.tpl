@@ -202,23 +202,17 @@ client-ca: {{ . }}
 {{- end }}
 {{- end -}}
 
+{{/* Of a group: GPUs are asked for as limits; requests that say another number are refused */}}
 {{- define "galerne.resources" -}}
-{{- $group := . -}}
-{{- if .resources -}}
-{{- toYaml .resources -}}
-{{- else -}}
-requests:
-  cpu: {{ .cores | quote }}
-  memory: {{ .memory }}
-  {{- with .gpu }}{{ if .count }}
-  {{ .resource }}: {{ .count }}
-  {{- end }}{{ end }}
-limits:{{/* none of the CPU: the scheduler's pauses would be tokens' pauses */}}
-  memory: {{ .memory }}
-  {{- with .gpu }}{{ if .count }}
-  {{ .resource }}: {{ .count }}
-  {{- end }}{{ end }}
-{{- end }}
+{{/* No limit of the CPU: the scheduler's pauses would be tokens' pauses. */ -}}
+{{- $own := dict "requests" (dict "cpu" (toString .cores) "memory" .memory) "limits" (dict "memory" .memory) -}}
+{{- $made := ternary (deepCopy .resources) $own (gt (len .resources) 0) -}}
+{{- if .gpu.count -}}
+{{- range $kind := list "requests" "limits" -}}
+{{- $_ := set $made $kind (merge (get $made $kind | default dict) (dict $.gpu.resource $.gpu.count)) -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $made -}}
 {{- end -}}
 
 {{- define "galerne.env" -}}
