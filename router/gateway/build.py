@@ -119,7 +119,8 @@ def build_gateway(
     has_vision = checkpoint.config.vision is not None
     tower = None
     if has_vision:
-        tower = VisionTower(checkpoint, settings.dtype, KernelThreads(settings.num_threads))
+        threads = KernelThreads(settings.num_threads)
+        tower = VisionTower(checkpoint, settings.dtype, threads, settings.device)
     runner = PagedRunner(
         decoder, cache, experts, tower, topology.num_micro_batches, settings.vision
     )
