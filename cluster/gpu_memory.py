@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 from typing import NamedTuple
 
@@ -9,6 +10,8 @@ from cluster.planning.shape import shape_of
 from galerne.errors import ConfigError
 from galerne.topology import LinkTransport, Topology
 from shards.checkpoint.config import ModelConfig
+from shards.checkpoint.eagle import eagle_shapes
+from shards.checkpoint.names import vision_shapes
 from shards.kernels.formats import WeightFormat
 from shards.kernels.kinds import CUDA
 
@@ -29,6 +32,7 @@ def gpu_need(
     formats: tuple[WeightFormat, WeightFormat],
     replicas: int,
     free_bytes: int,
+    beside: int = 0,
 ) -> GpuNeed:
     """For gateways with a GPU each, bf16 arithmetic.
 
@@ -38,6 +42,7 @@ def gpu_need(
         formats: Of routed experts, and of the dense weights.
         replicas: Copies of every expert on shards.
         free_bytes: Of one GPU.
+        beside: Bytes on every gateway's GPU for more than the text model: ``beside_bytes``.
     """
     experts, dense = (
         WeightFormat.FP8 if model.is_fp8 and f is WeightFormat.BF16 else f for f in formats
@@ -45,12 +50,29 @@ def gpu_need(
     shape, num_gateways = shape_of(model, experts, dense), len(topology.gateways)
     # The head stays as it is in fp8 checkpoints.
     head = shape.head_weights * 2 if dense is WeightFormat.FP8 else shape.head_bytes
-    own = shape.dense_bytes - shape.head_bytes + head
+    own = shape.dense_bytes - shape.head_bytes + head + beside
     if topology.transport is LinkTransport.LOCAL:
         own += shape.routed_bytes
         return GpuNeed(int(own * num_gateways), _left(free_bytes, own) * num_gateways)
     everywhere = own * num_gateways + shape.routed_bytes * replicas
     return GpuNeed(int(everywhere), _left(free_bytes, own) * num_gateways)
+
+
+def beside_bytes(model: ModelConfig, image_cache_bytes: int, head: ModelConfig | None) -> int:
+    """Vision tower, features of images, and the Eagle head on one gateway's GPU.
+
+    Args:
+        model: Whose images; without a vision tower there are none.
+        image_cache_bytes: Most that features may take.
+        head: Sizes of the head, if one guesses; fp8 ones stay fp8.
+    """
+    total = 0
+    if model.vision is not None:
+        shapes = vision_shapes(model.vision, model.hidden_size)
+        total += 2 * sum(map(math.prod, shapes.values())) + image_cache_bytes
+    if head is not None:
+        total += (1 if head.is_fp8 else 2) * sum(map(math.prod, eagle_shapes(head).values()))
+    return total
 
 
 def _left(free_bytes: int, weights: float) -> int:
