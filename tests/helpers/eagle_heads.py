@@ -1,4 +1,4 @@
-"""Eagle heads of random weights for the fixture models: wrong nearly always, which no token shows."""
+"""Eagle heads of random weights: they are nearly always wrong, which no token may show."""
 
 import torch
 

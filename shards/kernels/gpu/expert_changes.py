@@ -116,10 +116,9 @@ class ExpertChanges:
         """``[len(keys)]`` int64; -1 for adapters that change nothing here."""
         known = self._slots_of
         if keys not in known:
-            slots = [self._slots[key] if key in self._slots else -1 for key in keys]
             if len(known) >= _CACHED_STEPS:
                 known.clear()
-            known[keys] = torch.tensor(slots).to(self._device)
+            known[keys] = torch.tensor(self._slots.places(keys)).to(self._device)
         return known[keys]
 
     def run(

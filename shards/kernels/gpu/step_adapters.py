@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,6 +43,11 @@ class Slots:
 
     def __getitem__(self, key: int) -> int:
         return self._slots[key]
+
+    def places(self, keys: Sequence[int]) -> list[int]:
+        """Of adapters; -1 for those that have none."""
+        slots = self._slots
+        return [slots.get(key, -1) for key in keys]
 
     def take(self, key: int) -> int:
         """The adapter's number, a free one if it is new.
