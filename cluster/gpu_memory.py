@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,6 +13,8 @@ from cluster.planning.shape import ModelShape, shape_of
 from galerne.errors import ConfigError
 from galerne.topology import LinkTransport, Topology
 from shards.checkpoint.config import ModelConfig
+from shards.checkpoint.eagle import eagle_shapes
+from shards.checkpoint.names import vision_shapes
 from shards.kernels.formats import WeightFormat
 from shards.kernels.kinds import CUDA
 
@@ -33,6 +36,7 @@ def gpu_need(
     formats: tuple[WeightFormat, WeightFormat],
     replicas: int,
     free_bytes: int,
+    beside: int = 0,
 ) -> GpuNeed:
     """For gateways with a GPU each, bf16 arithmetic.
 
@@ -42,10 +46,11 @@ def gpu_need(
         formats: Of routed experts, and of the dense weights.
         replicas: Copies of every expert on shards.
         free_bytes: Of one GPU.
+        beside: Bytes on every gateway's GPU for more than the text model: ``beside_bytes``.
     """
     experts, dense = (kept_on_gpu(model, held) for held in formats)
     shape, num_gateways = kept_shape(model, experts, dense), len(topology.gateways)
-    own = shape.dense_bytes
+    own = shape.dense_bytes + beside
     if topology.transport is LinkTransport.LOCAL:
         own += shape.routed_bytes
         return GpuNeed(int(own * num_gateways), _left(free_bytes, own) * num_gateways)
@@ -69,6 +74,23 @@ def kept_shape(model: ModelConfig, experts: WeightFormat, dense: WeightFormat) -
 def gpu_room(free_bytes: int) -> float:
     """Of a GPU with so much free memory, what weights and caches may take. Pure."""
     return max(float(free_bytes - _WORKSPACE_BYTES), 0.0)
+
+
+def beside_bytes(model: ModelConfig, image_cache_bytes: int, head: ModelConfig | None) -> int:
+    """Vision tower, features of images, and the Eagle head on one gateway's GPU.
+
+    Args:
+        model: Whose images; without a vision tower there are none.
+        image_cache_bytes: Most that features may take.
+        head: Sizes of the head, if one guesses; fp8 ones stay fp8.
+    """
+    total = 0
+    if model.vision is not None:
+        shapes = vision_shapes(model.vision, model.hidden_size)
+        total += 2 * sum(map(math.prod, shapes.values())) + image_cache_bytes
+    if head is not None:
+        total += (1 if head.is_fp8 else 2) * sum(map(math.prod, eagle_shapes(head).values()))
+    return total
 
 
 def _left(free_bytes: int, weights: float) -> int:

@@ -12,7 +12,13 @@ from cluster.actors.launch_spec import LaunchSpec
 from cluster.config import ServeConfig, kv_bytes
 from cluster.demo import MODEL_NAME
 from cluster.gateway_machines import GatewayMachines, gateway_machines
-from cluster.gpu_memory import free_gpu_bytes, gpu_need, kept_on_gpu, kept_shape
+from cluster.gpu_memory import (
+    beside_bytes,
+    free_gpu_bytes,
+    gpu_need,
+    kept_on_gpu,
+    kept_shape,
+)
 from cluster.named_files import checkpoint_directory, internal_tls, tokenizer_directory
 from cluster.nccl_check import check_nccl
 from cluster.planning.shape import ModelShape, shape_of
@@ -150,7 +156,7 @@ def held_speculation(
         num_draft_tokens=config.num_draft_tokens,
         draft_model=None if config.draft_model is None else config.draft_model.resolve(),
     )
-    return settings, find_head(settings, held.path, held.config, config.device)
+    return settings, find_head(settings, held.path, held.config)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,8 +214,12 @@ def plan_serving(
         problem = f"has no tekken.json, and its {model.vocab_size} ids are fewer than the embedded "
         raise ConfigError("model", path, problem + f"tokenizer's {EMBEDDED_VOCAB_SIZE}")
     formats = held.experts, held.dense
+    speculation, head = held_speculation(config, held)
     if config.device == CUDA:
-        resident, free = gpu_need(model, topology, formats, config.replicas, free_gpu())
+        head_sizes = None if head is None else head.config
+        beside = beside_bytes(model, config.images.vision.cache_bytes, head_sizes)
+        gpu = free_gpu()
+        resident, free = gpu_need(model, topology, formats, config.replicas, gpu, beside)
     else:
         resident = resident_bytes(config, model, topology, formats)
         free = machines.free_bytes - (resident if num_nodes == 1 else 0)
@@ -219,7 +229,6 @@ def plan_serving(
     per_gateway = kv_bytes(config.kv_memory, free) // len(topology.gateways)
     width = NUMBER_BYTES[config.numerics]
     per_token = block_bytes(model, BLOCK_SIZE, width)
-    speculation, head = held_speculation(config, held)
     per_token += head_block_bytes(head, width)
     per_token //= BLOCK_SIZE
     # The cache stays as it is when the mode changes: it is made for the one with most sequences.

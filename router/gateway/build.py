@@ -41,7 +41,6 @@ from router.model.vision import VisionTower
 from router.tracing.gateway import GatewayTracer
 from shards.checkpoint.open import open_checkpoint
 from shards.checkpoint.weights import Checkpoint
-from shards.kernels.kinds import Kernels, kernels_on
 from shards.kernels.native.library import set_spin
 from shards.kernels.threads import KernelThreads
 from shards.nccl.process import NcclProcess
@@ -85,9 +84,7 @@ def build_gateway(
     """
     checkpoint = open_checkpoint(settings.checkpoint)
     topology = settings.topology
-    _check_device(settings)
-    asked = settings.speculation, settings.checkpoint, checkpoint.config
-    head = find_head(*asked, settings.device)
+    head = find_head(settings.speculation, settings.checkpoint, checkpoint.config)
     num_blocks = _num_blocks(settings, checkpoint, head_block_bytes(head, settings.dtype.itemsize))
     facts = _facts(settings, checkpoint)
     scheduler_config = scheduler_limits(settings, topology)
@@ -119,7 +116,8 @@ def build_gateway(
     has_vision = checkpoint.config.vision is not None
     tower = None
     if has_vision:
-        tower = VisionTower(checkpoint, settings.dtype, KernelThreads(settings.num_threads))
+        threads = KernelThreads(settings.num_threads)
+        tower = VisionTower(checkpoint, settings.dtype, threads, settings.device)
     runner = PagedRunner(
         decoder, cache, experts, tower, topology.num_micro_batches, settings.vision
     )
@@ -151,12 +149,6 @@ def build_gateway(
     return BuiltGateway(
         *(engine, runner, facts, num_tokens, switch, guides, adapters, tracer, sources.nccl)
     )
-
-
-def _check_device(settings: GatewaySettings) -> None:
-    """Raises ConfigError for what only CPUs can do."""
-    if kernels_on(settings.device) is not Kernels.HOST and settings.adapters_root is not None:
-        raise ConfigError("adapters", str(settings.adapters_root), f"not on {settings.device}")
 
 
 def _num_blocks(settings: GatewaySettings, checkpoint: Checkpoint, beside: int) -> int:

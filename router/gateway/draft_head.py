@@ -10,27 +10,20 @@ from router.gateway.sizes import BLOCK_SIZE
 from router.model.cache_size import block_bytes
 from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.eagle import EagleCheckpoint, open_eagle
-from shards.kernels.kinds import CPU
 
 HEAD_DIRECTORY = "eagle"  # within a checkpoint's
 
 
 def find_head(
-    settings: SpeculationSettings, checkpoint: Path, config: ModelConfig, device: str = CPU
+    settings: SpeculationSettings, checkpoint: Path, config: ModelConfig
 ) -> EagleCheckpoint | None:
     """The Eagle head that guesses for the model in ``checkpoint``, if one is to.
 
-    Heads compute on CPUs only: elsewhere one that nobody has asked for is left out.
-
     Raises:
-        ConfigError: One is asked for, and there is none, or not on this device.
+        ConfigError: One is asked for, and there is none.
         CheckpointError: It cannot be used with this model.
     """
     if settings.speculative not in ("auto", "eagle"):
-        return None
-    if device != CPU:
-        if settings.speculative == "eagle" or settings.draft_model is not None:
-            raise ConfigError("speculative", "eagle", f"not on device {device}: ngram or off")
         return None
     inside = checkpoint / HEAD_DIRECTORY
     path = settings.draft_model or (inside if inside.is_dir() else None)

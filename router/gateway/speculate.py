@@ -34,6 +34,7 @@ def create_drafting(
             BLOCK_SIZE,
             settings.dtype,
             settings.num_threads,
+            settings.device,
         )
         source = EagleSource(runner, model, runner.decoder.config.eos_token_id)
     return Speculation(source, config, clock)

@@ -7,7 +7,7 @@ how often guesses are right, never a token: see ``router.engine.stepper``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -20,6 +20,7 @@ from router.profiling import LayerTimer
 from shards.bank import ExpertBank
 from shards.checkpoint.eagle import FUSE, EagleCheckpoint
 from shards.kernels.formats import WeightFormat
+from shards.kernels.kinds import CPU, Kernels, kernels_on, torch_device
 from shards.kernels.linear import Linear
 
 NUM_SCRATCH = 256  # blocks for guesses beyond the blocks that a sequence holds, one a sequence
@@ -36,22 +37,35 @@ class EagleHead:
         block_size: int,
         dtype: torch.dtype,
         num_threads: int,
+        device: str = CPU,
     ) -> None:
-        """Load. ``num_blocks``: of the large model's cache; ``num_threads`` change no bit."""
+        """Load.
+
+        Args:
+            checkpoint: Of the head.
+            decoder: Of the large model, on the same device.
+            num_blocks: Of the large model's cache.
+            block_size: The same.
+            dtype: bfloat16 or float32.
+            num_threads: Who computes in native kernels; changes no bit.
+            device: cpu, or cuda.
+
+        Raises:
+            ConfigError: The device is not here.
+        """
         config = checkpoint.config
         self.first_scratch = num_blocks
         self.block_size = block_size
         self._decoder = decoder
         self._dtype = dtype
         self._num_layers = config.num_layers
-        self._fuse = Linear(checkpoint.dense(FUSE).to(dtype), num_threads)
-        self._layers = load_layers(
-            checkpoint, dtype, num_threads, num_threads, WeightFormat.BF16, lambda loaded: None
-        )
+        self._fuse = _fuse(checkpoint, dtype, num_threads, device)
+        threads, held = (num_threads, num_threads), WeightFormat.BF16
+        self._layers = load_layers(checkpoint, dtype, *threads, held, lambda loaded: None, device)
         only = {layer: (0,) for layer in range(config.num_layers)}
-        bank = ExpertBank(checkpoint, only, dtype, num_threads=num_threads)
+        bank = ExpertBank(checkpoint, only, dtype, num_threads=num_threads, device=device)
         self._experts = LocalExperts(bank, [ShardId("eagle")])
-        self._cache = PagedLatentCache(config, num_blocks + NUM_SCRATCH, block_size, dtype)
+        self._cache = PagedLatentCache(config, num_blocks + NUM_SCRATCH, block_size, dtype, device)
         self._timer = LayerTimer()
 
     @torch.inference_mode()
@@ -78,3 +92,18 @@ class EagleHead:
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """``[T, V]`` float32 of ``[T, H]`` states."""
         return self._decoder.logits(states)
+
+
+def _fuse(
+    checkpoint: EagleCheckpoint, dtype: torch.dtype, num_threads: int, device: str
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """``[T, 2 H]`` -> ``[T, H]``."""
+    stored = checkpoint.dense(FUSE)
+    if kernels_on(device) is Kernels.HOST:
+        return Linear(stored.to(dtype), num_threads)
+    from shards.kernels.gpu.linear import DeviceLinear
+    from shards.kernels.gpu.weights import to_device
+
+    held = WeightFormat.BF16
+    weight = to_device(stored.kept_as(held, dtype), held, dtype, torch_device(device))
+    return DeviceLinear(weight, dtype)

@@ -15,13 +15,13 @@ from router.model.rope import softmax_scale, yarn_frequencies
 from router.model.shared_expert import run_shared, shared_expert
 from router.profiling import LayerTimer
 from shards.adapters.adapter import Adapter
-from shards.adapters.low_rank import LowRank
+from shards.adapters.low_rank import LowRank, stacked
 from shards.adapters.tokens import TokenAdapters, distinct_keys
 from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.weights import Checkpoint
 from shards.kernels.experts import LayerExperts, NativeExperts
 from shards.kernels.formats import WeightFormat
-from shards.kernels.native.adapters import ExpertStruct, LayerChanges, StepChanges, stacked
+from shards.kernels.native.adapters import ExpertStruct, LayerChanges, StepChanges
 from shards.kernels.native.layer import (
     MAX_THREADS,
     PARTS,

@@ -124,10 +124,12 @@ class DecodeGraphs:
     ) -> torch.Tensor | None:
         """Norms ``[T, H]`` after all layers of a step that only decodes; None: no graph fits.
 
+        None too where somebody has an adapter: such steps are launched kernel by kernel.
+
         ``compute`` is over this cache and these experts, and the same for equal ones. ``to_shared``
         lays so many tokens out for the shared expert.
         """
-        if tokens.decodes is None or tokens.prompts is not None:
+        if tokens.decodes is None or tokens.prompts is not None or tokens.adapted is not None:
             return None
         shape = graph_shape(tokens.num_tokens, tokens.decodes.num_segments)
         if shape is None:

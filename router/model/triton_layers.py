@@ -14,6 +14,7 @@ from router.model.experts_port import RoutedExperts
 from router.model.kv_cache import PagedLatentCache
 from router.model.layers import Routed
 from router.model.rope import yarn_frequencies
+from router.model.triton_adapters import DenseChanges
 from router.model.triton_decode import DecodeGraphs
 from router.model.triton_step import StepTokens, shared_tiles, step_tokens
 from router.model.triton_weights import TritonLayer, load_layer
@@ -64,6 +65,7 @@ class TritonLayers:
         self.frequencies = yarn_frequencies(config)
         # Recorded on GPUs; in the interpreter a graph would only compute padding besides.
         self.graphs: DecodeGraphs | None = DecodeGraphs() if device.type == CUDA else None
+        self.changes = DenseChanges(config, dtype, device)
         self.norm = checkpoint.dense("norm").to(torch.float32).to(device)
         self.layers: list[TritonLayer] = []
         for layer in range(config.num_layers):
@@ -71,11 +73,16 @@ class TritonLayers:
             on_layer(layer + 1)
 
     def add_adapter(self, adapter: Adapter) -> None:
-        """See ``Layers``. Raises ConfigError: not built for GPUs."""
-        raise ConfigError("adapters", adapter.id, "GPU kernels take no adapters")
+        """See ``Layers``."""
+        for layer, change in adapter.shared.items():
+            self.layers[layer].shared.put_change(adapter.key, 0, change)
+        self.changes.add_adapter(adapter)
 
     def drop_adapter(self, key: int) -> None:
-        """See ``Layers``: there are none."""
+        """See ``Layers``."""
+        self.changes.drop_adapter(key)
+        for layer in self.layers:
+            layer.shared.remove_changes(key)
 
     def experts_moved(self, num_beside: int) -> None:
         """See ``Layers``: nothing here depends on where they are."""
@@ -143,11 +150,27 @@ class TritonStep:
         assert self._normed is not None
         keys = self._cache.layer(layer)
         both = weights.qkv_a(self._normed)
+        self._change(layer, "qkv_a", both[:, None], self._normed[:, None])
         norms = weights.q_a_norm, weights.kv_a_norm, tokens.cos, tokens.sin
-        q = weights.q_b(kernels.store_latents(both, *norms, tokens.slots, keys, self._eps))
+        q_a = kernels.store_latents(both, *norms, tokens.slots, keys, self._eps)
+        q = weights.q_b(q_a)
+        self._change(layer, "q_b", q[:, None], q_a[:, None])
         turn = tokens.cos, tokens.sin, tokens.factors
         absorbed = attention.queries(q, weights.u_k, *turn, shape)
-        mixed = q.new_empty((len(q), shape.heads, shape.latent))
+        plain = q.view(len(q), shape.heads, -1)[..., : shape.nope]
+        self._change(layer, "keys", absorbed[..., : shape.latent], plain, tokens.factors)
+        mixed = self._attended(absorbed, keys)
+        values = q.new_empty((len(q), shape.heads, shape.value))
+        batched(mixed, weights.u_v, values)
+        self._change(layer, "values", values, mixed)
+        out = weights.o(values.flatten(1))
+        self._change(layer, "o", out[:, None], values.flatten(1)[:, None])
+        return kernels.add_norm(x, out, weights.post_norm, self._eps)
+
+    def _attended(self, absorbed: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """``[T, H, latent]`` of the step's queries over the layer's cache."""
+        tokens, shape = self._tokens, self._layers.shape
+        mixed = absorbed.new_empty((len(absorbed), shape.heads, shape.latent))
         if tokens.prompts is not None:
             tiles, tables = tokens.prompts
             attention.attend_prompts(absorbed, keys, tables, tiles, mixed, shape)
@@ -155,9 +178,20 @@ class TritonStep:
             of, positions, tables, num_segments = tokens.decodes
             where = (tables, of, positions, num_segments)
             attention.attend_decodes(absorbed, keys, *where, mixed, shape)
-        values = q.new_empty((len(q), shape.heads, shape.value))
-        batched(mixed, weights.u_v, values)
-        return kernels.add_norm(x, weights.o(values.flatten(1)), weights.post_norm, self._eps)
+        return mixed
+
+    def _change(
+        self,
+        layer: int,
+        name: str,
+        y: torch.Tensor,
+        x: torch.Tensor,
+        factors: torch.Tensor | None = None,
+    ) -> None:
+        """Add what adapters change of a projection to rows that have one; see ``ChangeTable``."""
+        if self._tokens.adapted is not None:
+            table = self._layers.changes.table(layer, name)
+            table.add(y, x, self._tokens.adapted.rows, factors)
 
     def choose(self, layer: int, normed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """``[T, K]`` experts (int32, ascending) and weights, on the device."""
@@ -169,8 +203,11 @@ class TritonStep:
 
     def shared(self, layer: int, normed: torch.Tensor) -> torch.Tensor:
         """See ``StepLayers``."""
-        experts = self._layers.layers[layer].shared
-        return experts.run_laid_out(normed, self._tokens.to_shared, len(normed))
+        experts, adapted = self._layers.layers[layer].shared, self._tokens.adapted
+        if adapted is None:
+            return experts.run_laid_out(normed, self._tokens.to_shared, len(normed))
+        to_only = torch.zeros((len(normed), 1), dtype=torch.int32, device=normed.device)
+        return experts.run_routed(normed, to_only, adapted.of_experts)[:, 0]
 
     def through(
         self, x: torch.Tensor, experts: RoutedExperts, timer: LayerTimer
@@ -207,7 +244,9 @@ class TritonStep:
         expert_ids, weights = self.choose(layer, normed)
         shared = self.shared(layer, normed)
         self._layer = layer
-        return self.join(x, shared, experts.run_routed(normed, expert_ids), weights)
+        adapted = self._tokens.adapted
+        of = None if adapted is None else adapted.of_experts
+        return self.join(x, shared, experts.run_routed(normed, expert_ids, of), weights)
 
     def join(
         self, x: torch.Tensor, shared: torch.Tensor, rows: torch.Tensor, weights: torch.Tensor

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from galerne.errors import ConfigError
 from router.model.batch import PrefillGroup, StepBatch
 from router.model.rope import Rotation, query_temperature, softmax_scale
+from router.model.triton_adapters import AdaptedTokens
 from shards.kernels.gpu.attention import segments_of
 from shards.kernels.gpu.grouped import Layout
 from shards.kernels.gpu.launch import packed, split
@@ -48,16 +48,11 @@ class StepTokens(NamedTuple):
     to_shared: Layout  # all tokens by the shared expert, whose id is 0
     decodes: DecodeTokens | None = None
     prompts: PromptTokens | None = None
+    adapted: AdaptedTokens | None = None
 
 
 def step_tokens(layers: TritonLayers, batch: StepBatch) -> StepTokens:
-    """Copy what the kernels need.
-
-    Raises:
-        ConfigError: A sequence has an adapter.
-    """
-    if batch.adapters is not None:
-        raise ConfigError("adapters", "of a sequence", "GPU kernels take no adapters")
+    """Copy what the kernels need; the adapters of all sequences are here."""
     count = batch.num_tokens
     positions = batch.positions[:count]
     rotation = Rotation(layers.frequencies, positions)
@@ -72,7 +67,10 @@ def step_tokens(layers: TritonLayers, batch: StepBatch) -> StepTokens:
         tables = padded([chunk.table.flatten().numpy() for chunk in prefills])
         ints += [torch.from_numpy(prompts), torch.from_numpy(tables)]
     slots, all_rows, tiles, *rest = _on(layers.device, [part.int() for part in ints])
-    tokens = StepTokens(count, cos, sin, factors, slots, Layout(all_rows, all_rows, tiles))
+    tokens = StepTokens(
+        *(count, cos, sin, factors, slots, Layout(all_rows, all_rows, tiles)),
+        adapted=layers.changes.tokens_of(batch.adapters),
+    )
     if decodes is not None:
         num_segments = segments_of(int(decodes.positions.max()) + 1)
         tokens = tokens._replace(decodes=DecodeTokens(rest[0], rest[1], rest[2], num_segments))

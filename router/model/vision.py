@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from router.model.vision_kernels import vision_kernels
 from router.model.vision_rows import VisionRows
 from shards.checkpoint.weights import Checkpoint
+from shards.kernels.kinds import CPU
 from shards.kernels.row_invariant import on_threads
 from shards.kernels.threads import ONE_THREAD, KernelThreads
-
-QUERY_BLOCK = 256  # patches; part of the arithmetic, for a product's bits may change with its rows
 
 Pixels: TypeAlias = npt.NDArray[np.float32]  # [3, height, width], sides multiples of a token's
 
@@ -52,15 +52,20 @@ class VisionTower:
     """Encodes images."""
 
     def __init__(
-        self, checkpoint: Checkpoint, dtype: torch.dtype, threads: KernelThreads = ONE_THREAD
+        self,
+        checkpoint: Checkpoint,
+        dtype: torch.dtype,
+        threads: KernelThreads = ONE_THREAD,
+        device: str = CPU,
     ) -> None:
-        """Load tower and projector; ``threads`` share out the attention.
+        """Load tower and projector to a device; on the CPU ``threads`` share out the attention.
 
         Raises:
+            ConfigError: The device is not here.
             ValueError: The checkpoint has no vision tower.
         """
-        self.rows = VisionRows(checkpoint, dtype)
-        self.threads = threads
+        self.rows = VisionRows(checkpoint, dtype, vision_kernels(dtype, device))
+        self.threads = threads if device == CPU else ONE_THREAD
 
     def token_grid(self, pixels: Pixels) -> tuple[int, int]:
         """Rows and columns of the tokens of an image; 0 x 0 if its shape is that of none."""
@@ -80,7 +85,10 @@ class VisionTower:
         return num_tokens * self.rows.feature_size * self.rows.dtype.itemsize
 
     def encode(self, pixels: Pixels) -> torch.Tensor:
-        """``[3, height, width]`` -> ``[grid_height * grid_width, feature_size]``, row-major."""
+        """``[3, height, width]`` -> ``[grid_height * grid_width, feature_size]``, row-major.
+
+        On the tower's device.
+        """
         batch = EncodeBatch(self, [pixels])
         while batch.advance():
             pass
@@ -101,18 +109,16 @@ class EncodeBatch:
         sizes = [height * width for height, width in self._grids]
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).tolist()
         self._sizes = sizes
-        self._max_rows = QUERY_BLOCK * tower.threads.num_threads  # a block for each thread
-        self._slices = cut(sizes, self._max_rows)
-        self._patches = torch.cat(
-            [rows.patches(torch.from_numpy(np.ascontiguousarray(image))) for image in images]
-        )
+        device, block_rows = rows.kernels.device, rows.kernels.block_rows
+        self._max_rows = block_rows * tower.threads.num_threads  # a block for each thread
+        self._slices = cut(sizes, self._max_rows, block_rows)
+        patches = [rows.patches(torch.from_numpy(np.ascontiguousarray(i))) for i in images]
+        self._patches = torch.cat(patches).to(device)
         angles = [rows.angles(*grid) for grid in self._grids]
-        self._cos = torch.cat([cos for cos, _ in angles])
-        self._sin = torch.cat([sin for _, sin in angles])
-        heads, dim = rows.config.num_heads, rows.config.head_dim
-        self._keys = [torch.empty((heads, dim, size)) for size in sizes]
-        self._values = [torch.empty((heads, size, dim)) for size in sizes]
-        self._x = torch.empty((sum(sizes), rows.tower_size), dtype=rows.dtype)
+        self._cos = torch.cat([cos for cos, _ in angles]).to(device)
+        self._sin = torch.cat([sin for _, sin in angles]).to(device)
+        self._keys = [rows.image_keys(size) for size in sizes]
+        self._x = torch.empty((sum(sizes), rows.tower_size), dtype=rows.dtype, device=device)
         self._work = self._visits()
 
     @torch.inference_mode()
@@ -152,8 +158,7 @@ class EncodeBatch:
         for image, start, stop in part.blocks:
             here = slice(start - rows.start, stop - rows.start)
             there = slice(start - self._starts[image], stop - self._starts[image])
-            self._keys[image][:, :, there] = k[here].permute(1, 2, 0)
-            self._values[image][:, there] = v[here].transpose(0, 1)
+            self._keys[image].put(there, k[here], v[here])
 
     def _apply_layer(self, layer: int, part: Slice) -> None:
         rows = part.rows
@@ -166,7 +171,7 @@ class EncodeBatch:
             for number in numbers:
                 image, start, stop = part.blocks[number]
                 here = slice(start - rows.start, stop - rows.start)
-                mixed[here] = self._rows.attend(q[here], self._keys[image], self._values[image])
+                mixed[here] = self._keys[image].attend(q[here])
 
         on_threads(1, lambda: self._threads.run(run, len(part.blocks)))
         self._x[rows] = self._rows.finish_layer(layer, x, mixed)
@@ -182,18 +187,18 @@ class EncodeBatch:
             self.features.append(torch.cat(done))
 
 
-def cut(sizes: Sequence[int], max_rows: int) -> tuple[Slice, ...]:
+def cut(sizes: Sequence[int], max_rows: int, block_rows: int) -> tuple[Slice, ...]:
     """Images of so many patches each, cut into blocks, and these put together into slices.
 
-    Blocks are counted from the start of their image; slices have ``max_rows`` patches at most, or
-    one block.
+    Blocks have ``block_rows`` patches, counted from the start of their image; slices have
+    ``max_rows`` at most, or one block.
     """
     slices: list[Slice] = []
     blocks: list[QueryBlock] = []
     first = 0
     for image, size in enumerate(sizes):
-        for start in range(first, first + size, QUERY_BLOCK):
-            block = QueryBlock(image, start, min(start + QUERY_BLOCK, first + size))
+        for start in range(first, first + size, block_rows):
+            block = QueryBlock(image, start, min(start + block_rows, first + size))
             if blocks and block.stop - blocks[0].start > max_rows:
                 slices.append(Slice(tuple(blocks)))
                 blocks = []

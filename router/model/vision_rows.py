@@ -1,4 +1,4 @@
-"""What the vision tower does to rows of patches: weights, norms, projections, one attention block.
+"""What the vision tower does to rows of patches: weights, norms, projections.
 
 Every row depends on its own image only: products are row-invariant, and a block of queries is
 counted from the start of its image. So it does not matter which rows are worked on together, nor
@@ -12,17 +12,16 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from router.model.norm import rms_norm
+from router.model.vision_kernels import ImageKeys, VisionKernels
 from shards.checkpoint.config import VisionConfig
 from shards.checkpoint.weights import Checkpoint
-from shards.kernels.row_invariant import linear, pad_rows
 
 
 class VisionRows:
     """Weights of tower, patch merger and projector, and what they do to rows."""
 
-    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
-        """Load.
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, kernels: VisionKernels) -> None:
+        """Load to where ``kernels`` compute.
 
         Raises:
             ValueError: The checkpoint has no vision tower.
@@ -38,10 +37,13 @@ class VisionRows:
             prefix = f"vision.layers.{j}."
             names += [prefix + n for n in ("q", "k", "v", "o", "gate", "up", "down")]
             norms += [prefix + n for n in ("attention_norm", "ffn_norm")]
-        self._w = {name: checkpoint.dense(name).to(dtype) for name in names}
-        conv = self._w["vision.patch_conv"]
-        self._w["vision.patch_conv"] = conv.reshape(len(conv), -1)  # [hidden, channels * p * p]
-        self._w |= {name: checkpoint.dense(name).to(torch.float32) for name in norms}
+        self.kernels = kernels
+        matrices = {name: checkpoint.dense(name).to(dtype).flatten(1) for name in names}
+        self._shapes = {name: tuple(matrix.shape) for name, matrix in matrices.items()}
+        self._apply = {name: kernels.product(matrix) for name, matrix in matrices.items()}
+        self._norms = {
+            name: checkpoint.dense(name).to(torch.float32).to(kernels.device) for name in norms
+        }
         # Multiplications for one row, by what is done to it: what a slice of rows costs.
         self.embed_products = self._products("vision.patch_conv")
         self.keys_products = self._products(*(f"vision.layers.0.{n}" for n in "kv"))
@@ -63,12 +65,12 @@ class VisionRows:
     @property
     def tower_size(self) -> int:
         """Length of a row in the tower."""
-        return len(self._w["vision.patch_conv"])
+        return self._shapes["vision.patch_conv"][0]
 
     @property
     def feature_size(self) -> int:
         """Length of a feature: the text model's hidden size."""
-        return len(self._w["projector.linear_2"])
+        return self._shapes["projector.linear_2"][0]
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches."""
@@ -90,8 +92,8 @@ class VisionRows:
 
     def embed(self, patches: torch.Tensor) -> torch.Tensor:
         """``[n, channels * p * p]`` -> ``[n, tower_size]``."""
-        x = self._linear(patches, "vision.patch_conv")
-        return rms_norm(x, self._w["vision.ln_pre"], self.config.norm_eps)
+        x = self._apply["vision.patch_conv"](patches)
+        return self._norm(x, "vision.ln_pre", self.config.norm_eps)
 
     def queries(
         self, layer: int, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
@@ -106,55 +108,45 @@ class VisionRows:
         h = self._normed(layer, x)
         return _rotate_half_split(self._heads(h, layer, "k"), cos, sin), self._heads(h, layer, "v")
 
-    def attend(self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """One block of queries over its whole image.
-
-        Args:
-            q: ``[n, heads, head_dim]``.
-            keys: ``[heads, head_dim, patches]``.
-            values: ``[heads, patches, head_dim]``.
-
-        Returns:
-            ``[n, heads, head_dim]``.
-        """
-        scores = torch.bmm(q.transpose(0, 1), keys) * self.config.head_dim**-0.5
-        return torch.bmm(scores.softmax(dim=-1), values).transpose(0, 1)
+    def image_keys(self, num_patches: int) -> ImageKeys:
+        """Room for the keys and values of an image."""
+        sizes = self.config.num_heads, self.config.head_dim
+        return self.kernels.image_keys(num_patches, *sizes)
 
     def finish_layer(self, layer: int, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
         """Rows ``[n, tower_size]`` after a layer, from those before and what attention gave."""
         prefix = f"vision.layers.{layer}."
-        x = x + self._linear(mixed.reshape(len(x), -1).to(x.dtype), prefix + "o")
-        h = rms_norm(x, self._w[prefix + "ffn_norm"], self.config.norm_eps)
-        gated = functional.silu(self._linear(h, prefix + "gate"))
-        gated = gated * self._linear(h, prefix + "up")
-        return x + self._linear(gated, prefix + "down")
+        x = x + self._apply[prefix + "o"](mixed.reshape(len(x), -1).to(x.dtype))
+        h = self._norm(x, prefix + "ffn_norm", self.config.norm_eps)
+        gated = functional.silu(self._apply[prefix + "gate"](h))
+        gated = gated * self._apply[prefix + "up"](h)
+        return x + self._apply[prefix + "down"](gated)
 
     def merge(self, x: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
         """All rows of an image -> ``[tokens, tower_size * merge^2]``: channel, dy, dx."""
         merge = self.config.spatial_merge_size
-        x = rms_norm(x, self._w["projector.norm"], self._text_eps)
+        x = self._norm(x, "projector.norm", self._text_eps)
         grid = x.T.reshape(1, -1, rows, columns)
         return functional.unfold(grid, merge, stride=merge)[0].T
 
     def project(self, merged: torch.Tensor) -> torch.Tensor:
         """``[n, tower_size * merge^2]`` -> ``[n, feature_size]``."""
-        x = self._linear(merged, "projector.merge")
-        x = functional.gelu(self._linear(x, "projector.linear_1"))
-        return self._linear(x, "projector.linear_2")
+        x = self._apply["projector.merge"](merged)
+        x = functional.gelu(self._apply["projector.linear_1"](x))
+        return self._apply["projector.linear_2"](x)
 
     def _products(self, *names: str) -> int:
-        return sum(self._w[name].numel() for name in names)
+        return sum(n * k for n, k in (self._shapes[name] for name in names))
+
+    def _norm(self, x: torch.Tensor, name: str, eps: float) -> torch.Tensor:
+        return self.kernels.rms_norm(x, self._norms[name], eps)
 
     def _normed(self, layer: int, x: torch.Tensor) -> torch.Tensor:
-        weight = self._w[f"vision.layers.{layer}.attention_norm"]
-        return rms_norm(x, weight, self.config.norm_eps)
+        return self._norm(x, f"vision.layers.{layer}.attention_norm", self.config.norm_eps)
 
     def _heads(self, h: torch.Tensor, layer: int, name: str) -> torch.Tensor:
-        rows = self._linear(h, f"vision.layers.{layer}.{name}")
+        rows = self._apply[f"vision.layers.{layer}.{name}"](h)
         return rows.view(len(h), self.config.num_heads, -1).float()
-
-    def _linear(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        return linear(pad_rows(x.contiguous()), self._w[name])[: len(x)]
 
 
 def _rotate_half_split(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

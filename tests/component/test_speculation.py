@@ -10,14 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helpers.adapters import opened, with_adapters
+from helpers.eagle_heads import random_head
 from helpers.fixture_models import BLOCK_SIZE, checkpoint, runner
 from helpers.gateways import engine, request
 from helpers.guessing import Toggled, always, eagle, knowing, ngram
 from router.engine.request import FinishReason
 from router.model.runner import SequenceChunk
-from shards.checkpoint.eagle import eagle_shapes, head_config, open_eagle
-from shards.checkpoint.eagle_write import write_eagle
-from shards.checkpoint.fields import Fields
 from shards.kernels.native.families import FAMILY_VARIABLE, TORCH
 from shards.kernels.native.library import native_kernels
 
@@ -27,16 +25,7 @@ LOOP = tuple([40, 41, 42, 43, 44] * 8)
 @pytest.fixture(scope="module")
 def head(tmp_path_factory):
     """A head of random weights: wrong nearly always, which no token may show."""
-    target = checkpoint().config
-    config = head_config(Fields("params.json", {"n_layers": 2, "hidden_dim": 48}), target)
-    rng = torch.Generator().manual_seed(3)
-    weights = {
-        name: 0.2 * torch.randn(shape, generator=rng) + (len(shape) == 1)
-        for name, shape in eagle_shapes(config).items()
-    }
-    path = tmp_path_factory.mktemp("head")
-    write_eagle(path, config, weights)
-    return open_eagle(path, target)
+    return random_head(tmp_path_factory.mktemp("head"), checkpoint().config)
 
 
 def said(deltas):

@@ -90,10 +90,10 @@ def exchange_over(transport, shape, config=None):
     return ExpertExchange(session, transport, MonotonicClock())
 
 
-def local_experts(source, dtype, threads=1, held=WeightFormat.BF16):
+def local_experts(source, dtype, threads=1, held=WeightFormat.BF16, device="cpu"):
     """All experts in the process, as a gateway without shards has them."""
     every = {layer: range(source.config.num_experts) for layer in range(source.config.num_layers)}
-    return LocalExperts(ExpertBank(source, every, dtype, None, threads, held), ["shard-0"])
+    return LocalExperts(ExpertBank(source, every, dtype, None, threads, held, device), ["shard-0"])
 
 
 def local_exchange(source, dtype, shape=None, threads=1):

@@ -66,6 +66,7 @@ def engine(
     vision=None,
     is_started=True,
     drafting=lambda model: NO_DRAFTING,
+    device="cpu",
     **settings,
 ):
     """An engine and its collector; ``wrap`` may put a probe around the step runner.
@@ -86,12 +87,12 @@ def engine(
         )
 
     scheduler = Scheduler(SchedulerConfig(**fields), pool, context)
-    cache = PagedLatentCache(source.config, num_blocks, BLOCK_SIZE, dtype)
-    tower = None if source.config.vision is None else VisionTower(source, dtype)
+    cache = PagedLatentCache(source.config, num_blocks, BLOCK_SIZE, dtype, device)
+    tower = None if source.config.vision is None else VisionTower(source, dtype, device=device)
     model = PagedRunner(
-        Decoder(source, dtype, threads, dense, num_beside=beside),
+        Decoder(source, dtype, threads, dense, num_beside=beside, device=device),
         cache,
-        exchange or local_experts(source, dtype, threads),
+        exchange or local_experts(source, dtype, threads, device=device),
         tower,
         vision=vision,
     )

@@ -73,12 +73,13 @@ def knowing(answers, config, *, wrong, seed=0):
     return lambda model: Speculation(source, config, MonotonicClock())
 
 
-def eagle(head, config, threads=1, dtype=torch.bfloat16):
+def eagle(head, config, threads=1, dtype=torch.bfloat16, device="cpu"):
     """Drafting by the head of an opened checkpoint."""
 
     def make(model):
         cache = model.cache
-        made = EagleHead(head, model.decoder, cache.num_blocks, cache.block_size, dtype, threads)
+        sizes = cache.num_blocks, cache.block_size
+        made = EagleHead(head, model.decoder, *sizes, dtype, threads, device)
         source = EagleSource(model, made, model.decoder.config.eos_token_id)
         return Speculation(source, config, MonotonicClock())
 

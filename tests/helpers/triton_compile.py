@@ -71,7 +71,7 @@ def report(name, kernel):
 def launches():
     """One decode step's and one prompt's launches at the dimensions of Mistral Small 4."""
     from shards.kernels.formats import WeightFormat
-    from shards.kernels.gpu import attention, grouped, linear, rows
+    from shards.kernels.gpu import attention, grouped, images, linear, rows
     from shards.kernels.gpu.attention import AttentionShape
     from shards.kernels.gpu.weights import DeviceWeight
 
@@ -121,6 +121,28 @@ def launches():
     attention.attend_decodes(q, cache, ints(9, 64), ints(9), ints(9), 2, mixed, shape)
     u_v = torch.empty((32, 128, 256), dtype=bf16)
     linear.batched(mixed, u_v, torch.empty((300, 32, 128), dtype=bf16))
+    images.attend(*(torch.empty((300, 16, 64), dtype=bf16),) * 3)
+
+
+def adapter_launches():
+    """Those of a step with adapters: projections, heads, experts."""
+    from shards.kernels.gpu import grouped
+    from shards.kernels.gpu.low_rank import ChangeTable
+
+    bf16 = torch.bfloat16
+    tiles, rows = (torch.zeros(size, dtype=torch.int32) for size in ((20, 3), (300,)))
+    for of_each in ({}, {"first_of_each": True}, {"second_of_each": True}):
+        table = ChangeTable(64, bf16, torch.device("cpu"), **of_each)
+        first, second = (32 if f"{part}_of_each" in of_each else 1 for part in ("first", "second"))
+        table.put(0, torch.empty((first, 16, 256)), torch.empty((second, 64, 16)), 1.0)
+        y, x = (torch.empty((300, 32, n), dtype=bf16) for n in (64, 256))
+        factors = torch.empty(300) if of_each else None
+        table.add(y, x, grouped.Layout(rows, rows, tiles), factors)
+    x, sums = torch.empty((300, 4096), dtype=bf16), torch.empty((300, 4096))
+    addresses = (torch.zeros(128, dtype=torch.int64),) * 2
+    tile = grouped.TILES_NARROW[0]
+    grouped.grouped_product(x, *addresses, 1, tiles, rows, sums, tile)
+    grouped.gated(sums, bf16)
 
 
 def main():
@@ -128,6 +150,7 @@ def main():
     triton.runtime.driver.set_active(_AbsentGpu())
     JITFunction.run = _compile_only
     launches()
+    adapter_launches()
     for name, kernel in _found.values():
         print(json.dumps(report(name, kernel)))
     return 0 if _found else 1

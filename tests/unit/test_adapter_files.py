@@ -14,7 +14,7 @@ from helpers.adapters import PREFIX, opened, write_adapter, write_files
 from helpers.fixture_models import checkpoint
 from shards.adapters.adapter import key_of, open_adapter
 from shards.adapters.directory import find_adapter
-from shards.kernels.native.adapters import stacked
+from shards.adapters.low_rank import stacked
 from shards.merge import merge
 from shards.wire import RequestRows
 

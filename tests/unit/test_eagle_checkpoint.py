@@ -144,14 +144,3 @@ def test_the_head_that_is_asked_for_must_be_there(tmp_path):
     elsewhere = SpeculationSettings(speculative="eagle", draft_model=EAGLE_DIRECTORY)
     demo = open_checkpoint(MODEL_DIRECTORY).config
     assert find_head(elsewhere, tmp_path, demo).config.num_layers == 1
-
-
-def test_on_a_gpu_a_head_is_left_out_or_refused_if_it_was_asked_for(tmp_path):
-    write(tmp_path / "eagle")
-    assert find_head(SpeculationSettings(speculative="auto"), tmp_path, TARGET, "cuda") is None
-    for asked in (
-        SpeculationSettings(speculative="eagle"),
-        SpeculationSettings(speculative="auto", draft_model=tmp_path / "eagle"),
-    ):
-        with pytest.raises(ConfigError, match="not on device cuda"):
-            find_head(asked, tmp_path, TARGET, "cuda")

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.gpu_memory import free_gpu_bytes, gpu_need
+from cluster.gpu_memory import beside_bytes, free_gpu_bytes, gpu_need
 from galerne.errors import ConfigError
 from galerne.ids import Epoch, GatewayId, ShardId
 from galerne.topology import LinkTransport, Mode, Topology, contiguous_placement
+from shards.checkpoint.eagle import head_config
+from shards.checkpoint.fields import Fields
 from shards.checkpoint.presets import preset
 from shards.kernels.formats import WeightFormat
 
@@ -58,3 +60,16 @@ def test_a_machine_without_a_gpu_is_refused_by_name(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(ConfigError, match=r"device.*cuda.*no GPU on this machine"):
         free_gpu_bytes()
+
+
+def test_vision_tower_features_and_head_take_their_part_of_a_gateways_gpu():
+    """Model reference, sections 4e and 6: 0.857 GB of vision, 0.392 GB of head in fp8."""
+    seen = replace(SMALL_4, vision=preset("full-layer", has_vision=True).vision)
+    assert beside_bytes(seen, 512 << 20, None) == pytest.approx(0.857e9 + (512 << 20), rel=0.01)
+    sizes = Fields("params.json", {"n_layers": 2, "hidden_dim": 12288})
+    head = replace(head_config(sizes, SMALL_4), is_fp8=True)
+    assert beside_bytes(SMALL_4, 512 << 20, head) == pytest.approx(0.392e9, rel=0.01)
+    away = topology(LinkTransport.GRPC, shards=8, gateways=2)
+    plain = gpu_need(SMALL_4, away, BF16, 2, H100)
+    more = gpu_need(SMALL_4, away, BF16, 2, H100, 10**9)
+    assert plain.free - more.free == more.weights - plain.weights == 2 * 10**9

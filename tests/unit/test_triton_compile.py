@@ -40,6 +40,7 @@ def test_every_kernel_compiles_for_sm_90_and_fits_a_multiprocessor(kernels):
     assert {k["kernel"] for k in kernels} == {
         *("linear", "gate_up", "down", "top_k", "layout", "rms_norm", "add_norm", "join_norm"),
         *("latents", "queries", "attend_prompts", "attend_segments", "join_segments"),
+        *("attend", "reduce", "expand", "gated"),
     }
     for kernel in kernels:
         assert kernel["shared_bytes"] <= SHARED_BYTES, kernel

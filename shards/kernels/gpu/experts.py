@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from galerne.errors import ConfigError
 from shards.adapters.low_rank import ExpertLowRank
 from shards.adapters.tokens import TokenAdapters
 from shards.kernels.formats import WeightFormat
+from shards.kernels.gpu.expert_changes import ExpertChanges
 from shards.kernels.gpu.grouped import (
     ExpertTables,
     Layout,
@@ -19,6 +19,7 @@ from shards.kernels.gpu.grouped import (
     tiles_of,
 )
 from shards.kernels.gpu.launch import PROBE_ROWS, Tile, for_rows, verified
+from shards.kernels.gpu.step_adapters import StepAdapters, step_adapters
 from shards.kernels.gpu.weights import DeviceWeight, stacked, to_device
 from shards.kernels.quantise import Stored
 
@@ -41,6 +42,7 @@ class TritonExperts:
         self._tables: ExpertTables | None = None
         self._kind: WeightFormat | None = None
         self._tiles: tuple[Tile, ...] = ()
+        self._changes: ExpertChanges | None = None  # of adapters, once there is one
 
     def add(self, expert: int, gate: Stored, up: Stored, down: Stored) -> None:
         """See ``LayerExperts``.
@@ -99,13 +101,19 @@ class TritonExperts:
         """See ``LayerExperts``."""
         del self._experts[expert]
         self._at[:, expert] = 0
+        if self._changes is not None:
+            self._changes.remove_expert(expert)
 
     def put_change(self, adapter: int, expert: int, change: ExpertLowRank) -> None:
-        """See ``LayerExperts``. Raises ConfigError: not built for GPUs."""
-        raise ConfigError("adapters", f"expert {expert}", "GPU kernels take no adapters")
+        """See ``LayerExperts``."""
+        if self._changes is None:
+            self._changes = ExpertChanges(self._at.shape[1], self._dtype, self.device)
+        self._changes.put(adapter, expert, change)
 
     def remove_changes(self, adapter: int) -> None:
-        """See ``LayerExperts``: there are none."""
+        """See ``LayerExperts``."""
+        if self._changes is not None:
+            self._changes.remove_adapter(adapter)
 
     def run(
         self,
@@ -116,6 +124,10 @@ class TritonExperts:
         adapters: TokenAdapters | None = None,
     ) -> torch.Tensor:
         """See ``LayerExperts``; the result is where ``x`` is."""
+        if adapters is not None and self._changes is not None:
+            ids = np.repeat(expert_ids, num_rows_by_group)[:, None]
+            own = _moved(x, self.device)[torch.from_numpy(row_token).to(self.device)]
+            return _back(self._run_all(own, ids, adapters[row_token])[:, 0], x)
         tile = for_rows(self._tiles, int(num_rows_by_group.max()))
         layout = host_layout(expert_ids, num_rows_by_group, row_token, tile.rows, self.device)
         return _back(self._run(_moved(x, self.device), layout, tile), x)
@@ -127,15 +139,33 @@ class TritonExperts:
         adapters: TokenAdapters | None = None,
     ) -> torch.Tensor:
         """See ``LayerExperts``; the result is where ``x`` is."""
-        ids = torch.from_numpy(expert_ids.astype(np.int32)).to(self.device)
-        return _back(self.run_routed(_moved(x, self.device), ids), x)
+        return _back(self._run_all(_moved(x, self.device), expert_ids, adapters), x)
 
-    def run_routed(self, x: torch.Tensor, expert_ids: torch.Tensor) -> torch.Tensor:
+    def _run_all(
+        self, x: torch.Tensor, expert_ids: npt.NDArray[np.int64], adapters: TokenAdapters | None
+    ) -> torch.Tensor:
+        ids = torch.from_numpy(expert_ids.astype(np.int32)).to(self.device)
+        of = None
+        if adapters is not None and self._changes is not None:
+            of = step_adapters(adapters, self.device)
+        return self.run_routed(x, ids, of)
+
+    def run_routed(
+        self, x: torch.Tensor, expert_ids: torch.Tensor, adapters: StepAdapters | None = None
+    ) -> torch.Tensor:
         """``run_all`` for what is on the device and stays there; ids int32. Asks it nothing."""
+        changed, changes = None, self._changes
+        if adapters is not None and changes is not None:
+            changed = changes.changed_rows(expert_ids, adapters)
         num_experts = self._at.shape[1]
         tile = for_rows(self._tiles, 2 * expert_ids.numel() // num_experts)
-        layout = device_layout(expert_ids, num_experts, tile.rows)
-        return self._run(x, layout, tile).view(*expert_ids.shape, -1)
+        plain = expert_ids if changed is None else changed.base_ids
+        out = self._run(x, device_layout(plain, num_experts, tile.rows), tile)
+        if changed is not None:
+            assert changes is not None
+            assert self._tables is not None
+            changes.run(x, self._tables, changed, out, self._tiles[0])
+        return out.view(*expert_ids.shape, -1)
 
     def tile_for(self, num_rows: int) -> Tile:
         """What computes so many rows of one expert."""
@@ -157,7 +187,8 @@ class TritonExperts:
     @property
     def num_bytes(self) -> int:
         """See ``LayerExperts``."""
-        return sum(w.num_bytes for pair in list(self._experts.values()) for w in pair)
+        weights = sum(w.num_bytes for pair in list(self._experts.values()) for w in pair)
+        return weights + (0 if self._changes is None else self._changes.num_bytes)
 
     def touch(self) -> None:
         """Adding has copied all of it."""

@@ -88,6 +88,54 @@ def grouped_mlp(
     )
 
 
+def grouped_product(
+    rows: torch.Tensor,
+    weights: torch.Tensor,
+    scales: torch.Tensor,
+    form: int,
+    tiles: torch.Tensor,
+    places: torch.Tensor,
+    out: torch.Tensor,
+    tile: Tile,
+) -> None:
+    """``out[places[r]] = w_e rows[r]``, rows by expert.
+
+    Args:
+        rows: ``[R, K]`` contiguous.
+        weights: ``[E]`` int64 addresses of weights ``[N, K]``.
+        scales: ``[E]`` int64 of their scales.
+        form: How they are held, see ``DeviceWeight.form``.
+        tiles: ``[n, 3]`` int32 of ``tile.rows`` rows: expert, first row, end; expert -1: unused.
+        places: ``[R]`` int32.
+        out: ``[., N]`` contiguous, to write to.
+        tile: Shape of a program.
+    """
+    code.down[(-(-out.shape[1] // tile.outputs), len(tiles))](
+        *(rows, weights, scales, tiles, places, out),
+        WIDTH=rows.shape[1],
+        HIDDEN=out.shape[1],
+        BN=tile.outputs,
+        BT=tile.rows,
+        BK=tile.inputs,
+        FORMAT=form,
+        UPCAST=upcasts(rows.dtype),
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+        **NO_FUSION,
+    )
+
+
+def gated(sums: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """``[R, I]`` of ``dtype``: silu of the first half of ``[R, 2 I]`` float32 times the second."""
+    width = sums.shape[1] // 2
+    out = sums.new_empty((len(sums), width), dtype=dtype)
+    columns = min(block(width), 1024)
+    code.gated[(len(sums), -(-width // columns))](
+        *(sums, out), WIDTH=width, BLOCK=columns, UPCAST=upcasts(dtype), num_warps=4, **NO_FUSION
+    )
+    return out
+
+
 def host_layout(
     expert_ids: npt.NDArray[np.int64],
     num_rows_by_group: npt.NDArray[np.int64],
@@ -115,9 +163,9 @@ def device_layout(expert_ids: torch.Tensor, num_experts: int, tile_rows: int) ->
     Rows of an id that no expert has are in no tile.
     """
     num_rows, top_k = expert_ids.numel(), expert_ids.shape[1]
-    max_tiles = min(num_rows, num_experts + num_rows // tile_rows)
+    max_tiles = most_tiles(num_rows, num_experts, tile_rows)
     if num_rows > _SMALL_STEP:
-        return _sorted_layout(expert_ids, num_experts, tile_rows, max_tiles)
+        return sorted_layout(expert_ids, num_experts, tile_rows)
     sizes = num_rows, num_rows, 3 * max_tiles
     row_token, row_out, tiles = split(expert_ids.new_empty(room(sizes)), sizes)
     found = Layout(row_token, row_out, tiles.view(-1, 3))
@@ -134,10 +182,15 @@ def device_layout(expert_ids: torch.Tensor, num_experts: int, tile_rows: int) ->
     return found
 
 
-def _sorted_layout(
-    expert_ids: torch.Tensor, num_experts: int, tile_rows: int, max_tiles: int
-) -> Layout:
+def most_tiles(num_rows: int, num_experts: int, tile_rows: int) -> int:
+    """Tiles that so many rows may need, wherever they go."""
+    return min(num_rows, num_experts + num_rows // tile_rows)
+
+
+def sorted_layout(expert_ids: torch.Tensor, num_experts: int, tile_rows: int) -> Layout:
+    """``device_layout`` for any number of rows and experts; rows of no expert come last."""
     flat = expert_ids.reshape(-1)
+    max_tiles = most_tiles(flat.numel(), num_experts, tile_rows)
     by_expert, order = torch.sort(flat, stable=True)
     experts = torch.arange(num_experts + 1, device=flat.device, dtype=flat.dtype)
     starts = torch.searchsorted(by_expert, experts)

@@ -72,23 +72,6 @@ def pack_low_rank(change: LowRank) -> PackedLowRank:
     return PackedLowRank(_padded(change.down), _padded(change.up.t(), COLUMNS), change.scale)
 
 
-def stacked(changes: Sequence[LowRank | None], widths: Sequence[int]) -> LowRank | None:
-    """Changes of weights that are stored as one, ``widths`` rows each; None if there are none."""
-    given = [change for change in changes if change is not None]
-    if not given:
-        return None
-    rank, scale = sum(len(change.down) for change in given), given[0].scale or 1.0
-    up = torch.zeros((sum(widths), rank))
-    row = column = 0
-    for change, width in zip(changes, widths, strict=True):
-        if change is not None:
-            columns = slice(column, column + len(change.down))
-            up[row : row + width, columns] = change.up.float() * (change.scale / scale)
-            column = columns.stop
-        row += width
-    return LowRank(torch.cat([change.down.float() for change in given]), up, scale)
-
-
 class ExpertChangeTable:
     """What one adapter changes of a layer's experts, by id, where they live."""
 

@@ -137,3 +137,15 @@ def down(
         at = out + places.to(tl.int64)[None, :] * HIDDEN + n[:, None]
         stored = narrow(acc, out.dtype.element_ty, UPCAST)
         tl.store(at, stored, mask=is_out[:, None] & is_row[None, :])
+
+
+@triton.jit
+def gated(sums, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr, UPCAST: tl.constexpr):
+    """(0: row, 1: part of it): ``silu(gate) * up`` of sums that lie one after the other."""
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = at < WIDTH
+    gate = tl.load(sums + row * (2 * WIDTH) + at, mask=mask, other=0.0)
+    up = tl.load(sums + row * (2 * WIDTH) + WIDTH + at, mask=mask, other=0.0)
+    result = gate / (1.0 + tl.exp(-gate)) * up
+    tl.store(out + row * WIDTH + at, narrow(result, out.dtype.element_ty, UPCAST), mask=mask)
