@@ -230,7 +230,9 @@ class ServeConfig(BaseModel):
     )
     max_model_len: int | None = Field(None, ge=16, description="prompt and output, in tokens")
     kv_memory: Annotated[str, BeforeValidator(str)] = Field(
-        "0.3", description="KV pool: bytes (2GiB), or a fraction of the memory left after weights"
+        "0.3",
+        description="KV pool: bytes (2GiB), or a fraction of the memory left after weights; taken "
+        "as the pool fills",
     )
     micro_batches: int | None = Field(
         None, ge=1, le=8, description="parts of a step that circulate between gateway and shards"

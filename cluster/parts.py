@@ -10,7 +10,8 @@ actors, and what becomes of them is this:
 * The replica dies: parts and streams go on, Serve starts another replica, and that takes over.
 * Serve itself is gone, or brings no other replica within ``ORPHAN_AFTER_S``: the controller, which
   nobody asks any more which parts shall run, ends all parts and itself.
-* The machine of Ray's head is lost: everything ends with Ray.
+* The machine of Ray's head is lost: everything ends with Ray, unless Ray's state lies elsewhere and
+  another head takes it up. Then Ray starts there what was on that machine, and the rest goes on.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import torch
 from router.model.cache_size import block_bytes
 from shards.checkpoint.config import ModelConfig
 from shards.kernels.kinds import CPU, torch_device
+from shards.kernels.native.arena import huge_pages
 
 
 class PagedLatentCache:
@@ -25,13 +26,17 @@ class PagedLatentCache:
         dtype: torch.dtype,
         device: str = CPU,
     ) -> None:
-        """Zeroed, because blocks past a sequence's end are read and masked."""
+        """Zeroed, because blocks past a sequence's end are read and masked.
+
+        Host memory is taken when a block is first written: a pool that is hardly used takes little.
+        """
         self.block_size = block_size
-        self._data = torch.zeros(
-            (config.num_layers, num_blocks, block_size, config.latent_dim),
-            dtype=dtype,
-            device=torch_device(device),
-        )
+        shape = (config.num_layers, num_blocks, block_size, config.latent_dim)
+        if device == CPU:
+            num_bytes = num_blocks * self.bytes_per_block(config, block_size, dtype)
+            self._data = huge_pages(num_bytes)[:num_bytes].view(dtype).view(shape)
+        else:
+            self._data = torch.zeros(shape, dtype=dtype, device=torch_device(device))
 
     @staticmethod
     def bytes_per_block(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int:

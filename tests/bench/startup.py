@@ -4,7 +4,9 @@
 
 From the start of the command: each step that it says, each process that appears, "ready", the first
 token over gRPC. Then, after some idle seconds, of each process: proportional set size (a page that
-n processes map counts 1/n of it in each), CPU seconds so far, and CPU while idle. Medians of runs.
+n processes map counts 1/n of it in each), how much of it is pages of files (programs, the mapped
+checkpoint: the kernel takes them back when others need memory), CPU seconds so far, and CPU while
+idle. Medians of runs.
 """
 
 import argparse
@@ -36,6 +38,7 @@ class Held:
     """One process, or all of a name."""
 
     pss_mib: float
+    file_mib: float  # of these: pages of files
     cpu_s: float  # since its start
     idle_cpu: float  # cores, while nothing was asked
 
@@ -96,17 +99,25 @@ class Watch:
         """Every process after so many idle seconds, added up by name."""
         before = {process.pid: _cpu_of(process) for process in self.family()}
         time.sleep(idle_s)
-        found = defaultdict(lambda: Held(0.0, 0.0, 0.0))
+        found = defaultdict(lambda: Held(0.0, 0.0, 0.0, 0.0))
         for process in self.family():
             try:
-                pss, now_s = process.memory_full_info().pss, _cpu_of(process)
+                memory, now_s = _memory_of(process.pid), _cpu_of(process)
                 one = found[name_of(process)]
-            except psutil.Error:
+            except (psutil.Error, OSError):
                 continue
-            one.pss_mib += pss / (1 << 20)
+            one.pss_mib += memory["Pss"]
+            one.file_mib += memory["Pss_File"]
             one.cpu_s += now_s
             one.idle_cpu += (now_s - before.get(process.pid, now_s)) / idle_s
         return dict(found)
+
+
+def _memory_of(pid):
+    """MiB by the names of /proc/PID/smaps_rollup."""
+    _, *lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    counts = (line.split() for line in lines)
+    return {name.rstrip(":"): int(number) / 1024 for name, number, _ in counts}
 
 
 def _cpu_of(process):
@@ -172,14 +183,16 @@ def report(runs):
     last = runs[-1]
     for at_s, what in sorted((at, what) for what, at in last.steps_s.items()):
         yield f"  {at_s:6.2f} s  {what}"
-    yield "appeared   PSS      CPU so far  idle"
+    yield "appeared   PSS         of it files  CPU so far  idle"
     for name in sorted(last.held, key=lambda name: last.processes_s.get(name, 0.0)):
         held, at_s = last.held[name], last.processes_s.get(name, 0.0)
-        numbers = f"{held.pss_mib:6.0f} MiB  {held.cpu_s:6.1f} s  {held.idle_cpu:6.1%}"
+        memory = f"{held.pss_mib:6.0f} MiB  {held.file_mib:6.0f} MiB"
+        numbers = f"{memory}  {held.cpu_s:6.1f} s  {held.idle_cpu:6.1%}"
         yield f"  {at_s:6.2f} s  {numbers}  {name}"
     total = sum(held.pss_mib for held in last.held.values())
     idle = sum(held.idle_cpu for held in last.held.values())
-    yield f"in all {total:.0f} MiB, {idle:.1%} of a core while idle"
+    files = sum(held.file_mib for held in last.held.values())
+    yield f"in all {total:.0f} MiB, {files:.0f} of them files, {idle:.1%} of a core while idle"
 
 
 def main():

@@ -25,6 +25,8 @@ from helpers.dockerfile import lineage, read_dockerfile
 ROOT = Path(__file__).parents[2]
 WHEELS = "/opt/wheels"
 TORCH_INDEX = "--index https://download.pytorch.org/whl/cpu --index-strategy unsafe-best-match"
+# As in the base image. Whoever runs this may have a Python of their own, which no image has.
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NOT_HERE = ("apt-get ", "pip install --no-cache-dir --root-user-action=ignore")
 READY_S = 150.0
 PORT = 8000
@@ -35,7 +37,7 @@ def main(directory):
     run("mount", "--make-rprivate", "/")
     run("mount", "-t", "tmpfs", "-o", "size=6g", "galerne-image", scratch)
     build = overlay(scratch / "build")
-    environment = os.environ | {"PWD": "/"}
+    environment = os.environ | {"PWD": "/", "PATH": PATH}
     for stage in lineage(stages, "package"):
         environment |= expanded(stage, environment)
         carry_out(stage, build, environment)
@@ -110,7 +112,7 @@ def run_step(text, root, environment):
 def make_runtime(stage, build, root):
     for instruction, text in stage.steps:
         if instruction == "RUN":
-            run_step(text, root, os.environ | {"PWD": "/"})
+            run_step(text, root, os.environ | {"PWD": "/", "PATH": PATH})
         elif instruction == "COPY":
             _, source, destination = text.split()
             place = root / destination.lstrip("/")
@@ -158,7 +160,7 @@ class Inside:
     def __init__(self, stage, root):
         [user] = stage.texts("USER")
         uid, gid = user.split(":")
-        told = expanded(stage, {"PATH": "/usr/local/bin:/usr/bin:/bin"})
+        told = expanded(stage, {"PATH": PATH})
         self._command = [
             *("chroot", str(root), "setpriv", "--reuid", uid, "--regid", gid, "--clear-groups"),
             *("--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"),

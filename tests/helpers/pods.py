@@ -35,6 +35,7 @@ mount -o remount,size={shared} /dev/shm
 chmod 1777 /tmp /dev/shm
 {hosts}
 {files}
+{claims}
 mount -o remount,bind,ro /
 """
 _LAST_BYTES = 2000  # of a log
@@ -44,7 +45,8 @@ _RESTARTED = 'while :; do "$@"; sleep 0.5; done'
 class Pod:
     """One of a template, on a host of its own."""
 
-    def __init__(self, template, host, manifests, head):
+    def __init__(self, template, host, manifests, head, claims):
+        """``claims``: directory in which each persistent volume claim has one."""
         self.template, self.host = template, host
         self.spec = template["spec"]
         [self.container] = self.spec["containers"]
@@ -64,6 +66,7 @@ class Pod:
                 )
             ),
             files="\n".join(files),
+            claims="\n".join(self._claims(claims)),
         )
         host.run(["sh", "-c", script])
 
@@ -80,7 +83,23 @@ class Pod:
                 for name, text in data.items():
                     yield f"{mount['mountPath']}/{name}", base64.b64decode(text)
             else:
-                assert "emptyDir" in volume, f"{volume} is not made here"
+                known = {"emptyDir", "persistentVolumeClaim"}
+                assert known & volume.keys(), f"{volume} is not made here"
+
+    def _claims(self, directory):
+        volumes = {volume["name"]: volume for volume in self.spec["volumes"]}
+        for mount in self.container["volumeMounts"]:
+            claim = volumes[mount["name"]].get("persistentVolumeClaim")
+            if claim is not None:
+                place = Path(directory, claim["claimName"])
+                place.mkdir(exist_ok=True)
+                os.chown(place, 0, self.spec["securityContext"]["fsGroup"])
+                place.chmod(0o770)
+                yield f"mkdir -p {mount['mountPath']}; mount --bind {place} {mount['mountPath']}"
+
+    def move_services(self, old, new):
+        """The services' names mean another address from now on."""
+        self.host.run(["sed", "-i", f"s/^{re.escape(old)} /{new} /", "/etc/hosts"])
 
     def _write(self, path, data):
         group = self.spec["securityContext"]["fsGroup"]
@@ -199,9 +218,13 @@ class Pod:
 class Pods(dict):
     """Of plain manifests, by name (``head-0``, ``shard-1``). Use as a context manager."""
 
-    def __init__(self, manifests):
-        """Start them all; returns when the containers run, not when they are ready."""
+    def __init__(self, manifests, num_spare_hosts=0):
+        """Start them all; returns when the containers run, not when they are ready.
+
+        ``num_spare_hosts``: on which nothing runs yet; see ``replace_head``.
+        """
         super().__init__()
+        self._manifests = manifests
         self.templates = pod_templates(manifests)
         wanted = [
             (m["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/component"], number)
@@ -209,11 +232,15 @@ class Pods(dict):
             if m["kind"] == "StatefulSet"
             for number in range(m["spec"]["replicas"])
         ]
-        self.hosts = Hosts(len(wanted))
+        self.hosts = Hosts(len(wanted) + num_spare_hosts)
+        # Below no /tmp: each host has its own.
+        self._claims = tempfile.TemporaryDirectory(dir="/var/tmp", prefix="galerne-claims-")
+        os.chmod(self._claims.name, 0o755)
         try:
-            for (component, number), host in zip(sorted(wanted), self.hosts, strict=True):
-                pod = Pod(self.templates[component], host, manifests, self._head_host(wanted))
-                self[f"{component}-{number}"] = pod
+            head = self.hosts[sorted(wanted).index(("head", 0))]
+            for (component, number), host in zip(sorted(wanted), self.hosts, strict=False):
+                self[f"{component}-{number}"] = self._make(component, host, head)
+            self._spare = self.hosts[len(wanted) :]
             self._start()
         except BaseException:
             self.close()
@@ -224,9 +251,26 @@ class Pods(dict):
         self.hosts.close()
         for pod in self.values():
             pod.close()
+        self._claims.cleanup()
 
-    def _head_host(self, wanted):
-        return self.hosts[sorted(wanted).index(("head", 0))]
+    def _make(self, component, host, head):
+        template = self.templates[component]
+        return Pod(template, host, self._manifests, head, self._claims.name)
+
+    def replace_head(self):
+        """The head's pod is lost with all that runs in it; another is started on a spare host.
+
+        It has another address, which the services' names mean from then on, and the same claims.
+        """
+        old, host = self["head-0"], self._spare.pop()
+        for process in old.processes():
+            process.kill()
+        old.host.crash()
+        old.close()
+        self["head-0"] = self._make("head", host, host)
+        for pod in self.values():
+            pod.move_services(old.host.address, host.address)
+        self["head-0"].start()
 
     def _start(self):
         self["head-0"].start()

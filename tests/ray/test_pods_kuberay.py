@@ -3,6 +3,8 @@
 What the operator would add is in ``helpers.kuberay``.
 """
 
+import time
+
 import pytest
 
 from helpers.helm import find, render
@@ -13,7 +15,11 @@ from helpers.pods import Pods
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
-VALUES = SMALL_VALUES | {"deployment": "rayservice", "gcsFaultTolerance__backend": "none"}
+VALUES = SMALL_VALUES | {
+    "deployment": "rayservice",
+    "gcsFaultTolerance__backend": "rocksdb",
+    "ray__headPatienceSeconds": 60,  # the chart's own: another head pod takes longer than 15 s
+}
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +28,7 @@ def pods():
     if reason is not None:
         pytest.skip(f"no network namespaces here: {reason}")
     manifests = render(**VALUES)
-    with Pods(operated(manifests)) as running:
+    with Pods(operated(manifests), num_spare_hosts=1) as running:
         running.wait_until_ready("shard-0", "shard-1")  # before there is anything to place on them
         bring_application(running, find(manifests, "RayService"))
         running.wait_until_ready()
@@ -50,3 +56,24 @@ def test_a_pod_of_a_group_cut_off_in_a_stream_costs_no_token(pods):
     victim = pods[homes(pods)["shard-1"]]
     assert stream(pods, fault=victim.host.cut) == want
     assert stream(pods) == want
+
+
+def test_another_head_pod_takes_up_the_state_and_serves_with_the_same_workers(
+    pods, record_property
+):
+    want, workers = stream(pods), worker_processes(pods)
+    began_s = time.monotonic()
+    pods.replace_head()
+    pods.wait_until_ready()
+    record_property("serves_again_after_s", time.monotonic() - began_s)
+    assert stream(pods) == want
+    assert worker_processes(pods) == workers
+    found = homes(pods)
+    assert found["gateway-0"] == "head-0"
+    assert {found["shard-0"], found["shard-1"]} == {"shard-0", "shard-1"}
+
+
+def worker_processes(pods):
+    """Pids of the raylets that are not the head's."""
+    raylets = {name: pod.processes("raylet") for name, pod in pods.items() if name != "head-0"}
+    return {name: [process.pid for process in found] for name, found in raylets.items()}

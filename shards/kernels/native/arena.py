@@ -1,4 +1,4 @@
-"""Memory for weights in huge pages: a pass over them misses no page table on its way.
+"""Memory in huge pages, for weights and caches: a pass over them misses no page table on its way.
 
 Measured on the 1b: an expert layer takes 6 % (bf16) to 3 % (int4) less time than with small pages.
 """
@@ -29,13 +29,13 @@ class Arena:
         num_bytes = -(-source.nbytes // _ALIGNMENT) * _ALIGNMENT
         with self._lock:
             if num_bytes > len(self._chunk):
-                self._chunk = _huge_pages(max(num_bytes, _CHUNK_BYTES))
+                self._chunk = huge_pages(max(num_bytes, _CHUNK_BYTES))
             piece, self._chunk = self._chunk[:num_bytes], self._chunk[num_bytes:]
         return piece[: source.nbytes].view(source.shape).copy_(source)
 
 
-def _huge_pages(num_bytes: int) -> torch.Tensor:
-    """At least so many zeros that start at a huge page. Untouched pages take no memory."""
+def huge_pages(num_bytes: int) -> torch.Tensor:
+    """At least so many zeros, uint8, that start at a huge page. Untouched pages take no memory."""
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.zeros(num_bytes, dtype=torch.uint8)
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
