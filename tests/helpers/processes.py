@@ -1,6 +1,7 @@
 """Processes of a server, of which any may end while a test looks at it."""
 
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
@@ -31,3 +32,18 @@ def listening(processes):
                 if connection.status == psutil.CONN_LISTEN:
                     found.add((name, *connection.laddr))
     return found
+
+
+def haproxies(directory):
+    """Those whose configuration lies below a directory, wherever they hang."""
+    found = ((process, haproxy_config(process)) for process in psutil.process_iter())
+    return [process for process, path in found if path is not None and directory in path.parents]
+
+
+def haproxy_config(process):
+    """The file that an HAProxy runs on; None for any other process."""
+    try:
+        line = process.cmdline()
+    except psutil.Error:
+        return None
+    return next((Path(part) for part in line if part.endswith("/haproxy.cfg")), None)

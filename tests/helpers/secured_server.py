@@ -3,14 +3,13 @@
 import subprocess
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import grpc
 import psutil
 
 from galerne.v1 import inference_pb2_grpc
-from helpers.processes import family, listening
+from helpers.processes import family, haproxies, haproxy_config, listening
 from helpers.serve_process import ServeProcess
 from helpers.tls import Certificates
 from helpers.waiting import wait_until
@@ -61,7 +60,7 @@ def reloaded(running):
     Gives the old one, which takes no connection any more and lives as long as its last stream.
     """
     old = _serves_haproxy(running)
-    config, line = _config(old), old.cmdline()
+    config, line = haproxy_config(old), old.cmdline()
     plain = line[: line.index("-sf")] if "-sf" in line else line
     # As Serve does it: the new one takes the sockets, and then signals the old one.
     takes = ("-sf", str(old.pid), "-x", str(config.with_name("admin.sock")))
@@ -82,20 +81,7 @@ def _serves_haproxy(running):
     (run,) = {
         path.parent.parent
         for process in family(running.process.pid)
-        if (path := _config(process)) and path.parent.name == "e"
+        if (path := haproxy_config(process)) and path.parent.name == "e"
     }
-    (worker,) = (
-        process
-        for process in psutil.process_iter()
-        if (path := _config(process)) and run / "h" in path.parents and listening([process])
-    )
+    (worker,) = (process for process in haproxies(run / "h") if listening([process]))
     return worker
-
-
-def _config(process):
-    """The configuration that an HAProxy runs on; None for any other process."""
-    try:
-        line = process.cmdline()
-    except psutil.Error:
-        return None
-    return next((Path(part) for part in line if part.endswith("/haproxy.cfg")), None)

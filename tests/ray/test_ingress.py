@@ -21,7 +21,7 @@ from galerne.v1 import cluster_pb2_grpc
 from galerne.v1 import inference_pb2 as pb
 from galerne.v1 import inference_pb2_grpc as pb_grpc
 from helpers.ingress_server import MODEL, TOKEN, IngressServer
-from helpers.processes import family, listening
+from helpers.processes import family, haproxies, listening
 from helpers.waiting import until, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
@@ -313,6 +313,21 @@ async def rest_of(call):
 
 def is_there(path):
     return Path(path).exists()
+
+
+def test_an_haproxy_that_dies_is_started_again(server, record_property):
+    def is_ready():
+        try:
+            return httpx.get(f"http://{server.started['http']}/ready", timeout=60).is_success
+        except httpx.TransportError:
+            return False
+
+    if server.started["mode"] != "HAProxy":
+        pytest.skip("there is none")
+    for process in haproxies(Path(server.started["run"])):
+        process.kill()
+        process.wait(60)
+    record_property("away_s", wait_until(is_ready))
 
 
 async def test_nothing_is_lost_with_the_controller(server, stub):
