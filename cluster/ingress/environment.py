@@ -16,6 +16,7 @@ MAX_STREAMS_PER_CONNECTION = 1000
 LONGEST_STREAM_S = 24 * 3600
 CLIENT_TIMEOUT_S = 60  # a client that stalls is given up
 PROXY_START_S = 60  # Serve itself waits no longer for its first proxies
+PROXY_CHECK_S = 2  # Serve replaces a proxy at the third check in a row that fails
 HEADERS_TIMEOUT_S = 15  # until the head of a request is there
 _MIB = 1 << 20
 _NUM_REPLICA_PORTS = 64  # a restarted replica takes the next one
@@ -69,6 +70,8 @@ def proxy_environment(*, max_body_bytes: int, is_loopback: bool) -> dict[str, st
         "RAY_SERVE_LOG_TO_STDERR": 0,
         # Proxies start beside the parts, which load: Serve would end them after 5 s, and give up.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": PROXY_START_S,
+        # Serve's 10 s would shut clients out for half a minute when HAProxy has died.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": PROXY_CHECK_S,
         "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": max_body_bytes,
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": max_body_bytes + _MIB,  # and what Serve adds
     }

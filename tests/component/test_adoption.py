@@ -201,7 +201,7 @@ def test_the_controls_want_the_token_of_the_cluster(bank):
             ("RetireEpochs", internal.RetireEpochsRequest()),
         ):
             with pytest.raises(grpc.RpcError) as refused:
-                getattr(stub, method)(request, timeout=5)
+                getattr(stub, method)(request, timeout=60)
             assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 

@@ -162,9 +162,9 @@ async def test_a_body_that_drips_is_given_up_in_time_and_its_connection_closed()
                 await asyncio.sleep(0.02)
 
         dripping = asyncio.create_task(drip())
-        head = await asyncio.wait_for(reader.read(4096), 10)
+        head = await asyncio.wait_for(reader.read(4096), 60)
         with suppress(ConnectionError):  # what drips on is answered by a reset
-            await asyncio.wait_for(reader.read(), 10)  # to its end
+            await asyncio.wait_for(reader.read(), 60)  # to its end
         dripping.cancel()
         writer.transport.abort()
     assert head.startswith(b"HTTP/1.1 408 ")
@@ -192,6 +192,6 @@ async def test_a_client_that_does_not_read_is_given_up_and_its_request_ended(mon
             run.emit(*text[:200])
             if start % 20 == 0:
                 await asyncio.sleep(0.01)
-        await asyncio.wait_for(run.aborted.wait(), 10)
+        await asyncio.wait_for(run.aborted.wait(), 60)
         writer.close()
         del reader

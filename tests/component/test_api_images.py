@@ -104,7 +104,7 @@ async def test_event_loop_goes_on_while_an_image_is_decoded(monkeypatch):
     loop_went_on, encode = threading.Event(), ImagePreprocessor.encode
 
     def patient(self, *args):
-        assert loop_went_on.wait(10), "the loop waits for the decoder"
+        assert loop_went_on.wait(60), "the loop waits for the decoder"
         return encode(self, *args)
 
     monkeypatch.setattr(ImagePreprocessor, "encode", patient)

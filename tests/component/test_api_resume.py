@@ -118,7 +118,7 @@ async def test_request_runs_on_without_its_client_who_comes_back_for_the_rest():
 @pytest.mark.parametrize("is_over", [False, True])
 async def test_after_the_grace_a_stream_is_aborted_and_not_found(is_over):
     gateway = FakeGateway()
-    frontend = make_frontend(gateway, limits=ApiLimits(resume_grace_s=0.2))
+    frontend = make_frontend(gateway, limits=ApiLimits(resume_grace_s=1.0))
     async with grpc_channel(frontend) as channel:
         call = open_call(channel, request_of("generate", request_id="r"))
         run = await gateway.next_run()
@@ -127,7 +127,7 @@ async def test_after_the_grace_a_stream_is_aborted_and_not_found(is_over):
         call.cancel()
         await until(lambda: value_of(frontend.metrics, "galerne_streams_parked") == 1)
         if not is_over:
-            await asyncio.wait_for(run.aborted.wait(), 2)
+            await asyncio.wait_for(run.aborted.wait(), 60)
         await until(lambda: value_of(frontend.metrics, "galerne_streams_parked") == 0)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await resume(channel, "generate", "r")
@@ -189,13 +189,13 @@ async def test_parked_streams_of_a_key_give_way_beyond_its_limits():
             await read(call, 2)
             call.cancel()
             await until(lambda: frontend.streams.num_unattended == min(len(runs), 3))
-        await asyncio.wait_for(runs[0].aborted.wait(), 2)  # the oldest of its key
+        await asyncio.wait_for(runs[0].aborted.wait(), 60)  # the oldest of its key
         assert [run.aborted.is_set() for run in runs] == [True, False, False, False]
         runs[2].emit(*[5] * 60)
         await asyncio.sleep(0.05)
         assert not runs[2].aborted.is_set()
         runs[3].emit(*[5] * 60)  # more tokens than one key may leave here
-        await asyncio.wait_for(runs[2].aborted.wait(), 2)
+        await asyncio.wait_for(runs[2].aborted.wait(), 60)
         assert [run.aborted.is_set() for run in runs] == [True, False, True, False]
 
 
@@ -253,7 +253,7 @@ async def test_client_that_leaves_before_it_learnt_the_id_aborts_its_request():
         reading = asyncio.create_task(call.read())
         run = await gateway.next_run()
         call.cancel()
-        await asyncio.wait_for(run.aborted.wait(), 2)
+        await asyncio.wait_for(run.aborted.wait(), 60)
         await asyncio.gather(reading, return_exceptions=True)
 
 
@@ -330,11 +330,11 @@ async def test_draining_and_closing_wait_for_no_parked_request():
         await read(parked, 2)
         parked.cancel()
         await until(lambda: frontend.streams.num_unattended == 1)
-        await asyncio.wait_for(frontend.drain(), 1)
+        await asyncio.wait_for(frontend.drain(), 60)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await resume(channel, "generate", "parked")
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        await asyncio.wait_for(frontend.close(), 1)
+        await asyncio.wait_for(frontend.close(), 60)
     assert value_of(frontend.metrics, "galerne_streams_parked") == 0
     assert value_of(frontend.metrics, "galerne_requests_running") == 0
 

@@ -139,9 +139,13 @@ def test_a_torn_last_line_is_cut_off_and_a_strange_one_refused(tmp_path):
 
 
 @contextmanager
-def slow_server():
-    """A real server that answers slowly, in a thread of its own; its URL."""
+def slow_server(most):
+    """A real server in a thread of its own that answers so many requests, until it may go on.
+
+    Its URL, and what lets it go on.
+    """
     gateway = FakeGateway()
+    may_go_on = threading.Event()
     is_over, started, addresses = threading.Event(), threading.Event(), []
 
     async def serve():
@@ -150,6 +154,8 @@ def slow_server():
             started.set()
             while not is_over.is_set():
                 for run in [run for run in gateway.runs if not run.is_over]:
+                    if sum(run.is_over for run in gateway.runs) >= most and not may_go_on.is_set():
+                        break
                     run.emit(5)
                     run.end()
                     await asyncio.sleep(0.002)
@@ -159,7 +165,7 @@ def slow_server():
     thread.start()
     try:
         assert started.wait(20)
-        yield addresses[0]
+        yield addresses[0], may_go_on.set
     finally:
         is_over.set()
         thread.join(20)
@@ -184,16 +190,17 @@ def test_a_batch_that_is_killed_and_run_again_loses_no_line_and_doubles_none(tmp
     def num_answers():
         return answers.read_bytes().count(b"\n") if answers.exists() else 0
 
-    with slow_server() as url:
+    with slow_server(most=60) as (url, go_on):
         child = start(url)
         wait_until(lambda: num_answers() >= 40, 60)
         child.send_signal(signal.SIGKILL)
-        child.communicate(timeout=20)
+        child.communicate(timeout=60)
         assert num_answers() < num_lines
+        go_on()
         with answers.open("ab") as file:
             file.write(b'{"custom_id": "id-torn')  # as a kill in the middle of a line leaves it
         child = start(url)
-        told = child.communicate(timeout=60)[1]
+        told = child.communicate(timeout=100)[1]
     assert child.returncode == 0, told
     assert "answered" in told
     counts = Counter(json.loads(line)["custom_id"] for line in answers.read_text().splitlines())

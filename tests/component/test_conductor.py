@@ -108,7 +108,7 @@ async def small_cluster(first):
         for loop in (made.drive(), made.keeper.run(), made.straightener.run())
     ]
     made.pool = GatewayPool(made, TOKEN)
-    await made.pool.start(20.0)
+    await made.pool.start(60.0)
     try:
         yield made
     finally:
@@ -170,9 +170,10 @@ async def test_shards_gateways_copies_and_modes_come_and_go_under_load():
                 assert cluster.conductor.stage is Stage.IDLE
                 await until(lambda before=before: len(answers) > before + 2, "more answers")
                 assert {*cluster.book.hosts, *cluster.gateways} >= set(target.parts)
-                for host in cluster.book.hosts.values():
-                    assert target.epoch in host.epochs
-                assert all(host.switch.topology == target for host in cluster.gateways.values())
+                for shard in target.shard_processes:  # others may be about to end
+                    assert target.epoch in cluster.book.hosts[shard].epochs
+                for gateway in target.gateways:
+                    assert cluster.gateways[gateway].switch.topology == target
         await until(
             lambda: {*cluster.book.hosts, *cluster.gateways} == set(target.parts),
             "the end of others",
@@ -214,9 +215,11 @@ async def test_a_shard_lost_before_the_commit_undoes_the_change_and_its_experts_
                 await cluster.conductor.change(target)
             before = len(answers)
             await until(lambda: len(answers) > before + 2, "answers by adopters")
-        kinds = [event.kind for event in cluster.events.after(0)]
-        assert "shard_lost" in kinds
-        assert "experts_adopted" in kinds
+
+        def kinds():
+            return {event.kind for event in cluster.events.after(0)}
+
+        await until(lambda: kinds() >= {"shard_lost", "experts_adopted"}, "the events")
         cluster.members.forget("shard-1")
         with pytest.raises(ChangeRefusedError, match="shard-1 must come back first"):
             await cluster.conductor.change(target)

@@ -31,7 +31,7 @@ def running():
 def generate(running, *requests):
     made, collector = running
     for r in requests:
-        made.submit(r).result(10)
+        made.submit(r).result(60)
     return [collector.wait(r.request_id) for r in requests]
 
 
@@ -79,7 +79,7 @@ def test_choices_of_one_request_draw_apart_and_repeat_with_the_seed(running):
     made, collector = running
     sampling = {"temperature": 1.0, "seed": 11, "n": 3, "max_tokens": 12}
     for name in ("n-a", "n-b"):
-        made.submit(request(name, LONG, **sampling)).result(10)
+        made.submit(request(name, LONG, **sampling)).result(60)
     runs = [[collector.tokens(name, c) for c in range(3)] for name in ("n-a", "n-b")]
     assert runs[0] == runs[1]
     assert len({tuple(t) for t in runs[0]}) == 3
@@ -107,21 +107,22 @@ def test_a_prefix_hit_changes_no_token(running):
 
 def test_abort_ends_a_running_request_and_frees_its_blocks(running):
     made, collector = running
-    made.submit(request("aborted", LONG, max_tokens=800)).result(10)
+    made.submit(request("aborted", LONG, max_tokens=800)).result(60)
     collector.wait("aborted", tokens=3)
-    assert made.abort("aborted").result(10)
+    assert made.abort("aborted").result(60)
     assert collector.wait("aborted")[-1].finish_reason is FinishReason.ABORT
-    assert not made.abort("aborted").result(10)
+    assert not made.abort("aborted").result(60)
     assert made.load().kv_blocks_used == 0
 
 
 def test_forced_preemption_changes_no_token(running):
     made, collector = running
-    want = tokens(generate(running, request("calm", LONG, max_tokens=60, cache_salt="p"))[0])
-    made.submit(request("shaken", LONG, max_tokens=60, cache_salt="q")).result(10)
+    long = {"max_tokens": 600}  # it must not end before it is preempted
+    want = tokens(generate(running, request("calm", LONG, cache_salt="p", **long))[0])
+    made.submit(request("shaken", LONG, cache_salt="q", **long)).result(60)
     for count in (5, 20):
         collector.wait("shaken", tokens=count)
-        made.preempt("shaken").result(10)
+        made.preempt("shaken").result(60)
     assert collector.tokens("shaken") == want
     assert made.load().preemptions >= 1
 
@@ -150,7 +151,7 @@ def test_a_full_queue_refuses_and_what_was_accepted_ends():
 def test_a_request_that_can_never_fit_is_refused():
     with engine(checkpoint(), num_blocks=6) as (made, _):  # noqa: SIM117 - two stories
         with pytest.raises(InvalidRequestError):
-            made.submit(request("huge", LONG)).result(10)
+            made.submit(request("huge", LONG)).result(60)
 
 
 def test_a_failing_step_ends_its_requests_with_an_error_and_the_engine_lives_on():
@@ -194,11 +195,11 @@ def test_no_token_is_lost_while_the_epoch_is_retired(running):
     sampled = {"max_tokens": 200, "temperature": 1.0, "seed": 4}
     (want,) = generate(running, request("served", **sampled))
     with engine(checkpoint(), wrap=Retired) as (made, collector):
-        made.submit(request("waits", **sampled)).result(10)
+        made.submit(request("waits", **sampled)).result(60)
         collector.wait("waits", tokens=5)
         made._runner.is_retired.set()
-        made.submit(request("comes", **sampled)).result(10)
-        wait_until(lambda: made.metrics.dropped_steps._value.get() >= 3, 10)
+        made.submit(request("comes", **sampled)).result(60)
+        wait_until(lambda: made.metrics.dropped_steps._value.get() >= 3)
         assert "its topology is retired" in made.unready_reason()
         made._runner.is_retired.clear()
         assert collector.tokens("waits") == collector.tokens("comes") == tokens(want)
@@ -209,7 +210,7 @@ def test_an_engine_whose_epoch_stays_retired_ends_and_its_streams_go_on_elsewher
     monkeypatch.setattr("router.engine.engine.RETIRED_PATIENCE_S", 0.3)
     with engine(checkpoint(), wrap=Retired) as (made, collector):
         made._runner.is_retired.set()
-        made.submit(request("moves")).result(10)
+        made.submit(request("moves")).result(60)
         assert collector.wait("moves")[-1].finish_reason is FinishReason.ABORT
         assert made.is_closed
 
@@ -245,7 +246,7 @@ class Gate:
 
     def run_plan(self, step, plan):
         self.entered.set()
-        assert self.open.wait(30)
+        assert self.open.wait(60)
         return self.inner.run_plan(step, plan)
 
     def __getattr__(self, name):
@@ -269,21 +270,21 @@ def gated(**settings):
 
 def test_a_caller_that_gives_up_while_a_step_is_stuck_harms_nobody():
     with gated() as (made, collector, gate):
-        made.submit(request("first")).result(10)
-        assert gate.entered.wait(10)
+        made.submit(request("first")).result(60)
+        assert gate.entered.wait(60)
         given_up = made.submit(request("second"))
         assert given_up.cancel()
         made.abort("second")
         gate.open.set()
         assert len(collector.tokens("first")) == 8
-        made.submit(request("third")).result(10)
+        made.submit(request("third")).result(60)
         assert len(collector.tokens("third")) == 8
 
 
 def test_the_queue_is_bounded_even_while_a_step_is_stuck():
     with gated(max_waiting=3) as (made, collector, gate):
-        made.submit(request("running")).result(10)
-        assert gate.entered.wait(10)
+        made.submit(request("running")).result(60)
+        assert gate.entered.wait(60)
         futures = [made.submit(request(f"w{i}")) for i in range(5)]
         assert [f.done() for f in futures] == [False] * 3 + [True] * 2
         assert isinstance(futures[-1].exception(), OverloadedError)
@@ -301,24 +302,24 @@ def test_a_loop_that_dies_leaves_nobody_waiting():
 
     with engine(checkpoint(), wrap=Dying) as (made, collector):
         dying = made._runner
-        made.submit(request("doomed", max_tokens=100)).result(10)
-        assert dying.entered.wait(10)
+        made.submit(request("doomed", max_tokens=100)).result(60)
+        assert dying.entered.wait(60)
         dying.open.set()
         assert collector.wait("doomed")[-1].finish_reason is FinishReason.ABORT
         assert made.is_closed
         with pytest.raises(NotServingError):
-            made.submit(request("late")).result(10)
-        assert not made.is_alive
+            made.submit(request("late")).result(60)
+        wait_until(lambda: not made.is_alive)  # what it ran is told of the end first
         assert made.unready_reason() == "the engine loop is not running"
 
 
 def test_one_choice_can_be_ended_while_the_others_go_on(running):
     made, collector = running
-    made.submit(request("two", n=2, max_tokens=200, temperature=1.0, seed=3)).result(10)
+    made.submit(request("two", n=2, max_tokens=600, temperature=1.0, seed=3)).result(60)
     collector.wait("two", choice=1, tokens=3)
-    assert made.abort("two", choice=1).result(10)
+    assert made.abort("two", choice=1).result(60)
     assert collector.wait("two", choice=1)[-1].finish_reason is FinishReason.ABORT
-    assert len(collector.tokens("two", choice=0)) == 200
+    assert len(collector.tokens("two", choice=0)) == 600
 
 
 def test_an_image_for_a_model_without_vision_fails_its_own_request_only(running):
@@ -326,7 +327,7 @@ def test_an_image_for_a_model_without_vision_fails_its_own_request_only(running)
     made._preparing._preparer, preparer = NoImages(), made._preparing._preparer
     try:
         with pytest.raises(InvalidRequestError, match="images"):
-            made.submit(request("img", prompt("image"), images=(fixture_image(),))).result(10)
+            made.submit(request("img", prompt("image"), images=(fixture_image(),))).result(60)
     finally:
         made._preparing._preparer = preparer
     assert len(tokens(generate(running, request("after-img"))[0])) == 8

@@ -49,7 +49,7 @@ def test_decode_goes_on_step_by_step_while_a_large_image_is_encoded(running):
     made, collector = running
     text = {"max_tokens": 900, "seed": 1, "temperature": 1.0}
     (alone,) = ask(running, request("alone", **text))
-    made.submit(request("text", **text)).result(10)
+    made.submit(request("text", **text)).result(60)
     collector.wait("text", tokens=1)
     steps = made.num_steps
     made.submit(shown("large", LARGE)).result(60)
@@ -111,12 +111,12 @@ def test_image_is_held_for_its_request_and_no_longer():
     limits = VisionLimits(cache_bytes=1)
     with engine(checkpoint(), vision=limits) as pair:
         made, collector = pair
-        made.submit(shown("runs", picture(2, 2, 40), max_tokens=300)).result(10)
+        made.submit(shown("runs", picture(2, 2, 40), max_tokens=300)).result(60)
         collector.wait("runs", tokens=1)
-        made.preempt("runs").result(10)
+        made.preempt("runs").result(60)
         waits = made.submit(shown("waits", picture(2, 2, 41)))
         assert len(collector.tokens("runs")) == 300
-        waits.result(10)
+        waits.result(60)
         collector.wait("waits")
         assert metric(made, "images_encoded_total") == 2
 

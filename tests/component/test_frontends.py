@@ -45,7 +45,7 @@ async def beside(gateway, num, *keys):
         channels = []
         for _ in range(num):
             pool = GatewayPool(Directory(gateway=gateway.address), TOKEN, failover_wait_s=5.0)
-            await pool.start(10.0)
+            await pool.start(60.0)
             stack.push_async_callback(pool.close)
             frontend = make_frontend(pool, keys=ApiKeys(keys))
             stack.push_async_callback(frontend.close)
@@ -168,7 +168,7 @@ async def test_a_frontend_that_lets_go_of_what_has_ended_takes_it_from_nobody(st
     request = request_of("generate", request_id="ended", sampling=sampling(30))
     async with beside(standing, 3) as channels:
         first = channels[0].frontend.streams
-        first._limits = ApiLimits(resume_grace_s=0.3)  # its gateway keeps it for 30 s
+        first._limits = ApiLimits(resume_grace_s=2.0)  # its gateway keeps it for 30 s
         call = open_call(channels[0], request)
         await read(call, 3)
         call.cancel()
@@ -303,7 +303,7 @@ async def test_a_frontend_that_nobody_scrapes_tells_the_others_whether_it_is_rea
                 return sorted(line[-3:] for line in lines if line.startswith("galerne_ready{"))
 
             async def becomes(values):
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     while await ready() != values:  # noqa: ASYNC110 - each look is a request
                         await asyncio.sleep(0.01)
 

@@ -15,6 +15,7 @@ from helpers.explained import FakeController, decided
 from helpers.fake_gateway import Answer, FakeGateway
 from helpers.fuzzing import SCALARS, TEXTS, Tally, damaged, fuzzed, mutated
 from helpers.sure_questions import SUM, TOOL, URL, WEATHER, WEATHER_NOW
+from helpers.waiting import until
 from router.api.http_app import build_http_app
 from router.api.inputs import ApiLimits
 from router.engine.request import TokenLogprob, TokenLogprobs
@@ -169,12 +170,11 @@ def check_nothing_is_left(app):
 
     async def settle():
         await app.frontend.close()
-        await asyncio.sleep(0)
-        return [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        own = {asyncio.current_task()}
+        await until(lambda: asyncio.all_tasks() == own)
 
-    left = app.runner.run(settle())
+    app.runner.run(settle())
     assert app.frontend.num_running == 0
-    assert not left
     assert all(run.is_over for run in app.gateway.runs)
     gc.collect()
 

@@ -51,7 +51,7 @@ def gateway(root):
 def submit(gateway, name, adapter="", **sampling):
     fields = {"max_tokens": 6, **sampling}
     wanted = request(name, PROMPT, adapter=adapter, **fields)
-    gateway.engine.submit(wanted).result(30)
+    gateway.engine.submit(wanted).result(60)
 
 
 def tokens(gateway, name, adapter="", **sampling):
@@ -66,7 +66,7 @@ def test_an_adapter_comes_and_goes_while_others_run(gateway):
     assert gateway.adapters.ids == {adapter.id}
     adapted = tokens(gateway, "adapted", adapter.id)
     assert adapted != plain
-    gateway.adapters.unload(adapter.id, 5.0)
+    gateway.adapters.unload(adapter.id, 60.0)
     assert gateway.adapters.ids == frozenset()
     with pytest.raises(InvalidRequestError, match=r"model: adapter \w+ is not loaded"):
         submit(gateway, "late", adapter.id)
@@ -90,8 +90,8 @@ def test_an_adapter_in_use_stays_at_the_deadline(gateway, monkeypatch):
         gateway.adapters.unload(adapter.id, 0.1)
     assert gateway.adapters.ids == {adapter.id}
     assert tokens(gateway, "again", adapter.id)
-    gateway.engine.abort("long").result(10)
-    gateway.adapters.unload(adapter.id, 10.0)
+    gateway.engine.abort("long").result(60)
+    gateway.adapters.unload(adapter.id, 60.0)
     assert gateway.adapters.ids == frozenset()
 
 
@@ -106,7 +106,7 @@ def test_an_adapter_that_leaves_takes_only_what_ran_elsewhere_before(gateway):
         request("moved", PROMPT, adapter=adapter.id, max_tokens=6),
         resumed=(ResumedChoice(tuple(want[:2])),),
     )
-    gateway.engine.submit(moved).result(30)
+    gateway.engine.submit(moved).result(60)
     assert gateway.collector.tokens("moved") == want[2:]
     leaving.clear()
     assert tokens(gateway, "new", adapter.id) == want
@@ -151,7 +151,7 @@ def test_a_record_with_adapters_is_repeated_wherever_they_lie_now(root, tmp_path
             submit(host, name, adapter, temperature=0.8, seed=3)
         for name in ("first", "second", "none", "plain"):
             host.collector.tokens(name)
-        host.adapters.unload(ids[0], 5.0)
+        host.adapters.unload(ids[0], 60.0)
     finally:
         host.stop()
     record = only_record(tmp_path / "record")
@@ -191,7 +191,7 @@ def test_adapters_survive_a_change_of_topology_under_their_requests(gateway, roo
 
 
 def change(gateway, target):
-    gateway.switch.prepare(target, 10.0)
+    gateway.switch.prepare(target, 60.0)
     gateway.switch.commit(target.epoch)
 
 

@@ -41,7 +41,7 @@ def standing():
 async def served(keys=(), grace_s=30.0, **gateways):
     """A channel to a new frontend over a new pool; ``channel.pool`` and ``.frontend``."""
     pool = GatewayPool(Directory(**gateways), TOKEN, failover_wait_s=5.0)
-    await pool.start(10.0)
+    await pool.start(60.0)
     limits = ApiLimits(resume_grace_s=grace_s)
     frontend = Frontend(pool, embedded(), limits, ApiKeys(keys))
     try:

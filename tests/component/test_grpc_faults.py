@@ -32,7 +32,7 @@ from router.exchange.grpc_transport import GrpcTransport
 from router.exchange.links import LinkState
 from router.exchange.transport import LinkDown, LinkUp
 
-CONFIG = ExchangeConfig(deadline_floor_s=0.05, deadline_cap_s=0.2, give_up_after_s=2.0)
+CONFIG = ExchangeConfig(deadline_floor_s=0.05, deadline_cap_s=0.2, give_up_after_s=5.0)
 PATIENT = ExchangeConfig(deadline_floor_s=0.05, deadline_cap_s=0.2, give_up_after_s=20.0)
 SHARD = ShardId("shard-0")
 
@@ -135,13 +135,13 @@ def test_a_call_survives_the_death_of_every_shard_and_completes_on_their_success
 
 
 def test_with_a_replica_a_killed_shard_costs_no_call(bank):
-    with remote_exchange(2, replicas=2, config=CONFIG) as (exchange, shards):
+    with remote_exchange(2, replicas=2, config=PATIENT) as (exchange, shards):
         wait_for_links(exchange, LinkState.UP)
         assert_exchanges(exchange, bank)
         shards.stop(SHARD)
         for seed in range(5):
             assert_exchanges(exchange, bank, seed=seed)
-        assert exchange.links[SHARD] is LinkState.DOWN
+        wait_until(lambda: exchange.poll() or exchange.links[SHARD] is LinkState.DOWN, "the loss")
 
 
 # -- bad networks ----------------------------------------------------------------------------
@@ -158,7 +158,7 @@ class ProxyBook:
 
 
 @contextmanager
-def proxied_exchange(num_shards, replicas=1, config=CONFIG):
+def proxied_exchange(num_shards, replicas=1, config=PATIENT):
     shape = topology(
         checkpoint().config, [f"shard-{i}" for i in range(num_shards)], replicas=replicas
     )
@@ -192,18 +192,19 @@ def test_a_stalled_link_makes_a_suspect_and_its_rows_go_to_the_replica(bank, rec
 
 
 def test_a_stalled_link_without_replica_fails_the_call_at_its_limit_by_name(bank):
-    with proxied_exchange(1) as (exchange, proxies):
+    with proxied_exchange(1, config=CONFIG) as (exchange, proxies):
         proxies[SHARD].stall()
         started_s = time.monotonic()
         with pytest.raises(ShardUnavailableError, match="shard-0"):
             assert_exchanges(exchange, bank)
-        assert time.monotonic() - started_s >= 2.0
+        assert time.monotonic() - started_s >= CONFIG.give_up_after_s
         proxies[SHARD].resume()
+        wait_for_links(exchange, LinkState.UP)
         assert_exchanges(exchange, bank, seed=1)
 
 
 def test_a_link_that_is_cut_comes_back_and_the_call_completes(bank):
-    with proxied_exchange(1, config=PATIENT) as (exchange, proxies):
+    with proxied_exchange(1) as (exchange, proxies):
         proxies[SHARD].stall()
         x, routing = create_tokens(9), create_routing(9)
         away = exchange.begin(0, 0, x, routing)
@@ -231,7 +232,7 @@ def test_what_waited_for_credits_when_the_link_broke_is_not_sent_on_the_next(sha
 
 
 def test_a_connection_closed_on_one_side_is_a_link_down_and_is_made_anew(bank):
-    with proxied_exchange(1, config=PATIENT) as (exchange, proxies):
+    with proxied_exchange(1) as (exchange, proxies):
         proxies[SHARD].half_close()
         wait_until(
             lambda: exchange.poll() or exchange.links[SHARD] is LinkState.DOWN, "the link down"
@@ -241,7 +242,7 @@ def test_a_connection_closed_on_one_side_is_a_link_down_and_is_made_anew(bank):
 
 
 def test_a_slow_link_changes_no_bit(bank):
-    with proxied_exchange(2, replicas=2, config=PATIENT) as (exchange, proxies):
+    with proxied_exchange(2, replicas=2) as (exchange, proxies):
         proxies[SHARD].delay_s = 0.08
         for seed in range(4):
             assert_exchanges(exchange, bank, seed=seed)

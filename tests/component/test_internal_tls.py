@@ -138,10 +138,10 @@ async def test_frontends_and_the_controller_reach_parts_with_tls_only(certificat
     clients = PartClients(GATEWAY_TOKEN, lambda _part: host.address, tls)
     plain = PartClients(GATEWAY_TOKEN, lambda _part: host.address)
     try:
-        await pool.start(10.0)
-        assert (await clients.state_of("gateway-0", 10.0)).unready_reason == ""
+        await pool.start(60.0)
+        assert (await clients.state_of("gateway-0", 60.0)).unready_reason == ""
         with pytest.raises(PartFailedError, match="UNAVAILABLE"):
-            await plain.state_of("gateway-0", 2.0)
+            await plain.state_of("gateway-0", 60.0)
         member = Member("gateway-0", host.address, GATEWAY_TOKEN)
         with pytest.raises(grpc.aio.AioRpcError):
             await member.describe(2.0)
@@ -157,7 +157,7 @@ async def test_frontends_and_the_controller_reach_parts_with_tls_only(certificat
         first = pool._members["gateway"]
         certificates.internal()  # replaced by another of the same CA
         await until(lambda: pool._members.get("gateway") not in (None, first))
-        assert (await clients.state_of("gateway-0", 10.0)).unready_reason == ""
+        assert (await clients.state_of("gateway-0", 60.0)).unready_reason == ""
         count += sum([len(delta.token_ids) async for delta in stream])
         assert count == 400, "what ran when the certificate was replaced goes on"
         assert await pool.unready_reason() is None

@@ -12,6 +12,7 @@ from cluster.ingress.busy import BusyMeter
 from deploy.generate.metrics import sets, table
 from galerne.topology import LinkTransport
 from helpers.api_servers import http_served, make_frontend
+from helpers.cluster import UNHURRIED
 from helpers.fake_gateway import FakeGateway
 from helpers.gateways import Collector, request
 from helpers.switchable import ShardBook, shape, start_gateway
@@ -70,7 +71,7 @@ def book():
 
 @pytest.fixture(scope="module")
 def gateway(book):
-    host = start_gateway(shape(1), book)
+    host = start_gateway(shape(1), book, exchange=UNHURRIED)
     host.collector = Collector()
     host.engine._on_deltas = host.collector
     yield host
@@ -88,7 +89,7 @@ def value(page, name, **labels):
 
 def test_gateways_and_shards_expose_what_the_table_says_whatever_the_transport(gateway, book):
     def run(epoch):
-        gateway.engine.submit(request(f"r-{epoch}", max_tokens=8)).result(10)
+        gateway.engine.submit(request(f"r-{epoch}", max_tokens=8)).result(60)
         gateway.collector.tokens(f"r-{epoch}")
         return gateway.engine.metrics_text().decode()
 
@@ -100,7 +101,7 @@ def test_gateways_and_shards_expose_what_the_table_says_whatever_the_transport(g
         names = [f"shard-{2 * epoch + i}" for i in range(2)]
         target = shape(epoch, transport, names)
         book.start(target)
-        gateway.switch.prepare(target, 10.0)
+        gateway.switch.prepare(target, 60.0)
         gateway.switch.commit(target.epoch)
         page = run(epoch)
         assert types_of(page) == known("gateway")
@@ -113,7 +114,7 @@ def test_gateways_and_shards_expose_what_the_table_says_whatever_the_transport(g
             rows = value(page, "galerne_exchange_rows_total", shard=name)
             assert rows >= sent == answered > 0
             metrics = book.hosts[name]._metrics
-            wait_until(lambda m=metrics, n=sent: m.waits.sum() >= n, 10)  # counted after the answer
+            wait_until(lambda m=metrics, n=sent: m.waits.sum() >= n)  # counted after the answer
             told = metrics.text().decode()
             assert types_of(told) == known("shard")
             assert_labels("shard", told)

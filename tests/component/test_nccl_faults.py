@@ -27,7 +27,9 @@ from shards.nccl.runtime import NcclConfig
 
 SHARD = ShardId("shard-0")
 # Patience in tests of what works, none in tests of what gets stuck.
-QUICK = NcclConfig(join_timeout_s=5.0, turn_timeout_s=0.3)
+PATIENT = NcclConfig(join_timeout_s=30.0, turn_timeout_s=30.0)
+QUICK = NcclConfig(join_timeout_s=30.0, turn_timeout_s=0.3)
+LATER = NcclConfig(join_timeout_s=2.0, turn_timeout_s=5.0)  # some join in time
 HASTY = NcclConfig(join_timeout_s=0.3, turn_timeout_s=5.0)
 
 
@@ -104,7 +106,7 @@ def test_an_abort_in_the_middle_of_many_frames_loses_none(bank):
 
 
 def test_an_abort_costs_one_link(bank):
-    with linked("shard-0", "shard-1") as (transport, parts, served):
+    with linked("shard-0", "shard-1", config=PATIENT) as (transport, parts, served):
         parts.ports["shard-0"].ends[0].error = "for the test"
         wait_for_state(transport, NcclState.ENDED)
         frames = [f for shard in served.shape.shards for f in frames_for(served, shard, 10)]
@@ -115,7 +117,7 @@ def test_an_abort_costs_one_link(bank):
 
 
 def test_the_next_epoch_has_a_communicator_again(bank):
-    with linked() as (transport, parts, served):
+    with linked(config=PATIENT) as (transport, parts, served):
         parts.ports["shard-0"].ends[0].error = "for the test"
         wait_for_state(transport, NcclState.ENDED)
         with closing(parts.transport(served.shape, served)) as following:
@@ -232,7 +234,7 @@ def leak(parts, count):
 
 @pytest.mark.parametrize("has_worked", [True, False])
 def test_past_three_leaked_threads_a_process_that_knew_nccl_to_work_should_end(has_worked):
-    with nccl_parts(HASTY) as parts:
+    with nccl_parts(LATER) as parts:
         runtime = parts.gateway.runtime()
         if has_worked:
             joined, number = [], parts.fabric.new_id()
@@ -253,7 +255,7 @@ def test_past_three_leaked_threads_a_process_that_knew_nccl_to_work_should_end(h
 
 
 def test_a_shard_past_three_leaks_says_that_it_is_dead(bank):
-    with linked(config=NcclConfig(join_timeout_s=2.0, turn_timeout_s=5.0)) as (_, parts, served):
+    with linked(config=LATER) as (_, parts, served):
         host, runtime = served.hosts[SHARD], parts.processes["shard-0"].runtime()
         assert host.is_alive
         for _ in range(4):

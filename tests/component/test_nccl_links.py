@@ -9,7 +9,7 @@ import torch
 
 from galerne.errors import EpochRetiredError, ProtocolError
 from galerne.ids import ShardId
-from helpers.cluster import Shards
+from helpers.cluster import UNHURRIED, Shards
 from helpers.exchange_frames import (
     assert_answers,
     assert_exchanges,
@@ -181,7 +181,7 @@ def test_gateways_of_two_epochs_have_a_communicator_each(bank):
 def test_the_exchange_uses_it_like_any_other(bank):
     shape = topology(checkpoint().config, ["shard-0", "shard-1"], row_budget=8)
     with nccl_shards(shape) as (served, create):
-        exchange = exchange_over(create(shape, served), shape)
+        exchange = exchange_over(create(shape, served), shape, UNHURRIED)
         with closing(exchange):
             for step in range(6):
                 exchange.start_step(step)

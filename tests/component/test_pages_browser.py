@@ -217,7 +217,7 @@ async def test_stop_ends_the_request_at_the_gateway_and_keeps_what_came(browser,
             await page.keyboard.press("Escape")
         else:
             await page.get_by_role("button", name="Stop").click()
-        await asyncio.wait_for(run.aborted.wait(), 10)
+        await asyncio.wait_for(run.aborted.wait(), 60)
         await expect(last(page).locator(".facts")).to_contain_text("stopped by you")
         (await ask(page, gateway, "Go on")).end()
         await expect(page.locator(".facts")).to_have_count(2)
@@ -268,7 +268,7 @@ async def test_a_new_chat_ends_what_runs_and_forgets_the_conversation(browser):
     async with chat(browser) as (page, gateway):
         run = await ask(page, gateway, "First")
         await page.get_by_role("button", name="New chat").click()
-        await asyncio.wait_for(run.aborted.wait(), 10)
+        await asyncio.wait_for(run.aborted.wait(), 60)
         await expect(page.locator(".turn")).to_have_count(0)
         await expect(page.get_by_text("Ask something.")).to_be_visible()
         run = await ask(page, gateway, "Second")

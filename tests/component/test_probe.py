@@ -14,6 +14,8 @@ from helpers.api_servers import grpc_served, http_served, make_frontend
 from helpers.fake_gateway import FakeGateway
 from helpers.shard_process import ShardProcess
 
+PATIENT = ("--timeout-s", "60")
+
 
 @pytest.fixture
 def probe(capsys):
@@ -29,7 +31,7 @@ def probe(capsys):
 async def test_live_and_ready_by_http_differ_where_no_gateway_serves(probe):
     gateway = FakeGateway()
     async with http_served(make_frontend(gateway)) as url:
-        at = ("--http", url)
+        at = ("--http", url, *PATIENT)
         assert (await probe("live", *at))[0] == 0
         assert (await probe("ready", *at)) == (0, f"ready: {url} answers\n")
         gateway.unready = "expert 7 of layer 2 has no shard"
@@ -40,7 +42,7 @@ async def test_live_and_ready_by_http_differ_where_no_gateway_serves(probe):
 async def test_live_and_ready_by_grpc_differ_where_no_gateway_serves(probe):
     gateway = FakeGateway()
     async with grpc_served(make_frontend(gateway)) as target:
-        at = ("--grpc", target)
+        at = ("--grpc", target, *PATIENT)
         assert (await probe("ready", *at)) == (0, f"ready: {target} SERVING\n")
         gateway.unready = "no gateway answers"
         assert (await probe("live", *at))[0] == 0
@@ -49,7 +51,7 @@ async def test_live_and_ready_by_grpc_differ_where_no_gateway_serves(probe):
 
 async def test_both_are_asked_where_both_are_named(probe):
     async with http_served(make_frontend(FakeGateway())) as url:
-        code, line = await probe("ready", "--http", url, "--grpc", "127.0.0.1:1")
+        code, line = await probe("ready", "--http", url, "--grpc", "127.0.0.1:1", *PATIENT)
     assert code == 1
     assert "127.0.0.1:1: UNAVAILABLE" in line
     assert line.count("\n") == 1
@@ -69,14 +71,14 @@ def test_a_part_answers_for_itself_and_not_while_it_is_stopped():
     try:
         services = ("", "galerne.v1.ExpertService", "galerne.v1.Other")
         questions = [HealthQuestion(shard.address, service=service) for service in services]
-        alive, ready, unknown = ask_health(questions, 5.0)
+        alive, ready, unknown = ask_health(questions, 60.0)
         assert (alive, ready) == ("SERVING", "SERVING")
         assert unknown.startswith("NOT_FOUND")
         shard.pause()
         [silent] = ask_health(questions[:1], 0.3)
         assert silent not in ("SERVING", "NOT_SERVING")
         shard.resume()
-        assert ask_health(questions[:1], 5.0) == ["SERVING"]
+        assert ask_health(questions[:1], 60.0) == ["SERVING"]
     finally:
         shard.close()
 

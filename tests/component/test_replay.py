@@ -49,17 +49,17 @@ def run_mixed_load(directory):
             request("left", LONG[:9], n=2, temperature=1.0, max_tokens=900),
         )
         collector.wait("shaken", tokens=4)
-        engine.preempt("shaken").result(10)
+        engine.preempt("shaken").result(60)
         collector.wait("greedy")
         submit(engine, request("hit", LONG, max_tokens=9, cache_salt="a", **PENALISED))
         limits = {"max_num_seqs": 3, "max_batched_tokens": 24, "max_chunk_tokens": 16}
-        engine.reconfigure(2, SchedulerConfig(max_model_len=1024, **limits)).result(10)
+        engine.reconfigure(2, SchedulerConfig(max_model_len=1024, **limits)).result(60)
         submit(engine, request("late", LONG[30:], max_tokens=7, logit_bias={5: 4.0}))
         for name in ("hit", "late", "three", "logprobs", "image", "shaken"):
             collector.wait(name)
         collector.wait("left", choice=1, tokens=8)
-        engine.abort("left", choice=1).result(10)
-        engine.abort("left").result(10)
+        engine.abort("left", choice=1).result(60)
+        engine.abort("left").result(60)
         return {key: collector.tokens(*key) for key in collector.deltas}
 
 
@@ -131,7 +131,7 @@ def test_a_topology_that_changes_under_a_run_changes_the_limits_at_the_same_step
         submit(gateway.engine, request("early", LONG, n=2, max_tokens=300, **SEEDED))
         target = shape(2, LinkTransport.GRPC, SHARDS, max_num_seqs=3, max_batched_tokens=20)
         book.start(target)
-        gateway.switch.prepare(target, 10.0)
+        gateway.switch.prepare(target, 60.0)
         collector.wait("early", tokens=3)
         gateway.switch.commit(target.epoch)
         submit(gateway.engine, *(request(f"late{i}", LONG[i:50], max_tokens=9) for i in range(4)))

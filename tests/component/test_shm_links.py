@@ -11,7 +11,15 @@ import torch
 import shards.shm.link as shard_end
 from galerne.errors import GalerneError
 from galerne.ids import ShardId
-from helpers.cluster import RING_BYTES, TOKEN, Shards, create_shm, hello, remote_exchange
+from helpers.cluster import (
+    RING_BYTES,
+    TOKEN,
+    UNHURRIED,
+    Shards,
+    create_shm,
+    hello,
+    remote_exchange,
+)
 from helpers.exchange_frames import (
     FAST,
     assert_answers,
@@ -28,7 +36,6 @@ from helpers.exchange_frames import (
     wait_up,
 )
 from helpers.fixture_models import checkpoint
-from router.exchange.deadline import ExchangeConfig
 from router.exchange.grpc_transport import GrpcTransport
 from router.exchange.links import LinkState
 from router.exchange.shm_transport import ShmTransport
@@ -37,8 +44,6 @@ from shards.shm.rings import ring_library
 
 pytestmark = pytest.mark.skipif(ring_library() is None, reason="no native library")
 
-CONFIG = ExchangeConfig(deadline_floor_s=0.05, deadline_cap_s=0.2, give_up_after_s=2.0)
-PATIENT = ExchangeConfig(deadline_floor_s=0.05, deadline_cap_s=0.2, give_up_after_s=30.0)
 SHARD = ShardId("shard-0")
 
 
@@ -82,7 +87,7 @@ def test_frames_go_by_the_rings_and_too_large_ones_by_the_stream(transport, bank
 
 def test_whole_calls_use_no_frame_of_their_own(bank, stream_frames, monkeypatch):
     monkeypatch.setattr(ShmTransport, "send", None)
-    with remote_exchange(4, create=create_shm) as (exchange, shards):
+    with remote_exchange(4, create=create_shm, config=UNHURRIED) as (exchange, shards):
         wait_for_links(exchange, LinkState.UP)
         for seed, num_tokens in enumerate([1, 2, 16, 17, 64, 1]):
             exchange.start_step(seed)

@@ -44,7 +44,7 @@ def run(requests, *, disturb=lambda made: None, **options):
     """What every choice of the requests said, and the engine's drafting."""
     with engine(checkpoint(), **options) as (made, collector):
         for r in requests:
-            made.submit(r).result(30)
+            made.submit(r).result(60)
         disturb(made)
         found = {
             (r.request_id, choice): said(collector.wait(r.request_id, choice))
@@ -114,7 +114,7 @@ def mix():
 def test_a_knowing_source_saves_steps_and_the_counts_say_so(mix):
     answers = {key: heard["tokens"] for key, heard in mix.items()}
     with engine(checkpoint(), drafting=knowing(answers, always(), wrong=0.0)) as (made, collector):
-        made.submit(MIX[0]).result(30)
+        made.submit(MIX[0]).result(60)
         deltas = collector.wait("greedy")
         drafting, text = made.drafting, made.metrics_text().decode()
     assert len(deltas) == 13  # one with the prompt, then five at a time, the last four
@@ -139,7 +139,7 @@ def test_a_head_that_is_mostly_wrong_changes_nothing(mix, head):
 def test_a_head_changes_nothing_through_small_chunks_and_preemption(mix, head):
     def preempt(made):
         for r in MIX:
-            made.preempt(r.request_id).result(30)
+            made.preempt(r.request_id).result(60)
 
     options = {"max_chunk_tokens": 7, "max_batched_tokens": 16, "num_blocks": 24}
     options["max_model_len"] = 150
@@ -155,10 +155,10 @@ def test_what_was_accepted_can_be_found_in_the_prefix_cache(mix):
     longer = request("again", (*LOOP, *answers["greedy", 0][:50]), max_tokens=9)
     want = run([longer])[0]["again", 0]["tokens"]
     with engine(checkpoint(), drafting=knowing(answers, always(), wrong=0.3)) as (made, collector):
-        made.submit(MIX[0]).result(30)
+        made.submit(MIX[0]).result(60)
         collector.wait("greedy")
         made.drafting.is_on = False
-        made.submit(longer).result(30)
+        made.submit(longer).result(60)
         deltas = collector.wait("again")
     assert deltas[0].num_cached_tokens == (len(LOOP) + 50 - 1) // BLOCK_SIZE * BLOCK_SIZE
     assert said(deltas)["tokens"] == want

@@ -35,7 +35,7 @@ TOOLS = [
 @asynccontextmanager
 async def frontend_over(host, **options):
     pool = GatewayPool(Directory(gateway=host.address), TOKEN)
-    await pool.start(10.0)
+    await pool.start(60.0)
     frontend = Frontend(pool, embedded(), **options)
     try:
         yield frontend

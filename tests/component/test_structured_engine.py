@@ -67,7 +67,7 @@ def test_recorded_run_is_repeated_with_its_grammar(tmp_path):
     rules = AnswerRules(grammar="start: %json " + json.dumps(SCHEMA), may_think=True)
     asked = decode_request(encode_request(guided("recorded", rules)))
     try:
-        built.engine.submit(asked, built.guides.guides_now(asked)).result(10)
+        built.engine.submit(asked, built.guides.guides_now(asked)).result(60)
         num_tokens = sum(len(collector.tokens("recorded", choice)) for choice in (0, 1))
     finally:
         built.engine.stop()
@@ -93,7 +93,7 @@ async def test_preempted_answer_stays_in_its_grammar(standing):
     asked = guided("calm", rules, max_tokens=400)
     said, _ = await run(standing, asked)
     shaken = asyncio.create_task(run(standing, replace(asked, request_id="shaken")))
-    await until(lambda: standing.engine.load().running == 2, 10)
+    await until(lambda: standing.engine.load().running == 2)
     assert await asyncio.wrap_future(standing.engine.preempt("shaken")) > 0
     assert (await shaken)[0] == said
 

@@ -2,7 +2,6 @@
 
 import itertools
 import threading
-import time
 
 import pytest
 import torch
@@ -42,14 +41,14 @@ def gateway(book):
 
 def change(gateway, book, target):
     book.start(target)
-    gateway.switch.prepare(target, 10.0)
+    gateway.switch.prepare(target, 60.0)
     compared = gateway.switch.shadow(target.epoch)
     gateway.switch.commit(target.epoch)
     return compared
 
 
 def run(gateway, request_id, **sampling):
-    gateway.engine.submit(request(request_id, **SAMPLED | sampling)).result(10)
+    gateway.engine.submit(request(request_id, **SAMPLED | sampling)).result(60)
     return [gateway.collector.tokens(request_id, choice) for choice in range(2)]
 
 
@@ -77,8 +76,7 @@ def test_streams_do_not_notice_that_the_topology_changes_under_them(gateway, boo
         assert change(gateway, book, target) > 0
         assert gateway.switch.topology == target
         assert gateway.describe().epoch == target.epoch
-        while len(got) < before + 2:
-            time.sleep(0.01)
+        wait_until(lambda before=before: len(got) >= before + 2)
     done.set()
     loader.join(60)
     assert all(tokens == want for tokens in got)
@@ -114,7 +112,7 @@ def test_nothing_changes_before_the_commit_and_an_abort_leaves_nothing(gateway, 
     target = shape(2, SHM, THREE)
     book.start(target)
     serving = gateway.switch.topology
-    gateway.switch.prepare(target, 10.0)
+    gateway.switch.prepare(target, 60.0)
     assert gateway.switch.topology == serving
     assert isinstance(gateway._built.runner.exchange, LocalExperts)
     gateway.switch.abort(target.epoch)
@@ -137,7 +135,7 @@ def test_a_shard_that_does_not_come_ends_the_preparation_by_name(gateway, book):
 def test_a_placement_that_computes_other_bits_is_found_by_the_shadow(gateway, book):
     target = shape(2, GRPC, THREE)
     book.start(target)
-    gateway.switch.prepare(target, 10.0)
+    gateway.switch.prepare(target, 60.0)
     bank = book.hosts["shard-1"]._bank
     layer, expert = max(bank.resident)
     wrong = bank._checkpoint.expert(layer, expert - 1)
@@ -151,8 +149,8 @@ def test_a_placement_that_computes_other_bits_is_found_by_the_shadow(gateway, bo
 def test_a_commit_may_be_repeated_and_a_new_preparation_replaces_the_old(gateway, book):
     first, second = shape(2, SHM, THREE), shape(3, LOCAL)
     book.start(first)
-    gateway.switch.prepare(first, 10.0)
-    gateway.switch.prepare(second, 10.0)
+    gateway.switch.prepare(first, 60.0)
+    gateway.switch.prepare(second, 60.0)
     with pytest.raises(NotPreparedError):
         gateway.switch.commit(Epoch(2))
     gateway.switch.commit(Epoch(3))
@@ -164,7 +162,7 @@ def test_a_shadow_whose_shard_goes_silent_ends_and_serving_goes_on(gateway, book
     monkeypatch.setattr("router.gateway.switch.PROBE_PATIENCE_S", 0.3)
     target = shape(2, GRPC, THREE)
     book.start(target)
-    gateway.switch.prepare(target, 10.0)
+    gateway.switch.prepare(target, 60.0)
     book.stop("shard-2")
     with pytest.raises(Exception, match="shard-2"):
         gateway.switch.shadow(target.epoch)
@@ -174,14 +172,14 @@ def test_a_shadow_whose_shard_goes_silent_ends_and_serving_goes_on(gateway, book
 def test_a_commit_whose_caller_has_left_does_not_happen_later(gateway, book):
     target = shape(2, SHM, THREE)
     book.start(target)
-    gateway.switch.prepare(target, 10.0)
+    gateway.switch.prepare(target, 60.0)
     is_free, has_left = threading.Event(), threading.Event()
     gateway.engine.between_steps(is_free.wait)  # as a step that takes long
     commit = threading.Thread(target=gateway.switch.commit, args=(target.epoch, has_left))
     commit.start()
     has_left.set()
     is_free.set()
-    commit.join(10)
+    commit.join(60)
     assert gateway.switch.topology.epoch == 1
     gateway.switch.commit(target.epoch)
     assert gateway.switch.topology == target
@@ -189,7 +187,7 @@ def test_a_commit_whose_caller_has_left_does_not_happen_later(gateway, book):
 
 def begin(gateway, request_id):
     """A stream that runs."""
-    gateway.engine.submit(request(request_id, **SAMPLED)).result(10)
+    gateway.engine.submit(request(request_id, **SAMPLED)).result(60)
     gateway.collector.wait(request_id, tokens=10)
 
 
@@ -201,11 +199,11 @@ def test_a_step_that_waits_for_shards_that_have_left_is_done_again_after_the_com
     want = run(gateway, "still")
     change(gateway, book, shape(2, SHM, THREE))
     target = shape(3, LOCAL)
-    gateway.switch.prepare(target, 10.0)
+    gateway.switch.prepare(target, 60.0)
     begin(gateway, "moved")
     for shard in THREE:
         book.stop(shard)
-    wait_until(lambda: gateway.engine.unready_reason() is not None, 10)
+    wait_until(lambda: gateway.engine.unready_reason() is not None)
     gateway.switch.commit(target.epoch)
     assert end(gateway, "moved") == want
     assert gateway.engine.metrics.dropped_steps._value.get() == 1
@@ -219,9 +217,9 @@ def test_steps_of_a_retired_epoch_are_done_again_in_the_next_one(gateway, book, 
     begin(gateway, "moved")
     target = shape(3, transport, THREE)
     book.replace_epochs(target)
-    wait_until(lambda: gateway.engine.unready_reason() is not None, 10)
+    wait_until(lambda: gateway.engine.unready_reason() is not None)
     assert "topology is retired" in gateway.engine.unready_reason()
-    gateway.switch.prepare(target, 10.0)
+    gateway.switch.prepare(target, 60.0)
     gateway.switch.commit(target.epoch)
     assert end(gateway, "moved") == want
     assert gateway.engine.unready_reason() is None

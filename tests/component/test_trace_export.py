@@ -39,7 +39,7 @@ def export(endpoint, **settings):
     """Whether all of a tree left in time."""
     tracer = Tracer(TracingSettings(endpoint=endpoint, **settings), "galerne-gateway", "gateway-0")
     tracer.write(tree(), as_parent(PARENT))
-    is_flushed = tracer.flush(10.0)
+    is_flushed = tracer.flush(60.0)
     tracer.close()
     return is_flushed
 
@@ -121,13 +121,13 @@ def assert_whole(spans):
 def test_a_collector_gets_all_spans_by_grpc():
     with collecting() as service:
         assert export(f"grpc://127.0.0.1:{service.port}")
-        assert_whole(told(service.requests.get(timeout=10)))
+        assert_whole(told(service.requests.get(timeout=60)))
 
 
 def test_a_collector_gets_all_spans_by_http():
     with collecting_http() as (port, requests):
         assert export(f"http://127.0.0.1:{port}")
-        path, request = requests.get(timeout=10)
+        path, request = requests.get(timeout=60)
         assert path == "/v1/traces"
         assert_whole(told(request))
 

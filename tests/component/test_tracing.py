@@ -17,7 +17,7 @@ from galerne.v1 import inference_pb2 as pb
 from galerne.v1 import inference_pb2_grpc
 from helpers.api_servers import grpc_channel, http_served
 from helpers.asked import generate, tokens_of
-from helpers.cluster import Shards
+from helpers.cluster import UNHURRIED, Shards
 from helpers.fixture_models import topology
 from helpers.gateway_process import DEMO_MODEL, GatewayProcess, gateway_settings
 from helpers.switchable import PROFILE
@@ -47,7 +47,7 @@ def traced_gateway(transport, **settings):
     shape = replace(shape, transport=transport)
     shards = Shards(shape, path=DEMO_MODEL, profile=PROFILE)
     told = TracingSettings(**{"endpoint": ENDPOINT} | PATIENT | settings)
-    fields = {"checkpoint": DEMO_MODEL, "topology": shape, "tracing": told}
+    fields = {"checkpoint": DEMO_MODEL, "topology": shape, "tracing": told, "exchange": UNHURRIED}
     host = GatewayHost(gateway_settings(0, **fields), shards)
     try:
         yield host
@@ -133,7 +133,7 @@ async def test_one_trace_from_the_clients_header_to_the_shards(spans, gateway):
 
 async def until_written(spans, name):
     """All spans, once there is one of that name; the gateway writes beside its engine."""
-    await until(lambda: spans.named(name), 30.0)
+    await until(lambda: spans.named(name))
     return spans.finished()
 
 

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+_PATIENCE_MS = 30_000
 
 
 def chromium_path():
@@ -21,6 +22,7 @@ def chromium_path():
 async def chromium():
     """A running browser."""
     driver = pytest.importorskip("playwright.async_api")
+    driver.expect.set_options(timeout=_PATIENCE_MS)
     path = chromium_path()
     async with driver.async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=path)
@@ -38,7 +40,7 @@ async def watched_page(browser, url, **options):
     ``page.bodies``: of the requests for answers.
     """
     context = await browser.new_context(**options)
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(_PATIENCE_MS)
     page = await context.new_page()
     page.problems, page.bodies, asked = [], [], []
 

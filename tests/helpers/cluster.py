@@ -6,6 +6,7 @@ import torch
 
 from galerne.hello import Hello
 from helpers.fixture_models import FIXTURES, checkpoint, exchange_over, topology
+from router.exchange.deadline import ExchangeConfig
 from router.exchange.grpc_link import LinkConfig
 from router.exchange.grpc_transport import GrpcTransport
 from router.exchange.shm_transport import ShmTransport
@@ -15,6 +16,8 @@ from shards.kernels.formats import WeightFormat
 TOKEN = "test-token"
 RING_BYTES = 1 << 20  # less than the largest frames want: these go by the stream
 PROFILE = "test-profile"
+# Where frames are counted: a busy machine must not have them asked for twice.
+UNHURRIED = ExchangeConfig(deadline_floor_s=30.0, deadline_cap_s=30.0)
 
 
 class Shards:

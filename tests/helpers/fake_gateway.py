@@ -175,7 +175,7 @@ class FakeGateway:
 
     async def next_run(self) -> FakeRun:
         """The next request that arrives."""
-        return await asyncio.wait_for(self._arrivals.get(), 5)
+        return await asyncio.wait_for(self._arrivals.get(), 60)
 
     async def abort(
         self, request_id: str, choice: int | None = None, owner: bytes | None = None

@@ -103,7 +103,7 @@ class Told:
         marker = SimpleNamespace(spans=lambda *_: done.set(), caller=None)
         marker.request = SimpleNamespace(request_id="marker")
         self.tracer._pending.put(marker)
-        assert done.wait(10)
+        assert done.wait(60)
 
     def spans(self):
         """What was written."""

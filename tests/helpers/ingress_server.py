@@ -72,7 +72,7 @@ def _serve(options, answer):
                 api_keys_file=_key_file(run, "keys", options.get("api_keys")),
                 admin_keys_file=_key_file(run, "admins", options.get("admin_keys")),
                 audit_log=run.path / "audit.jsonl",
-                start_timeout_s=options.get("start_timeout_s", 20.0),
+                start_timeout_s=options.get("start_timeout_s", 60.0),
                 frontends=FrontendScaling(**options.get("frontends", {})),
             )
             ingress = start_ingress(

@@ -46,7 +46,7 @@ def assert_trace_goes_on(server, way):
         roots = trees(read_spans(traces, trace_id))
         return len(roots) == 1 and find(roots, "generate", "serve", "decode", "step") is not None
 
-    wait_until(is_whole, 20.0)
+    wait_until(is_whole)
     spans = read_spans(traces, trace_id)
     (root,) = (span for span in spans if span["parent_id"] == f"0x{caller}")
     assert root["name"] == "generate"

@@ -29,7 +29,7 @@ def ask(pods, *arguments):
     command = [sys.executable, CLIENT, arguments[0], target, *map(str, arguments[1:])]
     process = head.host.popen(command, head.client_env(), stdout=subprocess.PIPE, text=True)
     yield from map(json.loads, process.stdout)
-    assert process.wait(10) == 0
+    assert process.wait(60) == 0
 
 
 def stream(pods, fault=None):

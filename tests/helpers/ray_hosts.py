@@ -96,7 +96,7 @@ class RayHosts:
         command = [sys.executable, CLIENT, *map(str, arguments)]
         process = self.hosts[0].popen(command, self.env, stdout=subprocess.PIPE, text=True)
         yield from map(json.loads, process.stdout)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
     def wait_for_nodes(self, count):
         """Return when so many Ray nodes live."""

@@ -1,16 +1,18 @@
 """A server that is open to the network and secured, and whoever may talk to it."""
 
+import subprocess
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import grpc
 import psutil
 
 from galerne.v1 import inference_pb2_grpc
+from helpers.processes import family, haproxies, haproxy_config, listening
 from helpers.serve_process import ServeProcess
 from helpers.tls import Certificates
+from helpers.waiting import wait_until
 
 
 @contextmanager
@@ -51,26 +53,35 @@ def secured_stub(running):
         )
 
 
-def haproxy_workers(running):
-    """Serve's, without the edge in front of them: that is never reloaded.
+@contextmanager
+def reloaded(running):
+    """Within it a new worker has the place of Serve's HAProxy, as after a change of replicas.
 
-    Found by their configuration, wherever they hang: a manager that has died leaves some behind.
+    Gives the old one, which takes no connection any more and lives as long as its last stream.
     """
-    family = psutil.Process(running.process.pid).children(recursive=True)
-    (run,) = {
-        path.parent.parent for p in family if (path := _config(p)) and path.parent.name == "e"
-    }
-    workers = [
-        p for p in psutil.process_iter() if (path := _config(p)) and run / "h" in path.parents
-    ]
-    assert workers, f"only {[p.name() for p in family]}; it said:\n{running.output}"
-    return workers
-
-
-def _config(process):
-    """The configuration that an HAProxy runs on; None for any other process."""
+    old = _serves_haproxy(running)
+    config, line = haproxy_config(old), old.cmdline()
+    plain = line[: line.index("-sf")] if "-sf" in line else line
+    # As Serve does it: the new one takes the sockets, and then signals the old one.
+    takes = ("-sf", str(old.pid), "-x", str(config.with_name("admin.sock")))
+    new = subprocess.Popen([*plain, *takes])
     try:
-        line = process.cmdline()
-    except psutil.Error:
-        return None
-    return next((Path(part) for part in line if part.endswith("/haproxy.cfg")), None)
+        wait_until(lambda: listening([psutil.Process(new.pid)]) and not listening([old]))
+        yield old
+    finally:
+        new.terminate()
+        new.wait(60)
+
+
+def _serves_haproxy(running):
+    """The worker that takes connections; not the edge in front of it: that is never reloaded.
+
+    Found by its configuration, wherever it hangs: a manager that has died leaves its own behind.
+    """
+    (run,) = {
+        path.parent.parent
+        for process in family(running.process.pid)
+        if (path := haproxy_config(process)) and path.parent.name == "e"
+    }
+    (worker,) = (process for process in haproxies(run / "h") if listening([process]))
+    return worker

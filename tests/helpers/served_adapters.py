@@ -29,7 +29,7 @@ def assert_adapter_outlives_kills(server, stub, client):
     for victim in victims:
         wait_until(lambda v=victim: part(stub, v.id).pid not in (0, v.pid), 90)
     wait_until(lambda: part(stub, "gateway-0").is_live, 60)
-    wait_until(lambda: "sql" in {model.id for model in client.models.list()}, 30)
+    wait_until(lambda: "sql" in {model.id for model in client.models.list()})
     assert stub.GenerateOnce(adapted, timeout=100).choices[0].token_ids == want
 
     for path in ("../sql", "/etc"):

@@ -36,11 +36,11 @@ class TcpProxy:
     def close(self):
         self._call(self._stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5.0)
+        self._thread.join(60)
         self._loop.close()
 
     def _call(self, coroutine):
-        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(5.0)
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
 
     async def _start(self):
         self._is_flowing = asyncio.Event()

@@ -51,7 +51,7 @@ class Spans:
     def finished(self):
         """All that have ended."""
         for tracer in self._tracers:
-            assert tracer.flush(10.0)
+            assert tracer.flush(60.0)
         return list(self.exporter.get_finished_spans())
 
     def named(self, name):
@@ -77,7 +77,7 @@ def spans_of_gateways():
 async def traced_frontend(tracer, *, wait_s=30.0, **gateways):
     """A frontend over a pool of these gateways."""
     pool = GatewayPool(Directory(**gateways), TOKEN, wait_s)
-    await pool.start(10.0)
+    await pool.start(60.0)
     frontend = make_frontend(pool, tracer=tracer)
     try:
         yield frontend

@@ -4,10 +4,10 @@ import threading
 
 import grpc
 import httpx
-import psutil
 import pytest
 
 from helpers.auto_server import serve_auto, tokens, topology
+from helpers.processes import named
 from helpers.serve_process import run_cli
 from helpers.waiting import wait_until
 
@@ -30,13 +30,9 @@ def channel(server):
         yield made
 
 
-def family(server):
-    return psutil.Process(server.process.pid).children(recursive=True)
-
-
-def controller(server):
-    """Its process."""
-    return next(p for p in family(server) if p.name().startswith("ray::Controller"))
+def gateways(server):
+    """Their processes."""
+    return named(server.process.pid, "ray::Gateway")
 
 
 def test_what_a_person_chose_stays_until_auto_is_asked_for_and_no_stream_notices(server, channel):
@@ -71,8 +67,8 @@ def test_what_a_person_chose_stays_until_auto_is_asked_for_and_no_stream_notices
 def test_an_idle_cluster_ends_its_parts_and_a_request_brings_them_back(server, channel):
     want = tokens(channel)
     wait_until(lambda: topology(channel).stage == "asleep", 60)
-    wait_until(lambda: not any(p.name().startswith("ray::Gateway") for p in family(server)), 30)
-    assert httpx.get(f"http://{server.http}/ready", timeout=20).status_code == 200
+    wait_until(lambda: not gateways(server))
+    assert httpx.get(f"http://{server.http}/ready", timeout=60).status_code == 200
     assert tokens(channel) == want
     assert topology(channel).stage == "idle"
 
@@ -81,10 +77,10 @@ def test_a_controller_that_is_lost_at_zero_knows_when_it_is_back_that_this_is_ri
     server, channel
 ):
     want = tokens(channel)
-    wait_until(lambda: not any(p.name().startswith("ray::Gateway") for p in family(server)), 60)
-    lost = controller(server)
+    wait_until(lambda: not gateways(server))
+    [lost] = named(server.process.pid, "ray::Controller")
     lost.kill()
-    lost.wait(20)
+    lost.wait(60)
     assert tokens(channel) == want
     told = run_cli("events", "--target", server.grpc)
     assert "woken" in told.stdout, told.stderr

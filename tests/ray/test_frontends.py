@@ -4,7 +4,6 @@ import asyncio
 
 import grpc
 import httpx
-import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -12,6 +11,7 @@ from cluster.ingress.leaving import LOOK_PERIOD_S, SILENT_AFTER_S
 from galerne.v1 import inference_pb2 as pb
 from galerne.v1 import inference_pb2_grpc as pb_grpc
 from helpers.ingress_server import IngressServer
+from helpers.processes import named
 from helpers.resuming import read_rest
 from helpers.waiting import until
 
@@ -82,8 +82,7 @@ async def test_nobody_s_watch_ends_while_serve_s_controller_hangs(server):
 
 def serves_controller(server):
     """Its process."""
-    below = psutil.Process(server.started["pid"]).children(recursive=True)
-    [found] = [process for process in below if process.name().startswith("ray::ServeController")]
+    [found] = named(server.started["pid"], "ray::ServeController")
     return found
 
 

@@ -13,6 +13,7 @@ import pytest
 from cluster.head import find_head
 from galerne.v1 import cluster_pb2, cluster_pb2_grpc, inference_pb2_grpc
 from galerne.v1 import inference_pb2 as pb
+from helpers.processes import family, named
 from helpers.serve_process import ServeProcess, part
 from helpers.stream_client import PROMPT, sampling
 from helpers.waiting import wait_until
@@ -64,8 +65,7 @@ def stream(stub, fault=None):
 
 def head_of(server):
     """The process of Ray's head, None if there is none now."""
-    family = psutil.Process(server.process.pid).children()
-    return find_head(p for p in family if p.status() != psutil.STATUS_ZOMBIE)
+    return find_head(psutil.Process(server.process.pid).children())  # a zombie has no command line
 
 
 def is_back(stub, before):
@@ -96,10 +96,9 @@ def test_a_shard_killed_after_that_is_restarted(server, stub, record_property):
 
 
 def test_a_controller_killed_after_that_is_found_again(server, stub):
-    family = psutil.Process(server.process.pid).children(recursive=True)
-    [victim] = [p for p in family if p.name().startswith("ray::Controller")]  # or one method of it
+    [victim] = named(server.process.pid, "ray::Controller")
     victim.kill()
-    victim.wait(10)
+    victim.wait(60)
 
     def answers():
         with grpc.insecure_channel(server.grpc) as channel:
@@ -132,9 +131,9 @@ def test_experts_of_a_shard_lost_while_the_head_hangs_are_adopted(server, stub, 
 
 
 def test_a_server_whose_head_was_restarted_ends_in_order(server):
-    family = psutil.Process(server.process.pid).children(recursive=True)
+    all_of_it = family(server.process.pid)
     assert server.stop() == 0
-    _, alive = psutil.wait_procs(family, timeout=20)
+    _, alive = psutil.wait_procs(all_of_it, timeout=60)
     assert not alive
 
 
@@ -143,7 +142,7 @@ def test_without_storage_a_stream_ends_with_the_offset_that_it_reached():
     """Before Ray ends all of its processes, which it does when the head is away for too long."""
     environment = os.environ | {"RAY_gcs_rpc_server_reconnect_timeout_s": str(RAYS_PATIENCE_S)}
     server = ServeProcess(*FLAGS, "--ray-storage", "off", env=environment)
-    family = psutil.Process(server.process.pid).children(recursive=True)
+    all_of_it = family(server.process.pid)[1:]
     head = head_of(server)
     [session] = [a for a in head.cmdline() if a.startswith("--session-dir=")]
     run = Path(session.partition("=")[2]).parents[1]
@@ -164,7 +163,7 @@ def test_without_storage_a_stream_ends_with_the_offset_that_it_reached():
         assert server.process.wait(60) == 1, "Ray ends us"
     finally:
         server.stop()
-        for process in family:  # Ray leaves some, and our files
+        for process in all_of_it:  # Ray leaves some, and our files
             if process.is_running():
                 process.kill()
         shutil.rmtree(run, ignore_errors=True)

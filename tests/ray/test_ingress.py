@@ -21,6 +21,7 @@ from galerne.v1 import cluster_pb2_grpc
 from galerne.v1 import inference_pb2 as pb
 from galerne.v1 import inference_pb2_grpc as pb_grpc
 from helpers.ingress_server import MODEL, TOKEN, IngressServer
+from helpers.processes import family, haproxies, listening
 from helpers.waiting import until, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
@@ -234,13 +235,9 @@ async def test_more_than_a_hundred_streams_are_open_on_one_connection(server, st
 
 
 def test_every_port_listens_on_loopback_only(server):
-    listening = set()
-    for process in _family(server.started["pid"]):
-        for connection in process.net_connections(kind="tcp"):
-            if connection.status == psutil.CONN_LISTEN:
-                listening.add((process.name(), connection.laddr.ip))
-    assert len(listening) > 5
-    assert {(name, ip) for name, ip in listening if ip not in ON_LOOPBACK} == set()
+    found = {(name, address) for name, address, _ in listening(family(server.started["pid"]))}
+    assert len(found) > 5
+    assert {(name, address) for name, address in found if address not in ON_LOOPBACK} == set()
     assert Path(server.started["run"]).stat().st_mode & 0o777 == 0o700
 
 
@@ -260,11 +257,12 @@ def test_keys_are_rotated_while_the_server_runs(server):
     url = f"http://{server.started['http']}/v1/models"
 
     def status(key):
-        return httpx.get(url, headers={"Authorization": f"Bearer {key}"}).status_code
+        bearer = {"Authorization": f"Bearer {key}"}
+        return httpx.get(url, headers=bearer, timeout=60).status_code
 
     assert status("new-key") == 401
     Path(server.started["run"], "keys").write_text(f"{KEY}\nnew-key\n")
-    wait_until(lambda: status("new-key") == 200, 20)
+    wait_until(lambda: status("new-key") == 200)
     assert status(KEY) == 200
 
 
@@ -296,7 +294,10 @@ def test_logs_of_ray_serve_and_haproxy_hold_neither_prompts_nor_keys(server):
     files = [f for f in run.rglob("*") if f.is_file() and f.name not in hidden]
     assert any("serve" in str(file) for file in files), "these are the logs that were meant"
     for file in files:
-        content = file.read_bytes()
+        try:
+            content = file.read_bytes()
+        except FileNotFoundError:  # Ray has done with it
+            continue
         for word in (secret, KEY, "ops-key", TOKEN):
             assert word.encode() not in content, (file, word)
 
@@ -314,9 +315,19 @@ def is_there(path):
     return Path(path).exists()
 
 
-def _family(pid):
-    parent = psutil.Process(pid)
-    return [parent, *parent.children(recursive=True)]
+def test_an_haproxy_that_dies_is_started_again(server, record_property):
+    def is_ready():
+        try:
+            return httpx.get(f"http://{server.started['http']}/ready", timeout=60).is_success
+        except httpx.TransportError:
+            return False
+
+    if server.started["mode"] != "HAProxy":
+        pytest.skip("there is none")
+    for process in haproxies(Path(server.started["run"])):
+        process.kill()
+        process.wait(60)
+    record_property("away_s", wait_until(is_ready))
 
 
 async def test_nothing_is_lost_with_the_controller(server, stub):
@@ -334,9 +345,9 @@ async def test_close_drains_tells_watchers_and_frees_the_ports(server, channel, 
     assert (await watch.read()).status == HEALTH.SERVING
     short, long = stub.Generate(prompt(60)), stub.Generate(prompt(16000))
     await asyncio.gather(short.read(), long.read())
-    family = await asyncio.to_thread(_family, server.started["pid"])
+    all_of_it = await asyncio.to_thread(family, server.started["pid"])
 
-    closing = asyncio.create_task(asyncio.to_thread(server.ask, "close", drain_s=1.0))
+    closing = asyncio.create_task(asyncio.to_thread(server.ask, "close", drain_s=5.0))
     ends = [(await rest_of(call))[-2].finished.reason for call in (short, long)]
     assert ends[0] == pb.FINISH_REASON_LENGTH
     assert ends[1] == pb.FINISH_REASON_ABORT
@@ -348,5 +359,5 @@ async def test_close_drains_tells_watchers_and_frees_the_ports(server, channel, 
 
     assert await asyncio.to_thread(server.stop) == 0
     assert not is_there(server.started["run"])
-    _, alive = psutil.wait_procs(family, timeout=5)
+    _, alive = psutil.wait_procs(all_of_it, timeout=60)
     assert [process.pid for process in alive if process.pid != os.getpid()] == []

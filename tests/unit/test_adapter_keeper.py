@@ -154,7 +154,7 @@ async def test_a_part_that_was_started_without_an_adapter_gets_it_from_the_loop(
     assert world.listed == []
     loop = asyncio.create_task(world.keeper.run())
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while world.listed != ["sql"] or not world.parts.holds["shard-1"]:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
     finally:

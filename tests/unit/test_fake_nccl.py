@@ -28,7 +28,7 @@ def pair(fabric):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     return ends
 
 
@@ -43,7 +43,7 @@ def test_a_join_waits_for_all(fabric):
     thread.join(0.05)
     assert thread.is_alive()
     fabric.port().join(2, number, 1)
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
 
 

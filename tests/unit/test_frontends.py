@@ -139,7 +139,7 @@ async def test_a_busy_process_and_a_late_loop_are_told_apart():
     idle = meter.latest
     spinning = asyncio.create_task(_spin(0.05))
     seen = looks()
-    await until(lambda: looks() >= seen + 2, 10.0)
+    await until(lambda: looks() >= seen + 2)
     spinning.cancel()
     watching.cancel()
     assert meter.latest[BUSY] > idle[BUSY]
@@ -192,5 +192,5 @@ async def test_serve_is_asked_only_while_it_does_not_ask(clock):
     await asyncio.sleep(0.05)  # an answer would be missing
     clock.move_to(SILENT_AFTER_S + 1)
     answers += [False, False, True]
-    await asyncio.wait_for(leaving, 10)
+    await asyncio.wait_for(leaving, 60)
     assert answers == []

@@ -57,7 +57,7 @@ async def test_a_new_process_logs_as_its_predecessor(book):
     book._actors["shard-0"] = restarted = Remote()
     book._keep_log_level("shard-0", is_new=False)
     book._keep_log_level("shard-0", is_new=True)
-    await asyncio.wait_for(book._telling, 5)
+    await asyncio.wait_for(book._telling, 60)
     assert restarted.levels == ["info"]
 
 

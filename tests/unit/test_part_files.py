@@ -36,7 +36,7 @@ def test_a_part_started_again_replaces_its_file_and_sweeps_those_of_the_dead(tmp
     assert dead.is_running
     child.kill()
     zombie = psutil.STATUS_ZOMBIE  # until its parent has asked for its end
-    wait_until(lambda: psutil.Process(child.pid).status() == zombie, 10)
+    wait_until(lambda: psutil.Process(child.pid).status() == zombie)
     assert not dead.is_running
     child.communicate()
     write_part_file(tmp_path, replace(OURS, address="127.0.0.1:7001"))

@@ -177,7 +177,7 @@ class SlowFile:
         self.inner, self.is_free = inner, threading.Event()
 
     def write(self, data):
-        assert self.is_free.wait(10)
+        assert self.is_free.wait(60)
         return self.inner.write(data)
 
     def __enter__(self):
@@ -211,7 +211,7 @@ def test_a_disk_that_fails_ends_the_record_and_says_so_once(tmp_path, caplog):
 
     writer = RecordWriter(FullFile(create_record(tmp_path, HEADER)), VirtualClock())
     writer.added(request("r"))
-    writer._thread.join(10)
+    writer._thread.join(60)
     for step in range(100):
         writer.planned(step, plan())
     writer.close()

@@ -137,7 +137,7 @@ def test_a_process_that_is_killed_frees_what_it_held(directory, join):
         assert not is_admitted(limiter, PAIR)
     finally:
         child.kill()
-        child.wait(10)
+        child.wait(60)
         child.stdin.close()
         child.stdout.close()
     assert is_admitted(limiter, PAIR)

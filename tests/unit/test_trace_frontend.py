@@ -33,7 +33,7 @@ class World:
 
     def spans(self):
         """By name."""
-        assert self._tracer.flush(10.0)
+        assert self._tracer.flush(60.0)
         return {span.name: span for span in self.exporter.get_finished_spans()}
 
     def close(self):
