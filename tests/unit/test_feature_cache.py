@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from router.model.feature_cache import FeatureCache
 from router.model.image_encoder import batch_length
-from router.model.vision import QUERY_BLOCK, cut
+from router.model.vision import cut
 
 
 def features(num_bytes):
@@ -76,16 +76,16 @@ class Model(RuleBasedStateMachine):
 TestModel = Model.TestCase
 
 
-@given(st.lists(st.integers(1, 3000), max_size=8), st.integers(1, 5000))
-def test_cut_covers_every_patch_once_in_blocks_counted_from_their_image(sizes, max_rows):
-    slices = cut(sizes, max_rows)
-    blocks = [block for part in slices for block in part.blocks]
+@given(st.lists(st.integers(1, 3000), max_size=8), st.integers(1, 5000), st.sampled_from([64, 256]))
+def test_cut_covers_every_patch_once_in_blocks_counted_from_their_image(sizes, max_rows, block):
+    slices = cut(sizes, max_rows, block)
+    blocks = [b for part in slices for b in part.blocks]
     assert [row for b in blocks for row in range(b.start, b.stop)] == list(range(sum(sizes)))
     first = [sum(sizes[:image]) for image in range(len(sizes))]
     for image, start, stop in blocks:
         assert first[image] <= start < stop <= first[image] + sizes[image]
-        assert (start - first[image]) % QUERY_BLOCK == 0
-        assert stop - start == QUERY_BLOCK or stop == first[image] + sizes[image]
+        assert (start - first[image]) % block == 0
+        assert stop - start == block or stop == first[image] + sizes[image]
     for part in slices:
         assert part.num_rows <= max_rows or len(part.blocks) == 1
 
