@@ -32,7 +32,7 @@ from cluster.doctor.steps import MeasurePlan
 from cluster.doctor.store import Gpus, StoredCalibration
 from cluster.doctor.verdict import Finding, doubts, findings
 from cluster.plan import HeldModel
-from cluster.planning.costs import Calibration, NodeCosts
+from cluster.planning.costs import Calibration, Cost, NodeCosts
 from cluster.planning.shape import ModelShape, shape_of
 from galerne.topology import LinkTransport
 from router.gateway.settings import DTYPES
@@ -192,10 +192,12 @@ def calibrate(
         on_stage("layers and experts beside shards")
         beside = measure_beside(subject, shards, plan, local.layer, deadline_s)
     set_spin(owns_cores=False)  # this process has no engine any more
-    node = _node(subject, local, beside)
+    node = shard = _node(local, beside, beside.layer, is_gpu=subject.has_gpu_gateway)
+    if host is not None:  # the cores, which have the shards: no gateway computes there
+        shard = _node(host, beside, host.layer.layer, is_gpu=False)
     calibration = Calibration(
         gateway=node,
-        shard=node if host is None else _host_node(host, beside),
+        shard=shard,
         links={transport: link.costs for transport, link in links.items()},
         request_s=serving.request_s,
         frontend_s=serving.frontend_s,
@@ -237,26 +239,10 @@ def _gpus(machine: Machine) -> Gpus | None:
     return Gpus(name=told.name, number=told.number, free_bytes=told.free_bytes)
 
 
-def _host_node(host: LocalCosts, beside: BesideCosts) -> NodeCosts:
-    """The machine's cores, which have the shards of a gateway on a GPU."""
-    return NodeCosts(
-        layer=host.layer.layer,
-        layer_beside=host.layer.layer,  # no gateway computes there
-        attention_s=host.layer.attention_s,
-        chunk_attention_s=host.layer.chunk_attention_s,
-        experts=host.experts,
-        shard_experts=beside.shard_experts,
-        head=host.head,
-        step=host.engine.step,
-        num_workers=available_cores(),
-    )
-
-
-def _node(subject: Subject, local: LocalCosts, beside: BesideCosts) -> NodeCosts:
-    is_gpu = subject.has_gpu_gateway
+def _node(local: LocalCosts, beside: BesideCosts, layer_beside: Cost, *, is_gpu: bool) -> NodeCosts:
     return NodeCosts(
         layer=local.layer.layer,
-        layer_beside=beside.layer,
+        layer_beside=layer_beside,
         attention_s=local.layer.attention_s,
         chunk_attention_s=local.layer.chunk_attention_s,
         experts=local.experts,
