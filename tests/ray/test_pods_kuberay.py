@@ -70,7 +70,7 @@ def test_another_head_pod_takes_up_the_state_and_serves_with_the_same_workers(
     assert worker_processes(pods) == workers
     found = homes(pods)
     assert found["gateway-0"] == "head-0"
-    assert {found["shard-0"], found["shard-1"]} == {"shard-0", "shard-1"}
+    assert {found["shard-0"], found["shard-1"]} <= workers.keys()  # one may hold both, or each one
 
 
 def worker_processes(pods):
