@@ -100,7 +100,9 @@ def main():
         }
         rows.append(row)
         print(json.dumps(row), flush=True)
-    (ROOT / "bench-out" / "against.json").write_text(json.dumps(rows, indent=1))
+    out = ROOT / "bench-out"
+    out.mkdir(exist_ok=True)
+    (out / "against.json").write_text(json.dumps(rows, indent=1))
     for side in (base, ours):
         side.close()
 
