@@ -51,11 +51,11 @@ def gpu_need(
     experts, dense = (kept_on_gpu(model, held) for held in formats)
     shape, num_gateways = kept_shape(model, experts, dense), len(topology.gateways)
     own = shape.dense_bytes + beside
+    away = shape.routed_bytes * replicas
     if topology.transport is LinkTransport.LOCAL:
-        own += shape.routed_bytes
-        return GpuNeed(int(own * num_gateways), _left(free_bytes, own) * num_gateways)
-    everywhere = own * num_gateways + shape.routed_bytes * replicas
-    return GpuNeed(int(everywhere), _left(free_bytes, own) * num_gateways)
+        own, away = own + shape.routed_bytes, 0.0
+    left = int(gpu_room(free_bytes) - own)
+    return GpuNeed(int(own * num_gateways + away), left * num_gateways)
 
 
 def kept_on_gpu(model: ModelConfig, held: WeightFormat) -> WeightFormat:
@@ -91,10 +91,6 @@ def beside_bytes(model: ModelConfig, image_cache_bytes: int, head: ModelConfig |
     if head is not None:
         total += (1 if head.is_fp8 else 2) * sum(map(math.prod, eagle_shapes(head).values()))
     return total
-
-
-def _left(free_bytes: int, weights: float) -> int:
-    return int(free_bytes - weights - _WORKSPACE_BYTES)
 
 
 def free_gpu_bytes_on(nodes: Sequence[Node]) -> int:

@@ -19,6 +19,7 @@ from router.exchange.dispatch import Ints
 from router.exchange.local import LocalExperts
 from router.model.runner import PagedRunner
 from router.profiling import LayerTimer
+from shards.kernels.gpu.graphs import recorded
 from shards.kernels.kinds import CUDA
 
 if TYPE_CHECKING:  # Triton need not be there where nothing computes on a GPU
@@ -56,35 +57,25 @@ class ExpertRuns:
         self._x = rows.to(torch.bfloat16).to(self._device)
         ids = [torch.from_numpy(each).to(torch.int32).to(self._device) for each in routing]
         self._work = list(zip(experts, ids, strict=True))
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._launch()
-        if self._device.type == CUDA:
-            self._record()
+        self._recorded: tuple[torch.cuda.CUDAGraph, list[torch.Tensor]] | None = None
+        if self._device.type == CUDA:  # as decode steps are
+            self._recorded = recorded(self._launch, self._device)
+        else:
+            self._launch()  # what the first run allocates, the second finds
 
     def seconds(self) -> float:
         """Of all layers, once."""
         synchronise(self._device)
         started = time.perf_counter()
-        if self._graph is None:
+        if self._recorded is None:
             self._launch()
         else:
-            self._graph.replay()
+            self._recorded[0].replay()
         synchronise(self._device)
         return time.perf_counter() - started
 
     def _launch(self) -> list[torch.Tensor]:
         return [experts.run_routed(self._x, ids) for experts, ids in self._work]
-
-    def _record(self) -> None:
-        """As decode steps are; not yet run on a GPU."""
-        side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(side):
-            self._launch()
-        torch.cuda.current_stream(self._device).wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._kept = self._launch()  # the graph writes there
 
 
 def expert_runs_of(

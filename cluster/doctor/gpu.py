@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from cluster.doctor.store import Gpus
 from cluster.gpu_memory import free_gpu_bytes
 from galerne.errors import ConfigError
 from shards.kernels.kinds import CPU, CUDA, torch_device
@@ -18,12 +19,9 @@ _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GpuFacts:
-    """GPUs that are alike; speeds are of the first one."""
+class GpuFacts(Gpus):
+    """With speeds, of the first one."""
 
-    name: str
-    number: int
-    free_bytes: int  # of the one that has least
     read_bytes_per_s: float  # of its memory
 
 

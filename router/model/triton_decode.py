@@ -17,6 +17,7 @@ from router.model.kv_cache import PagedLatentCache
 from router.model.triton_step import DecodeTokens, StepTokens
 from shards.kernels.gpu.attention import SEGMENT
 from shards.kernels.gpu.experts import TritonExperts
+from shards.kernels.gpu.graphs import recorded
 from shards.kernels.gpu.grouped import Layout
 
 SIZES: Final = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # tokens of a graph
@@ -59,20 +60,18 @@ class _Graph:
         )
         self._all_rows = torch.arange(size, dtype=torch.int32, device=x.device)
         self._compute = compute
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._out: torch.Tensor | None = None
+        self._recorded: tuple[torch.cuda.CUDAGraph, torch.Tensor] | None = None
 
     def run(self, x: torch.Tensor, tokens: StepTokens) -> torch.Tensor:
         """``[T, H]`` norms of a step's tokens."""
         self._fill(x, tokens)
         if x.device.type != "cuda":
             return self._compute(self._x, self._tokens)[: len(x)]
-        if self._graph is None:
-            self._record(x.device)
-        assert self._graph is not None
-        assert self._out is not None
-        self._graph.replay()
-        return self._out[: len(x)].clone()  # the next replay writes there again
+        if self._recorded is None:  # what is written is written again by the replay
+            self._recorded = recorded(lambda: self._compute(self._x, self._tokens), x.device)
+        graph, out = self._recorded
+        graph.replay()
+        return out[: len(x)].clone()  # the next replay writes there again
 
     def _fill(self, x: torch.Tensor, tokens: StepTokens) -> None:
         mine, count = self._tokens, len(x)
@@ -87,19 +86,6 @@ class _Graph:
         to.rows[:count] = given.rows  # all of the step's, in another order
         to.positions[:count], to.positions[count:] = given.positions, -1
         to.tables[:count, : given.tables.shape[1]] = given.tables
-
-    def _record(self, device: torch.device) -> None:
-        """Compute once, so that all is compiled, then record. What is written is written again."""
-        side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(side):
-            self._compute(self._x, self._tokens)
-        torch.cuda.current_stream(device).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        # Another thread may load experts meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._out = self._compute(self._x, self._tokens)
-        self._graph = graph
 
 
 class DecodeGraphs:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.adapters import Merged, opened, with_adapters
+from helpers.adapters import Merged, one_of_each_kind, with_adapters
 from helpers.cluster import create_shm, remote_exchange
 from helpers.fixture_models import checkpoint, local_experts, runner
 from helpers.gateways import engine, request
@@ -26,13 +26,7 @@ PROMPT = tuple(np.random.default_rng(1).integers(20, CONFIG.vocab_size, 70).toli
 
 @pytest.fixture(scope="module")
 def adapters(tmp_path_factory):
-    """Of everything; of attention and shared experts; of routed experts; by name."""
-    root = tmp_path_factory.mktemp("adapters")
-    return {
-        "all": opened(root / "all", CONFIG, seed=1),
-        "dense": opened(root / "dense", CONFIG, seed=2, rank=5, routed=False),
-        "routed": opened(root / "routed", CONFIG, seed=3, rank=3, dense=False, layers=[1, 2]),
-    }
+    return one_of_each_kind(tmp_path_factory.mktemp("adapters"), CONFIG)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from shards.kernels.formats import WeightFormat
 from shards.kernels.gpu import attention
 from shards.kernels.gpu.attention import AttentionShape
 from shards.kernels.gpu.experts import TritonExperts
+from shards.kernels.gpu.graphs import recorded
 
 REAL, BF16 = preset("full-layer"), torch.bfloat16
 HIDDEN, WIDTH, EXPERTS, TOP_K = 4096, 2048, 128, 4
@@ -41,14 +42,7 @@ REST_BYTES = 14 * 2**30  # embedding, head, cache, graphs and room
 
 def seconds_of(work, inner=1):
     """Median time of one of ``inner`` repetitions within ``work``, by events around a graph."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        work()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
+    graph, _ = recorded(work, DEVICE)
     times = []
     for _ in range(ROUNDS):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

@@ -97,6 +97,15 @@ def opened(path, config, **fields):
     return open_adapter(write_adapter(path, config, **fields), config)
 
 
+def one_of_each_kind(root, config):
+    """Of everything; of attention and shared experts; of routed experts; by name."""
+    return {
+        "all": opened(root / "all", config, seed=1),
+        "dense": opened(root / "dense", config, seed=2, rank=5, routed=False),
+        "routed": opened(root / "routed", config, seed=3, rank=3, dense=False, layers=[1, 2]),
+    }
+
+
 def with_adapters(model, adapters):
     """A runner whose experts are in this process, with these loaded."""
     for adapter in adapters:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from galerne.adapters import MAX_ADAPTERS
-from helpers.adapters import Merged, opened, with_adapters
+from helpers.adapters import Merged, one_of_each_kind, with_adapters
 from helpers.triton_device import DEVICE, bits_equal, randn, worst
 from helpers.triton_models import bank, blocks_for, checkpoint, run_prompt, runner
 from router.exchange.local import LocalExperts
@@ -110,13 +110,7 @@ def test_adapters_take_the_lowest_free_slot_and_no_more_than_there_are():
 
 @pytest.fixture(scope="module")
 def adapters(tmp_path_factory):
-    """Of everything; of attention and shared experts; of routed experts; by name."""
-    root = tmp_path_factory.mktemp("adapters")
-    return {
-        "all": opened(root / "all", CONFIG, seed=1),
-        "dense": opened(root / "dense", CONFIG, seed=2, rank=5, routed=False),
-        "routed": opened(root / "routed", CONFIG, seed=3, rank=3, dense=False, layers=[1, 2]),
-    }
+    return one_of_each_kind(tmp_path_factory.mktemp("adapters"), CONFIG)
 
 
 def logits_of(model, adapter=0):
