@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
@@ -35,19 +33,3 @@ def token_logprobs(logits: npt.NDArray[np.float32], token_id: int, top: int) -> 
         chosen=TokenLogprob(token_id, float(values[token_id])),
         top=tuple(TokenLogprob(int(i), float(values[i])) for i in best),
     )
-
-
-def prompt_logprobs_rows(
-    logits: npt.NDArray[np.float32], next_ids: Sequence[int], top: int
-) -> list[TokenLogprobs]:
-    """Log probabilities of a stretch of the prompt.
-
-    Args:
-        logits: ``[T, V]`` float32; row t was computed from the tokens up to t.
-        next_ids: The ``T`` prompt tokens that follow, one per row.
-        top: Alternatives per row.
-
-    Raises:
-        ValueError: ``next_ids`` has another length than ``logits``.
-    """
-    return [token_logprobs(row, token, top) for row, token in zip(logits, next_ids, strict=True)]

@@ -1,14 +1,42 @@
-"""What changes the logits before temperature: a mask, penalties, bias and the minimum length."""
+"""What changes the logits before temperature: a mask, penalties, bias and the minimum length.
+
+A mask goes over the whole vocabulary, the rest touches few tokens: so a row's changes are kept as
+these (``Edits``), and nobody copies the row for them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from router.engine.guide import Mask
 from router.engine.request import SamplingParams
+
+Logits = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
+
+
+class Edits(NamedTuple):
+    """What becomes of a row ``[V]``: ``ids`` get ``values``, of the others those not allowed -inf.
+
+    ``ids`` may name a token twice, with the same value.
+    """
+
+    allowed: Mask | None  # None: every token
+    ids: Ids  # [N]
+    values: Logits  # [N]
+
+    def on(self, logits: Logits) -> Logits:
+        """``[V]``: what the row is afterwards."""
+        if self.allowed is None:
+            edited = logits.copy()
+        else:
+            edited = np.where(self.allowed, logits, np.float32(-np.inf))
+        edited[self.ids] = self.values
+        return edited
 
 
 def needs_penalties(params: SamplingParams) -> bool:
@@ -26,39 +54,52 @@ class PenaltyState:
     def __init__(self, vocab_size: int) -> None:
         self._is_seen = np.zeros(vocab_size, dtype=np.bool_)
         self._num_in_output = np.zeros(vocab_size, dtype=np.int32)
+        self._seen: Ids = np.empty(0, dtype=np.int64)  # in any order, with room behind
+        self._num_seen = 0
 
     def observe_prompt(self, token_ids: Sequence[int]) -> None:
         """Count prompt tokens: the repetition penalty is for prompt and output."""
         self._is_seen[np.asarray(token_ids, dtype=np.int64)] = True
+        self._seen = np.flatnonzero(self._is_seen)
+        self._num_seen = self._seen.size
 
     def observe(self, token_id: int) -> None:
         """Count one emitted token."""
-        self._is_seen[token_id] = True
+        if not self._is_seen[token_id]:
+            if self._num_seen == self._seen.size:
+                self._seen = np.resize(self._seen, 2 * self._num_seen + 16)
+            self._seen[self._num_seen] = token_id
+            self._num_seen += 1
+            self._is_seen[token_id] = True
         self._num_in_output[token_id] += 1
 
-    def seen_ids(self) -> npt.NDArray[np.intp]:
-        """Ids in prompt or output, ascending, each once."""
-        return np.flatnonzero(self._is_seen)
+    def seen_ids(self) -> Ids:
+        """Ids in prompt or output, each once, in any order."""
+        return self._seen[: self._num_seen]
 
-    def output_ids(self) -> npt.NDArray[np.intp]:
-        """Ids in the output, ascending, each once."""
-        return np.flatnonzero(self._num_in_output)
+    def apply(self, params: SamplingParams, ids: Ids, values: Logits) -> None:
+        """Penalise the logits of some tokens, in place; others than these are not touched."""
+        if params.repetition_penalty != 1:
+            factor = np.float32(params.repetition_penalty)
+            scaled = np.where(values > 0, values / factor, values * factor)
+            np.copyto(values, scaled, where=self._is_seen[ids])
+        counts = self._num_in_output[ids].astype(np.float32)
+        if params.frequency_penalty != 0:
+            values -= np.float32(params.frequency_penalty) * counts
+        if params.presence_penalty != 0:
+            values -= np.float32(params.presence_penalty) * (counts > 0)
 
-    def output_counts(self, token_ids: npt.NDArray[np.intp]) -> npt.NDArray[np.int32]:
-        """How often each id is in the output."""
-        return self._num_in_output[token_ids]
 
-
-def adjust_logits(
-    logits: npt.NDArray[np.float32],
+def edits_of(
+    logits: Logits,
     params: SamplingParams,
     *,
     num_generated: int,
     penalties: PenaltyState | None,
     eos_token_id: int,
     allowed: Mask | None = None,
-) -> npt.NDArray[np.float32]:
-    """Logits after, in this order, each step rounded to float32:
+) -> Edits | None:
+    """What changes a row before temperature, in this order, each step rounded to float32:
 
     0. -inf for tokens that are not ``allowed``
     1. repetition: seen tokens, ``l / r`` if ``l > 0`` else ``l * r`` (arXiv:1909.05858, 4.1)
@@ -77,47 +118,50 @@ def adjust_logits(
         allowed: ``[V]``, not changed; None: every token.
 
     Returns:
-        ``[V]`` float32; ``logits`` itself if nothing applies.
+        None if nothing applies.
 
     Raises:
-        ValueError: ``penalties`` is missing although needed.
+        ValueError: ``penalties`` is missing although needed, or ``allowed`` is of another size.
     """
-    is_short = num_generated < params.min_tokens
-    if not (needs_penalties(params) or params.logit_bias or is_short or allowed is not None):
-        return logits
-    adjusted = logits.copy() if allowed is None else np.where(allowed, logits, np.float32(-np.inf))
+    if allowed is not None and allowed.size != logits.size:
+        raise ValueError(f"allowed: {logits.size} tokens expected, got {allowed.size}")
+    ends = _ends(params, num_generated, eos_token_id, allowed)
+    seen: Ids = np.empty(0, dtype=np.int64)
     if needs_penalties(params):
         if penalties is None:
             raise ValueError("penalties must be given: the parameters ask for them")
-        _penalise(adjusted, params, penalties)
+        seen = penalties.seen_ids()
+    biased = np.fromiter(params.logit_bias, dtype=np.int64)
+    parts = [part for part in (seen, biased, ends) if part.size]
+    if not parts and allowed is None:
+        return None
+    ids = seen if not parts else parts[0] if len(parts) == 1 else np.unique(np.concatenate(parts))
+    values = logits[ids]
+    if allowed is not None:
+        values[~allowed[ids]] = -np.inf
+    if penalties is not None and seen.size:
+        penalties.apply(params, ids, values)
     if params.logit_bias:
-        ids = np.fromiter(params.logit_bias.keys(), dtype=np.int64)
-        adjusted[ids] += np.fromiter(params.logit_bias.values(), dtype=np.float32)
-    ends = [eos_token_id, *params.stop_token_ids] if is_short else []
+        at = slice(None) if len(parts) == 1 else np.searchsorted(ids, biased)
+        values[at] += np.fromiter(params.logit_bias.values(), dtype=np.float32)
+    if ends.size:
+        values[np.isin(ids, ends)] = -np.inf
+    return Edits(None if allowed is None else np.ascontiguousarray(allowed), ids, values)
+
+
+def _ends(
+    params: SamplingParams, num_generated: int, eos_token_id: int, allowed: Mask | None
+) -> Ids:
+    """Tokens that must not be drawn yet."""
+    ends = [eos_token_id, *params.stop_token_ids] if num_generated < params.min_tokens else []
     if allowed is not None and params.ignore_eos:
         ends.append(eos_token_id)
-    if ends and (allowed is None or _leaves_any(allowed, ends)):
-        adjusted[ends] = -np.inf
-    return adjusted
+    found = np.array(ends, dtype=np.int64)
+    if not ends or allowed is None or _leaves_any(allowed, found):
+        return found
+    return found[:0]
 
 
-def _leaves_any(allowed: Mask, without: list[int]) -> bool:
-    rest = allowed.copy()
-    rest[without] = False
-    return bool(rest.any())
-
-
-def _penalise(
-    logits: npt.NDArray[np.float32], params: SamplingParams, penalties: PenaltyState
-) -> None:
-    if params.repetition_penalty != 1:
-        factor = np.float32(params.repetition_penalty)
-        ids = penalties.seen_ids()
-        old = logits[ids]
-        logits[ids] = np.where(old > 0, old / factor, old * factor)
-    ids = penalties.output_ids()
-    if params.frequency_penalty != 0:
-        counts = penalties.output_counts(ids).astype(np.float32)
-        logits[ids] -= np.float32(params.frequency_penalty) * counts
-    if params.presence_penalty != 0:
-        logits[ids] -= np.float32(params.presence_penalty)
+def _leaves_any(allowed: Mask, without: Ids) -> bool:
+    num_lost = np.count_nonzero(allowed[np.unique(without)])
+    return int(np.count_nonzero(allowed)) > num_lost

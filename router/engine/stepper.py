@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from galerne.errors import GalerneError
+from router.engine.draws import PLAIN, Draws, Judged
 from router.engine.guide import Guide, GuideError, Mask
-from router.engine.logprobs import prompt_logprobs_rows
 from router.engine.outcome import Ending, ending_with
 from router.engine.penalties import PenaltyState, needs_penalties
 from router.engine.plan import StepEntry, StepPlan, Verified
@@ -47,8 +47,11 @@ class _Draw:
 class Stepper:
     """Keeps what sampling needs beside the scheduler's records."""
 
-    def __init__(self, scheduler: Scheduler, vocab_size: int, eos_token_id: int) -> None:
+    def __init__(
+        self, scheduler: Scheduler, vocab_size: int, eos_token_id: int, draws: Draws = PLAIN
+    ) -> None:
         self._scheduler = scheduler
+        self._draws = draws
         self._vocab_size = vocab_size
         self._eos_token_id = eos_token_id
         self._penalties: dict[Sequence, PenaltyState] = {}
@@ -137,7 +140,8 @@ class Stepper:
             return [row for row in rows if not isinstance(row, SampleRow)]
         if len(sound) < len(rows):
             logits = logits[[isinstance(row, SampleRow) for row in rows]]
-        sampled = iter(sample_batch(logits, sound, eos_token_id=self._eos_token_id))
+        drawn = sample_batch(logits, sound, eos_token_id=self._eos_token_id, draws=self._draws)
+        sampled = iter(drawn)
         return [next(sampled) if isinstance(row, SampleRow) else row for row in rows]
 
     def _advance(
@@ -235,7 +239,8 @@ class Stepper:
             start = entry.start + begin + 1
             next_ids = sequence.token_ids[start : start + end - begin]
             top = sequence.request.sampling.prompt_logprobs or 0
-            collected += prompt_logprobs_rows(logits[begin:end], next_ids, top)
+            of_rows = zip(logits[begin:end], next_ids, strict=True)
+            collected += self._draws.judge([Judged(row, token, top) for row, token in of_rows])
 
     def _forget(self, sequence: Sequence) -> None:
         self._penalties.pop(sequence, None)

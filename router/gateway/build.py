@@ -15,6 +15,7 @@ from router.engine.block_hash import HashContext
 from router.engine.block_pool import BlockPool
 from router.engine.engine import Engine
 from router.engine.gateway_port import ModelFacts
+from router.engine.native_draws import draws_here
 from router.engine.recorders import Recorders
 from router.engine.recording import StepRecorder
 from router.engine.request import GenerationRequest, TokenDelta
@@ -126,16 +127,17 @@ def build_gateway(
     config = checkpoint.config
     step_runner = StepRunner(runner, settings.num_threads)
     clock = clock or MonotonicClock()
+    draws = draws_here(settings.num_threads)
     engine = Engine(
         scheduler,
         pool,
         step_runner,
-        Stepper(scheduler, config.vocab_size, config.eos_token_id),
+        Stepper(scheduler, config.vocab_size, config.eos_token_id, draws),
         clock,
         settings.max_waiting,
         on_deltas,
         recorder,
-        create_drafting(settings, head, runner, clock),
+        create_drafting(settings, head, runner, clock, draws),
     )
     show_exchange(engine.metrics.set, lambda: runner.exchange)
     if tracer is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from galerne.clock import Clock
+from router.engine.draws import Draws
 from router.engine.speculation.ngram import NgramSource
 from router.engine.speculation.policy import SpeculationConfig
 from router.engine.speculation.port import NO_DRAFTING, Drafting, DraftSource
@@ -16,7 +17,11 @@ from shards.checkpoint.eagle import EagleCheckpoint
 
 
 def create_drafting(
-    settings: GatewaySettings, head: EagleCheckpoint | None, runner: PagedRunner, clock: Clock
+    settings: GatewaySettings,
+    head: EagleCheckpoint | None,
+    runner: PagedRunner,
+    clock: Clock,
+    draws: Draws,
 ) -> Drafting:
     """What guesses for this gateway. ``head`` as ``find_head`` gave it."""
     asked = settings.speculation
@@ -36,5 +41,5 @@ def create_drafting(
             settings.num_threads,
             settings.device,
         )
-        source = EagleSource(runner, model, runner.decoder.config.eos_token_id)
+        source = EagleSource(runner, model, runner.decoder.config.eos_token_id, draws)
     return Speculation(source, config, clock)

@@ -24,6 +24,7 @@ from shards.kernels.kinds import CPU, Kernels, kernels_on, torch_device
 from shards.kernels.linear import Linear
 from shards.kernels.native.families import takes
 from shards.kernels.native.library import kernels_for
+from shards.kernels.pinned import on_host
 
 
 class MicroBatch(NamedTuple):
@@ -171,7 +172,7 @@ class Decoder:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """``[rows, V]`` float32 of ``[rows, H]`` final states; in the host's memory."""
-        return self._head(hidden).cpu()
+        return on_host(self._head(hidden))
 
 
 def run_layers(

@@ -17,6 +17,7 @@ from router.exchange.links import LinkState
 from router.model.experts_port import PendingRows, RoutedExperts
 from router.profiling import StepWatch
 from shards.adapters.tokens import TokenAdapters
+from shards.kernels.pinned import on_device, on_host
 
 
 class _Coming:
@@ -27,10 +28,7 @@ class _Coming:
 
     def wait(self, patience_s: float | None = None) -> torch.Tensor:
         """See ``PendingRows``; on the device, where the copy takes its place in the stream."""
-        rows = self._pending.wait(patience_s)
-        if self._device.type != "cuda":
-            return rows
-        return rows.pin_memory().to(self._device, non_blocking=True)
+        return on_device(self._pending.wait(patience_s), self._device)
 
 
 class DeviceExperts:
@@ -48,7 +46,7 @@ class DeviceExperts:
         adapters: TokenAdapters | None = None,
     ) -> PendingRows:
         """See ``RoutedExperts``."""
-        pending = self._inner.begin(layer, micro_batch, _on_host(x), expert_ids, adapters)
+        pending = self._inner.begin(layer, micro_batch, on_host(x), expert_ids, adapters)
         return _Coming(pending, self._device)
 
     def interrupt(self) -> None:
@@ -88,13 +86,3 @@ class DeviceExperts:
     def close(self) -> None:
         """See ``RoutedExperts``."""
         self._inner.close()
-
-
-def _on_host(x: torch.Tensor) -> torch.Tensor:
-    """``x`` in pinned memory, complete; the stream has nothing behind it yet."""
-    if x.device.type != "cuda":
-        return x
-    host = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
-    host.copy_(x, non_blocking=True)
-    torch.cuda.current_stream(x.device).synchronize()
-    return host

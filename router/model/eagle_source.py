@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from router.engine.draws import PLAIN, Draws
 from router.engine.plan import StepPlan
 from router.engine.request import SamplingParams
 from router.engine.sampling import Sampled, SampleRow, sample_batch
@@ -36,10 +37,13 @@ class EagleSource:
     name = "eagle"
     follows = True
 
-    def __init__(self, runner: PagedRunner, head: EagleHead, eos_token_id: int) -> None:
+    def __init__(
+        self, runner: PagedRunner, head: EagleHead, eos_token_id: int, draws: Draws = PLAIN
+    ) -> None:
         self._runner = runner
         self._head = head
         self._eos_token_id = eos_token_id
+        self._draws = draws
         self._followed: dict[Record, _Followed | None] = {}  # None: there is a gap
 
     def reach(self, sequence: Record, most: int) -> int:
@@ -70,7 +74,8 @@ class EagleSource:
             )
             for sequence, tokens in guesses.items()
         ]
-        drawn = sample_batch(logits.numpy(), rows, eos_token_id=self._eos_token_id)
+        given = logits.numpy()
+        drawn = sample_batch(given, rows, eos_token_id=self._eos_token_id, draws=self._draws)
         for tokens, result in zip(guesses.values(), drawn, strict=True):
             # Any token will do where the head has none: it is refused like any wrong guess.
             tokens.append(result.token_id if isinstance(result, Sampled) else self._eos_token_id)

@@ -10,6 +10,7 @@ from helpers.fixture_models import BLOCK_SIZE, local_experts
 from router.engine.block_hash import HashContext
 from router.engine.block_pool import BlockPool
 from router.engine.engine import Engine
+from router.engine.native_draws import draws_here
 from router.engine.request import GenerationRequest, SamplingParams
 from router.engine.scheduler import Scheduler
 from router.engine.scheduler_config import SchedulerConfig
@@ -97,7 +98,8 @@ def engine(
         vision=vision,
     )
     collector = Collector()
-    stepper = Stepper(scheduler, source.config.vocab_size, source.config.eos_token_id)
+    config = source.config
+    stepper = Stepper(scheduler, config.vocab_size, config.eos_token_id, draws_here(threads))
     made = Engine(
         scheduler,
         pool,

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from helpers.all_draws import NATIVE, judge_by_all, sample_batch_by_all, sample_row_by_all
 from helpers.reference_sampling import (
     make_penalties,
     reference_kept,
@@ -15,17 +16,12 @@ from helpers.reference_sampling import (
     reference_sample_row,
 )
 from router.engine.draw import _rough_noise, draw_token
+from router.engine.draws import Judged
 from router.engine.filters import kept_ids, ranked
 from router.engine.philox import gumbel_from_bits, gumbel_noise, random_bits
 from router.engine.request import SamplingParams
-from router.engine.sampling import (
-    LogitsError,
-    Sampled,
-    SampleRow,
-    prompt_logprobs_rows,
-    sample_batch,
-    sample_row,
-)
+from router.engine.sampling import LogitsError, Sampled, SampleRow
+from shards.kernels.native.families import families, open_library
 
 EOS = 2
 
@@ -39,7 +35,9 @@ def sample(logits, params=None, **overrides) -> Sampled:
         "eos_token_id": EOS,
     }
     keywords |= overrides
-    return sample_row(np.asarray(logits, dtype=np.float32), params or SamplingParams(), **keywords)
+    return sample_row_by_all(
+        np.asarray(logits, dtype=np.float32), params or SamplingParams(), **keywords
+    )
 
 
 def make_logits(vocab_size: int, seed: int, *, kind: str = "wide") -> np.ndarray:
@@ -55,7 +53,7 @@ def make_logits(vocab_size: int, seed: int, *, kind: str = "wide") -> np.ndarray
 
 
 KINDS = st.sampled_from(["ties", "holes", "flat", "wide"])
-SIZES = st.one_of(st.integers(EOS + 2, 40), st.integers(500, 3000))
+SIZES = st.one_of(st.integers(EOS + 2, 100), st.integers(500, 3000))
 TEMPERATURES = st.sampled_from([0.0, 1e-30, 0.01, 0.7, 1.0, 1.7, 10.0])
 PARAMS = st.builds(
     SamplingParams,
@@ -75,6 +73,11 @@ PARAMS = st.builds(
 )
 
 
+@pytest.mark.skipif(open_library() is None, reason="no native library here")
+def test_every_family_is_compared():
+    assert len(NATIVE) == len(families(open_library()))
+
+
 @settings(max_examples=250, deadline=None)
 @given(PARAMS, SIZES, st.integers(0, 2**32), KINDS, st.integers(0, 10**6), st.integers(0, 15))
 def test_sampler_agrees_with_the_plain_reference(params, size, seed, kind, position, choice):
@@ -85,7 +88,7 @@ def test_sampler_agrees_with_the_plain_reference(params, size, seed, kind, posit
     penalties = make_penalties(size, prompt, output)
     shared = {"choice": choice, "position": position, "num_generated": 3, "eos_token_id": EOS}
 
-    found = sample_row(logits, params, penalties=penalties, **shared)
+    found = sample_row_by_all(logits, params, penalties=penalties, **shared)
 
     assert found == reference_sample_row(logits, params, prompt=prompt, output=output, **shared)
 
@@ -107,7 +110,7 @@ def test_sampler_under_a_mask_agrees_with_the_plain_reference(params, size, seed
     prompt, output = [4, 5], [6, EOS]
     shared = {"choice": 1, "position": 9, "num_generated": 3, "eos_token_id": EOS}
 
-    found = sample_row(
+    found = sample_row_by_all(
         logits, params, penalties=make_penalties(size, prompt, output), allowed=allowed, **shared
     )
 
@@ -226,11 +229,12 @@ def test_a_row_does_not_depend_on_its_batch(all_params, seed, random):
         for i, p in enumerate(all_params)
     ]
     alone = [
-        sample_batch(logits[i : i + 1], [rows[i]], eos_token_id=EOS)[0] for i in range(len(rows))
+        sample_batch_by_all(logits[i : i + 1], [rows[i]], eos_token_id=EOS)[0]
+        for i in range(len(rows))
     ]
     shuffled = random.sample(range(len(rows)), len(rows))
 
-    together = sample_batch(logits[shuffled], [rows[i] for i in shuffled], eos_token_id=EOS)
+    together = sample_batch_by_all(logits[shuffled], [rows[i] for i in shuffled], eos_token_id=EOS)
 
     assert together == [alone[i] for i in shuffled]
 
@@ -246,7 +250,7 @@ def test_a_row_does_not_depend_on_its_place_in_memory():
 def test_greedy_batch_takes_the_lowest_id_of_the_largest_in_every_row():
     logits = np.array([[0, 3, 3, 1], [5, 5, 5, 5], [-2, -3, -4, -1]], dtype=np.float32)
     rows = [make_row(params=SamplingParams(temperature=0, top_p=0.5, logprobs=1))] * 3
-    found = sample_batch(logits, rows, eos_token_id=EOS)
+    found = sample_batch_by_all(logits, rows, eos_token_id=EOS)
     assert [one.token_id for one in found] == [1, 0, 3]
     assert [one.logprobs for one in found] == [
         reference_logprobs(x, one.token_id, 1) for x, one in zip(logits, found, strict=True)
@@ -266,7 +270,7 @@ def test_greedy_batch_applies_what_changes_the_logits(fields):
     logits = np.array([[0, 1, 0, 2]], dtype=np.float32)
     params = SamplingParams(temperature=0, **fields)
     row = make_row(params=params, penalties=make_penalties(4, [], [3]))
-    assert sample_batch(logits, [row], eos_token_id=EOS) == [Sampled(1, None)]
+    assert sample_batch_by_all(logits, [row], eos_token_id=EOS) == [Sampled(1, None)]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -275,7 +279,7 @@ def test_a_row_with_broken_logits_fails_alone(temperature, bad):
     logits = np.stack([make_logits(50, 1), make_logits(50, 2)])
     logits[0, 30] = bad
     rows = [make_row(params=SamplingParams(temperature=temperature))] * 2
-    broken, whole = sample_batch(logits, rows, eos_token_id=EOS)
+    broken, whole = sample_batch_by_all(logits, rows, eos_token_id=EOS)
     assert isinstance(broken, LogitsError)
     assert broken.position == 11
     assert whole == sample(logits[1], rows[1].params)
@@ -302,12 +306,12 @@ def test_the_logits_error_survives_a_pickle():
 
 def test_rows_and_logits_of_different_length_are_refused():
     with pytest.raises(ValueError, match="1 rows of logits for 2 rows"):
-        sample_batch(np.zeros((1, 5), dtype=np.float32), [make_row()] * 2, eos_token_id=EOS)
+        sample_batch_by_all(np.zeros((1, 5), dtype=np.float32), [make_row()] * 2, eos_token_id=EOS)
 
 
 def test_logits_of_another_type_are_refused():
     with pytest.raises(ValueError, match="float64"):
-        sample_row(
+        sample_row_by_all(
             np.zeros(5),
             SamplingParams(),
             choice=0,
@@ -335,7 +339,7 @@ def test_the_given_logits_are_not_changed():
 @given(SIZES, st.integers(0, 2**32), KINDS)
 def test_logprobs_are_a_distribution_in_order(size, seed, kind):
     logits = make_logits(size, seed, kind=kind)
-    (found,) = prompt_logprobs_rows(logits[None], [3], size)
+    (found,) = judge_by_all([Judged(logits, 3, size)])
     values = np.array([one.logprob for one in found.top])
     assert np.exp(values).sum() == pytest.approx(1, abs=1e-4)
     assert sorted(found.top, key=lambda one: (-one.logprob, one.token_id)) == list(found.top)
@@ -358,11 +362,6 @@ def test_no_alternatives_gives_the_chosen_token_alone():
     assert found.logprobs.top == ()
 
 
-def test_prompt_logprobs_need_one_next_token_per_row():
-    with pytest.raises(ValueError, match="zip"):
-        prompt_logprobs_rows(np.zeros((2, 5), dtype=np.float32), [1], 0)
-
-
 def test_choices_of_one_request_differ_and_a_repeated_one_does_not():
     params = SamplingParams(seed=1)
     logits = make_logits(1000, 9, kind="flat")
@@ -376,3 +375,25 @@ def test_top_k_of_one_is_greedy_at_any_temperature(seed):
     logits = make_logits(200, seed, kind="ties")
     hot = SamplingParams(temperature=10, top_k=1, seed=seed)
     assert sample(logits, hot) == sample(logits, dataclasses.replace(hot, temperature=0))
+
+
+@pytest.mark.parametrize("kind", ["wide", "flat", "ties", "holes"])
+@pytest.mark.parametrize(
+    "filters", [{}, {"top_p": 0.95}, {"top_k": 50}, {"top_k": 50, "top_p": 0.8}, {"min_p": 0.05}]
+)
+def test_a_whole_vocabulary_is_drawn_from_alike_by_all(kind, filters):
+    logits = make_logits(131072, 7, kind=kind)
+    params = SamplingParams(temperature=0.7, logprobs=20, seed=11, **filters)
+    for position in (0, 2**33):
+        found = sample(logits, params, position=position)
+        assert found.logprobs.chosen.token_id == found.token_id
+
+
+def test_many_rows_on_threads_are_those_of_one_after_the_other():
+    logits = np.stack([make_logits(9000, i) for i in range(33)])
+    rows = [make_row(params=SamplingParams(seed=i), position=i) for i in range(33)]
+    together = sample_batch_by_all(logits, rows, eos_token_id=EOS)
+    assert together == [
+        sample(x, row.params, position=i)
+        for i, (x, row) in enumerate(zip(logits, rows, strict=True))
+    ]

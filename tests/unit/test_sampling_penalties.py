@@ -1,22 +1,25 @@
 """What penalties, biases and minimum lengths make of logits."""
 
 import numpy as np
+import pytest
 
 from helpers.reference_sampling import make_penalties
-from router.engine.penalties import adjust_logits
+from router.engine.penalties import edits_of
 from router.engine.request import SamplingParams
 
 EOS = 2
 
 
 def adjust(logits, params, *, prompt=(), output=(), num_generated=9) -> list[float]:
-    return adjust_logits(
-        np.array(logits, dtype=np.float32),
+    given = np.array(logits, dtype=np.float32)
+    edits = edits_of(
+        given,
         params,
         num_generated=num_generated,
         penalties=make_penalties(len(logits), list(prompt), list(output)),
         eos_token_id=EOS,
-    ).tolist()
+    )
+    return (given if edits is None else edits.on(given)).tolist()
 
 
 def test_repetition_penalty_divides_positive_and_multiplies_negative_logits_of_seen_tokens():
@@ -48,7 +51,25 @@ def test_penalty_state_is_the_same_when_rebuilt_by_replay():
     live = make_penalties(20, [1, 2], [3, 3])
     live.observe(5)
     replayed = make_penalties(20, [1, 2], [3, 3, 5])
-    assert live.seen_ids().tolist() == replayed.seen_ids().tolist() == [1, 2, 3, 5]
-    ids = replayed.output_ids()
-    assert ids.tolist() == [3, 5]
-    assert replayed.output_counts(ids).tolist() == live.output_counts(ids).tolist() == [2, 1]
+    assert sorted(live.seen_ids()) == sorted(replayed.seen_ids()) == [1, 2, 3, 5]
+    for state in (live, replayed):
+        values = np.zeros(4, dtype=np.float32)
+        state.apply(SamplingParams(frequency_penalty=1.0), np.array([1, 2, 3, 5]), values)
+        assert values.tolist() == [0, 0, -2, -1]
+
+
+def test_tokens_seen_are_kept_however_many_come():
+    state = make_penalties(1000, [7], [*range(500, 900), 7, 501])
+    assert sorted(state.seen_ids()) == [7, *range(500, 900)]
+
+
+def test_a_mask_of_another_size_is_refused():
+    with pytest.raises(ValueError, match="allowed: 5 tokens expected, got 4"):
+        edits_of(
+            np.zeros(5, dtype=np.float32),
+            SamplingParams(),
+            num_generated=0,
+            penalties=None,
+            eos_token_id=EOS,
+            allowed=np.ones(4, dtype=np.bool_),
+        )

@@ -21,6 +21,7 @@ from shards.kernels.gpu.grouped import (
 from shards.kernels.gpu.launch import PROBE_ROWS, Tile, for_rows, verified
 from shards.kernels.gpu.step_adapters import StepAdapters, step_adapters
 from shards.kernels.gpu.weights import DeviceWeight, stacked, to_device
+from shards.kernels.pinned import on_device, on_host
 from shards.kernels.quantise import Stored
 
 
@@ -126,11 +127,11 @@ class TritonExperts:
         """See ``LayerExperts``; the result is where ``x`` is."""
         if adapters is not None and self._changes is not None:
             ids = np.repeat(expert_ids, num_rows_by_group)[:, None]
-            own = _moved(x, self.device)[torch.from_numpy(row_token).to(self.device)]
+            own = on_device(x, self.device)[torch.from_numpy(row_token).to(self.device)]
             return _back(self._run_all(own, ids, adapters[row_token])[:, 0], x)
         tile = for_rows(self._tiles, int(num_rows_by_group.max()))
         layout = host_layout(expert_ids, num_rows_by_group, row_token, tile.rows, self.device)
-        return _back(self._run(_moved(x, self.device), layout, tile), x)
+        return _back(self._run(on_device(x, self.device), layout, tile), x)
 
     def run_all(
         self,
@@ -139,7 +140,7 @@ class TritonExperts:
         adapters: TokenAdapters | None = None,
     ) -> torch.Tensor:
         """See ``LayerExperts``; the result is where ``x`` is."""
-        return _back(self._run_all(_moved(x, self.device), expert_ids, adapters), x)
+        return _back(self._run_all(on_device(x, self.device), expert_ids, adapters), x)
 
     def _run_all(
         self, x: torch.Tensor, expert_ids: npt.NDArray[np.int64], adapters: TokenAdapters | None
@@ -194,18 +195,6 @@ class TritonExperts:
         """Adding has copied all of it."""
 
 
-def _moved(x: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """On the device; by way of pinned memory, so that the copy takes its place in the stream."""
-    if x.device.type == device.type:
-        return x
-    return x.pin_memory().to(device, non_blocking=True)
-
-
 def _back(result: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Where ``x`` is; waits for the device only if that is not the device."""
-    if result.device.type == x.device.type:
-        return result
-    pinned = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
-    pinned.copy_(result, non_blocking=True)
-    torch.cuda.current_stream(result.device).synchronize()
-    return pinned
+    return result if result.device.type == x.device.type else on_host(result)

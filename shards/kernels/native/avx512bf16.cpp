@@ -4,6 +4,7 @@
 #include "bf16_format.h"
 #include "integer_format.h"
 #include "rows.h"
+#include "sampling.h"
 
 namespace galerne {
 namespace {
@@ -215,6 +216,6 @@ const Format int4_format = {int4_block_bytes, int4_row_bytes, int4_encode, int4_
 }  // namespace
 
 const Family avx512bf16 = {
-    "avx512bf16", is_supported, {&bf16_format, &int8_format, &int4_format}, silu_mul, round, &ROW_OPS};
+    "avx512bf16", is_supported, {&bf16_format, &int8_format, &int4_format}, silu_mul, round, &ROW_OPS, &SAMPLING_OPS};
 
 }  // namespace galerne

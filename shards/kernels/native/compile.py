@@ -23,7 +23,7 @@ COMMON = (
 PLAIN = (
     *("kernels.cpp", "team.cpp", "layer.cpp", "attention.cpp", "local_layers.cpp"),
     *("portable.cpp", "ring.cpp", "serve.cpp", "exchange.cpp"),
-    "positions.cpp",
+    *("positions.cpp", "sampling.cpp"),
 )
 SOURCES: dict[str, tuple[str, ...]] = dict.fromkeys(PLAIN, ())
 X86_SOURCES: dict[str, tuple[str, ...]] = {

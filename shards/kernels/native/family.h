@@ -50,6 +50,54 @@ struct RowOps {
   void (*low_rank_out)(const float*, int64_t, const bf16*, int64_t, int, float*);
 };
 
+// One row of logits and how its token is drawn; packed as `sampling.py` has it.
+struct SampledRow {
+  const float* logits;
+  const uint8_t* allowed;  // 0: its logit is -inf; nullptr: every token
+  const int64_t* edit_ids;  // tokens whose logit is another, whatever is allowed
+  const float* edit_values;
+  int64_t num_edits;
+  int64_t seed;
+  int64_t position;
+  double top_p;
+  int32_t choice;
+  int32_t top_k;      // 0: all
+  float temperature;  // 0: the largest logit
+  float floor;        // lowest score that may be drawn: the logarithm of min-p
+  // What comes out.
+  int32_t token;  // -1: the largest is not finite
+  float largest;  // logit, also of those not allowed; what is not a number if one is not
+};
+
+// One row of logits and whose log probabilities are wanted.
+struct JudgedRow {
+  const float* logits;
+  int32_t token;
+  int32_t num_best;  // at most the vocabulary
+  // What comes out.
+  float logprob;      // of the token
+  int32_t* best_ids;  // [num_best], the largest first, lower ids first among equal ones
+  float* best_logprobs;
+};
+
+// What a row is worked out in; each as long as the vocabulary, filled up to whole blocks.
+struct SampleMemory {
+  float* scores;
+  uint64_t* keys;
+  uint64_t* other;
+};
+
+constexpr int64_t SAMPLE_BLOCK = 32;  // tokens looked at together: eight blocks of Philox
+
+inline int64_t sample_length(int64_t vocabulary) {
+  return (vocabulary + SAMPLE_BLOCK - 1) / SAMPLE_BLOCK * SAMPLE_BLOCK;
+}
+
+struct SamplingOps {
+  void (*sample)(SampledRow& row, int64_t n, const SampleMemory& memory);
+  void (*judge)(JudgedRow& row, int64_t n, const SampleMemory& memory);
+};
+
 struct Family {
   const char* name;
   bool (*is_supported)();
@@ -59,6 +107,7 @@ struct Family {
   // COLUMNS sums, rounded to the nearest even bf16.
   void (*round)(const float* sums, bf16* out);
   const RowOps* rows;
+  const SamplingOps* sampling;
 };
 
 extern const Family avx512bf16;

@@ -2,6 +2,7 @@
 #include "bf16_format.h"
 #include "integer_format.h"
 #include "rows.h"
+#include "sampling.h"
 
 namespace galerne {
 namespace {
@@ -33,6 +34,6 @@ const Format int4_format = {int4_block_bytes, int4_row_bytes, int4_encode, int4_
 }  // namespace
 
 const Family portable = {"portable",           is_supported, {&bf16_format, &int8_format, &int4_format},
-                     silu_mul_by_16, round_by_16,  &ROW_OPS};
+                     silu_mul_by_16, round_by_16,  &ROW_OPS, &SAMPLING_OPS};
 
 }  // namespace galerne
