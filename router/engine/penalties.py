@@ -163,5 +163,5 @@ def _ends(
 
 
 def _leaves_any(allowed: Mask, without: Ids) -> bool:
-    num_lost = np.count_nonzero(allowed[np.unique(without)])
+    num_lost = int(np.count_nonzero(allowed[np.unique(without)]))
     return int(np.count_nonzero(allowed)) > num_lost
