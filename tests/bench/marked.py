@@ -1,4 +1,4 @@
-"""What measuring commands write into documents: all between ``<!-- NAME -->`` and ``<!-- /NAME -->``."""
+"""What measuring commands write into documents: all between ``<!-- NAME -->`` and its end."""
 
 from pathlib import Path
 
