@@ -181,7 +181,7 @@ identity: .venv/dev
 
 # The table of machines in the operations manual.
 sizing: .venv/dev
-	PYTHONPATH=tests $(PY) -m tests.bench.sizing --write deploy/operations.md
+	PYTHONPATH=tests $(PY) -m tests.bench.sizing --write
 
 # Packages of the images, resolved anew. The CPU build of torch: that which pip knows, or PyTorch's.
 LOCK := $(UV) pip compile -q --python-version 3.11 --python-platform x86_64-manylinux_2_28 \

@@ -1,10 +1,12 @@
 """``make faults``: the failure table, measured on ``galerne serve``.
 
     python -m tests.bench.faults [--trials 20] [--model checkpoints/1b] [--only shard gateway]
+    python -m tests.bench.faults --write
 
 Every trial runs four streams at once, strikes after a seeded number of tokens, and compares the
 tokens with those of a run without a fault. The pause is the longest wait for a token of any of the
-four. Before the next trial the cluster must be whole again.
+four. Before the next trial the cluster must be whole again. With --write the table goes to
+deploy/faults.md, and the rows of ``SHORT`` to the README.
 """
 
 import argparse
@@ -15,7 +17,7 @@ import time
 from pathlib import Path
 
 from tests.bench import strikes
-from tests.bench.run import update_readme
+from tests.bench.marked import FAULTS, README, write
 from tests.bench.served import Served
 
 SEEDS = (1, 2, 3, 4)
@@ -67,6 +69,14 @@ ROWS = {
     "shard hangs (SIGSTOP), no replica": (DEMO_ONCE, [["shard-0"], ["shard-3"]], strikes.hang),
     "the only gateway killed": (DEMO_ONCE, [["gateway-0"]], strikes.kill),
 }
+SHORT = (
+    "shard killed, a replica lives",
+    "shard killed, no replica",
+    "gateway killed, another lives",
+    "gateway hangs (SIGSTOP), another lives",
+    "the only gateway killed",
+    "controller killed",
+)
 
 
 def num_tokens_of(strike):
@@ -143,13 +153,21 @@ def table(rows):
     return "\n".join(lines)
 
 
+def short_table(rows):
+    """The README's: the rows of ``SHORT``, in its order."""
+    by_name = {row["fault"]: row for row in rows}
+    return table([by_name[name] for name in SHORT])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--model", help="a checkpoint; unset: the embedded model")
     parser.add_argument("--only", nargs="*", default=[], help="words of the rows to measure")
-    parser.add_argument("--readme", action="store_true", help="put the table into the README")
+    parser.add_argument("--write", action="store_true", help="put the tables into the documents")
     arguments = parser.parse_args()
+    if arguments.write and (arguments.model or arguments.only):
+        parser.error("--write needs all rows, of the embedded model")
     model = ("--model", arguments.model) if arguments.model else ()
     chosen = {
         name: row
@@ -173,8 +191,9 @@ def main():
     out = OUT if not arguments.model else OUT.with_stem(f"faults-{Path(arguments.model).name}")
     out.write_text(json.dumps(rows, indent=1))
     print(table(rows))
-    if arguments.readme:
-        update_readme(table(rows), "faults")
+    if arguments.write:
+        write(FAULTS, "faults", table(rows))
+        write(README, "faults", short_table(rows))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The bench's result as text and as the README's tables."""
+"""The bench's result as text and as tables of documents."""
 
 import statistics
 
@@ -15,6 +15,7 @@ NAMES = {
 }
 OURS = ("local", "shm", "grpc")
 OUTSIDE = ("embed", "head")  # parts of a step and not of a layer
+SHORT = {"bf16": "local bf16", "int8": "local int8", "int4": "local int4"}  # the README's columns
 
 
 def breakdown(results, num_layers):
@@ -83,7 +84,7 @@ def memory_text(report):
 
 
 def markdown(report):
-    """The README's tables."""
+    """The tables of deploy/numbers.md."""
     gb_s = report["bandwidth"]
     head = (
         f"`make bench`: {report['checkpoint']} checkpoint (0.64 B weights), {report['machine']}, "
@@ -103,6 +104,18 @@ def markdown(report):
             shown = ("" if ms is None else f"{ms:.2f}" for ms in cells)
             parts.append(f"| {key}, {unit} | {' | '.join(shown)} |")
     memory = f"Peak resident memory: {memory_text(report)}."
-    limits = "Of the roof that memory and arithmetic set (`bench-out/roofline.png`): "
-    limits += "; ".join(report["roofline"]) + "."
+    limits = "Of the roof that memory and arithmetic set (`bench-out/roofline.png`):\n\n"
+    limits += "\n".join(f"- {limit}" for limit in report["roofline"])
     return "\n\n".join([head, "\n".join(rows), "\n".join(parts), limits, memory])
+
+
+def short_table(rows):
+    """The README's table, of ``lines``: experts in the gateway, a column for each format."""
+    cells = {}
+    for workload, engine, speed, ratio in rows:
+        cells.setdefault(workload, {})[engine] = f"{speed.split()[0]} ({ratio})"
+    table = [f"| tokens/s | {' | '.join(SHORT)} |", f"|---|{'---:|' * len(SHORT)}"]
+    for workload, speeds in cells.items():
+        shown = (speeds[NAMES[engine]] for engine in SHORT.values())
+        table.append(f"| {workload} | {' | '.join(shown)} |")
+    return "\n".join(table)

@@ -1,11 +1,12 @@
 """``make bench``: our engine and peers on one checkpoint, interleaved, in one run.
 
-    python -m tests.bench.run [--checkpoint DIR] [--rounds 5] [--readme] [--no-peers]
+    python -m tests.bench.run [--checkpoint DIR] [--rounds 5] [--write] [--no-peers]
 
 Without a checkpoint the 1b preset is written to checkpoints/1b first; llama.cpp is built into
 ``.peers`` once (10 minutes). Each round measures all engines in turn. Decode speed is
 (streams * (tokens - 1)) / (time of ``tokens`` tokens - time of 1 token). The result goes to
-bench-out/bench.json and is printed as a table.
+bench-out/bench.json and is printed as a table; with --write it goes to deploy/numbers.md, and what
+is short of it to the README.
 """
 
 import argparse
@@ -17,7 +18,8 @@ import sys
 from pathlib import Path
 
 from tests.bench.engines import CORES, OURS, ROOT, start
-from tests.bench.report import breakdown, markdown, print_report
+from tests.bench.marked import NUMBERS, README, write
+from tests.bench.report import breakdown, lines, markdown, print_report, short_table
 
 WORKLOADS = {
     "1 stream": {"streams": 1, "prompt": 64, "tokens": 128},
@@ -44,14 +46,6 @@ def read_bandwidth():
     from cluster.doctor.machine import read_bandwidth
 
     return read_bandwidth(CORES, 1 << 30) / 1e9
-
-
-def update_readme(text, mark="bench"):
-    """Put tables between the README's marks."""
-    readme = ROOT / "README.md"
-    before, start_mark, rest = readme.read_text().partition(f"<!-- {mark} -->")
-    _, end_mark, after = rest.partition(f"<!-- /{mark} -->")
-    readme.write_text(f"{before}{start_mark}\n{text}\n{end_mark}{after}")
 
 
 def roofline(path):
@@ -83,9 +77,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--readme", action="store_true", help="put the tables into the README")
+    parser.add_argument("--write", action="store_true", help="put the tables into the documents")
     parser.add_argument("--no-peers", action="store_true", help="without llama.cpp")
     args = parser.parse_args()
+    if args.write and args.no_peers:
+        parser.error("--write needs peers: the tables compare with them")
     path = args.checkpoint or one_b()
     num_layers = json.loads((path / "config.json").read_text())["num_hidden_layers"]
     engines, shards = start(path, with_peers=not args.no_peers)
@@ -118,8 +114,9 @@ def main():
     (out / "bench.json").write_text(json.dumps(report, indent=1))
     report["roofline"] = roofline(path)
     print_report(report)
-    if args.readme:
-        update_readme(markdown(report))
+    if args.write:
+        write(NUMBERS, "bench", markdown(report))
+        write(README, "bench", short_table(lines(report)))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
 """``make sizing``: how many machines Mistral Small 4 wants, as the planner sees it, as a table.
 
-    python -m tests.bench.sizing [--write deploy/operations.md]
+    python -m tests.bench.sizing [--write]
 
 For each kind of machine the smallest cluster that holds the model, and the smallest that carries
 each load within the promised times. Costs of machines are those of ``roofline_costs``: from what
 makers say, not measured; `galerne doctor` and `galerne what-if` say it for machines that are there.
-With --write the lines between the two marks of the file are replaced.
+With --write the table goes to deploy/operations.md.
 """
 
 import argparse
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from cluster.planning.cluster_shape import ClusterShape
 from cluster.planning.load import Demand, Load, Objectives
@@ -21,8 +20,8 @@ from galerne.units import size_text
 from shards.checkpoint.presets import preset
 from shards.kernels.formats import WeightFormat
 from tests.bench import roofline_costs as machines
+from tests.bench.marked import OPERATIONS, write
 
-BEGIN, END = "<!-- sizing: made by make sizing -->", "<!-- sizing ends -->"
 PROMPT, OUTPUT = 800, 200  # tokens
 RATES = (0.0, 0.1, 0.3)  # requests/s; 0: a chat now and then
 PROMISED = Objectives(ttft_p95_s=10.0, inter_token_p95_s=0.5)
@@ -108,22 +107,15 @@ def table():
                 yield row(kind, held, rate)
 
 
-def written(text, lines):
-    """The text with the table between its marks."""
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}"
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", type=Path)
+    parser.add_argument("--write", action="store_true", help="put the table into the document")
     arguments = parser.parse_args()
-    lines = list(table())
-    if arguments.write is None:
-        print("\n".join(lines))
+    text = "\n".join(table())
+    if arguments.write:
+        write(OPERATIONS, "sizing", text)
     else:
-        arguments.write.write_text(written(arguments.write.read_text(), lines))
+        print(text)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from cluster.simulator.workload import Lengths
 from tests.bench import regret_report
 from tests.bench.auto_report import Phase, changes
 from tests.bench.load_result import Answer, LoadResult, spread
+from tests.bench.marked import marked, with_marked
+from tests.bench.report import short_table
 from tests.bench.topology_watch import Shape
 from tests.bench.workloads import gamma
 
@@ -91,3 +93,31 @@ def test_gamma_arrivals_have_their_rate_and_their_variation():
     cv2 = sum((gap - mean) ** 2 for gap in gaps) / len(gaps) / mean**2
     assert 1 / mean == pytest.approx(10, rel=0.1)
     assert cv2 == pytest.approx(4, rel=0.15)
+
+
+def test_what_is_written_between_marks_takes_the_place_of_what_was_there_and_of_nothing_else():
+    text = "a\n<!-- x -->\nold\n<!-- /x -->\nb\n"
+    new = with_marked(text, "x", "new\nrows")
+    assert new == "a\n<!-- x -->\nnew\nrows\n<!-- /x -->\nb\n"
+    assert with_marked(new, "x", "new\nrows") == new
+    assert marked(new, "x") == "new\nrows\n"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "<!-- x -->\n", "<!-- /x -->\n<!-- x -->\n", "<!-- x -->\n<!-- /x -->\n" * 2]
+)
+def test_nothing_is_written_where_the_marks_are_not_there_once(text):
+    with pytest.raises(ValueError, match="<!-- x -->"):
+        with_marked(text, "x", "new")
+
+
+def test_the_short_table_has_our_engine_in_its_widths_and_no_peers():
+    rows = [
+        ("1 stream", "galerne, experts in the gateway", "9 [8-10]", "0.90x"),
+        ("1 stream", "galerne, int8 experts and dense", "12 [8-14]", "1.20x"),
+        ("1 stream", "galerne, int4 experts and dense", "15 [8-16]", "1.50x"),
+        ("1 stream", "llama.cpp BF16", "10 [9-11]", "1.00x"),
+    ]
+    assert (
+        short_table(rows).splitlines()[-1] == "| 1 stream | 9 (0.90x) | 12 (1.20x) | 15 (1.50x) |"
+    )

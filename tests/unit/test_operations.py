@@ -8,6 +8,7 @@ import yaml
 
 from shards.kernels.formats import WeightFormat
 from tests.bench import sizing
+from tests.bench.marked import marked
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 MANUAL = (DEPLOY / "operations.md").read_text()
@@ -17,13 +18,7 @@ MANUAL = (DEPLOY / "operations.md").read_text()
 def test_the_table_of_machines_is_what_the_planner_makes_of_them(held, rate):
     """Else ``make sizing`` writes it anew."""
     row = sizing.row(sizing.KINDS[0], held, rate)
-    assert row in MANUAL.split(sizing.BEGIN)[1].split(sizing.END)[0].splitlines()
-
-
-def test_a_new_table_takes_the_place_of_the_old_one_and_of_nothing_else():
-    text = sizing.written(f"a\n{sizing.BEGIN}\nold\n{sizing.END}\nb\n", ["new", "rows"])
-    assert text == f"a\n{sizing.BEGIN}\nnew\nrows\n{sizing.END}\nb\n"
-    assert sizing.written(text, ["new", "rows"]) == text
+    assert row in marked(MANUAL, "sizing").splitlines()
 
 
 def test_every_alert_has_its_section_and_every_section_its_alert():
