@@ -6,7 +6,7 @@ UV := .venv/bin/uv
 FIND_LINKS := $(shell python3 -m pip config get global.find-links 2>/dev/null || true)
 UV_INSTALL = $(UV) pip install -q -p $(PY) $(addprefix --find-links ,$(FIND_LINKS))
 
-.PHONY: install dev demo trace serve test check bench bench-kernels bench-claim bench-http bench-context bench-long bench-against bench-structured bench-prediction bench-auto bench-regret bench-simulator bench-speculation bench-startup test-pages screenshots ray-screenshots application frontends defects identity faults switching layer-kills sim fuzz hosts proto lock sizing bench-frontends bench-scrape dashboards generated prometheus helm pods test-gpu bench-gpu
+.PHONY: install dev demo trace serve test check bench bench-kernels bench-sampling bench-claim bench-http bench-context bench-long bench-against bench-structured bench-prediction bench-auto bench-regret bench-simulator bench-speculation bench-startup test-pages screenshots ray-screenshots application frontends defects identity faults switching layer-kills sim fuzz hosts proto lock sizing bench-frontends bench-scrape dashboards generated prometheus helm pods test-gpu bench-gpu
 
 .venv/installed: pyproject.toml deploy/build_hook.py $(wildcard shards/kernels/native/*.cpp shards/kernels/native/*.h)
 	python3 -m venv .venv
@@ -65,6 +65,9 @@ bench-structured: .venv/dev
 
 bench-kernels: .venv/dev
 	PYTHONPATH=tests OMP_WAIT_POLICY=PASSIVE GALERNE_SPIN_US=200 $(PY) -m tests.bench.kernels
+
+bench-sampling: .venv/dev
+	PYTHONPATH=tests OMP_WAIT_POLICY=PASSIVE GALERNE_SPIN_US=200 $(PY) -m tests.bench.sampling
 
 bench-claim: .venv/dev
 	$(UV_INSTALL) --group bench

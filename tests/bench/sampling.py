@@ -1,6 +1,6 @@
 """Drawing tokens from logits of the real vocabulary: numpy, which defines it, and the C library.
 
-``python -m tests.bench.sampling``: median ms a row, rows at once in brackets.
+``make bench-sampling``: median ms a row, rows at once in brackets.
 """
 
 import os
