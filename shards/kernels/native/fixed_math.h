@@ -31,7 +31,7 @@ static inline double fixed_log(double x) {
   int64_t bits;
   std::memcpy(&bits, &x, sizeof bits);
   const int64_t exponent = (bits - SQRT_HALF_BITS) >> 52;
-  const int64_t mantissa_bits = bits - (exponent << 52);
+  const int64_t mantissa_bits = bits - exponent * (int64_t{1} << 52);
   double mantissa;  // in [sqrt(1/2), sqrt(2))
   std::memcpy(&mantissa, &mantissa_bits, sizeof mantissa);
   double s = (mantissa - 1.0) / (mantissa + 1.0);
