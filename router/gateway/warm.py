@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,27 +37,34 @@ def warm_gateway(
     tower: VisionTower | None,
     on_progress: Progress,
 ) -> None:
-    """Compute steps of every kind that may be met; no engine runs yet. Logs what it has cost."""
+    """Compute steps of every kind that may be met; no engine runs yet. Logs what that costs."""
     from router.model.warm_steps import adapted_steps, plain_steps
 
-    started_s, free = time.monotonic(), _free_bytes(settings)
     limits = _limits(settings, scheduler)
     own, records = beside(runner), isinstance(runner.exchange, LocalExperts)
-    steps = plain_steps(limits, records=records)
-    warm_runner(own, steps, lambda n, of: on_progress("steps", n, of))
+    with _logged("steps", settings):
+        steps = plain_steps(limits, records=records)
+        warm_runner(own, steps, lambda n, of: on_progress("steps", n, of))
     if head is not None:
         assert own.states is not None, "a step has just run"
-        of_head = plain_steps(limits, records=True)
-        warm_head(head, own.states, of_head, lambda n, of: on_progress("head steps", n, of))
+        with _logged("head", settings):
+            steps = plain_steps(limits, records=True)
+            warm_head(head, own.states, steps, lambda n, of: on_progress("head steps", n, of))
     if tower is not None:
-        warm_tower(tower)
+        with _logged("images", settings):
+            warm_tower(tower)
     if settings.adapters_root is not None:
-        _warm_adapted(own, adapted_steps(limits, records=records), on_progress)
-    logger.info(
-        "gateway_warmed seconds=%.1f bytes=%d",
-        time.monotonic() - started_s,
-        free - _free_bytes(settings),
-    )
+        with _logged("adapters", settings):
+            _warm_adapted(own, adapted_steps(limits, records=records), on_progress)
+
+
+@contextmanager
+def _logged(part: str, settings: GatewaySettings) -> Iterator[None]:
+    """Say what a part has cost: seconds, and bytes of the device."""
+    started_s, free = time.monotonic(), _free_bytes(settings)
+    yield
+    seconds, taken = time.monotonic() - started_s, free - _free_bytes(settings)
+    logger.info("gateway_warmed part=%s seconds=%.1f bytes=%d", part, seconds, taken)
 
 
 def _limits(settings: GatewaySettings, scheduler: SchedulerConfig) -> StepLimits:

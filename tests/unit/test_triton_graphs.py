@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from helpers.adapters import opened, with_adapters
-from helpers.triton_device import DEVICE, HAS_GPU
+from helpers.triton_device import DEVICE, HAS_GPU, randn
 
 if HAS_GPU:
     pytest.skip("a GPU has graphs of its own", allow_module_level=True)
@@ -19,9 +19,13 @@ from cluster.doctor.device_times import ExpertRuns
 from helpers.fake_graphs import FakeCuda
 from helpers.triton_models import bank, blocks_for, runner
 from router.exchange.local import LocalExperts
-from router.model import triton_decode
+from router.model import triton_decode, triton_step
+from router.model.batch import Chunk, build_batch
 from router.model.runner import SequenceChunk
 from router.model.triton_decode import DecodeGraphs
+from router.model.triton_step import by_length, tokens_alone
+from shards.adapters.adapter import Adapter
+from shards.adapters.low_rank import LowRank
 from shards.checkpoint.presets import preset
 from shards.checkpoint.synthetic import SyntheticCheckpoint
 
@@ -132,6 +136,14 @@ def test_recorded_steps_take_adapters_as_they_come(fake, tmp_path):
     pair.step((0, 12, 1, wide.key), (1, 20, 1, d), (2, 11, 1, r))
     assert fake.captures == 3
     assert len(pair.graphs) == 2  # the one for smaller ranks is gone
+    hidden, inner = CONFIG.hidden_size, CONFIG.num_heads * CONFIG.v_head_dim
+    change = LowRank(randn(40, inner, dtype=torch.float32), randn(hidden, 40, seed=1), 0.5)
+    only = Adapter(
+        id="f" * 16, rank=40, dense={(0, "o"): change}, shared={}, routed={}, num_bytes=0
+    )
+    pair.each(lambda model: with_adapters(model, [only]))
+    pair.step((0, 12, 1, only.key), (1, 20, 1, d), (2, 11, 1, r))
+    assert fake.captures == 4
 
 
 def test_other_experts_have_graphs_of_their_own(fake):
@@ -148,6 +160,20 @@ def test_other_experts_have_graphs_of_their_own(fake):
     assert not np.array_equal(pair.step(*step), before)
     assert fake.captures == 2
     assert len(pair.graphs) == fake.num_pools == 1
+
+
+def test_tokens_of_short_chunks_attend_by_themselves_where_partial_results_have_room(monkeypatch):
+    cache = runner(SOURCE, BF16).cache
+    lengths, blocks = (1, 9, 10, 2), list(range(1, 40))
+    batch = build_batch([Chunk([5] * n, 500, blocks, 0) for n in lengths], cache)
+    short, longer = by_length(batch)
+    assert ([c.num_tokens for c in short], [c.num_tokens for c in longer]) == ([9, 2], [10])
+    alone = tokens_alone(batch, short)
+    assert alone.rows.tolist() == [0, *range(1, 10), 20, 21]
+    assert alone.positions.tolist() == [500, *range(500, 509), 500, 501]
+    assert (alone.tables[:, :31] == blocks[:31]).all()
+    monkeypatch.setattr(triton_step, "MOST_PARTS", 11)
+    assert by_length(batch) == ([], list(batch.prefills))
 
 
 def test_no_more_graphs_are_held_than_may_be(fake, monkeypatch):
