@@ -18,11 +18,12 @@ from shards.adapters.directory import find_adapter
 from shards.bank import ExpertBank
 from shards.checkpoint.open import open_checkpoint
 from shards.kernels.formats import WeightFormat
-from shards.kernels.kinds import CPU
+from shards.kernels.kinds import CPU, CUDA
 from shards.metrics import ShardMetrics
 from shards.nccl.metrics import show_nccl
 from shards.nccl.process import NcclProcess
 from shards.server import ShardIdentity, ShardServer
+from shards.warm import warm_adapted
 from shards.worker import ExpertWorker
 
 _TIMEOUT_S = 10.0
@@ -80,6 +81,8 @@ class ShardHost:
         bank.prefault()
         for known in settings.adapters:
             bank.add_adapter(find_adapter(settings.adapters_root, known, checkpoint.config))
+        if settings.device == CUDA and settings.adapters_root is not None:
+            warm_adapted(bank)
         self._bank = bank
         self._bytes_read = checkpoint.bytes_read
         self._metrics = ShardMetrics(checkpoint.config.num_layers, checkpoint.config.num_experts)

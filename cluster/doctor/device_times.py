@@ -48,9 +48,17 @@ class ExpertRuns:
     """Routed experts of all layers on a device, one after the other, for one step's routing."""
 
     def __init__(
-        self, experts: Sequence[TritonExperts], routing: Sequence[Ints], hidden_size: int
+        self,
+        experts: Sequence[TritonExperts],
+        routing: Sequence[Ints],
+        hidden_size: int,
+        *,
+        records: bool,
     ) -> None:
-        """``routing``: ``[T, K]`` ids of every layer. Rows are random; values cost no time."""
+        """``routing``: ``[T, K]`` ids of every layer. Rows are random; values cost no time.
+
+        ``records``: as one graph, as decode steps are; else launch by launch.
+        """
         self._device = experts[0].device
         generator = torch.Generator().manual_seed(_SEED)
         rows = torch.randn((len(routing[0]), hidden_size), generator=generator)
@@ -58,7 +66,7 @@ class ExpertRuns:
         ids = [torch.from_numpy(each).to(torch.int32).to(self._device) for each in routing]
         self._work = list(zip(experts, ids, strict=True))
         self._recorded: tuple[torch.cuda.CUDAGraph, list[torch.Tensor]] | None = None
-        if self._device.type == CUDA:  # as decode steps are
+        if records:
             self._recorded = recorded(self._launch, self._device)
         else:
             self._launch()  # what the first run allocates, the second finds
@@ -89,7 +97,8 @@ def expert_runs_of(
     experts = experts_on_device(runner.exchange.bank, num_layers)
     if experts is None:
         return None
-    return [ExpertRuns(experts, routing, hidden_size) for routing in routings]
+    records = experts[0].device.type == CUDA
+    return [ExpertRuns(experts, routing, hidden_size, records=records) for routing in routings]
 
 
 def without_experts(sample: StepSample, experts_s: float) -> StepSample:

@@ -30,9 +30,10 @@ from router.gateway.experts import ExpertSources
 from router.gateway.recorder import create_recorder
 from router.gateway.settings import GatewaySettings
 from router.gateway.sizes import BLOCK_SIZE
-from router.gateway.speculate import create_drafting
+from router.gateway.speculate import create_drafting, load_head
 from router.gateway.switch import TopologySwitch, scheduler_limits, threads_beside
 from router.gateway.trace import create_tracer, watching
+from router.gateway.warm import warm_gateway
 from router.guidance.guides import GuideMaker
 from router.model.decoder import Decoder
 from router.model.kv_cache import PagedLatentCache
@@ -42,6 +43,7 @@ from router.model.vision import VisionTower
 from router.tracing.gateway import GatewayTracer
 from shards.checkpoint.open import open_checkpoint
 from shards.checkpoint.weights import Checkpoint
+from shards.kernels.kinds import CUDA
 from shards.kernels.native.library import set_spin
 from shards.kernels.threads import KernelThreads
 from shards.nccl.process import NcclProcess
@@ -128,6 +130,7 @@ def build_gateway(
     step_runner = StepRunner(runner, settings.num_threads)
     clock = clock or MonotonicClock()
     draws = draws_here(settings.num_threads)
+    eagle = load_head(settings, head, runner)
     engine = Engine(
         scheduler,
         pool,
@@ -137,7 +140,7 @@ def build_gateway(
         settings.max_waiting,
         on_deltas,
         recorder,
-        create_drafting(settings, head, runner, clock, draws),
+        create_drafting(settings, eagle, runner, clock, draws),
     )
     show_exchange(engine.metrics.set, lambda: runner.exchange)
     if tracer is not None:
@@ -147,6 +150,8 @@ def build_gateway(
     root = settings.adapters_root
     adapters = GatewayAdapters(root, engine, scheduler, step_runner, decoder, sources)
     adapters.load_known(settings.adapters)
+    if settings.device == CUDA:
+        warm_gateway(settings, scheduler_config, runner, eagle, tower, on_progress)
     num_tokens = pool.num_usable * BLOCK_SIZE
     return BuiltGateway(
         *(engine, runner, facts, num_tokens, switch, guides, adapters, tracer, sources.nccl)

@@ -16,14 +16,31 @@ from router.model.runner import PagedRunner
 from shards.checkpoint.eagle import EagleCheckpoint
 
 
+def load_head(
+    settings: GatewaySettings, head: EagleCheckpoint | None, runner: PagedRunner
+) -> EagleHead | None:
+    """The head that ``find_head`` has found, beside the runner's model."""
+    if head is None:
+        return None
+    return EagleHead(
+        head,
+        runner.decoder,
+        runner.cache.num_blocks,
+        BLOCK_SIZE,
+        settings.dtype,
+        settings.num_threads,
+        settings.device,
+    )
+
+
 def create_drafting(
     settings: GatewaySettings,
-    head: EagleCheckpoint | None,
+    head: EagleHead | None,
     runner: PagedRunner,
     clock: Clock,
     draws: Draws,
 ) -> Drafting:
-    """What guesses for this gateway. ``head`` as ``find_head`` gave it."""
+    """What guesses for this gateway: the head, if there is one."""
     asked = settings.speculation
     if asked.speculative == "off":
         return NO_DRAFTING
@@ -32,14 +49,5 @@ def create_drafting(
     )
     source: DraftSource = NgramSource()
     if head is not None:
-        model = EagleHead(
-            head,
-            runner.decoder,
-            runner.cache.num_blocks,
-            BLOCK_SIZE,
-            settings.dtype,
-            settings.num_threads,
-            settings.device,
-        )
-        source = EagleSource(runner, model, runner.decoder.config.eos_token_id, draws)
+        source = EagleSource(runner, head, runner.decoder.config.eos_token_id, draws)
     return Speculation(source, config, clock)

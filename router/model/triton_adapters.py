@@ -12,7 +12,7 @@ from shards.adapters.adapter import Adapter
 from shards.adapters.low_rank import LowRank, stacked
 from shards.adapters.tokens import TokenAdapters
 from shards.checkpoint.config import ModelConfig
-from shards.kernels.gpu.grouped import Layout, host_layout
+from shards.kernels.gpu.grouped import Layout, host_layout, most_tiles
 from shards.kernels.gpu.low_rank import ROWS, ChangeTable
 from shards.kernels.gpu.step_adapters import Slots, StepAdapters, step_adapters
 
@@ -22,6 +22,26 @@ class AdaptedTokens(NamedTuple):
 
     of_experts: StepAdapters
     rows: Layout  # rows of the step by adapter, for projections
+
+    @classmethod
+    def empty(cls, num_tokens: int, device: torch.device) -> AdaptedTokens:
+        """Room for any of a step of so many tokens; so far none has an adapter."""
+        ints = torch.zeros((2, num_tokens), dtype=torch.int32, device=device)
+        num_tiles = most_tiles(num_tokens, MAX_ADAPTERS, ROWS)
+        tiles = torch.full((num_tiles, 3), -1, dtype=torch.int32, device=device)
+        tokens = torch.full((num_tokens,), num_tokens, dtype=torch.int64, device=device)
+        of_experts = StepAdapters(None, tokens, torch.zeros_like(tokens))
+        return cls(of_experts, Layout(ints[0], ints[1], tiles))
+
+    def fill(self, given: AdaptedTokens) -> None:
+        """Take another step's, with as many tokens at most; this one is ``empty``'s."""
+        room, count = self.of_experts, len(given.of_experts.tokens)
+        room.tokens[:count], room.tokens[count:] = given.of_experts.tokens, len(room.tokens)
+        room.key_of[:count], room.key_of[count:] = given.of_experts.key_of, 0
+        num_tiles = len(given.rows.tiles)
+        self.rows.row_token[:count] = given.rows.row_token
+        self.rows.row_out[:count] = given.rows.row_out
+        self.rows.tiles[:num_tiles], self.rows.tiles[num_tiles:] = given.rows.tiles, -1
 
 
 def _layer_tables(dtype: torch.dtype, device: torch.device) -> dict[str, ChangeTable]:
@@ -78,6 +98,11 @@ class DenseChanges:
             for tables in self._layers:
                 for table in tables.values():
                     table.remove(slot)
+
+    @property
+    def rooms(self) -> tuple[int, ...]:
+        """See ``ExpertChanges``; of all projections."""
+        return tuple(t.max_rank for tables in self._layers for t in tables.values())
 
     def table(self, layer: int, name: str) -> ChangeTable:
         """Changes of ``qkv_a``, ``q_b``, ``o``, ``keys`` or ``values`` of a layer."""

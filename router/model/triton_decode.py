@@ -9,66 +9,101 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 
 from router.model.kv_cache import PagedLatentCache
-from router.model.triton_step import DecodeTokens, StepTokens
+from router.model.triton_adapters import AdaptedTokens
+from router.model.triton_step import MOST_PARTS, DecodeTokens, StepTokens
 from shards.kernels.gpu.attention import SEGMENT
 from shards.kernels.gpu.experts import TritonExperts
-from shards.kernels.gpu.graphs import recorded
+from shards.kernels.gpu.graphs import Pool, recorded, shared_pool
 from shards.kernels.gpu.grouped import Layout
 
 SIZES: Final = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # tokens of a graph
+# Held at one time; the one that was not needed for longest goes. All shapes of 32k tokens, with
+# adapters and without, are 104.
+MOST_GRAPHS: Final = 112
 # Layers for tokens in buffers: residuals in, norms of the last ones out.
 Compute = Callable[[torch.Tensor, StepTokens], torch.Tensor]
 
 
-def graph_shape(num_tokens: int, num_segments: int) -> tuple[int, int] | None:
-    """Tokens and segments of the graph for a step; None: too many tokens for any."""
+class Shape(NamedTuple):
+    """Tokens and segments that a graph has room for."""
+
+    num_tokens: int
+    num_segments: int
+
+
+def graph_shape(num_tokens: int, num_segments: int) -> Shape | None:
+    """Of the graph for a step; None: no graph has so much room."""
     if not 0 < num_tokens <= SIZES[-1]:
         return None
-    return SIZES[bisect_left(SIZES, num_tokens)], 1 << (num_segments - 1).bit_length()
+    shape = Shape(SIZES[bisect_left(SIZES, num_tokens)], segments_room(num_segments))
+    return shape if shape.num_tokens * shape.num_segments <= MOST_PARTS else None
+
+
+def segments_room(num_segments: int) -> int:
+    """The power of four that holds so many: programs beyond a token's last key end at once."""
+    room = 1
+    while room < num_segments:
+        room *= 4
+    return room
+
+
+class DecodeWork(NamedTuple):
+    """What graphs record. ``compute`` is over this cache and these experts."""
+
+    compute: Compute
+    cache: PagedLatentCache
+    experts: Sequence[TritonExperts]
+    to_shared: Callable[[int], Layout]  # lays so many tokens out for the shared expert
+    rooms: Callable[[], tuple[int, ...]]  # of all that adapters change, see ``ExpertChanges``
+
+    def is_like(self, other: DecodeWork) -> bool:
+        """Whether what was recorded of the other is right for this one."""
+        if self.cache is not other.cache or len(self.experts) != len(other.experts):
+            return False
+        return all(a is b for a, b in zip(self.experts, other.experts, strict=True))
 
 
 class _Graph:
     """Buffers of one shape, and what computes from them."""
 
-    def __init__(
-        self,
-        compute: Compute,
-        x: torch.Tensor,
-        tokens: StepTokens,
-        shape: tuple[int, int],
-        block_size: int,
-        to_shared: Layout,
-    ) -> None:
-        """Like ``x`` and ``tokens``, but for their shape; ``to_shared`` is of that."""
+    def __init__(self, work: DecodeWork, x: torch.Tensor, tokens: StepTokens, shape: Shape) -> None:
+        """Like ``x`` and ``tokens``, but for their shape."""
         size, num_segments = shape
-        blocks = num_segments * SEGMENT // block_size
+        blocks = num_segments * SEGMENT // work.cache.block_size
         self._x = x.new_zeros((size, x.shape[1]))
         ints = tokens.slots.new_zeros
+        adapted = None if tokens.adapted is None else AdaptedTokens.empty(size, x.device)
         self._tokens = StepTokens(
             num_tokens=size,
             cos=tokens.cos.new_zeros((size, tokens.cos.shape[1])),
             sin=tokens.sin.new_zeros((size, tokens.sin.shape[1])),
             factors=tokens.factors.new_zeros(size),
             slots=ints(size),
-            to_shared=to_shared,
+            to_shared=work.to_shared(size),
             decodes=DecodeTokens(ints(size), ints(size), ints((size, blocks)), num_segments),
+            adapted=adapted,
         )
         self._all_rows = torch.arange(size, dtype=torch.int32, device=x.device)
-        self._compute = compute
+        self._compute = work.compute
         self._recorded: tuple[torch.cuda.CUDAGraph, torch.Tensor] | None = None
 
-    def run(self, x: torch.Tensor, tokens: StepTokens) -> torch.Tensor:
-        """``[T, H]`` norms of a step's tokens."""
+    @property
+    def is_recorded(self) -> bool:
+        """Whether a step has had it recorded."""
+        return self._recorded is not None
+
+    def run(self, x: torch.Tensor, tokens: StepTokens, pool: Pool | None) -> torch.Tensor:
+        """``[T, H]`` norms of a step's tokens; ``pool`` unset: launched one by one."""
         self._fill(x, tokens)
-        if x.device.type != "cuda":
+        if pool is None:
             return self._compute(self._x, self._tokens)[: len(x)]
         if self._recorded is None:  # what is written is written again by the replay
-            self._recorded = recorded(lambda: self._compute(self._x, self._tokens), x.device)
+            self._recorded = recorded(lambda: self._compute(self._x, self._tokens), x.device, pool)
         graph, out = self._recorded
         graph.replay()
         return out[: len(x)].clone()  # the next replay writes there again
@@ -86,53 +121,61 @@ class _Graph:
         to.rows[:count] = given.rows  # all of the step's, in another order
         to.positions[:count], to.positions[count:] = given.positions, -1
         to.tables[:count, : given.tables.shape[1]] = given.tables
+        if mine.adapted is not None:
+            assert tokens.adapted is not None
+            mine.adapted.fill(tokens.adapted)
 
 
 class DecodeGraphs:
-    """Graphs of one cache and one set of experts; others make them anew."""
+    """Graphs of one cache and one set of experts; others make them anew.
 
-    def __init__(self) -> None:
-        self._graphs: dict[tuple[int, int], _Graph] = {}
-        self._for: tuple[PagedLatentCache, tuple[TritonExperts, ...]] | None = None
+    They share the memory of what they compute on the way: one step runs at a time.
+    """
+
+    def __init__(self, *, records: bool) -> None:
+        """``records``: else steps are computed in the buffers of graphs, launch by launch."""
+        self._records = records
+        self._pool: Pool | None = None
+        self._graphs: dict[tuple[Shape, tuple[int, ...] | None], _Graph] = {}  # newest use last
+        self._work: DecodeWork | None = None
 
     def __len__(self) -> int:
-        """Shapes that were needed."""
+        """Graphs that are held."""
         return len(self._graphs)
 
-    def run(
-        self,
-        compute: Compute,
-        x: torch.Tensor,
-        tokens: StepTokens,
-        cache: PagedLatentCache,
-        experts: Sequence[TritonExperts],
-        to_shared: Callable[[int], Layout],
-    ) -> torch.Tensor | None:
-        """Norms ``[T, H]`` after all layers of a step that only decodes; None: no graph fits.
+    def run(self, work: DecodeWork, x: torch.Tensor, tokens: StepTokens) -> torch.Tensor | None:
+        """Norms ``[T, H]`` after all layers of a step whose tokens all attend by themselves.
 
-        None too where somebody has an adapter: such steps are launched kernel by kernel.
-
-        ``compute`` is over this cache and these experts, and the same for equal ones. ``to_shared``
-        lays so many tokens out for the shared expert.
+        None: others do, or no graph has room.
         """
-        if tokens.decodes is None or tokens.prompts is not None or tokens.adapted is not None:
+        if tokens.decodes is None or tokens.prompts is not None:
             return None
         shape = graph_shape(tokens.num_tokens, tokens.decodes.num_segments)
         if shape is None:
             return None
-        wanted = cache, tuple(experts)
-        if self._for is None or self._for[0] is not cache or not _same(self._for[1], experts):
+        if self._work is None or not work.is_like(self._work):
             self._graphs.clear()  # they hold what they were recorded with
-            self._for = wanted
-        if shape not in self._graphs:
-            self._graphs[shape] = _Graph(
-                *(compute, x, tokens, shape, cache.block_size), to_shared(shape[0])
-            )
-        return self._graphs[shape].run(x, tokens)
+            self._work = work
+        rooms = None if tokens.adapted is None else work.rooms()
+        graph = self._graphs.pop((shape, rooms), None)
+        if graph is None:
+            graph = _Graph(work, x, tokens, shape)
+            self._make_room(rooms)
+        self._graphs[shape, rooms] = graph
+        return graph.run(x, tokens, self._shared_pool() if self._records else None)
 
+    def _make_room(self, rooms: tuple[int, ...] | None) -> None:
+        """For one more; where adapters need other rooms, graphs of the old ones are out of date."""
+        if rooms is not None:
+            self._graphs = {key: g for key, g in self._graphs.items() if key[1] in (None, rooms)}
+        while len(self._graphs) >= MOST_GRAPHS:
+            del self._graphs[next(iter(self._graphs))]
 
-def _same(a: Sequence[TritonExperts], b: Sequence[TritonExperts]) -> bool:
-    return len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
+    def _shared_pool(self) -> Pool:
+        """That of the graphs, for this step's too. Torch gives a pool up with its last graph."""
+        if self._pool is None or not any(g.is_recorded for g in self._graphs.values()):
+            self._pool = shared_pool()
+        return self._pool
 
 
 assert SEGMENT % 128 == 0  # whole key blocks, so that tables have as many blocks as they say

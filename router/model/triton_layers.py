@@ -15,7 +15,7 @@ from router.model.kv_cache import PagedLatentCache
 from router.model.layers import Routed
 from router.model.rope import yarn_frequencies
 from router.model.triton_adapters import DenseChanges
-from router.model.triton_decode import DecodeGraphs
+from router.model.triton_decode import DecodeGraphs, DecodeWork
 from router.model.triton_step import StepTokens, shared_tiles, step_tokens
 from router.model.triton_weights import TritonLayer, load_layer
 from router.profiling import LayerTimer
@@ -64,7 +64,8 @@ class TritonLayers:
             raise ConfigError("device", device.type, f"kernels take {attention.ROWS} heads at most")
         self.frequencies = yarn_frequencies(config)
         # Recorded on GPUs; in the interpreter a graph would only compute padding besides.
-        self.graphs: DecodeGraphs | None = DecodeGraphs() if device.type == CUDA else None
+        records = device.type == CUDA
+        self.graphs: DecodeGraphs | None = DecodeGraphs(records=True) if records else None
         self.changes = DenseChanges(config, dtype, device)
         self.norm = checkpoint.dense("norm").to(torch.float32).to(device)
         self.layers: list[TritonLayer] = []
@@ -100,6 +101,17 @@ class TritonLayers:
     ) -> torch.Tensor:
         """``[T, H]`` norms after all layers, experts and all, without waiting for the device."""
         return TritonStep(self, tokens, cache).all_layers(x, experts)
+
+    def decode_work(self, cache: PagedLatentCache, experts: Sequence[TritonExperts]) -> DecodeWork:
+        """``compute`` for graphs."""
+
+        def rooms() -> tuple[int, ...]:
+            ours = (layer.shared for layer in self.layers)
+            return self.changes.rooms + tuple(r for e in (*ours, *experts) for r in e.rooms)
+
+        return DecodeWork(
+            partial(self.compute, cache, experts), cache, experts, self.to_shared, rooms
+        )
 
     def to_shared(self, num_tokens: int) -> Layout:
         """So many tokens, all by the shared expert."""
@@ -219,14 +231,11 @@ class TritonStep:
         if on_device is None:
             return None
         with timer.part("layers"):
-            compute = partial(self._layers.compute, self._cache, on_device)
-            graphs, mine = self._layers.graphs, (x, self._tokens)
+            work = self._layers.decode_work(self._cache, on_device)
             normed = None
-            if graphs is not None:
-                normed = graphs.run(
-                    *(compute, *mine, self._cache, on_device), self._layers.to_shared
-                )
-            self._normed = compute(*mine) if normed is None else normed
+            if self._layers.graphs is not None:
+                normed = self._layers.graphs.run(work, x, self._tokens)
+            self._normed = work.compute(x, self._tokens) if normed is None else normed
         rows_per_layer = len(x) * self._layers.config.num_experts_per_tok
         experts.counters.rows_local += rows_per_layer * len(self._layers.layers)
         return x

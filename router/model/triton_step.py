@@ -1,14 +1,22 @@
-"""A step's positions, slots and block tables on the device, in the shapes the kernels take."""
+"""A step's positions, slots and block tables on the device, in the shapes the kernels take.
+
+A token's bits depend on its own history alone, so it does not matter to it whether it attends by
+itself or in a tile of its chunk. Tokens of short chunks attend by themselves, as decoded ones do:
+guesses that are verified are then rows like others, and take the same recorded graphs. The cache
+holds all of a step's latents before anyone attends.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from router.engine.speculation.policy import MAX_DRAFT_TOKENS
+from router.exchange.dispatch import Ints
 from router.model.batch import PrefillGroup, StepBatch
 from router.model.rope import Rotation, query_temperature, softmax_scale
 from router.model.triton_adapters import AdaptedTokens
@@ -20,9 +28,13 @@ from shards.kernels.kinds import CUDA
 if TYPE_CHECKING:
     from router.model.triton_layers import TritonLayers
 
+MOST_ALONE: Final = 1 + MAX_DRAFT_TOKENS  # tokens of a chunk that attend each by itself
+# Tokens by segments of the longest, where one may choose: 0.5 GiB of partial results in Small 4.
+MOST_PARTS: Final = 1 << 14
+
 
 class DecodeTokens(NamedTuple):
-    """B chunks of one token; int32."""
+    """B tokens that attend by themselves; int32."""
 
     rows: torch.Tensor  # [B] of the step
     positions: torch.Tensor  # [B]
@@ -31,7 +43,7 @@ class DecodeTokens(NamedTuple):
 
 
 class PromptTokens(NamedTuple):
-    """S chunks of several; int32."""
+    """S longer chunks; int32."""
 
     tiles: torch.Tensor  # [n, 4], see ``attend_prompts``
     tables: torch.Tensor  # [S, blocks]
@@ -58,25 +70,65 @@ def step_tokens(layers: TritonLayers, batch: StepBatch) -> StepTokens:
     rotation = Rotation(layers.frequencies, positions)
     factors = query_temperature(layers.config, positions) * softmax_scale(layers.config)
     cos, sin, factors = _on(layers.device, [rotation.cos, rotation.sin, factors])
-    decodes, prefills = batch.decodes, batch.prefills
+    short, longer = by_length(batch)
+    alone = tokens_alone(batch, short)
     ints = [torch.from_numpy(batch.slots), torch.arange(count), shared_tiles(layers, count)]
-    if decodes is not None:
-        ints += [decodes.rows, decodes.positions, decodes.tables.flatten(1)]
-    if prefills:
-        prompts = prompt_tiles(prefills, layers.shape.tokens_per_tile)
-        tables = padded([chunk.table.flatten().numpy() for chunk in prefills])
+    if alone is not None:
+        ints += [torch.from_numpy(part) for part in alone]
+    if longer:
+        prompts = prompt_tiles(longer, layers.shape.tokens_per_tile)
+        tables = padded([chunk.table.flatten().numpy() for chunk in longer])
         ints += [torch.from_numpy(prompts), torch.from_numpy(tables)]
     slots, all_rows, tiles, *rest = _on(layers.device, [part.int() for part in ints])
     tokens = StepTokens(
         *(count, cos, sin, factors, slots, Layout(all_rows, all_rows, tiles)),
         adapted=layers.changes.tokens_of(batch.adapters),
     )
-    if decodes is not None:
-        num_segments = segments_of(int(decodes.positions.max()) + 1)
+    if alone is not None:
+        num_segments = segments_of(int(alone.positions.max()) + 1)
         tokens = tokens._replace(decodes=DecodeTokens(rest[0], rest[1], rest[2], num_segments))
-    if prefills:
+    if longer:
         tokens = tokens._replace(prompts=PromptTokens(rest[-2], rest[-1]))
     return tokens
+
+
+class Alone(NamedTuple):
+    """B tokens that attend by themselves; int64, on the host."""
+
+    rows: Ints  # [B] of the step
+    positions: Ints  # [B]
+    tables: Ints  # [B, blocks]
+
+
+def by_length(batch: StepBatch) -> tuple[list[PrefillGroup], list[PrefillGroup]]:
+    """Chunks of several tokens: those that attend each by itself, and the others."""
+    short = [c for c in batch.prefills if c.num_tokens <= MOST_ALONE]
+    num_single = 0 if batch.decodes is None else len(batch.decodes.rows)
+    longest = int(batch.positions.max()) + 1 if short else 0
+    if (num_single + sum(c.num_tokens for c in short)) * segments_of(longest) > MOST_PARTS:
+        return [], list(batch.prefills)
+    return short, [c for c in batch.prefills if c.num_tokens > MOST_ALONE]
+
+
+def tokens_alone(batch: StepBatch, short: Sequence[PrefillGroup]) -> Alone | None:
+    """Chunks of one token, and all tokens of these short ones; None if there are none."""
+    rows, positions, tables = [], [], []
+    if batch.decodes is not None:
+        single, where = batch.decodes.rows.numpy(), batch.decodes.positions.numpy()
+        their_tables = batch.decodes.tables.flatten(1).numpy()
+        if not short:
+            return Alone(single, where, their_tables)
+        rows.append(single)
+        positions.append(where)
+        tables += list(their_tables)
+    for chunk in short:
+        within = np.arange(chunk.num_tokens)
+        rows.append(chunk.first_row + within)
+        positions.append(chunk.start + within)
+        tables += [chunk.table.flatten().numpy()] * chunk.num_tokens
+    if not rows:
+        return None
+    return Alone(np.concatenate(rows), np.concatenate(positions), padded(tables))
 
 
 def shared_tiles(layers: TritonLayers, num_tokens: int) -> torch.Tensor:

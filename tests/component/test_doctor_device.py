@@ -14,7 +14,7 @@ from cluster.doctor.setup import Subject, gateway_settings, topology_of
 from cluster.doctor.small_model import write_small_model
 from cluster.doctor.steps import MeasurePlan, chunks_of, routing_of, run_step
 from galerne.topology import LinkTransport
-from helpers.triton_device import DEVICE, DEVICE_NAME
+from helpers.triton_device import DEVICE, DEVICE_NAME, HAS_GPU
 from router.gateway.build import build_gateway
 from shards.checkpoint.presets import preset
 from shards.kernels.formats import WeightFormat
@@ -65,7 +65,7 @@ def test_experts_alone_compute_what_they_compute_in_a_step(tmp_path):
         routing = routing_of(built.runner, chunks)
         bank = built.runner.exchange.bank
         experts = [bank.layers[layer] for layer in range(subject.model.num_layers)]
-        runs = ExpertRuns(experts, routing, subject.model.hidden_size)
+        runs = ExpertRuns(experts, routing, subject.model.hidden_size, records=HAS_GPU)
         assert runs.seconds() > 0
         for layer, rows in enumerate(runs._launch()):
             wanted = bank.run_all(layer, runs._x, routing[layer])

@@ -97,7 +97,7 @@ def decoded(model, ids, count, keys, order):
 
 
 def test_rows_without_an_adapter_keep_their_bits_recorded_in_graphs_or_not(source, adapters):
-    """Graphs compute steps where nobody has an adapter; beside one each kernel is launched."""
+    """Steps with adapters have graphs of their own."""
     model = with_adapters(runner(source, BF16, num_blocks=300), adapters)
     ids = np.random.default_rng(1).integers(0, 4096, 60).tolist()
     keys = [0, *(adapter.key for adapter in adapters)]

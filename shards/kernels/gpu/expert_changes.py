@@ -14,13 +14,12 @@ from shards.kernels.gpu.grouped import (
     Layout,
     gated,
     grouped_product,
+    most_tiles,
     sorted_layout,
 )
 from shards.kernels.gpu.launch import Tile
 from shards.kernels.gpu.low_rank import ROWS, ChangeTable
-from shards.kernels.gpu.step_adapters import Slots, StepAdapters
-
-_CACHED_STEPS = 64  # sets of adapters whose numbers stay on the device
+from shards.kernels.gpu.step_adapters import Slots, StepAdapters, as_signed
 
 
 class ChangedRows(NamedTuple):
@@ -49,23 +48,25 @@ class ExpertChanges:
         self._gate, self._up, self._down = (ChangeTable(count, dtype, device) for _ in range(3))
         self._has = torch.zeros(count, dtype=torch.bool, device=device)
         self._slots = Slots(MAX_ADAPTERS)
-        self._slots_of: dict[tuple[int, ...], torch.Tensor] = {}  # by the keys of a step
+        self._keys = torch.zeros(MAX_ADAPTERS, dtype=torch.int64, device=device)  # by slot; 0: free
+        self._numbers = torch.arange(MAX_ADAPTERS, device=device)
 
     def put(self, adapter: int, expert: int, change: ExpertLowRank) -> None:
         """Set what an adapter changes of an expert."""
-        number = self._slots.take(adapter) * self._num_experts + expert
+        slot = self._slots.take(adapter)
+        self._keys[slot] = as_signed(adapter)
+        number = slot * self._num_experts + expert
         for table, low in zip((self._gate, self._up, self._down), change, strict=True):
             table.put_low_rank(number, low)
         self._has[number] = True
-        self._slots_of = {}
 
     def remove_adapter(self, adapter: int) -> None:
         """Forget an adapter, if it is here. Nobody computes meanwhile."""
         slot = self._slots.release(adapter)
         if slot is not None:
+            self._keys[slot] = 0
             first = slot * self._num_experts
             self._forget(range(first, first + self._num_experts))
-        self._slots_of = {}
 
     def remove_expert(self, expert: int) -> None:
         """Forget what is changed of an expert. Nobody computes meanwhile."""
@@ -82,44 +83,41 @@ class ExpertChanges:
         """Of all changes."""
         return sum(table.num_bytes for table in (self._gate, self._up, self._down))
 
+    @property
+    def rooms(self) -> tuple[int, ...]:
+        """What launches depend on besides a step: recorded ones hold as long as it is the same."""
+        return self._gate.max_rank, self._up.max_rank, self._down.max_rank
+
     def changed_rows(self, expert_ids: torch.Tensor, step: StepAdapters) -> ChangedRows | None:
-        """Of ``[T, K]`` int32 ids on the device, without asking it.
+        """Of ``[T, K]`` int32 ids on the device, without asking it: shapes depend on T and A alone.
 
         None where no adapter of the step changes anything here.
         """
-        if not any(key in self._slots for key in step.keys):
+        if step.keys is not None and not any(key in self._slots for key in step.keys):
             return None
-        num_experts, top_k = self._num_experts, expert_ids.shape[1]
-        slots = self._slots_on_device(step.keys)
-        ids, slot = expert_ids[step.tokens].long(), slots[step.of][:, None]
-        is_known = (slot >= 0) & (ids < num_experts)
+        num_experts, (num_tokens, top_k) = self._num_experts, expert_ids.shape
+        # A token more, for padding, with ids that no expert has.
+        all_ids = torch.cat([expert_ids, expert_ids.new_full((1, top_k), num_experts)])
+        ids, key_of = all_ids[step.tokens].long(), step.key_of[:, None]
+        is_mine = (key_of == self._keys) & (key_of != 0)  # [A, slots]
+        slot = (is_mine * self._numbers).sum(dim=1, keepdim=True)
+        is_known = is_mine.any(dim=1, keepdim=True) & (ids < num_experts)
         is_changed = is_known & self._has[torch.where(is_known, slot * num_experts + ids, 0)]
-        base_ids = expert_ids.clone()
-        base_ids[step.tokens] = torch.where(is_changed, num_experts, ids).int()
-        num_groups = len(step.keys) * num_experts
-        groups = torch.where(is_changed, step.of[:, None] * num_experts + ids, num_groups)
-        layout = sorted_layout(groups.int(), num_groups, ROWS)
-        owner = layout.tiles[:, 0].long()
-        expert, of = owner % num_experts, owner.clamp_min(0) // num_experts
-        number = slots[of] * num_experts + expert
-        tokens = step.tokens[layout.row_token.long()]
-        places = tokens * top_k + layout.row_out % top_k
+        all_ids[step.tokens] = torch.where(is_changed, num_experts, ids).int()
+        num_numbers = len(self._has)
+        numbers = torch.where(is_changed, slot * num_experts + ids, num_numbers)
+        most = most_tiles(numbers.numel(), step.most_keys * num_experts, ROWS)
+        layout = sorted_layout(numbers.int(), num_numbers, ROWS, most)
+        number = layout.tiles[:, :1]
+        expert = torch.where(number < 0, -1, number % num_experts)
+        tokens = step.tokens[layout.row_token.long()].clamp_max(num_tokens - 1)
         return ChangedRows(
-            base_ids,
+            all_ids[:num_tokens],
             tokens,
-            places.int(),
-            _owned(layout.tiles, torch.where(owner < 0, -1, expert)),
-            _owned(layout.tiles, torch.where(owner < 0, -1, number)),
+            (tokens * top_k + layout.row_out % top_k).int(),
+            torch.cat([expert, layout.tiles[:, 1:]], dim=1),
+            layout.tiles,
         )
-
-    def _slots_on_device(self, keys: tuple[int, ...]) -> torch.Tensor:
-        """``[len(keys)]`` int64; -1 for adapters that change nothing here."""
-        known = self._slots_of
-        if keys not in known:
-            if len(known) >= _CACHED_STEPS:
-                known.clear()
-            known[keys] = torch.tensor(self._slots.places(keys)).to(self._device)
-        return known[keys]
 
     def run(
         self,
@@ -152,8 +150,3 @@ class ExpertChanges:
         grouped_product(active, *weights, changed.expert_tiles, changed.places, out, tile)
         outer = Layout(in_order, changed.places, changed.change_tiles)
         self._down.add(out[:, None], active[:, None], outer)
-
-
-def _owned(tiles: torch.Tensor, owners: torch.Tensor) -> torch.Tensor:
-    """Tiles with other owners."""
-    return torch.cat([owners.int()[:, None], tiles[:, 1:]], dim=1)

@@ -116,6 +116,11 @@ class TritonExperts:
         if self._changes is not None:
             self._changes.remove_adapter(adapter)
 
+    @property
+    def rooms(self) -> tuple[int, ...]:
+        """See ``ExpertChanges``; of experts that no adapter has ever changed: none."""
+        return () if self._changes is None else self._changes.rooms
+
     def run(
         self,
         x: torch.Tensor,

@@ -22,7 +22,7 @@ from shards.kernels.gpu.weights import DeviceWeight, wide_on_device
 # Numbers of two bytes, and of one: the same bytes on their way for each.
 TILES_WIDE: Final = (Tile(64, 16, 64, 4, 5), Tile(64, 64, 64, 4, 4), Tile(64, 128, 64, 8, 3))
 TILES_NARROW: Final = (Tile(64, 16, 128, 4, 5), Tile(64, 64, 128, 4, 3), Tile(64, 128, 128, 8, 3))
-_SMALL_STEP: Final = 256  # rows that one program lays out
+_SMALL_STEPS: Final = (16, 64, 256)  # rows that one program lays out, compiled for so many each
 
 
 class ExpertTables(NamedTuple):
@@ -164,19 +164,17 @@ def device_layout(expert_ids: torch.Tensor, num_experts: int, tile_rows: int) ->
     """
     num_rows, top_k = expert_ids.numel(), expert_ids.shape[1]
     max_tiles = most_tiles(num_rows, num_experts, tile_rows)
-    if num_rows > _SMALL_STEP:
-        return sorted_layout(expert_ids, num_experts, tile_rows)
+    if num_rows > _SMALL_STEPS[-1]:
+        return sorted_layout(expert_ids, num_experts, tile_rows, max_tiles)
     sizes = num_rows, num_rows, 3 * max_tiles
     row_token, row_out, tiles = split(expert_ids.new_empty(room(sizes)), sizes)
     found = Layout(row_token, row_out, tiles.view(-1, 3))
     route.layout[(1,)](
-        *(expert_ids, num_rows, found.row_token, found.row_out, found.tiles, max_tiles),
+        *(expert_ids, num_rows, found.row_token, found.row_out, found.tiles, max_tiles, tile_rows),
         NUM_EXPERTS=num_experts,
         TOP_K=top_k,
-        BT=tile_rows,
-        ROWS=block(num_rows),
+        ROWS=next(rows for rows in _SMALL_STEPS if rows >= num_rows),
         EXPERTS=block(num_experts),
-        TILES=block(max_tiles),
         num_warps=8,
     )
     return found
@@ -187,10 +185,14 @@ def most_tiles(num_rows: int, num_experts: int, tile_rows: int) -> int:
     return min(num_rows, num_experts + num_rows // tile_rows)
 
 
-def sorted_layout(expert_ids: torch.Tensor, num_experts: int, tile_rows: int) -> Layout:
-    """``device_layout`` for any number of rows and experts; rows of no expert come last."""
+def sorted_layout(
+    expert_ids: torch.Tensor, num_experts: int, tile_rows: int, max_tiles: int
+) -> Layout:
+    """``device_layout`` for any number of rows and experts; rows of no expert come last.
+
+    ``max_tiles``: of ``most_tiles``, for as many experts as may be among them.
+    """
     flat = expert_ids.reshape(-1)
-    max_tiles = most_tiles(flat.numel(), num_experts, tile_rows)
     by_expert, order = torch.sort(flat, stable=True)
     experts = torch.arange(num_experts + 1, device=flat.device, dtype=flat.dtype)
     starts = torch.searchsorted(by_expert, experts)

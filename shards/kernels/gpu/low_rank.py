@@ -43,7 +43,7 @@ class ChangeTable:
         self._places = torch.zeros((num_changes, 3), dtype=torch.int64, device=device)
         self._scales = torch.zeros(num_changes, device=device)
         self._held: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._max_rank: int | None = 0  # None: to be found again
+        self.max_rank = 0  # the largest there ever was, so that what is recorded stays right
 
     def put(self, number: int, first: torch.Tensor, second: torch.Tensor, scale: float) -> None:
         """Set one.
@@ -62,7 +62,7 @@ class ChangeTable:
         place = [one.data_ptr(), other.data_ptr(), one.shape[1]]
         self._places[number] = torch.tensor(place).to(device)
         self._scales[number] = scale
-        self._max_rank = None
+        self.max_rank = max(self.max_rank, one.shape[1])
 
     def put_low_rank(self, number: int, change: LowRank | None) -> None:
         """Set that of a weight without members; None: nothing is changed."""
@@ -73,16 +73,6 @@ class ChangeTable:
         """Forget one, if it is there. Nobody computes meanwhile."""
         if self._held.pop(number, None) is not None:
             self._places[number] = 0
-            self._max_rank = None
-
-    @property
-    def max_rank(self) -> int:
-        """The largest; 0: there are no changes."""
-        found = self._max_rank
-        if found is None:
-            found = max((first.shape[1] for first, _ in list(self._held.values())), default=0)
-            self._max_rank = found
-        return found
 
     @property
     def num_bytes(self) -> int:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from galerne.adapters import MAX_ADAPTERS
 from shards.adapters.tokens import TokenAdapters, distinct_keys
 
 
 class StepAdapters(NamedTuple):
-    """A tokens of a step that have one."""
+    """Room for A tokens of a step of T: those that have an adapter, then padding."""
 
-    keys: tuple[int, ...]  # of the step, ascending
-    tokens: torch.Tensor  # [A] int64, ascending
-    of: torch.Tensor  # [A] int64, places among the keys
+    keys: tuple[int, ...] | None  # of the step, ascending; None: any, where steps are recorded
+    tokens: torch.Tensor  # [A] int64; T: padding
+    key_of: torch.Tensor  # [A] int64, the bits of the adapter's key; 0: padding
+
+    @property
+    def most_keys(self) -> int:
+        """Different adapters, at most."""
+        return MAX_ADAPTERS if self.keys is None else len(self.keys)
 
 
 def step_adapters(adapters: TokenAdapters, device: torch.device) -> StepAdapters | None:
@@ -25,9 +30,14 @@ def step_adapters(adapters: TokenAdapters, device: torch.device) -> StepAdapters
     if not keys:
         return None
     tokens = np.flatnonzero(adapters)
-    of = np.searchsorted(np.array(keys, dtype=np.uint64), adapters[tokens])
-    moved = torch.from_numpy(np.stack([tokens, of])).to(device)
+    key_of = adapters[tokens].astype(np.uint64).view(np.int64)
+    moved = torch.from_numpy(np.stack([tokens, key_of])).to(device)
     return StepAdapters(tuple(keys), moved[0], moved[1])
+
+
+def as_signed(key: int) -> int:
+    """The bits of a key as int64 has them."""
+    return key - (1 << 64) if key >> 63 else key
 
 
 class Slots:
@@ -43,11 +53,6 @@ class Slots:
 
     def __getitem__(self, key: int) -> int:
         return self._slots[key]
-
-    def places(self, keys: Sequence[int]) -> list[int]:
-        """Of adapters; -1 for those that have none."""
-        slots = self._slots
-        return [slots.get(key, -1) for key in keys]
 
     def take(self, key: int) -> int:
         """The adapter's number, a free one if it is new.

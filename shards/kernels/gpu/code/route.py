@@ -41,7 +41,7 @@ def top_k(
     tl.store(weights + at, shares, mask=is_chosen)
 
 
-@triton.jit(do_not_specialize=["num_rows", "max_tiles"])
+@triton.jit(do_not_specialize=["num_rows", "max_tiles", "tile_rows"])
 def layout(
     expert_ids,
     num_rows,
@@ -49,14 +49,16 @@ def layout(
     row_out,
     tiles,
     max_tiles,
+    tile_rows,
     NUM_EXPERTS: tl.constexpr,
     TOP_K: tl.constexpr,
-    BT: tl.constexpr,
     ROWS: tl.constexpr,
     EXPERTS: tl.constexpr,
-    TILES: tl.constexpr,
 ):
-    """All rows of a small step in one program: rows by expert, then by token, and their tiles."""
+    """All rows of a small step in one program: rows by expert, then by token, and their tiles.
+
+    There are no more tiles than rows.
+    """
     row = tl.arange(0, ROWS)
     mine = tl.load(expert_ids + row, mask=row < num_rows, other=NUM_EXPERTS)
     is_row = mine < NUM_EXPERTS
@@ -68,15 +70,15 @@ def layout(
     place = tl.sum(tl.where(has, rank + starts[None, :], 0), axis=1)
     tl.store(row_token + place, row // TOP_K, mask=is_row)
     tl.store(row_out + place, row, mask=is_row)
-    num_tiles = (counts + BT - 1) // BT
+    num_tiles = (counts + tile_rows - 1) // tile_rows
     tile_ends = tl.cumsum(num_tiles, axis=0)
-    tile = tl.arange(0, TILES)
+    tile = tl.arange(0, ROWS)
     owner = tl.sum((tile_ends[None, :] <= tile[:, None]).to(tl.int32), axis=1)
     is_owner = owner[:, None] == expert[None, :]
     of_owner = tl.sum(tl.where(is_owner, (tile_ends - num_tiles)[None, :], 0), axis=1)
     start = tl.sum(tl.where(is_owner, starts[None, :], 0), axis=1)
     count = tl.sum(tl.where(is_owner, counts[None, :], 0), axis=1)
-    first = start + (tile - of_owner) * BT
+    first = start + (tile - of_owner) * tile_rows
     is_used = owner < EXPERTS
     is_tile = tile < max_tiles
     tl.store(tiles + tile * 3, tl.where(is_used, owner, -1), mask=is_tile)
