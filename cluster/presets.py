@@ -57,7 +57,7 @@ def build_topology(
     ``gateway_ids`` and ``shard_ids``: endless, taken in order; unset: numbered from 0.
 
     Latency without a number of shards: experts inside the gateway, no wire. Throughput: a shard per
-    core, so that every core streams its own experts. Micro-batches are 1 on one node, where gateway
+    core, as far as there are experts, so that every core streams its own. Micro-batches are 1 on one node, where gateway
     and shards share cores and a split batch would only read expert weights twice.
 
     Raises:
@@ -68,7 +68,8 @@ def build_topology(
     preset = PRESETS[mode]
     transport = _transport(config, mode)
     num_shards = config.shards or (
-        1 if transport is LinkTransport.LOCAL else max(2, inputs.num_cores)
+        # No more than there are experts: a machine may have more cores.
+        1 if transport is LinkTransport.LOCAL else min(max(2, inputs.num_cores), num_experts)
     )
     if num_shards > num_experts:
         problem = f"more shards than the model's {num_experts} experts"
