@@ -66,7 +66,7 @@ def build_topology(
     config, num_experts = inputs.config, inputs.num_experts
     mode = Mode(config.mode)
     preset = PRESETS[mode]
-    transport = _transport(config, mode)
+    transport = transport_of(config, mode)
     num_shards = config.shards or (
         # No more than there are experts: a machine may have more cores.
         1 if transport is LinkTransport.LOCAL else min(max(2, inputs.num_cores), num_experts)
@@ -104,7 +104,12 @@ def names(kind: str, first: int = 0) -> Iterator[str]:
     return (f"{kind}-{number}" for number in count(first))
 
 
-def _transport(config: ServeConfig, mode: Mode) -> LinkTransport:
+def transport_of(config: ServeConfig, mode: Mode) -> LinkTransport:
+    """Between gateways and shards, as the settings and the mode ask for.
+
+    Raises:
+        ConfigError: Settings that contradict one another.
+    """
     wants_shards = config.shards is not None and config.shards > 1
     if config.transport == "local":
         if wants_shards:

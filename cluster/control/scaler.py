@@ -209,7 +209,7 @@ class Scaler:
             self._refresh(now_s)
             # Beside the loop, which hears heartbeats: a large cluster has many candidates.
             decision = await asyncio.to_thread(self.autoscaler.decide, now_s, state)
-        except ValueError as error:  # must not end the loop, and the controller with it
+        except (ValueError, ArithmeticError) as error:  # no reason to end the controller
             if str(error) != self._problem:
                 self._problem = str(error)
                 self._fail(f"nothing can be decided: {error}")
@@ -290,11 +290,17 @@ class Scaler:
     async def _until_nodes(self, target: Candidate) -> None:
         """Ends when they have come; a decision to give up cancels it."""
         before = self._cluster.current
-        gateway_nodes, shard_nodes = target.gateway_nodes, target.shard_nodes
+        wanted = target.gateway_nodes, target.shard_nodes
         if before is not None:  # both are there during the change
-            gateway_nodes = max(gateway_nodes, before.gateway_nodes)
-            shard_nodes = max(shard_nodes, before.shard_nodes)
-        self._nodes.ask(gateway_nodes, shard_nodes)
+            both = (
+                max(target.gateway_nodes, before.gateway_nodes),
+                max(target.shard_nodes, before.shard_nodes),
+            )
+            # More than can ever be there would be waited for in vain, again and again: then some
+            # machines have parts of both.
+            if sum(both) <= self._cluster.shape.num_nodes:
+                wanted = both
+        self._nodes.ask(*wanted)
         self._awaits_nodes = True
         try:
             while self._nodes.num_pending:  # noqa: ASYNC110 - no event of Ray's tells

@@ -297,6 +297,16 @@ async def test_a_change_that_has_begun_is_not_given_up_when_a_machine_is_lost_me
     assert "change" in world.done
 
 
+@pytest.mark.parametrize(("nodes", "asked"), [(2, "ask 2+0"), (3, "ask 2+1")])
+async def test_no_more_machines_are_asked_for_than_there_can_ever_be(nodes, asked):
+    """Else the change waits in vain, is given up, and is decided for again."""
+    apart = next(c for c in all_candidates(3) if (c.gateway_nodes, c.shard_nodes) == (1, 1))
+    spread = next(c for c in all_candidates(3) if (c.gateway_nodes, c.shard_nodes) == (2, 0))
+    world = World(apart, num_nodes=nodes, nodes=nodes)
+    await create_scaler(world)._until_nodes(spread)
+    assert world.done == [asked]
+
+
 async def test_a_change_that_fails_again_and_again_is_tried_less_and_less():
     world = World(best_at(1.0))
     heavy = predict(SHAPE, CALIBRATION, world.current, create_load(1.0)).max_requests_per_s * 2
