@@ -57,8 +57,9 @@ def build_topology(
     ``gateway_ids`` and ``shard_ids``: endless, taken in order; unset: numbered from 0.
 
     Latency without a number of shards: experts inside the gateway, no wire. Throughput: a shard per
-    core, as far as there are experts, so that every core streams its own. Micro-batches are 1 on one node, where gateway
-    and shards share cores and a split batch would only read expert weights twice.
+    core, as far as there are experts, so that every core streams its own. Micro-batches are 1 on
+    one node, where gateway and shards share cores and a split batch would only read expert weights
+    twice.
 
     Raises:
         ConfigError: Settings that contradict one another.

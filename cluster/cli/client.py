@@ -12,7 +12,7 @@ import grpc
 import typer
 from rich.console import Console
 
-from cluster.tls_files import tls_of_environment
+from cluster.tls_files import missing_half, tls_of_environment
 from galerne.errors import ConfigError
 from galerne.v1 import cluster_pb2_grpc, inference_pb2_grpc
 
@@ -60,10 +60,9 @@ def _channel_to(target: str, options: list[tuple[str, int]]) -> grpc.Channel:
     address = target.removeprefix(_TLS)
     if address == target:
         return grpc.insecure_channel(target, options=options)
+    if lacks := missing_half():
+        raise ConfigError(lacks, "", "must be set where its other half is")
     ca, key, cert = (_read(name, file) for name, file in tls_of_environment().items())
-    if (key is None) is not (cert is None):
-        lacks = "KEY" if key is None else "CERT"
-        raise ConfigError(f"GALERNE_TLS_{lacks}", "", "must be set where its other half is")
     return grpc.secure_channel(address, grpc.ssl_channel_credentials(ca, key, cert), options)
 
 

@@ -159,7 +159,7 @@ class PartClients:
         return known.channel
 
     def _close_gone(self) -> None:
-        """Of parts that have ended: their names never come again."""
+        """Of parts that have ended, whose names never come again, or are silent."""
         for part in [part for part in self._channels if self._address_of(part) is None]:
             self._close_later(self._channels.pop(part).channel)
 

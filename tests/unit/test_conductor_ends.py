@@ -27,7 +27,7 @@ _, NEW = next_topology(OLD, INPUTS, TopologyWish(replicas=2), OLD.parts)
 
 
 class Parts:
-    """Implements ``PartCalls`` and ``Registry``: what is asked succeeds unless it was told not to."""
+    """Implements ``PartCalls`` and ``Registry``: what is asked succeeds unless told not to."""
 
     def __init__(self):
         self.asked = []

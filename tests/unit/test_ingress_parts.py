@@ -61,7 +61,7 @@ def test_run_directory_is_private_short_and_gone_at_the_end():
 
 
 def test_run_directory_is_locked_so_that_nothing_in_it_ages_away():
-    """systemd-tmpfiles takes away what nobody has read in /tmp for ten days, unless it is locked."""
+    """systemd-tmpfiles takes from /tmp what nobody has read for ten days, unless it is locked."""
     with RunDirectory() as run:
         descriptor = os.open(run.path, os.O_RDONLY)
         try:

@@ -54,7 +54,7 @@ def test_a_pid_that_came_again_is_another_process():
 
 
 def test_a_part_still_runs_when_somebody_sets_the_clock(tmp_path, monkeypatch):
-    """As NTP does soon after a machine's boot: the boot then seems to have been earlier or later."""
+    """As NTP does soon after a machine's boot, which then seems to have been at another time."""
     write_part_file(tmp_path, OURS)
     boot_s = psutil.boot_time()
     monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: boot_s + 30.0)
