@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
@@ -45,10 +46,15 @@ def read_identity(key: str, certificate: Path, private_key: Path, now: datetime)
     first = _certificates(f"{key}.cert", certificate, pem)[0]
     try:
         private = serialization.load_pem_private_key(secret, None)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, UnsupportedAlgorithm) as error:
         problem = "is no private key without a passphrase, in PEM"
         raise ConfigError(f"{key}.key", private_key, problem) from error
-    if _public_bytes(private.public_key()) != _public_bytes(first.public_key()):
+    try:
+        shown = _public_bytes(first.public_key())
+    except (ValueError, UnsupportedAlgorithm) as error:
+        problem = f"has a key that cannot be used: {error}"
+        raise ConfigError(f"{key}.cert", certificate, problem) from error
+    if _public_bytes(private.public_key()) != shown:
         raise ConfigError(f"{key}.key", private_key, f"does not belong to {certificate}")
     expires = first.not_valid_after_utc
     if expires <= now:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydantic.dataclasses import dataclass
 from cluster.image_settings import ImageSettings
 from cluster.ingress.frontend_scaling import FrontendSettings
 from cluster.planning.scaler_config import ScalerConfig
+from cluster.ports import check_different
 from galerne.errors import ConfigError
 from galerne.internal_tls import DEFAULT_NAME
 from galerne.logs import LogSettings
@@ -22,7 +22,6 @@ from router.api.image_urls import ImageUrlPolicy
 from router.engine.speculation.policy import MAX_DRAFT_TOKENS
 from router.tracing.settings import TracingSettings
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 # Flags that are settings of a mapping: what stands before and after the setting's name.
 _GROUPS = (
     ("internal_tls_", "internal_tls", ""),
@@ -32,7 +31,6 @@ _GROUPS = (
     ("", "frontends", "_frontends"),
 )
 _TRACING = TracingSettings(endpoint="file:///defaults")
-_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(k|m|g|ki|mi|gi)?b?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -338,8 +336,13 @@ class ServeConfig(BaseModel):
         return self.images.url_policy(self.image_url_hosts, self.image_url_networks)
 
     @model_validator(mode="after")
-    def _check_image_urls(self) -> ServeConfig:
+    def _check_together(self) -> ServeConfig:
         _ = self.image_urls  # names the entry that is wrong
+        head = self.ray_head
+        told = {name: getattr(self, name) for name in ("http_port", "grpc_port", "dashboard_port")}
+        if head is not None:
+            told |= {"ray_head.port": head.port, "ray_head.metrics_port": head.metrics_port}
+        check_different(told)
         return self
 
 
@@ -378,21 +381,3 @@ def _put(fields: dict[str, object], key: str, value: object) -> None:
             fields[group] = inner | {key.removeprefix(prefix).removesuffix(suffix): value}
             return
     fields[key] = value
-
-
-def kv_bytes(setting: str, available: int) -> int:
-    """Bytes of the KV pool: an amount, or a fraction (0 to 1) of what is available.
-
-    Raises:
-        ConfigError: Neither a fraction nor an amount, or more than there is.
-    """
-    matched = _BYTES.fullmatch(setting.strip())
-    if matched is None:
-        raise ConfigError("kv_memory", setting, "must be a fraction (0.3) or bytes (2GiB, 500M)")
-    number, unit = float(matched[1]), (matched[2] or "").lower()
-    if not unit and number > 1 and not number.is_integer():
-        raise ConfigError("kv_memory", setting, "is neither a fraction up to 1 nor whole bytes")
-    amount = int(number * available) if number <= 1 and not unit else int(number * _UNITS[unit])
-    if not 0 < amount <= available:
-        raise ConfigError("kv_memory", setting, f"must be above 0 and at most {available} bytes")
-    return amount

@@ -8,6 +8,7 @@ without its state knows none of them.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import logging
 import os
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 _EXECUTABLE = "gcs_server"
 _STORAGE, _STORAGE_PATH = "gcs_storage", "gcs_storage_path"
+_POLL_S = 0.1
 _RETRY_S = 1.0  # between starts of a head that dies at once
 _END_TIMEOUT_S = 5.0
 
@@ -135,7 +137,10 @@ class HeadKeeper:
             with self._lock:
                 if self._is_leaving.is_set():
                     return
-                self._start()
+                try:
+                    self._start()
+                except OSError as error:  # no process to be had just now: again after a while
+                    logger.warning("ray_head_not_restarted reason=%s", error)
 
     def _wait_for_end(self) -> None:
         if self._child is not None:
@@ -145,10 +150,19 @@ class HeadKeeper:
             ended = os.pidfd_open(self._pid)  # only looks: Ray reaps its own children
         except ProcessLookupError:
             return
+        except OSError:  # an old kernel, or a sandbox that lacks the call
+            self._poll_for_end()
+            return
         try:
             select.select([ended], [], [])
         finally:
             os.close(ended)
+
+    def _poll_for_end(self) -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self._pid)
+            while process.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(_POLL_S)
 
     def _start(self) -> None:
         self._child = subprocess.Popen(

@@ -21,6 +21,7 @@ from cluster.actors.shard import ExpertShard
 from cluster.control.standing import Spread, Standing
 from cluster.control.starting import StartReport
 from cluster.nodes import HEAD_RESOURCE, alive_nodes, node_by_part, nodes_with_gpus
+from cluster.start_again import StartAgain
 from galerne import logs
 from galerne.errors import ConfigError
 from galerne.topology import LinkTransport, Topology
@@ -57,6 +58,7 @@ class Deployment:
         self._actors: dict[str, Any] = {}
         self._homes: dict[str, str] = {}  # node of each part
         self._begun: dict[Any, str] = {}  # done when the part's constructor is
+        self._again = StartAgain()
         self._is_stopping = threading.Event()
         self._follower = threading.Thread(target=self._follow, name="deployment", daemon=True)
         self._log_level: str | None = None  # that was asked for since the start
@@ -204,7 +206,8 @@ class Deployment:
                 logger.warning("follow_failed reason=%r", error)
 
     def _adjust(self, wanted: Mapping[str, Topology], spread: Spread | None) -> None:
-        new = [part for part in wanted if part not in self._actors]
+        self._drop_failed(wanted)
+        new = [part for part in wanted if part not in self._actors and self._again.may(part)]
         by_topology: dict[int, list[str]] = {}
         for part in new:
             by_topology.setdefault(wanted[part].epoch, []).append(part)
@@ -226,6 +229,30 @@ class Deployment:
             ray.kill(self._actors[part], no_restart=True)
             ray.get(self._controller.ended.remote(part), timeout=_REPORT_TIMEOUT_S)
             del self._actors[part], self._homes[part]
+            self._again.forget(part)
+
+    def _drop_failed(self, wanted: Mapping[str, Topology]) -> None:
+        """Forget parts that are wanted and whose constructor has raised, to start them again.
+
+        Ray starts an actor again whose process dies, and none whose constructor raises. In a change
+        such a part is soon wanted no longer; one that a cluster has woken with would be missed for
+        ever.
+        """
+        if not self._begun:
+            return
+        done, _ = ray.wait(list(self._begun), num_returns=len(self._begun), timeout=0)
+        for begun in done:
+            part = self._begun.pop(begun)
+            try:
+                ray.get(begun)
+            except ray.exceptions.ActorDiedError:
+                if part in wanted and part in self._actors:
+                    del self._actors[part], self._homes[part]
+                    logger.warning("part_starts_again part=%s s=%g", part, self._again.failed(part))
+            except ray.exceptions.RayError as error:
+                logger.warning("part_start_unknown part=%s reason=%s", part, error)
+            else:
+                self._again.forget(part)
 
     def stop(self, drain_s: float) -> None:
         """Drain the gateways, then end every actor of this deployment and nothing else."""

@@ -56,10 +56,12 @@ def check_open_head(config: ServeConfig, environment: Mapping[str, str]) -> None
     """Before anything starts.
 
     Raises:
-        ConfigError: The head could not be reached safely, or not at all.
+        ConfigError: The head could not be reached safely, or not at all; or a setting is of a Ray
+            that is not ours, or that nobody joins.
     """
     head = config.ray_head
     if head is None:
+        _check_without(config)
         return
     if config.address is not None:
         raise ConfigError("ray_head", head.host, "starts a Ray; address joins another: one of them")
@@ -70,6 +72,20 @@ def check_open_head(config: ServeConfig, environment: Mapping[str, str]) -> None
         problem = "other nodes join (ray_head) and internal_tls is not set"
         raise ConfigError("insecure_network", config.insecure_network, problem)
     check_port("ray_head.port", head.host, head.port)
+
+
+def _check_without(config: ServeConfig) -> None:
+    """Settings that would be ignored."""
+    if config.address is None:
+        if (config.await_nodes or 1) > 1:
+            problem = "other nodes join with ray_head, or are there with address: set one of them"
+            raise ConfigError("await_nodes", config.await_nodes, problem)
+        return
+    for name in ("ray_storage", "dashboard_port"):
+        value = getattr(config, name)
+        if value is not None:
+            problem = f"is set where the Ray at {config.address} is started"
+            raise ConfigError(name, value, problem)
 
 
 def token_place(environment: Mapping[str, str]) -> str:

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 _DIRECTORY = "galerne-parts"
 _SUFFIX = ".json"
+_STARTED_FIELD = 22 - 3  # of those behind the program's name, of which the first is the third
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,18 +32,30 @@ class PartFile:
     part: str
     address: str  # host:port of its internal port
     pid: int
-    started_s: float  # of the process, wall clock: pids come again
+    # Of the process, since the machine's boot: pids come again. By the wall clock it would change
+    # with every correction of that, and who lives would count as dead.
+    started_s: float
     tls: dict[str, str] | None = None  # cert, key, ca and name; None: plain text
 
     @property
     def is_running(self) -> bool:
         """Whether its process lives; a zombie does not."""
         try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started_s) < 1.0
-            return same and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:
+            is_same = abs(started_since_boot_s(self.pid) - self.started_s) < 1.0
+            return is_same and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
+        except (OSError, ValueError, psutil.Error):
             return False
+
+
+def started_since_boot_s(pid: int) -> float:
+    """When a process was started, by the clock that nobody sets.
+
+    Raises:
+        OSError: There is no such process.
+    """
+    # The name of the program, in parentheses, may hold anything; see proc(5) for the fields.
+    fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    return int(fields[_STARTED_FIELD]) / os.sysconf("SC_CLK_TCK")
 
 
 def of_this_process(
@@ -54,7 +67,7 @@ def of_this_process(
         part=part,
         address=address,
         pid=os.getpid(),
-        started_s=psutil.Process().create_time(),
+        started_s=started_since_boot_s(os.getpid()),
         tls=tls,
     )
 

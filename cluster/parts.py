@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import threading
 import time
 from dataclasses import replace
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cluster.actors.launch_spec import LaunchSpec, controller_name
 from cluster.config import ServeConfig
 from cluster.control.starting import StartReport
+from cluster.ingress.settings import host_accounts
 from cluster.nodes import HEAD_RESOURCE
 from cluster.open_head import wait_for_nodes
 from galerne import logs
@@ -144,6 +146,8 @@ class Parts:
         else:
             time.sleep(_TOLD_S)
         deployment.stop(drain_s)
+        # On this host, as the frontends are; nobody else would ever take it away.
+        shutil.rmtree(host_accounts(self._identity.app_name), ignore_errors=True)
         logger.warning("parts_ended deployment=%s", self._identity.app_name)
 
 

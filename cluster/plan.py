@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from cluster.actors.launch_spec import LaunchSpec
-from cluster.config import ServeConfig, kv_bytes
+from cluster.config import ServeConfig
 from cluster.demo import MODEL_NAME
 from cluster.gateway_machines import GatewayMachines, gateway_machines
 from cluster.gpu_memory import (
@@ -19,6 +19,7 @@ from cluster.gpu_memory import (
     kept_on_gpu,
     kept_shape,
 )
+from cluster.kv_memory import kv_bytes
 from cluster.named_files import checkpoint_directory, internal_tls, tokenizer_directory
 from cluster.nccl_check import check_nccl
 from cluster.planning.shape import ModelShape, shape_of

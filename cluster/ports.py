@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import secrets
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 
 from galerne.errors import ConfigError
@@ -48,6 +49,21 @@ def check_port(key: str, host: str, port: int) -> None:
     """
     if port and not is_free(host, port):
         raise ConfigError(key, port, f"cannot be bound on {host}: taken, or not an address here")
+
+
+def check_different(port_by_key: Mapping[str, int | None]) -> None:
+    """Refuse one port for two listeners; None and 0 mean none in particular.
+
+    Each is free before the other opens it, and with SO_REUSEPORT, which HAProxy sets, both can:
+    then each gets some of the other's connections.
+
+    Raises:
+        ConfigError: Names both keys, and the port.
+    """
+    keys: dict[int, str] = {}
+    for key, port in port_by_key.items():
+        if port and (other := keys.setdefault(port, key)) != key:
+            raise ConfigError(key, port, f"is {other} too: each needs a port of its own")
 
 
 def free_ports(count: int, host: str = LOOPBACK) -> list[int]:

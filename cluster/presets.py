@@ -57,8 +57,9 @@ def build_topology(
     ``gateway_ids`` and ``shard_ids``: endless, taken in order; unset: numbered from 0.
 
     Latency without a number of shards: experts inside the gateway, no wire. Throughput: a shard per
-    core, so that every core streams its own experts. Micro-batches are 1 on one node, where gateway
-    and shards share cores and a split batch would only read expert weights twice.
+    core, as far as there are experts, so that every core streams its own. Micro-batches are 1 on
+    one node, where gateway and shards share cores and a split batch would only read expert weights
+    twice.
 
     Raises:
         ConfigError: Settings that contradict one another.
@@ -66,9 +67,10 @@ def build_topology(
     config, num_experts = inputs.config, inputs.num_experts
     mode = Mode(config.mode)
     preset = PRESETS[mode]
-    transport = _transport(config, mode)
+    transport = transport_of(config, mode)
     num_shards = config.shards or (
-        1 if transport is LinkTransport.LOCAL else max(2, inputs.num_cores)
+        # No more than there are experts: a machine may have more cores.
+        1 if transport is LinkTransport.LOCAL else min(max(2, inputs.num_cores), num_experts)
     )
     if num_shards > num_experts:
         problem = f"more shards than the model's {num_experts} experts"
@@ -103,7 +105,12 @@ def names(kind: str, first: int = 0) -> Iterator[str]:
     return (f"{kind}-{number}" for number in count(first))
 
 
-def _transport(config: ServeConfig, mode: Mode) -> LinkTransport:
+def transport_of(config: ServeConfig, mode: Mode) -> LinkTransport:
+    """Between gateways and shards, as the settings and the mode ask for.
+
+    Raises:
+        ConfigError: Settings that contradict one another.
+    """
     wants_shards = config.shards is not None and config.shards > 1
     if config.transport == "local":
         if wants_shards:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
 import secrets
 import shutil
 import tempfile
@@ -15,6 +17,21 @@ logger = logging.getLogger(__name__)
 
 # HAProxy takes socket paths up to 97 characters, and Serve puts a node id of 56 into them.
 MAX_PATH_CHARS = 97 - len("/h/") - 56 - len("/metrics.sock")
+
+
+def _locked(directory: Path) -> int | None:
+    """A descriptor that keeps systemd-tmpfiles from taking files away that nobody reads for days.
+
+    It skips what is locked, see tmpfiles.d(5): else, after ten days, neither HAProxy nor the
+    dashboard's user would find theirs. None where directories cannot be locked.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 class RunDirectory:
@@ -30,11 +47,13 @@ class RunDirectory:
             ConfigError: ``parent`` is too long for the socket paths inside.
         """
         self._elsewhere: list[Path] = []
+        self._lock: int | None = None
         self.path = Path(tempfile.mkdtemp(prefix="gl-", dir=parent))
         if len(str(self.path)) > MAX_PATH_CHARS:
             self.close()
             problem = f"paths inside must have at most {MAX_PATH_CHARS} characters for sockets"
             raise ConfigError("run_directory", self.path, problem)
+        self._lock = _locked(self.path)
         self.haproxy_dir.mkdir(mode=0o700)
         self.token_file.touch(mode=0o600)
         self.token_file.write_text(secrets.token_hex(32))
@@ -78,6 +97,9 @@ class RunDirectory:
         """Remove it with all it holds."""
         for path in (self.path, *self._elsewhere):
             shutil.rmtree(path, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def close_unless_in_use(self) -> None:
         """Remove it, unless a proxy that outlives us has its files here; says so then."""

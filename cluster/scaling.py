@@ -62,7 +62,10 @@ def find_calibration(
     plan = MeasurePlan(budget_s=_MEASURE_S)
     devices = config.device, config.shard_device
     stored = examine(held.path, (held.experts, held.dense), plan, {}, devices=devices).stored
-    save(stored, path)
+    try:
+        save(stored, path)
+    except ConfigError as error:  # a home that cannot be written: it is measured at every start
+        logger.warning("calibration_not_kept reason=%s", error)
     return stored
 
 

@@ -12,6 +12,8 @@ from galerne.errors import GalerneError
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 MAX_ID_CHARS = 512
+_ANSWER_START = b'{"id": "'  # of what ``answer_line`` writes
+_NO_ANSWER = "is no answer of a batch"
 
 
 class BatchFileError(GalerneError):
@@ -80,6 +82,8 @@ def answer_line(
 def read_done(path: Path, file: BinaryIO, wanted: Collection[str]) -> set[str]:
     """Ids that a file has answers to; a last line without an end is cut off: a kill tore it.
 
+    Nothing but the beginning of an answer is cut off: it might be somebody's only line.
+
     Raises:
         BatchFileError: A line is no answer, or to no request that is ``wanted``.
     """
@@ -88,6 +92,8 @@ def read_done(path: Path, file: BinaryIO, wanted: Collection[str]) -> set[str]:
     file.seek(0)
     for number, line in enumerate(file, 1):
         if not line.endswith(b"\n"):
+            if line[: len(_ANSWER_START)] != _ANSWER_START[: len(line)]:
+                raise BatchFileError(str(path), number, _NO_ANSWER)
             break
         end += len(line)
         done.add(_answered_id(str(path), number, line, wanted))
@@ -98,9 +104,10 @@ def read_done(path: Path, file: BinaryIO, wanted: Collection[str]) -> set[str]:
 
 def _answered_id(file: str, number: int, line: bytes, wanted: Collection[str]) -> str:
     try:
-        custom_id = json.loads(line)["custom_id"]
+        answer = json.loads(line)
+        custom_id, _ = answer["custom_id"], answer["response"]  # a request has none
     except (ValueError, TypeError, LookupError, RecursionError):
-        raise BatchFileError(file, number, "is no answer of a batch") from None
+        raise BatchFileError(file, number, _NO_ANSWER) from None
     if not isinstance(custom_id, str) or custom_id not in wanted:
         problem = f"answers {str(custom_id)[:100]!r}, which the input does not ask"
         raise BatchFileError(file, number, problem)

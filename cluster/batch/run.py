@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 import httpx
 
 from cluster.batch.lines import BatchRequest, answer_line
-from galerne.errors import NotServingError
+from galerne.errors import ConfigError, NotServingError
 
 _RETRIED = frozenset({429, 502, 503})  # the server asks to come back
 _FIRST_DELAY_S, _MAX_DELAY_S = 0.25, 15.0
@@ -40,10 +42,15 @@ async def run_batch(
     A server that is full is asked again until the patience ends, then what it says is the answer.
 
     Raises:
+        ConfigError: The server's address is none.
         NotServingError: It was away for longer than the patience. What it had not answered has no
             line, so the batch can go on later.
     """
-    headers = {"X-Request-Timeout": f"{settings.timeout_s:g}"}
+    _check_url(settings.url)
+    headers = {
+        "Content-Type": "application/json",
+        "X-Request-Timeout": f"{settings.timeout_s:g}",
+    }
     if settings.api_key:
         headers["Authorization"] = f"Bearer {settings.api_key}"
     wait = httpx.Timeout(settings.timeout_s + _CONNECT_S, connect=_CONNECT_S)
@@ -66,24 +73,40 @@ async def run_batch(
             await asyncio.gather(*workers, return_exceptions=True)
 
 
+def _check_url(url: str) -> None:
+    """Raises ConfigError; httpx itself would ask until the patience ends."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ConfigError("server", url, str(error)) from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise ConfigError("server", url, "must be http://HOST:PORT or https://HOST:PORT")
+
+
 async def _ask(
     client: httpx.AsyncClient, request: BatchRequest, patience_s: float
 ) -> httpx.Response:
-    deadline, delay_s = time.monotonic() + patience_s, _FIRST_DELAY_S
+    # Escaped, not httpx's own JSON: what a file may say, such as half a surrogate pair or NaN, is
+    # for the server to refuse, and must not end the run, and every later one, at this line.
+    content = json.dumps(request.body).encode()
+    deadline, delay_s = math.inf, _FIRST_DELAY_S
     while True:
-        wait_s = delay_s
+        wait_s, problem = delay_s, None
         try:
-            response = await client.post(request.url, json=request.body)
+            response = await client.post(request.url, content=content)
         except httpx.TransportError as error:
-            if time.monotonic() + wait_s > deadline:
-                reason = f"{client.base_url}: {error or type(error).__name__}"
-                raise NotServingError(reason) from error
+            problem = error
         else:
             if response.status_code not in _RETRIED:
                 return response
             wait_s = max(delay_s, _retry_after_s(response))
-            if time.monotonic() + wait_s > deadline:
+        # From the first failure on: the request may have run for long before.
+        deadline = min(deadline, time.monotonic() + patience_s)
+        if time.monotonic() + wait_s > deadline:
+            if problem is None:
                 return response
+            reason = f"{client.base_url}: {problem or type(problem).__name__}"
+            raise NotServingError(reason) from problem
         await asyncio.sleep(wait_s)
         delay_s = min(2 * delay_s, _MAX_DELAY_S)
 

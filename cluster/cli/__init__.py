@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import sys
+
+_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 def main() -> None:
-    """Entry point: errors of ours are one line and exit code 1."""
+    """Entry point: errors of ours, and what a disk refuses, are one line and exit code 1."""
     if sys.argv[1:2] == ["probe"]:  # often, and with a deadline: without what the others import
         from cluster.probe.command import main as probe
 
@@ -18,7 +21,9 @@ def main() -> None:
 
     try:
         app()
-    except GalerneError as error:
+    except (GalerneError, OSError) as error:
+        if isinstance(error, OSError) and error.filename is None and error.errno not in _OF_A_DISK:
+            raise
         console = Console(stderr=True)
         console.print("error", style="bold red", end=" ")
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)

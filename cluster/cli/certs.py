@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Annotated
@@ -28,8 +29,12 @@ def certs(
     For trying: a deployment has a CA of its own (cert-manager, Vault).
     """
     authority = SmallAuthority(days)
+    try:
+        server = authority.issue("galerne", (*_LOCAL, *(host or ())))
+    except ValueError as error:  # such as letters beyond ASCII: written as xn--...
+        raise ConfigError("host", ", ".join(host or ()), str(error)) from error
     identities = {
-        "server": authority.issue("galerne", (*_LOCAL, *(host or ()))),
+        "server": server,
         "client": authority.issue("client", ("client",)),
         "internal": authority.issue(DEFAULT_NAME, (DEFAULT_NAME,)),
     }
@@ -58,6 +63,9 @@ def write_private(directory: Path, content_by_name: dict[str, bytes]) -> None:
     """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in content_by_name:  # before any is written: a CA beside others' certificates
+            if (directory / name).exists():
+                raise FileExistsError(errno.EEXIST, "exists already", str(directory / name))
         for name, content in content_by_name.items():
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
             with os.fdopen(os.open(directory / name, flags, 0o600), "wb") as file:

@@ -12,7 +12,7 @@ import grpc
 import typer
 from rich.console import Console
 
-from cluster.tls_files import tls_of_environment
+from cluster.tls_files import missing_half, tls_of_environment
 from galerne.errors import ConfigError
 from galerne.v1 import cluster_pb2_grpc, inference_pb2_grpc
 
@@ -41,7 +41,7 @@ def connect(target: str, stub: type = inference_pb2_grpc.InferenceServiceStub) -
     """A stub on a channel that is up.
 
     Raises:
-        ConfigError: Nothing answers there.
+        ConfigError: Nothing answers there, or a file for TLS cannot be read.
     """
     options = [("grpc.max_receive_message_length", 64 << 20)]
     with _channel_to(target, options) as channel:
@@ -60,8 +60,18 @@ def _channel_to(target: str, options: list[tuple[str, int]]) -> grpc.Channel:
     address = target.removeprefix(_TLS)
     if address == target:
         return grpc.insecure_channel(target, options=options)
-    ca, key, cert = (Path(f).read_bytes() if f else None for f in tls_of_environment().values())
+    if lacks := missing_half():
+        raise ConfigError(lacks, "", "must be set where its other half is")
+    ca, key, cert = (_read(name, file) for name, file in tls_of_environment().items())
     return grpc.secure_channel(address, grpc.ssl_channel_credentials(ca, key, cert), options)
+
+
+def _read(name: str, file: str) -> bytes | None:
+    """Of a file that a variable names; None: it names none."""
+    try:
+        return Path(file).read_bytes() if file else None
+    except OSError as error:
+        raise ConfigError(f"GALERNE_TLS_{name.upper()}", file, str(error)) from error
 
 
 def metadata(api_key: str) -> tuple[tuple[str, str], ...]:

@@ -71,15 +71,21 @@ class AdapterKeeper:
     async def _load_at(
         self, part: str, wanted: AdapterInfo, timeout_s: float = LOAD_TIMEOUT_S
     ) -> AdapterInfo:
-        process = self._members.members[part].told.process
+        process = self._process_of(part, "LoadAdapter")
         info = await self._calls.load_adapter(part, wanted, timeout_s)
         self._answered[process] = self._answered.get(process, frozenset()) | {info.id}
         return info
 
     async def _unload_at(self, part: str, adapter_id: str, deadline_s: float) -> None:
-        process = self._members.members[part].told.process
+        process = self._process_of(part, "UnloadAdapter")
         self._answered[process] = self._answered.get(process, frozenset()) - {adapter_id}
         await self._calls.unload_adapter(part, adapter_id, deadline_s, deadline_s + _SPARE_S)
+
+    def _process_of(self, part: str, method: str) -> tuple[str, int, str]:
+        member = self._members.members.get(part)
+        if member is None:  # since it was looked up
+            raise PartFailedError(part, method, "it has ended")
+        return member.told.process
 
     def restore(self, loaded: Iterable[AdapterInfo]) -> None:
         """After a restart of the controller."""

@@ -159,6 +159,8 @@ class TopologyConductor:
 
         Asleep: returns at once, and the topology serves as soon as its parts have started.
 
+        Cancelled before the commit: it is undone.
+
         Raises:
             ChangeRefusedError: Another change goes on, or parts are away.
             ChangeAbortedError: It was undone.
@@ -169,20 +171,25 @@ class TopologyConductor:
             return
         self.target, self.last_error = target, ""
         self._move(Stage.STARTING)
-        async with self.lock:
-            await self._change(self.current, target)
+        try:
+            async with self.lock:
+                await self._change(self.current, target)
+        finally:  # whatever has ended it, or no other change would ever begin
+            self._move(Stage.IDLE)
+            self.target = None
 
     async def _change(self, old: Topology, target: Topology) -> None:
         self._events.add("topology_change", "controller", f"epoch={target.epoch}")
         try:
             await self._until_ready(old, target)
-        except (GalerneError, TimeoutError) as error:
-            stage = self.stage.value
-            reason = str(error) or "it took too long"
+        except BaseException as error:  # also cancelled: new parts must end, old ones forget
+            stage, reason = self.stage.value, _reason_of(error)
             await self._undo(old, target)
             self.last_error = f"undone while {stage}: {reason}"
             self._events.add("topology_aborted", "controller", self.last_error)
-            raise ChangeAbortedError(stage, reason) from error
+            if isinstance(error, GalerneError | TimeoutError):
+                raise ChangeAbortedError(stage, reason) from error
+            raise
         # Shards that only the old topology has are needed until no gateway steps in it.
         await self._finish(old, target, set(old.parts))
 
@@ -312,13 +319,21 @@ class TopologyConductor:
         self._events.add("topology_retired", "controller", f"epoch={old.epoch}")
 
     async def _retire_one(self, shard: ShardId, target: Topology) -> None:
-        """Until it has, or is gone: one that comes back late is told again (``straighten``)."""
+        """Until it has, or is gone, or has failed for ``prepare_s``: no change waits longer for it.
+
+        Such a one, and one that comes back late, is told again (``straighten``).
+        """
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + self._config.prepare_s
         while self._registry.is_live(shard):
             try:
                 await self.prepare_shard(shard, target)  # it may have started anew meanwhile
                 await self._calls.retire_epochs(shard, [target.epoch], _CALL_S)
             except PartFailedError as error:
                 logger.warning("retire_waits shard=%s reason=%s", shard, error)
+                if loop.time() > end_s:
+                    self._events.add("retire_given_up", shard, str(error))
+                    return
                 await asyncio.sleep(_RETRY_S)
             else:
                 return
@@ -334,6 +349,14 @@ class TopologyConductor:
                     await asyncio.sleep(_POLL_S)
         except (TimeoutError, PartFailedError) as error:
             logger.warning("gateway_left_with_work gateway=%s reason=%s", gateway, error)
+
+
+def _reason_of(error: BaseException) -> str:
+    if isinstance(error, asyncio.CancelledError):
+        return "it was given up"
+    if isinstance(error, GalerneError | TimeoutError):
+        return str(error) or "it took too long"
+    return repr(error)
 
 
 def _staying(old: Topology, target: Topology) -> list[ShardId]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from google.protobuf.message import Message
 
 from cluster.control.ports import GatewayState, ShardLoad
 from galerne.adapters import AdapterInfo
-from galerne.errors import GalerneError
+from galerne.errors import ConfigError, GalerneError
 from galerne.hello import SERVICE_OPTIONS, TOKEN_METADATA_KEY
 from galerne.ids import Epoch
 from galerne.internal_tls import InternalTls, open_channel, version_of
@@ -24,6 +25,7 @@ from galerne.v1 import internal_pb2_grpc
 from shards.residency import as_message
 
 _ANSWER_S = 5.0  # beyond the time that a part was given
+_LONGEST_CALL_S = 600.0
 
 
 class PartFailedError(GalerneError):
@@ -53,7 +55,7 @@ class PartClients:
         self._address_of = address_of
         self._tls = tls
         self._channels: dict[str, _Known] = {}
-        self._replaced: list[grpc.aio.Channel] = []  # calls may still run there
+        self._closing: set[asyncio.Task[None]] = set()  # of channels where calls may still run
 
     async def adopt(self, shard: str, experts: Iterable[tuple[int, int]], timeout_s: float) -> None:
         """See ``PartCalls``."""
@@ -125,8 +127,10 @@ class PartClients:
 
     async def close(self) -> None:
         """Close the channels."""
-        for channel in (*(known.channel for known in self._channels.values()), *self._replaced):
-            await channel.close()
+        for closing in self._closing:
+            closing.cancel()
+        for known in self._channels.values():
+            await known.channel.close()
 
     async def _call(
         self, stub: type, part: str, method: str, request: Message, timeout_s: float
@@ -144,11 +148,26 @@ class PartClients:
             raise PartFailedError(part, method, "its address is not known")
         known, version = self._channels.get(part), version_of(self._tls)
         if known is None or known.address != address or version not in (None, known.version):
+            try:
+                channel = open_channel(address, SERVICE_OPTIONS, self._tls)
+            except ConfigError as error:  # its files are just being replaced
+                raise PartFailedError(part, method, str(error)) from error
             if known is not None:
-                self._replaced.append(known.channel)
-            channel = open_channel(address, SERVICE_OPTIONS, self._tls)
+                self._close_later(known.channel)
+            self._close_gone()
             self._channels[part] = known = _Known(address, version, channel)
         return known.channel
+
+    def _close_gone(self) -> None:
+        """Of parts that have ended, whose names never come again, or are silent."""
+        for part in [part for part in self._channels if self._address_of(part) is None]:
+            self._close_later(self._channels.pop(part).channel)
+
+    def _close_later(self, channel: grpc.aio.Channel) -> None:
+        """When no call runs there any more."""
+        task = asyncio.ensure_future(channel.close(_LONGEST_CALL_S))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
 
 class _Known(NamedTuple):

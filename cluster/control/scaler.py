@@ -121,6 +121,8 @@ class Scaler:
         self._turned_s: float | None = None
         self._refreshed_s = now_s()
         self._change: asyncio.Task[None] | None = None
+        self._awaits_nodes = False  # the change in flight, which has begun nothing yet
+        self._problem = ""  # why nothing can be decided, as it was last told
         self._woken = asyncio.Event()
         metrics.show(
             plan.planner.objectives,
@@ -181,25 +183,44 @@ class Scaler:
             self._cluster.start_period()
             return  # somebody else's: what it leads to is looked at afterwards
         now_s = self._now_s()
-        self._refresh(now_s)
         state = ScalerState(
             current=self._cluster.current,
             observed=self._cluster.observe(now_s),
             cluster=self._cluster.shape,
             num_nodes=self._nodes.num_nodes,
-            pending_nodes=self._nodes.num_pending,
+            pending_nodes=self._num_pending,
             away=self._cluster.away,
             memory=self._memory,
             calibration_error=self.ledger.calibration_error,
         )
-        # Beside the loop, which hears heartbeats: a large cluster has many candidates.
-        decision = await asyncio.to_thread(self.autoscaler.decide, now_s, state)
+        decision = await self._decide(now_s, state)
+        if decision is None:
+            return
         self.latest = decision
         self._metrics.decided(decision)
         if self.is_auto and decision.action is not Action.HOLD and not self._is_stale(state):
             self._act(decision)
         else:
             self._memory = self._memory.seen(decision, self.autoscaler.config)
+
+    async def _decide(self, now_s: float, state: ScalerState) -> Decision | None:
+        """None: what serves is nothing that was calibrated, such as a person may have chosen."""
+        try:
+            self._refresh(now_s)
+            # Beside the loop, which hears heartbeats: a large cluster has many candidates.
+            decision = await asyncio.to_thread(self.autoscaler.decide, now_s, state)
+        except (ValueError, ArithmeticError) as error:  # no reason to end the controller
+            if str(error) != self._problem:
+                self._problem = str(error)
+                self._fail(f"nothing can be decided: {error}")
+            return None
+        self._problem = ""
+        return decision
+
+    @property
+    def _num_pending(self) -> int:
+        """Nodes that the change in flight waits for: one that has begun is not given up for any."""
+        return self._nodes.num_pending if self._awaits_nodes else 0
 
     def _refresh(self, now_s: float) -> None:
         """Let costs follow what gateways measure: machines and their neighbours change."""
@@ -217,7 +238,7 @@ class Scaler:
         """Whether the world has changed while the decision was made."""
         return (
             state.memory is not self._memory
-            or (state.pending_nodes > 0) != (self._nodes.num_pending > 0)
+            or (state.pending_nodes > 0) != (self._num_pending > 0)
             or state.current != self._cluster.current
             or (self._cluster.is_changing and self._memory.change is None)
         )
@@ -236,7 +257,7 @@ class Scaler:
         self._change = asyncio.create_task(self._carry_out(target))
 
     async def _carry_out(self, target: Candidate | None) -> None:
-        before, is_refused = self._cluster.current, False
+        before, is_refused, has_failed = self._cluster.current, False, False
         try:
             if target is not None:
                 await self._until_nodes(target)
@@ -248,12 +269,17 @@ class Scaler:
             self.ledger.committed()
         except GalerneError as error:
             self._fail(str(error))
-            is_refused = isinstance(error, ChangeRefusedError) and bool(self._cluster.away)
+            has_failed = not isinstance(error, ChangeRefusedError)
+            is_refused = not has_failed and bool(self._cluster.away)
         except Exception as error:  # or no other change would ever begin
             logger.exception("change_failed")
             self._fail(repr(error))
-        memory = self._memory  # no need to cool down from what could not begin
-        self._memory = memory.change_refused() if is_refused else memory.change_ended(self._now_s())
+            has_failed = True
+        memory = self._memory
+        if is_refused:  # no need to cool down from what could not begin
+            self._memory = memory.change_refused()
+        else:
+            self._memory = memory.change_ended(self._now_s(), has_failed=has_failed)
         self._cluster.start_period()
         self._nodes.give_up()  # it is the parts that keep their nodes from now on
 
@@ -264,15 +290,23 @@ class Scaler:
     async def _until_nodes(self, target: Candidate) -> None:
         """Ends when they have come; a decision to give up cancels it."""
         before = self._cluster.current
-        gateway_nodes, shard_nodes = target.gateway_nodes, target.shard_nodes
+        wanted = target.gateway_nodes, target.shard_nodes
         if before is not None:  # both are there during the change
-            gateway_nodes = max(gateway_nodes, before.gateway_nodes)
-            shard_nodes = max(shard_nodes, before.shard_nodes)
-        self._nodes.ask(gateway_nodes, shard_nodes)
-        while True:
-            if not self._nodes.num_pending:
-                return
-            await asyncio.sleep(_NODES_POLL_S)
+            both = (
+                max(target.gateway_nodes, before.gateway_nodes),
+                max(target.shard_nodes, before.shard_nodes),
+            )
+            # More than can ever be there would be waited for in vain, again and again: then some
+            # machines have parts of both.
+            if sum(both) <= self._cluster.shape.num_nodes:
+                wanted = both
+        self._nodes.ask(*wanted)
+        self._awaits_nodes = True
+        try:
+            while self._nodes.num_pending:  # noqa: ASYNC110 - no event of Ray's tells
+                await asyncio.sleep(_NODES_POLL_S)
+        finally:
+            self._awaits_nodes = False
 
     async def _judge(self, served: Candidate | None) -> None:
         """Of the period that ends; before the change, which begins another one."""

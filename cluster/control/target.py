@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import chain
 
 from cluster.config import ServeConfig, load_config
-from cluster.presets import PresetInputs, build_topology, names
+from cluster.presets import PresetInputs, build_topology, names, transport_of
 from galerne.errors import ConfigError
 from galerne.ids import Epoch, ShardId
 from galerne.topology import Placement, Topology
@@ -55,19 +55,28 @@ def next_topology(
 
 
 def config_of(topology: Topology, config: ServeConfig) -> ServeConfig:
-    """Settings from which ``topology`` would be built, for a controller that has only seen it."""
-    return config.model_copy(
+    """Settings from which ``topology`` would be built, for a controller that has only seen it.
+
+    A transport that was left to us still is: else a wish for shards would be refused because
+    there were none.
+    """
+    learnt = config.model_copy(
         update={
             "mode": topology.mode.value,
             "shards": len(topology.shard_processes) or None,
             "gateways": len(topology.gateways),
             "replicas": topology.placement.num_replicas,
-            "transport": topology.transport.value,
             "micro_batches": topology.num_micro_batches,
             "max_num_seqs": topology.max_num_seqs,
             "max_batched_tokens": topology.max_batched_tokens,
         }
     )
+    try:
+        if transport_of(learnt, topology.mode) is topology.transport:
+            return learnt
+    except ConfigError:  # another was wished for since the start
+        pass
+    return learnt.model_copy(update={"transport": topology.transport.value})
 
 
 def check_alone(wish: TopologyWish, field: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -76,7 +77,8 @@ class LineProcess:
         """End it."""
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                stream.close()
+                with contextlib.suppress(BrokenPipeError):  # a question that nobody has read
+                    stream.close()
         try:
             self._process.wait(_END_S)
         except subprocess.TimeoutExpired:

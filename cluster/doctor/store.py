@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -93,6 +94,8 @@ def save(stored: StoredCalibration, path: Path) -> None:
         scratch.write_text(text + "\n")
         scratch.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            scratch.unlink()  # what there is of it
         raise ConfigError("out", path, str(error)) from error
 
 

@@ -91,6 +91,7 @@ class Edge:
         self._failure = ""
         self._num_misses = 0
         self._is_pending = False  # new certificates that were not taken yet
+        self._problem = ""  # why, as it was last told
         self._is_up, self._is_leaving = threading.Event(), threading.Event()
         # The kernel ends a child with the thread that started it: this one starts all of them.
         self._thread = threading.Thread(target=self._run, name="tls-edge", daemon=True)
@@ -113,15 +114,13 @@ class Edge:
         try:
             while not self._is_leaving.is_set():
                 started_s = time.monotonic()
-                self._start()
-                self._is_up.set()
-                while not self._has_ended():
-                    self._look()
+                self._run_once()
                 self.metrics.up.set(0)
                 if self._is_leaving.is_set():
                     return
                 self.metrics.restarts.inc()
                 logger.warning("tls_edge_died status=%s", self._status())
+                self._tell_metrics()
                 if time.monotonic() - started_s < _RETRY_S:
                     self._is_leaving.wait(_RETRY_S)
         except Exception as error:  # the thread's border: who waits for the start is told
@@ -129,6 +128,23 @@ class Edge:
             self._failure = str(error)
             self._is_up.set()
         finally:
+            self._end()
+
+    def _run_once(self) -> None:
+        """Until it ends, or we do.
+
+        Once clients have been answered no error ends the keeper, since nobody else would start
+        HAProxy again: there may be no process or no file to be had for a while.
+        """
+        try:
+            self._start()
+            self._is_up.set()
+            while not self._has_ended():
+                self._look()
+        except Exception:
+            if not self._is_up.is_set():
+                raise
+            logger.exception("tls_edge_failed")
             self._end()
 
     def _start(self) -> None:
@@ -170,6 +186,9 @@ class Edge:
         if self._is_pending:
             self._renew()
         self.metrics.looks.inc()
+        self._tell_metrics()
+
+    def _tell_metrics(self) -> None:
         try:
             self._on_metrics(self.metrics.text())
         except Exception as error:  # noqa: BLE001 - a border: who is told must not end the edge
@@ -195,10 +214,12 @@ class Edge:
             self._is_pending = False
             self.metrics.changes.labels("refused").inc()
             logger.error("tls_certificate_not_taken reason=%s", error)  # noqa: TRY400
-        except EdgeError as error:  # HAProxy may be away: again at the next look
-            logger.warning("tls_certificate_not_taken_yet reason=%s", error)
+        except (EdgeError, OSError) as error:  # HAProxy may be away, or the disk full: again
+            if str(error) != self._problem:  # at the next look
+                logger.warning("tls_certificate_not_taken_yet reason=%s", error)
+            self._problem = str(error)
         else:
-            self._is_pending = False
+            self._is_pending, self._problem = False, ""
             self.metrics.changes.labels("taken").inc()
             logger.warning("tls_certificate_taken")
 
@@ -228,7 +249,10 @@ class Edge:
     def _status(self) -> str:
         """How it ended, in its own words."""
         code = None if self._child is None else self._child.poll()
-        said = (self._directory / LOG_FILE).read_text(errors="replace").strip().splitlines()
+        try:
+            said = (self._directory / LOG_FILE).read_text(errors="replace").strip().splitlines()
+        except OSError as error:
+            said = [str(error)]
         return f"exit {code}: {' / '.join(said[-3:])[:400]}"
 
     def _end(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,6 +93,14 @@ def api_limits(config: ServeConfig) -> ApiLimits:
         image_urls=config.image_urls,
         request_timeout_s=config.request_timeout_s,
     )
+
+
+def host_accounts(app_name: str) -> Path:
+    """Where frontends share accounts if no directory of their own was named: they are on one host.
+
+    Whoever ends the deployment removes it.
+    """
+    return Path(tempfile.gettempdir()) / f"{app_name}-accounts-{os.geteuid()}"
 
 
 def _absolute(path: Path | None) -> Path | None:

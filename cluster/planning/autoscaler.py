@@ -299,8 +299,9 @@ class Autoscaler:
             return _Verdict(Action.HOLD, state.current, best.constraint, why)
         if current is not None:
             since_s = now_s - state.memory.last_change_s
-            if since_s < self.config.settle_s:
-                why = f"{trouble.reason}; the last change, {since_s:.0f} s ago, has yet to show"
+            if since_s < state.memory.pause_s(self.config.settle_s, self.config):
+                shows = "" if state.memory.num_failed else ", and has yet to show"
+                why = f"{trouble.reason}; {state.memory.last_text(since_s)}{shows}"
                 return _Verdict(Action.HOLD, state.current, Constraint.COOL_DOWN, why)
             if not self._is_worth(gain(current.at_worst, best)):
                 why = f"{trouble.reason}; no other candidate is better for that"
@@ -362,9 +363,9 @@ class Autoscaler:
     def _when_cool(self, now_s: float, state: ScalerState, verdict: _Verdict) -> _Verdict:
         """The verdict, unless the last change is too recent."""
         since_s = now_s - state.memory.last_change_s
-        if since_s >= self.config.cool_down_s:
+        if since_s >= state.memory.pause_s(self.config.cool_down_s, self.config):
             return verdict
-        why = f"{verdict.reason}; the last change was {since_s:.0f} s ago"
+        why = f"{verdict.reason}; {state.memory.last_text(since_s)}"
         return _Verdict(Action.HOLD, state.current, Constraint.COOL_DOWN, why)
 
     def _is_worth(self, saved: float) -> bool:

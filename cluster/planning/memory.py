@@ -10,6 +10,9 @@ from cluster.planning.candidate import Candidate
 from cluster.planning.decision import Action, Decision
 from cluster.planning.scaler_config import ScalerConfig
 
+_LEAST_PAUSE_S = 1.0  # to be doubled
+_MOST_DOUBLED = 30  # times, far beyond any limit
+
 
 class Peak(NamedTuple):
     """A load that was seen."""
@@ -32,6 +35,7 @@ class Memory:
 
     change: ChangeInFlight | None = None
     last_change_s: float = -math.inf  # when one ended, committed or not
+    num_failed: int = 0  # changes that were undone, one after the other, up to the last one
     no_nodes_until_s: float = -math.inf  # nodes were asked for in vain; not asked again till then
     peaks: tuple[Peak, ...] = ()  # of the last ``hold_s``, each higher than all after it
 
@@ -66,9 +70,28 @@ class Memory:
         """The highest load of the last ``hold_s``."""
         return self.peaks[0] if self.peaks else Peak(-math.inf, 0.0)
 
-    def change_ended(self, now_s: float) -> Memory:
+    def change_ended(self, now_s: float, *, has_failed: bool = False) -> Memory:
         """The change in flight was committed, or aborted without effect."""
-        return replace(self, change=None, last_change_s=now_s)
+        num_failed = self.num_failed + 1 if has_failed else 0
+        return replace(self, change=None, last_change_s=now_s, num_failed=num_failed)
+
+    def pause_s(self, usual_s: float, config: ScalerConfig) -> float:
+        """Seconds from the last change to the next, which are ``usual_s`` but after a failure.
+
+        Then they grow by a factor of two: what has failed would mostly fail again, and each time
+        parts load for nothing beside those that serve.
+        """
+        if not self.num_failed:
+            return usual_s
+        grown_s = max(config.settle_s, _LEAST_PAUSE_S) * 2.0 ** min(self.num_failed, _MOST_DOUBLED)
+        return max(usual_s, min(grown_s, config.remember_s))
+
+    def last_text(self, since_s: float) -> str:
+        """In words, of a last change that ended so many seconds ago."""
+        if self.num_failed > 1:
+            return f"the last {self.num_failed} changes failed, the last one {since_s:.0f} s ago"
+        what = "failed" if self.num_failed else "was"
+        return f"the last change {what} {since_s:.0f} s ago"
 
     def change_refused(self) -> Memory:
         """The change in flight could not begin: it is no change that ended."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.probe.http import get, reason_of
-from cluster.tls_files import tls_of_environment
+from cluster.tls_files import missing_half, tls_of_environment
 
 _DEFAULT_HTTP = "127.0.0.1:8000"
 _DEFAULT_TIMEOUT_S = 2.0
@@ -57,6 +57,8 @@ def _ask_grpc(told: argparse.Namespace) -> str:
     from cluster.probe.asking import HealthQuestion, ask_health
 
     address = told.grpc.removeprefix(_GRPCS)
+    if address != told.grpc and (lacks := missing_half()):
+        return f"{lacks} must be set where its other half is"
     tls = None if address == told.grpc else tls_of_environment() | {"name": told.tls_name}
     [answer] = ask_health([HealthQuestion(address, tls, told.application)], told.timeout_s)
     return answer

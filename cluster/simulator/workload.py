@@ -160,7 +160,7 @@ def _read(file: Path, number: int, line: bytes) -> Arrival:
     try:
         at_s, prompt_tokens, output_tokens = json.loads(line)
         arrival = Arrival(float(at_s), int(prompt_tokens), int(output_tokens))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ConfigError(f"workload line {number}", file, f"no arrival: {error}") from None
     if not (0 <= arrival.at_s < math.inf and arrival.prompt_tokens > 0 < arrival.output_tokens):
         problem = f"seconds must be at least 0 and tokens at least 1, got {list(arrival)}"

@@ -27,9 +27,18 @@ def open_checkpoint(path: Path) -> MappedCheckpoint:
         path: Directory of the checkpoint.
 
     Raises:
-        CheckpointError: Anything is missing, damaged or contradictory: names the file, the tensor
-            where there is one, what was expected and what was found.
+        CheckpointError: Anything is missing, damaged or contradictory, or belongs to another user:
+            names the file, the tensor where there is one, what was expected and what was found.
     """
+    try:
+        return _open(path)
+    except OSError as error:  # even whether a file is there may not be asked
+        found = error.strerror or str(error)
+        where = str(error.filename or path)
+        raise CheckpointError(where, None, "a directory that may be read", found) from error
+
+
+def _open(path: Path) -> MappedCheckpoint:
     if not path.is_dir():
         found = "no such directory" if not path.exists() else "a file"
         raise CheckpointError(str(path), None, "a directory", found)

@@ -14,9 +14,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cluster.batch.lines import BatchFileError, check_requests, read_done, read_requests
+from cluster.batch.lines import (
+    BatchFileError,
+    answer_line,
+    check_requests,
+    read_done,
+    read_requests,
+)
 from cluster.batch.run import BatchSettings, run_batch
-from galerne.errors import NotServingError, OverloadedError
+from galerne.errors import ConfigError, NotServingError, OverloadedError
 from helpers.api_servers import http_served, ids_of, make_frontend
 from helpers.fake_gateway import Answer, FakeGateway
 from helpers.waiting import wait_until
@@ -123,19 +129,76 @@ def test_a_line_that_is_no_request_is_named_before_anything_is_asked(tmp_path, l
     assert caught.value.line == 3
 
 
-def test_a_torn_last_line_is_cut_off_and_a_strange_one_refused(tmp_path):
+def answer_to(number):
+    return answer_line(f"id-{number}", f"batch_req_{number}", 200, "", {})
+
+
+@pytest.mark.parametrize("num_bytes", [1, 5, 30])
+def test_a_torn_last_line_is_cut_off_and_a_strange_one_refused(tmp_path, num_bytes):
     path = tmp_path / "out.jsonl"
-    whole = '{"custom_id": "id-1"}\n'
-    path.write_text(whole + '{"custom_id": "id-2"')
+    whole = answer_to(1)
+    path.write_bytes(whole + answer_to(2)[:num_bytes])
     with path.open("a+b") as file:
         assert read_done(path, file, {"id-1", "id-2"}) == {"id-1"}
         file.write(b"more\n")
-    assert path.read_text() == whole + "more\n"
+    assert path.read_bytes() == whole + b"more\n"
     with path.open("a+b") as file, pytest.raises(BatchFileError, match="no answer") as caught:
         read_done(path, file, {"id-1"})
     assert caught.value.line == 2
     with path.open("a+b") as file, pytest.raises(BatchFileError, match="does not ask"):
         read_done(path, file, {"id-9"})
+
+
+@pytest.mark.parametrize("content", [line_of(1), line_of(1) + "\n", '{"a": 1}', "a note"])
+def test_a_file_that_holds_something_else_than_answers_is_left_as_it_is(tmp_path, content):
+    """Such as the file of requests itself, whose ids are all wanted."""
+    path = tmp_path / "in.jsonl"
+    path.write_text(content)
+    with path.open("a+b") as file, pytest.raises(BatchFileError, match="no answer of a batch"):
+        read_done(path, file, {"id-1"})
+    assert path.read_text() == content
+
+
+async def test_a_request_that_ran_for_long_is_asked_again_when_its_server_restarts(tmp_path):
+    """The patience is for a server that is away, not for the request."""
+    path = write(tmp_path / "in.jsonl", line_of(1))
+    answered, tries = [], []
+
+    async def breaks_once(request):
+        tries.append(request)
+        if len(tries) == 1:
+            await asyncio.sleep(0.6)
+            raise httpx.ReadError("connection reset")
+        if len(tries) == 2:
+            return httpx.Response(503)
+        return httpx.Response(200, json={})
+
+    settings = BatchSettings(url="http://app", patience_s=0.9)
+    transport = httpx.MockTransport(breaks_once)
+    await run_batch(
+        read_requests(path), settings, lambda _, status: answered.append(status), transport
+    )
+    assert answered == [200]
+
+
+async def test_what_no_server_could_take_is_refused_by_it_and_ends_no_run(tmp_path):
+    """Else no run would ever get beyond this line."""
+    path = write(
+        tmp_path / "in.jsonl",
+        line_of(1, body={"messages": [{"role": "user", "content": "\ud800"}]}),
+        line_of(2, body=CHAT | {"temperature": float("nan")}),
+        line_of(3),
+    )
+    answers = await run_in_process(path, make_frontend(FakeGateway(Answer(ids_of("ok")))))
+    codes = [answers[f"id-{n}"]["response"]["status_code"] for n in (1, 2, 3)]
+    assert codes == [400, 400, 200]
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "127.0.0.1:8000", "http://", "http://[::1"])
+async def test_an_address_that_is_none_is_refused_at_once(tmp_path, url):
+    path = write(tmp_path / "in.jsonl", line_of(1))
+    with pytest.raises(ConfigError, match="server"):
+        await run_batch(read_requests(path), BatchSettings(url=url), lambda *_: None)
 
 
 @contextmanager
@@ -198,7 +261,7 @@ def test_a_batch_that_is_killed_and_run_again_loses_no_line_and_doubles_none(tmp
         assert num_answers() < num_lines
         go_on()
         with answers.open("ab") as file:
-            file.write(b'{"custom_id": "id-torn')  # as a kill in the middle of a line leaves it
+            file.write(answer_to(1)[:40])  # as a kill in the middle of a line leaves it
         child = start(url)
         told = child.communicate(timeout=100)[1]
     assert child.returncode == 0, told

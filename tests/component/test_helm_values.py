@@ -44,6 +44,28 @@ def test_shards_in_pods_of_their_own_take_a_core_each(tmp_path):
     assert told.insecure_network is True
 
 
+def test_a_rack_with_more_cores_than_experts_gets_a_shard_for_every_expert(tmp_path):
+    told = settings(tmp_path=tmp_path, shards__replicas=8, shards__cores=32)
+    assert (told.shards, told.await_nodes) == (128, 9)
+    assert settings(tmp_path=tmp_path, shards__replicas=8, shards__processes=200).shards == 200
+
+
+def test_an_amount_of_bytes_may_be_a_number(tmp_path):
+    made = render(ray__objectStoreMemory=104857600)
+    arguments = pod_templates(made)["shard"]["spec"]["containers"][0]["args"]
+    assert "--object-store-memory=104857600" in arguments
+    auto = {"deployment": "rayservice", "mode": "auto", "shards__maxReplicas": 5}
+    [shards] = settings(tmp_path=tmp_path, shards__memory=10_000_000_000, **auto).nodes
+    assert shards.memory_bytes == 9e9
+
+
+def test_a_head_of_kuberay_drains_the_server_on_the_port_that_it_has():
+    made = render(deployment="rayservice", service__grpcPort=50051)
+    head = pod_templates(made)["head"]["spec"]["containers"][0]
+    [_, _, command] = head["lifecycle"]["preStop"]["exec"]["command"]
+    assert "--target 127.0.0.1:50051 " in command
+
+
 def test_with_gateways_in_pods_of_their_own_the_head_holds_none(tmp_path):
     told = settings(tmp_path=tmp_path, gateways__replicas=2, shards__replicas=0)
     assert (told.gateways, told.shards, told.await_nodes) == (2, None, 2)

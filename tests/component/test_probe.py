@@ -109,3 +109,12 @@ def test_a_wrong_argument_is_named(capsys):
         main(["ready", "--timeout-s", "-1"])
     assert ended.value.code == 2
     assert "timeout-s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("half", ["CERT", "KEY"])
+def test_half_of_an_identity_is_told_and_ends_no_process(half, monkeypatch, capsys):
+    """gRPC would abort, with nothing but a stack to say why."""
+    monkeypatch.setenv(f"GALERNE_TLS_{half}", __file__)
+    assert main(["ready", "--grpc", "grpcs://127.0.0.1:9", "--timeout-s", "1"]) == 1
+    other = {"CERT": "KEY", "KEY": "CERT"}[half]
+    assert f"GALERNE_TLS_{other} must be set" in capsys.readouterr().out

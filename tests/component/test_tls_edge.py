@@ -320,6 +320,38 @@ async def test_a_bad_certificate_is_not_taken_and_the_old_one_goes_on(certificat
         assert await status(edge, certificates.context()) == 200
 
 
+async def test_an_edge_that_cannot_write_its_files_serves_on_and_takes_the_certificate_later(
+    certificates, tmp_path
+):
+    """As with a full /tmp: the keeper must not end, and HAProxy with it."""
+    files = certificates.edge_files()
+    async with edge_before(make(), files, tmp_path) as edge:
+        pid, looks = edge.keeper.pid, sample(edge, "galerne_tls_certificate_looks_total")
+        in_the_way = tmp_path / "e" / "server.pem.new"
+        in_the_way.mkdir()
+        certificates.issue("server")
+        await asyncio.sleep(0.5)  # ten looks
+        assert sample(edge, "galerne_tls_certificate_looks_total") > looks
+        assert await status(edge, certificates.context()) == 200
+        in_the_way.rmdir()
+        await until(lambda: CERT_TAKEN(edge) == 1)
+        assert edge.keeper.pid == pid
+        assert await status(edge, certificates.context()) == 200
+
+
+async def test_an_edge_that_cannot_be_started_again_at_once_is_later(certificates, tmp_path):
+    files = certificates.edge_files()
+    async with edge_before(make(), files, tmp_path) as edge:
+        log = tmp_path / "e" / "haproxy.log"
+        log.unlink()
+        log.mkdir()  # no process can be given it
+        os.kill(edge.keeper.pid, signal.SIGKILL)
+        await until(lambda: sample(edge, "galerne_tls_edge_restarts_total") >= 1)
+        await until(lambda: sample(edge, "galerne_tls_edge_up") == 0)
+        log.rmdir()
+        await until_status(edge, certificates.context())
+
+
 async def test_an_edge_that_is_killed_comes_back_with_the_newest_certificate_and_ends_with_us(
     certificates, tmp_path
 ):

@@ -174,3 +174,14 @@ async def test_a_restarted_controller_knows_what_the_driver_kept():
         )
     assert again.listed == ["sql"]
     assert again.keeper.loaded == (info,)
+
+
+async def test_a_part_that_ends_while_others_are_mended_ends_no_loop():
+    world = World()
+    await world.keeper.load("one", "")
+    world.restart("shard-1", 2)
+    world.restart("gateway-1", 2)
+    mending = asyncio.create_task(world.keeper._mend())
+    asyncio.get_running_loop().call_soon(world.members.forget, "shard-1")
+    await mending
+    assert world.parts.holds["gateway-1"]

@@ -1,6 +1,8 @@
 import json
+import os
 import shutil
 import warnings
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from galerne.errors import CheckpointError
 from helpers.checkpoint_files import (
     FIXTURES,
     copy_fixture,
@@ -34,6 +37,33 @@ def all_experts(checkpoint):
             expert = checkpoint.expert(layer, index)
             gate_up = torch.cat([w.to(torch.float32) for w in expert.gate_up])
             yield gate_up, expert.down.to(torch.float32)
+
+
+@contextmanager
+def another_user():
+    """Who may read nothing of ours."""
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if os.getuid() == 0:
+            os.seteuid(0)
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o600])
+def test_a_directory_that_may_not_be_read_is_refused_by_name(tmp_path, mode):
+    """As of a volume whose files belong to root, in a pod that is not."""
+    path = tmp_path / "theirs" / "model"
+    copy_fixture("tiny-hf-bf16", path)
+    tmp_path.chmod(0o755)
+    path.parent.chmod(mode)
+    try:
+        with another_user(), pytest.raises(CheckpointError, match="Permission denied") as caught:
+            open_checkpoint(path)
+    finally:
+        path.parent.chmod(0o700)
+    assert str(path) in str(caught.value)
 
 
 @pytest.mark.parametrize("name", FIXTURE_NAMES)

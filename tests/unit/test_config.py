@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.config import kv_bytes, load_config
+from cluster.config import load_config
+from cluster.kv_memory import kv_bytes
 from galerne.errors import ConfigError
 from galerne.logs import LogSettings
 from router.tracing.settings import TracingSettings
@@ -27,6 +28,11 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):
         ({"drain_s": -1}, "drain_s"),
         ({"log_level": "loud"}, "log_level"),
         ({"log_format": "xml"}, "log_format"),
+        ({"http_port": 9000}, "grpc_port"),
+        ({"grpc_port": 8000}, "grpc_port"),
+        ({"dashboard_port": 8000}, "dashboard_port"),
+        ({"ray_head_host": "10.0.0.1", "ray_head_port": 9000}, "ray_head.port"),
+        ({"ray_head": {"host": "h", "port": 7000, "metrics_port": 7000}}, "ray_head.metrics_port"),
         ({"trace_endpoint": "collector:4317"}, "tracing.endpoint"),
         ({"trace_endpoint": "grpc://c:4317", "trace_slow_s": 0}, "tracing.slow_s"),
         ({"trace_slow_s": 2}, "tracing.endpoint"),
@@ -37,6 +43,11 @@ def test_a_wrong_setting_is_refused_by_its_key(fields, key):
     with pytest.raises(ConfigError) as caught:
         load_config(None, fields)
     assert caught.value.key == key
+
+
+def test_ports_that_are_any_are_never_the_same():
+    assert load_config(None, {"http_port": 0, "grpc_port": 0}).grpc_port == 0
+    assert load_config(None, {"http_port": 9000, "grpc_port": 8000}).http_port == 9000
 
 
 def test_flags_of_tls_join_the_mapping_of_the_file(tmp_path):

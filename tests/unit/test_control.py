@@ -171,6 +171,21 @@ def test_a_new_controller_learns_the_settings_from_the_topology():
     assert again.max_num_seqs == 48
 
 
+@pytest.mark.parametrize("settings", [{}, {"transport": "local"}, {"shards": 2}])
+def test_what_may_be_wished_for_is_the_same_after_a_controllers_restart(settings):
+    first = inputs(**settings)
+    now = build_topology(first)
+    learnt = replace(first, config=config_of(now, first.config))
+    for wish in (TopologyWish(shards=4), TopologyWish(transport="grpc", shards=3)):
+        answers = []
+        for known in (first, learnt):
+            try:
+                answers.append(next_topology(now, known, wish, now.parts)[1])
+            except ConfigError as error:
+                answers.append(str(error))
+        assert answers[0] == answers[1]
+
+
 @pytest.mark.parametrize(
     ("wish", "said"),
     [

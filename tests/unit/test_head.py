@@ -3,7 +3,9 @@
 import asyncio
 import base64
 import contextlib
+import errno
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -88,7 +90,14 @@ def test_the_head_of_a_session_is_found_among_processes_of_which_some_may_not_be
     assert find_head(processes, "three") is None
 
 
-def test_a_head_that_dies_is_started_again_until_it_is_let_go():
+@pytest.mark.parametrize("has_pidfd", [True, False])
+def test_a_head_that_dies_is_started_again_until_it_is_let_go(has_pidfd, monkeypatch):
+    if not has_pidfd:  # as with an old kernel, or in some sandboxes
+
+        def refuse(_pid):
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+        monkeypatch.setattr(os, "pidfd_open", refuse)
     first = subprocess.Popen(SLEEP)
     keeper = HeadKeeper(psutil.Process(first.pid))
     known = {*psutil.Process().children()}
@@ -114,6 +123,29 @@ def test_a_head_that_dies_is_started_again_until_it_is_let_go():
     assert not third.is_running()
     time.sleep(0.3)
     assert new() is None
+
+
+def test_a_head_that_cannot_be_started_at_once_is_later(monkeypatch):
+    """As where a limit of processes has been met: nobody else would start it."""
+    first, tries = subprocess.Popen(SLEEP), []
+    keeper = HeadKeeper(psutil.Process(first.pid))
+    start = keeper._start
+
+    def start_or_not():
+        tries.append(time.monotonic())
+        if len(tries) < 2:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        start()
+
+    monkeypatch.setattr(keeper, "_start", start_or_not)
+    try:
+        first.kill()
+        first.wait(60)
+        wait_for(lambda: keeper._child is not None)
+        assert keeper._child.poll() is None
+    finally:
+        keeper.let_go()
+        keeper.end()
 
 
 def test_a_head_that_was_started_again_does_not_outlive_us():

@@ -1,6 +1,7 @@
 """Ports, variables, directories and contexts of the ingress, without Ray."""
 
 import asyncio
+import fcntl
 import os
 import signal
 import socket
@@ -57,6 +58,17 @@ def test_run_directory_is_private_short_and_gone_at_the_end():
         assert len(run.token_file.read_text()) == 64
         assert len(str(run.path)) <= MAX_PATH_CHARS
     assert not run.path.exists()
+
+
+def test_run_directory_is_locked_so_that_nothing_in_it_ages_away():
+    """systemd-tmpfiles takes from /tmp what nobody has read for ten days, unless it is locked."""
+    with RunDirectory() as run:
+        descriptor = os.open(run.path, os.O_RDONLY)
+        try:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        finally:
+            os.close(descriptor)
 
 
 def test_run_directory_too_deep_for_sockets_is_refused_and_leaves_nothing(tmp_path):

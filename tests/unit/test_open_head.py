@@ -62,6 +62,20 @@ def test_it_does_not_go_with_joining_another_cluster():
     assert "address" in str(refusal(config(address="auto")))
 
 
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"await_nodes": 3}, "await_nodes"),
+        ({"address": "auto", "ray_storage": "off"}, "ray_storage"),
+        ({"address": "auto", "dashboard_port": 8265}, "dashboard_port"),
+    ],
+)
+def test_what_would_be_ignored_is_refused_by_name(settings, key):
+    assert refusal(load_config(None, settings)).key == key
+    check_open_head(load_config(None, {"await_nodes": 1}), {})
+    check_open_head(load_config(None, {"await_nodes": 3, "address": "auto"}), {})
+
+
 def test_a_port_that_is_taken_is_refused_by_name(tmp_path):
     import socket
 

@@ -37,6 +37,13 @@ def test_throughput_streams_experts_on_every_core_and_batches_more():
     assert wide.max_batched_tokens > narrow.max_batched_tokens
 
 
+def test_a_machine_with_more_cores_than_the_model_has_experts_starts_all_the_same():
+    made = topology(mode="throughput", num_cores=192)
+    num_experts = checkpoint().config.num_experts
+    assert len(made.shards) == num_experts
+    assert all(sum(map(len, made.placement.experts_of(s).values())) for s in made.shards)
+
+
 def test_micro_batches_overlap_the_wire_only_where_cores_are_not_shared():
     assert topology(mode="throughput").num_micro_batches == 1
     assert topology(mode="throughput", num_nodes=2).num_micro_batches == 2

@@ -1,6 +1,7 @@
 """The autoscaler's loop over a cluster that is made up: what it does, and in which order."""
 
 import asyncio
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -21,6 +22,7 @@ from cluster.planning.refresh import ObservedSteps
 from cluster.planning.scaler_config import ScalerConfig
 from cluster.planning.step import StepWork, step_parts
 from galerne.errors import GalerneError
+from galerne.topology import LinkTransport
 from helpers.planning import SHAPE, create_calibration, create_cluster, create_load
 from helpers.waiting import until
 
@@ -41,6 +43,7 @@ class World:
         self.steps = None
         self.problem = None  # why a change is undone
         self.never_comes = False
+        self.goes_on = None  # an event: a change ends only then
 
     def observe(self, now_s):
         return Observed(
@@ -77,6 +80,8 @@ class World:
 
     async def change(self, target):
         await asyncio.sleep(0)
+        if self.goes_on is not None:
+            await self.goes_on.wait()
         if self.problem is not None:
             raise self.problem
         self.current = target
@@ -273,6 +278,74 @@ async def test_machines_that_do_not_come_are_given_up_and_what_served_serves_on(
         or sum((scaler.latest.target.gateway_nodes, scaler.latest.target.shard_nodes))
         <= world.num_nodes
     )
+
+
+async def test_a_change_that_has_begun_is_not_given_up_when_a_machine_is_lost_meanwhile():
+    """Cut off in the middle, half the parts would be of one topology and half of the other."""
+    world = World(worst_at(1.0))
+    world.load, world.goes_on = create_load(1.0), asyncio.Event()
+    scaler = create_scaler(world, pending_timeout_s=30.0)
+    await scaler.turn()
+    await until(lambda: any(done.startswith("ask") for done in world.done))
+    await asyncio.sleep(0.05)  # the change itself goes on
+    world.num_pending = 1
+    scaler.clock.now_s += 31
+    await scaler.turn()
+    assert scaler.latest.action is Action.HOLD
+    world.goes_on.set()
+    await settle(scaler)
+    assert "change" in world.done
+
+
+@pytest.mark.parametrize(("nodes", "asked"), [(2, "ask 2+0"), (3, "ask 2+1")])
+async def test_no_more_machines_are_asked_for_than_there_can_ever_be(nodes, asked):
+    """Else the change waits in vain, is given up, and is decided for again."""
+    apart = next(c for c in all_candidates(3) if (c.gateway_nodes, c.shard_nodes) == (1, 1))
+    spread = next(c for c in all_candidates(3) if (c.gateway_nodes, c.shard_nodes) == (2, 0))
+    world = World(apart, num_nodes=nodes, nodes=nodes)
+    await create_scaler(world)._until_nodes(spread)
+    assert world.done == [asked]
+
+
+async def test_a_change_that_fails_again_and_again_is_tried_less_and_less():
+    world = World(best_at(1.0))
+    heavy = predict(SHAPE, CALIBRATION, world.current, create_load(1.0)).max_requests_per_s * 2
+    world.load, world.problem = create_load(heavy), GalerneError("no room")
+    world.waiting = 100
+    scaler = create_scaler(world, objectives=Objectives(ttft_p95_s=1.0), settle_s=10.0)
+    tried_s = []
+    for _ in range(600):
+        num_before = len(scaler.ledger.records)
+        await scaler.turn()
+        await settle(scaler)
+        if len(scaler.ledger.records) > num_before:
+            tried_s.append(scaler.clock.now_s)
+        scaler.clock.now_s += 5.0
+    pauses_s = [after - before for before, after in itertools.pairwise(tried_s)]
+    assert pauses_s[:4] == [20.0, 40.0, 80.0, 160.0]
+    assert max(pauses_s) <= ScalerConfig().remember_s
+    assert "changes failed" in scaler.latest.reason
+    world.problem = None
+    scaler.clock.now_s += 1000.0
+    await scaler.turn()
+    await settle(scaler)
+    assert scaler._memory.num_failed == 0
+
+
+@pytest.mark.parametrize("is_auto", [True, False])
+async def test_a_topology_that_was_never_calibrated_ends_no_loop_and_is_told_once(is_auto):
+    """The controller ends with its loops, and would start again only to end again."""
+    world = World(replace(best_at(1.0), transport=LinkTransport.NCCL, shards=2, gateway_nodes=1))
+    world.load = create_load(1.0)
+    scaler = create_scaler(world, is_auto=is_auto)
+    task = asyncio.create_task(scaler.run())
+    await until(lambda: scaler.turns >= 3 or task.done())
+    assert not task.done()
+    told = [e.text for e in scaler._events.after(0)]
+    assert told == ["nothing can be decided: the calibration has no link nccl"]
+    world.current = worst_at(1.0)  # somebody chooses another
+    await until(lambda: scaler.latest is not None)
+    task.cancel()
 
 
 async def test_a_decision_has_its_outcome_and_regret_when_the_next_one_is_carried_out():

@@ -1,15 +1,18 @@
 """What a server's autoscaler starts from, and topologies as the planner calls them."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from cluster.config import load_config
 from cluster.control.scaling_plan import candidate_of, wish_of
 from cluster.control.target import next_topology
+from cluster.doctor import examine
 from cluster.nodes import Node, Role
 from cluster.planning.enumerate import candidates
 from cluster.planning.load import Objectives
 from cluster.presets import PresetInputs, build_topology
-from cluster.scaling import first_config, scaling_plan
+from cluster.scaling import find_calibration, first_config, scaling_plan
 from galerne.errors import ConfigError
 from galerne.topology import LinkTransport, Mode
 from helpers.calibrations import SHAPE, stored
@@ -54,6 +57,14 @@ def test_what_auto_chooses_cannot_be_chosen_besides(name, value):
     config = load_config(None, {"mode": "auto", name: value})
     with pytest.raises(ConfigError, match=f"{name}.*auto chooses"):
         first_config(config, plan())
+
+
+def test_a_calibration_that_cannot_be_kept_is_used_all_the_same(monkeypatch):
+    """As with a home directory that is read-only: the measurement took 40 s, and is right."""
+    measured = stored()
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/galerne-nowhere")
+    monkeypatch.setattr(examine, "examine", lambda *_, **__: SimpleNamespace(stored=measured))
+    assert find_calibration(load_config(None, {"mode": "auto"}), lambda _: None) is measured
 
 
 def test_auto_says_which_limit_no_topology_keeps():

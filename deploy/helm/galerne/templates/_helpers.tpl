@@ -55,12 +55,16 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
 {{- .Values.internalTls.secretName | default (printf "%s-internal-tls" (include "galerne.fullname" .)) -}}
 {{- end -}}
 
-{{/* Bytes of a quantity such as 4Gi or 500M */}}
+{{/* Bytes of a quantity such as 4Gi or 500M, or a number */}}
 {{- define "galerne.bytes" -}}
+{{- if kindIs "string" . -}}
 {{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
 {{- $number := regexFind "^[0-9.]+" . -}}
 {{- $unit := get $units (trimPrefix $number .) -}}
 {{- printf "%.0f" (mulf ($number | float64) ($unit | float64)) -}}
+{{- else -}}
+{{- printf "%.0f" (float64 .) -}}
+{{- end -}}
 {{- end -}}
 
 {{/* Pods of gateways and shards, without the head's: at the start, and at most */}}
@@ -75,12 +79,13 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
 {{- define "galerne.minReplicas" -}}{{ ternary .replicas .minReplicas (kindIs "invalid" .minReplicas) }}{{- end -}}
 {{- define "galerne.maxReplicas" -}}{{ ternary .replicas .maxReplicas (kindIs "invalid" .maxReplicas) }}{{- end -}}
 
-{{/* Shard processes: as told, or one on every core of their pods, or GPU; empty: the mode decides */}}
+{{/* Shard processes: as told, or one on every core of their pods, or GPU, but none without an expert
+     (the family's models have 128); empty: the mode decides */}}
 {{- define "galerne.shardProcesses" -}}
 {{- $each := ternary .Values.shards.gpu.count .Values.shards.cores (eq (include "galerne.shardDevice" .) "cuda") -}}
 {{- with .Values.shards -}}
 {{- if not (kindIs "invalid" .processes) -}}{{ .processes }}
-{{- else if .replicas -}}{{ mul .replicas $each }}
+{{- else if .replicas -}}{{ min 128 (mul .replicas $each) }}
 {{- end -}}
 {{- end -}}
 {{- end -}}
