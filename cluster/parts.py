@@ -28,6 +28,7 @@ from cluster.config import ServeConfig
 from cluster.control.starting import StartReport
 from cluster.nodes import HEAD_RESOURCE
 from cluster.open_head import wait_for_nodes
+from cluster.session_files import remove_accounts
 from galerne import logs
 from galerne.errors import GalerneError, NotServingError
 from router.api.beat import PERIOD_S
@@ -144,6 +145,7 @@ class Parts:
         else:
             time.sleep(_TOLD_S)
         deployment.stop(drain_s)
+        remove_accounts(self._identity.app_name)  # frontends have drained, and are on this node
         logger.warning("parts_ended deployment=%s", self._identity.app_name)
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing, suppress
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import grpc
@@ -27,6 +25,7 @@ from cluster.ingress.leaving import LOOK_PERIOD_S, HealthChecks, ask_serve, unti
 from cluster.ingress.serve_context import Metadata, RayContext, ServeContext, refusing
 from cluster.ingress.settings import IngressSettings
 from cluster.ingress.start import Start, WaitingApp
+from cluster.session_files import accounts_directory
 from galerne import logs
 from galerne.errors import NotServingError
 from galerne.v1 import cluster_pb2 as cluster_pb
@@ -53,13 +52,6 @@ Event = TypeVar("Event", bound=Message)
 
 _STUCK_S = 5.0  # more, for what cannot be sent
 _NOT_SERVING = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.NOT_SERVING)
-
-
-def _accounts_directory(settings: IngressSettings) -> Path:
-    """The same for all frontends, which are on one host."""
-    if settings.key_accounts is not None:
-        return settings.key_accounts
-    return Path(tempfile.gettempdir()) / f"{settings.app_name}-accounts-{os.geteuid()}"
 
 
 def _exit_after(seconds: float) -> None:
@@ -170,7 +162,9 @@ class GalerneIngress:
         tokenizer = load_tokenizer(settings.checkpoint)
         key_files = KeyFiles(settings.api_keys_file, settings.admin_keys_file, metrics.set)
         audit = AuditLog(settings.audit_log)
-        accounts = SharedAccounts(_accounts_directory(settings))
+        accounts = SharedAccounts(
+            settings.key_accounts or accounts_directory(settings.app_name)
+        )
         tracer = create_frontend_tracer(settings.tracing)
         await pool.start(settings.start_timeout_s)
         frontend = Frontend(

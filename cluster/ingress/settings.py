@@ -30,9 +30,7 @@ class IngressSettings:
     reasoning_effort: str | None = None  # see ``Frontend``
     limits: ApiLimits = field(default_factory=ApiLimits)
     frontends: FrontendScaling = field(default_factory=FrontendScaling)
-    key_accounts: Path | None = (
-        None  # private directory; None: one in the host's for temporary ones
-    )
+    key_accounts: Path | None = None  # private directory; None: one in that of Ray's session
     tracing: TracingSettings | None = None  # None: nothing is traced
     logs: LogSettings = field(default_factory=LogSettings)
     start_timeout_s: float = 60.0  # until a gateway answers
