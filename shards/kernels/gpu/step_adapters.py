@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from shards.adapters.tokens import TokenAdapters, distinct_keys
+from shards.adapters.tokens import TokenAdapters
 
 
 class StepAdapters(NamedTuple):
@@ -19,15 +20,32 @@ class StepAdapters(NamedTuple):
     of: torch.Tensor  # [A] int64, places among the keys
 
 
-def step_adapters(adapters: TokenAdapters, device: torch.device) -> StepAdapters | None:
+class HostAdapters(NamedTuple):
+    """The same in the host's memory."""
+
+    keys: tuple[int, ...]
+    tokens: npt.NDArray[np.int64]
+    of: npt.NDArray[np.int64]
+
+    def to(self, device: torch.device) -> StepAdapters:
+        """Copied, all at once."""
+        moved = torch.from_numpy(np.stack([self.tokens, self.of])).to(device)
+        return StepAdapters(self.keys, moved[0], moved[1])
+
+
+def adapted_tokens(adapters: TokenAdapters) -> HostAdapters | None:
     """Of ``[T]`` keys; None where nobody has one."""
-    keys = distinct_keys(adapters)
-    if not keys:
-        return None
     tokens = np.flatnonzero(adapters)
-    of = np.searchsorted(np.array(keys, dtype=np.uint64), adapters[tokens])
-    moved = torch.from_numpy(np.stack([tokens, of])).to(device)
-    return StepAdapters(tuple(keys), moved[0], moved[1])
+    if not len(tokens):
+        return None
+    keys, of = np.unique(adapters[tokens], return_inverse=True)
+    return HostAdapters(tuple(map(int, keys)), tokens, of)
+
+
+def step_adapters(adapters: TokenAdapters, device: torch.device) -> StepAdapters | None:
+    """``adapted_tokens`` on the device."""
+    found = adapted_tokens(adapters)
+    return None if found is None else found.to(device)
 
 
 class Slots:
