@@ -162,9 +162,7 @@ class GalerneIngress:
         tokenizer = load_tokenizer(settings.checkpoint)
         key_files = KeyFiles(settings.api_keys_file, settings.admin_keys_file, metrics.set)
         audit = AuditLog(settings.audit_log)
-        accounts = SharedAccounts(
-            settings.key_accounts or accounts_directory(settings.app_name)
-        )
+        accounts = SharedAccounts(settings.key_accounts or accounts_directory(settings.app_name))
         tracer = create_frontend_tracer(settings.tracing)
         await pool.start(settings.start_timeout_s)
         frontend = Frontend(

@@ -153,7 +153,9 @@ class InfoRoutes:
     async def _all_told(self) -> None:
         """One that was alone tells its metrics when it hears of this one: at its next beat."""
         deadline_s = time.monotonic() + _LATE_S
-        while not await self._frontend.tell() and time.monotonic() < deadline_s:
+        while (  # noqa: ASYNC110 - each look asks the controller
+            not await self._frontend.tell() and time.monotonic() < deadline_s
+        ):
             await asyncio.sleep(_AGAIN_S)
 
     def _adapter_json(self, info: AdapterInfo) -> dict[str, Any]:

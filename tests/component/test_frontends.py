@@ -301,7 +301,9 @@ async def newcomer(monkeypatch):
     gateway = Told(controller, Answer(ids_of("ok")))
     one, other = (make_frontend(gateway) for _ in range(2))
     for frontend in (one, other):
-        FrontendBeat(frontend, SimpleNamespace(frontend_news=partial(told_to, controller, frontend)))
+        FrontendBeat(
+            frontend, SimpleNamespace(frontend_news=partial(told_to, controller, frontend))
+        )
     await run_one(one)
     await one.tell()
     monkeypatch.setattr(http_app, "_LATE_S", 60.0)

@@ -1,4 +1,4 @@
-"""What makes streams the same with guesses and without: rows of a chunk are those of single steps."""
+"""What makes streams the same with guesses and without: a chunk's rows are single steps' rows."""
 
 import numpy as np
 
