@@ -30,7 +30,15 @@ def known_calibration(config: ServeConfig) -> StoredCalibration:
         ConfigError: There is none, or it is of no use; names what differs.
         CheckpointError: The checkpoint cannot be used.
     """
-    held = held_model(config)
+    return calibration_of(config, held_model(config))
+
+
+def calibration_of(config: ServeConfig, held: HeldModel) -> StoredCalibration:
+    """``known_calibration`` where the checkpoint is open already.
+
+    Raises:
+        ConfigError: There is none, or it is of no use; names what differs.
+    """
     path = place_of(config, held)
     if not path.exists():
         flags = "".join(

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 import threading
 import time
 from dataclasses import replace
@@ -27,9 +26,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cluster.actors.launch_spec import LaunchSpec, controller_name
 from cluster.config import ServeConfig
 from cluster.control.starting import StartReport
-from cluster.ingress.settings import host_accounts
 from cluster.nodes import HEAD_RESOURCE
 from cluster.open_head import wait_for_nodes
+from cluster.session_files import remove_accounts
 from galerne import logs
 from galerne.errors import GalerneError, NotServingError
 from router.api.beat import PERIOD_S
@@ -146,8 +145,7 @@ class Parts:
         else:
             time.sleep(_TOLD_S)
         deployment.stop(drain_s)
-        # On this host, as the frontends are; nobody else would ever take it away.
-        shutil.rmtree(host_accounts(self._identity.app_name), ignore_errors=True)
+        remove_accounts(self._identity.app_name)  # frontends have drained, and are on this node
         logger.warning("parts_ended deployment=%s", self._identity.app_name)
 
 

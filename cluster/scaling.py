@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from cluster.calibrations import known_calibration, measured_cluster, place_of
+from cluster.calibrations import calibration_of, measured_cluster, place_of
 from cluster.config import ServeConfig
 from cluster.control.scaling_plan import ScalingPlan, wish_of
 from cluster.control.standing import Spread
@@ -48,7 +48,7 @@ def find_calibration(
     path = place_of(config, held)
     if config.calibration is not None or path.exists():
         try:
-            return known_calibration(config)
+            return calibration_of(config, held)
         except ConfigError as error:
             if config.calibration is not None:
                 raise
@@ -60,8 +60,7 @@ def find_calibration(
 
     on_step(f"measuring this machine, about {_MEASURE_S:.0f} s, once: kept in {path}")
     plan = MeasurePlan(budget_s=_MEASURE_S)
-    devices = config.device, config.shard_device
-    stored = examine(held.path, (held.experts, held.dense), plan, {}, devices=devices).stored
+    stored = examine(held, plan, {}).stored
     try:
         save(stored, path)
     except ConfigError as error:  # a home that cannot be written: it is measured at every start

@@ -17,6 +17,7 @@ from cluster.control.lease import OwnerLease
 from cluster.control.members import MemberBook
 from cluster.control.numbers import TokenRate, look
 from cluster.control.ports import Loop
+from cluster.session_files import remove_accounts
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class RaySide:
             async def end() -> None:
                 parts = {*conductor.wanted, *members.members}
                 await asyncio.to_thread(_end_all, spec, sorted(parts))
+                remove_accounts(spec.app_name)
                 ray.kill(me, no_restart=True)
 
             self._lease = OwnerLease(spec.orphan_after_s, end)

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
@@ -19,6 +18,7 @@ from cluster.actors.launch_spec import NAMESPACE, LaunchSpec
 from cluster.control.members import HEARTBEAT_S, Heartbeat
 from cluster.directory import ControllerHandle
 from cluster.part_files import of_this_process, write_part_file
+from cluster.session_files import session_directory
 from galerne.adapters import AdapterInfo
 from galerne.errors import GalerneError, NotServingError
 from galerne.ids import Epoch
@@ -180,8 +180,3 @@ class Reporter:
         """No more heartbeats."""
         self._is_stopped = True
         self._woken.set()
-
-
-def session_directory() -> Path:
-    """Ray's directory of this session, on this node. Private API: there is no public way."""
-    return Path(ray._private.worker._global_node.get_session_dir_path())

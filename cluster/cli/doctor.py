@@ -63,12 +63,10 @@ def doctor(
     errors = Console(stderr=True, highlight=False)
     with errors.status("starting") as status:
         found = examine(
-            held.path,
-            (held.experts, held.dense),
+            held,
             MeasurePlan(budget_s=budget_s),
             {"http_port": http_port, "grpc_port": grpc_port},
             lambda stage: status.update(stage),
-            (device, shard_device),
         )
     stored = found.stored
     held_for = stored.shape, stored.experts, stored.dense, (device, shard_device)

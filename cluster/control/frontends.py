@@ -42,7 +42,13 @@ class FrontendBook:
         if frontend not in self._numbers:
             self._numbers[frontend] = self._free_number(news.number)
             self._on_event("frontend_joined", _name(self._numbers[frontend]))
-        return FrontendOrders(number=self._numbers[frontend], drain=self._current_order())
+        others = [told for f, (told, _) in self._news.items() if f != frontend]
+        return FrontendOrders(
+            number=self._numbers[frontend],
+            drain=self._current_order(),
+            has_others=bool(others),
+            num_silent=sum(not told.metrics for told in others),
+        )
 
     def drain(self, order: str, deadline_s: float) -> DrainFacts:
         """Order it once, under an id of the caller's; how far the newest order has come."""
@@ -58,9 +64,10 @@ class FrontendBook:
         )
 
     def metrics(self) -> dict[str, bytes]:
-        """Prometheus text of every frontend that lives, by its name."""
+        """Prometheus text of every frontend that lives and has told it, by its name."""
         self._forget_gone()
-        return {_name(self._numbers[f]): news.metrics for f, (news, _) in self._news.items()}
+        told = {f: news.metrics for f, (news, _) in self._news.items() if news.metrics}
+        return {_name(self._numbers[frontend]): text for frontend, text in told.items()}
 
     def _give(self, order: str, deadline_s: float) -> None:
         self._known.add(order)

@@ -37,7 +37,6 @@ from cluster.planning.shape import ModelShape, shape_of
 from galerne.topology import LinkTransport
 from router.gateway.settings import DTYPES
 from shards.checkpoint.config import ModelConfig
-from shards.checkpoint.open import open_checkpoint
 from shards.cores import available_cores
 from shards.kernels.formats import WeightFormat
 from shards.kernels.kinds import CPU, CUDA
@@ -63,25 +62,19 @@ class Examination:
 
 
 def machine_and_findings(
-    checkpoint: Path,
-    model: ModelConfig,
-    formats: tuple[WeightFormat, WeightFormat],
-    port_by_field: Mapping[str, int],
-    devices: tuple[str, str] = (CPU, CPU),
+    held: HeldModel, port_by_field: Mapping[str, int]
 ) -> tuple[Machine, list[Finding]]:
     """Without running the model.
-
-    ``formats``: of routed experts, and of the dense weights; ``devices``: of gateways and shards.
 
     Raises:
         OSError: The checkpoint's directory cannot be read.
         ConfigError: There is no GPU.
     """
-    on_gpu = devices[0] == CUDA
-    machine = measure_machine(checkpoint, list(port_by_field.values()), with_gpus=on_gpu)
-    shape = HeldModel(checkpoint, model, *formats, *devices).shape
-    found = findings(machine, shape, port_by_field, devices)
-    is_narrow = any(held is not WeightFormat.BF16 for held in formats)
+    model, devices = held.config, (held.device, held.shard_device)
+    on_gpu = held.device == CUDA
+    machine = measure_machine(held.path, list(port_by_field.values()), with_gpus=on_gpu)
+    found = findings(machine, held.shape, port_by_field, devices)
+    is_narrow = any(kept is not WeightFormat.BF16 for kept in (held.experts, held.dense))
     has_kernels = kernels_for(DTYPES[NUMERICS], model.hidden_size) is not None and takes(model)
     if is_narrow and not has_kernels and devices != (CUDA, CUDA):
         problem = "fewer bits than bf16 need native kernels, which this machine or model lacks"
@@ -93,41 +86,35 @@ def machine_and_findings(
 
 
 def examine(
-    checkpoint: Path,
-    formats: tuple[WeightFormat, WeightFormat],
+    held: HeldModel,
     plan: MeasurePlan,
     port_by_field: Mapping[str, int],
     on_stage: OnStage = lambda _: None,
-    devices: tuple[str, str] = (CPU, CPU),
 ) -> Examination:
     """Measure everything, in about ``plan.budget_s`` seconds and what loading takes beyond it.
 
-    ``formats``: of routed experts, and of the dense weights; ``devices``: of gateways and shards.
-
     Raises:
-        CheckpointError: The checkpoint cannot be used.
+        CheckpointError: The small checkpoint cannot be used.
         ConfigError: These formats cannot be held here, or a device is not here.
         MeasureProcessError: A shard of the measurement did not start.
         OSError: No room for the small checkpoint.
     """
-    check_devices(*devices)
+    check_devices(held.device, held.shard_device)
     started_s = time.monotonic()
     others = OthersWatch()
     on_stage("memory, arithmetic, disk")
-    model = open_checkpoint(checkpoint).config
-    machine, found = machine_and_findings(checkpoint, model, formats, port_by_field, devices)
-    held = HeldModel(checkpoint, model, *formats, *devices)
+    machine, found = machine_and_findings(held, port_by_field)
     with tempfile.TemporaryDirectory(prefix="galerne-doctor-") as directory:
         on_stage("writing a small model of the same layers")
         path = Path(directory) / "model"
         subject = Subject(
             path=path,
-            model=write_small_model(path, model),
+            model=write_small_model(path, held.config),
             experts=_as_measured(held.kept_experts),
             dense=_as_measured(held.kept_dense),
             cluster_token=secrets.token_hex(32),
-            device=devices[0],
-            shard_device=devices[1],
+            device=held.device,
+            shard_device=held.shard_device,
             num_gpus=machine.num_gpus,
         )
         calibration, residuals, local = calibrate(
@@ -138,10 +125,10 @@ def examine(
         cpu=machine.cpu,
         num_cores=machine.num_cores,
         shape=held.shape,
-        experts=formats[0],
-        dense=formats[1],
-        device=devices[0],
-        shard_device=devices[1],
+        experts=held.experts,
+        dense=held.dense,
+        device=held.device,
+        shard_device=held.shard_device,
         gpus=_gpus(machine),
         measured_at=datetime.now(UTC),
         drift=local.drift,

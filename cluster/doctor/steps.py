@@ -12,7 +12,7 @@ import torch
 
 from router.exchange.dispatch import Ints
 from router.gateway.sizes import BLOCK_SIZE
-from router.model.experts_port import PendingRows, RoutedExperts
+from router.model.experts_port import PassingExperts, PendingRows, RoutedExperts
 from router.model.runner import PagedRunner, SequenceChunk
 from shards.adapters.tokens import TokenAdapters
 
@@ -141,11 +141,11 @@ class Rounds:
             longest_s = max(longest_s, time.monotonic() - started_s)
 
 
-class _Watch:
-    """Implements ``RoutedExperts``: notes who goes where, and passes on."""
+class _Watch(PassingExperts):
+    """Notes who goes where, and passes on."""
 
     def __init__(self, inner: RoutedExperts) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self.expert_ids: list[Ints] = []
 
     def begin(
@@ -157,17 +157,13 @@ class _Watch:
         adapters: TokenAdapters | None = None,
     ) -> PendingRows:
         self.expert_ids.append(expert_ids.copy())
-        return self._inner.begin(layer, micro_batch, x, expert_ids, adapters)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._inner, name)
+        return super().begin(layer, micro_batch, x, expert_ids, adapters)
 
 
 def routing_of(runner: PagedRunner, chunks: Sequence[SequenceChunk]) -> list[Ints]:
     """``[T, K]`` experts of every layer of a step, by running it once."""
     inner = runner.exchange
-    watch = _Watch(inner)
-    runner.exchange = watch  # type: ignore[assignment]  # the rest is passed on
+    runner.exchange = watch = _Watch(inner)
     try:
         runner.run(0, chunks)
     finally:

@@ -23,8 +23,9 @@ from cluster.ingress.busy import BusyMeter
 from cluster.ingress.head_watch import patience_s, watch_head
 from cluster.ingress.leaving import LOOK_PERIOD_S, HealthChecks, ask_serve, until_let_go
 from cluster.ingress.serve_context import Metadata, RayContext, ServeContext, refusing
-from cluster.ingress.settings import IngressSettings, host_accounts
+from cluster.ingress.settings import IngressSettings
 from cluster.ingress.start import Start, WaitingApp
+from cluster.session_files import accounts_directory
 from galerne import logs
 from galerne.errors import NotServingError
 from galerne.v1 import cluster_pb2 as cluster_pb
@@ -161,7 +162,7 @@ class GalerneIngress:
         tokenizer = load_tokenizer(settings.checkpoint)
         key_files = KeyFiles(settings.api_keys_file, settings.admin_keys_file, metrics.set)
         audit = AuditLog(settings.audit_log)
-        accounts = SharedAccounts(settings.key_accounts or host_accounts(settings.app_name))
+        accounts = SharedAccounts(settings.key_accounts or accounts_directory(settings.app_name))
         tracer = create_frontend_tracer(settings.tracing)
         await pool.start(settings.start_timeout_s)
         frontend = Frontend(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,9 +30,7 @@ class IngressSettings:
     reasoning_effort: str | None = None  # see ``Frontend``
     limits: ApiLimits = field(default_factory=ApiLimits)
     frontends: FrontendScaling = field(default_factory=FrontendScaling)
-    key_accounts: Path | None = (
-        None  # private directory; None: one in the host's for temporary ones
-    )
+    key_accounts: Path | None = None  # private directory; None: one in that of Ray's session
     tracing: TracingSettings | None = None  # None: nothing is traced
     logs: LogSettings = field(default_factory=LogSettings)
     start_timeout_s: float = 60.0  # until a gateway answers
@@ -93,14 +89,6 @@ def api_limits(config: ServeConfig) -> ApiLimits:
         image_urls=config.image_urls,
         request_timeout_s=config.request_timeout_s,
     )
-
-
-def host_accounts(app_name: str) -> Path:
-    """Where frontends share accounts if no directory of their own was named: they are on one host.
-
-    Whoever ends the deployment removes it.
-    """
-    return Path(tempfile.gettempdir()) / f"{app_name}-accounts-{os.geteuid()}"
 
 
 def _absolute(path: Path | None) -> Path | None:

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from itertools import groupby
+from collections.abc import Callable
 
 from router.api.choices import Choice
 from router.api.events import ChatDelta, ChatPiece, Event, TokensDelta, ToolCallStarted
 from router.chat.call_id import new_call_id
-from router.chat.parse import (
-    ContentDelta,
-    OutputDelta,
-    OutputParser,
-    ToolCallStart,
-)
+from router.chat.parse import ContentDelta, OutputDelta, OutputParser, ToolCallStart, joined
 from router.chat.tokenizer import Tokenizer
 from router.engine.request import SamplingParams
 
@@ -90,18 +83,6 @@ class ChatChoice(Choice):
     def _take(self, tokens: TokensDelta) -> list[Event]:
         pieces, self._pieces = self._pieces, []
         events: list[Event] = [
-            ChatDelta(choice=self.index, piece=piece) for piece in _joined(pieces)
+            ChatDelta(choice=self.index, piece=piece) for piece in joined(pieces)
         ]
         return [tokens, *events] if tokens.token_ids else events
-
-
-def _joined(pieces: list[ChatPiece]) -> Iterator[ChatPiece]:
-    """Join neighbours of one kind; between two calls' arguments there is always a start."""
-    for _, group in groupby(pieces, type):
-        first, *rest = group
-        if isinstance(first, ToolCallStarted) or not rest:
-            yield first
-            yield from rest
-        else:
-            texts = (piece.text for piece in rest if not isinstance(piece, ToolCallStarted))
-            yield replace(first, text="".join((first.text, *texts)))

@@ -37,8 +37,9 @@ _RETRY_AFTER_S = 1.0
 _READY_S = 2.0
 
 
-async def _nobody_to_tell() -> None:
-    """A frontend that stands alone."""
+async def _nobody_to_tell() -> bool:
+    """A frontend that stands alone; see ``FrontendBeat.tell``."""
+    return True
 
 
 class Frontend:
@@ -87,7 +88,7 @@ class Frontend:
         self.streams = Streams(gateway, tokenizer, self.limits, self.metrics)
         self.process = "frontend"  # its name among the deployment's processes
         self.drainer = Drainer(self)
-        self.tell: Callable[[], Awaitable[None]] = _nobody_to_tell  # how it stands; see ``beat``
+        self.tell: Callable[[], Awaitable[bool]] = _nobody_to_tell  # how it stands; see ``beat``
         self._owners: dict[str, bytes] = {}  # of requests that end with their client
         self._tracer = tracer
         self._num_open = 0

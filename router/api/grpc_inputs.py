@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 
 import numpy as np
 
@@ -115,15 +115,7 @@ def generate_input(message: pb.GenerateRequest, owner: bytes = b"") -> GenerateI
     return GenerateInput(
         prompt=message.text if kind == "text" else tuple(message.token_ids.ids),
         images=tuple(message.images),
-        sampling=sampling_fields(message.sampling),
-        output=output_format(message.sampling),
-        thinking_token_budget=thinking_budget(message.sampling),
-        request_id=message.request_id if message.HasField("request_id") else None,
-        model=message.model,
-        cache_salt=message.cache_salt,
-        resumable=Resumable(owner) if message.resumable else None,
-        priority=message.priority,
-        timeout_s=message.timeout_s if message.HasField("timeout_s") else None,
+        **_of_any_request(message, owner),
     )
 
 
@@ -136,7 +128,8 @@ def chat_input(message: pb.ChatRequest, owner: bytes = b"") -> ChatCompletionInp
     if message.sampling.HasField("prompt_logprobs"):
         raise InvalidRequestError("sampling.prompt_logprobs", "Chat has no place for them")
     effort = message.reasoning_effort if message.HasField("reasoning_effort") else None
-    choice, output = tool_choice(message), output_format(message.sampling)
+    choice, fields = tool_choice(message), _of_any_request(message, owner)
+    output = fields["output"]
     tools = [_tool(t, f"tools[{i}]") for i, t in enumerate(message.tools)]
     has_parallel = message.HasField("parallel_tool_calls")
     return ChatCompletionInput(
@@ -147,18 +140,38 @@ def chat_input(message: pb.ChatRequest, owner: bytes = b"") -> ChatCompletionInp
             continue_final_message=message.continue_final_message,
             answer_schema=None if output is None else output.schema,
         ),
-        sampling=sampling_fields(message.sampling),
-        output=output,
         tool_choice=choice,
         parallel_tool_calls=message.parallel_tool_calls or not has_parallel,
-        thinking_token_budget=thinking_budget(message.sampling),
-        request_id=message.request_id if message.HasField("request_id") else None,
-        model=message.model,
-        cache_salt=message.cache_salt,
-        resumable=Resumable(owner) if message.resumable else None,
-        priority=message.priority,
-        timeout_s=message.timeout_s if message.HasField("timeout_s") else None,
+        **fields,
     )
+
+
+class _Fields(TypedDict):
+    """What ``GenerateInput`` and ``ChatCompletionInput`` have in common."""
+
+    sampling: SamplingFields
+    output: OutputFormat | None
+    thinking_token_budget: int | None
+    request_id: str | None
+    model: str
+    cache_salt: str
+    resumable: Resumable | None
+    priority: int
+    timeout_s: float | None
+
+
+def _of_any_request(message: pb.GenerateRequest | pb.ChatRequest, owner: bytes) -> _Fields:
+    return {
+        "sampling": sampling_fields(message.sampling),
+        "output": output_format(message.sampling),
+        "thinking_token_budget": thinking_budget(message.sampling),
+        "request_id": message.request_id if message.HasField("request_id") else None,
+        "model": message.model,
+        "cache_salt": message.cache_salt,
+        "resumable": Resumable(owner) if message.resumable else None,
+        "priority": message.priority,
+        "timeout_s": message.timeout_s if message.HasField("timeout_s") else None,
+    }
 
 
 def resume_points(message: pb.ResumeRequest) -> list[ResumePoint]:

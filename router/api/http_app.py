@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from galerne.adapters import AdapterInfo
 from galerne.errors import GalerneError
+from router.api.beat import PERIOD_S
 from router.api.cluster_port import ClusterPort
 from router.api.errors import ModelNotFoundError
 from router.api.frontend import Frontend
@@ -28,6 +30,9 @@ from router.api.http_tokens import TokenRoutes
 from router.api.metrics_page import metrics_page
 from router.api.request_ids import RequestIds
 from router.tracing.incoming import note_incoming
+
+_LATE_S = 2 * PERIOD_S  # without the metrics of a frontend that has died
+_AGAIN_S = 0.1
 
 
 def unix_time_s() -> float:
@@ -137,13 +142,21 @@ class InfoRoutes:
         """GET /metrics, of all frontends and of what the cluster has reported."""
         await self._frontend.note_ready()
         try:
-            await self._frontend.tell()
+            await self._all_told()
             text_by_process = (await self._frontend.gateway.cluster()).process_metrics
         except GalerneError:  # what is here is worth the more for it
             text_by_process = {}
         metrics, process = self._frontend.metrics, self._frontend.process
         page = await asyncio.to_thread(metrics_page, metrics.set, text_by_process, process)
         return Response(page, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _all_told(self) -> None:
+        """One that was alone tells its metrics when it hears of this one: at its next beat."""
+        deadline_s = time.monotonic() + _LATE_S
+        while (  # noqa: ASYNC110 - each look asks the controller
+            not await self._frontend.tell() and time.monotonic() < deadline_s
+        ):
+            await asyncio.sleep(_AGAIN_S)
 
     def _adapter_json(self, info: AdapterInfo) -> dict[str, Any]:
         own = {"id": info.name, "root": info.directory, "parent": self._frontend.model.name}

@@ -22,7 +22,7 @@ class FrontendNews:
     num_running: int = 0  # requests with a client
     drained: str = ""  # the last order that was carried out to its end
     num_aborted: int = 0  # by that order
-    metrics: bytes = b""  # Prometheus text
+    metrics: bytes = b""  # Prometheus text; none where nobody else would show it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +32,8 @@ class FrontendOrders:
     number: int  # small, its own while it lives: for names
     drain: DrainOrder | None = None
     log_level: str | None = None  # None: as it began
+    has_others: bool = False  # other frontends live, which show what this one tells
+    num_silent: int = 0  # of the others: have not told their metrics yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

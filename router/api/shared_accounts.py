@@ -12,7 +12,6 @@ import fcntl
 import logging
 import mmap
 import os
-import stat
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -43,14 +42,15 @@ class SharedAccounts:
         """
         self._directory = directory
         try:
-            _make_private(directory)
-            self._members = _open(directory / "members")
+            self._inside = _open_private(directory)
+            self._members = self._open("members")
         except OSError as error:
             raise ConfigError("key_accounts", directory, str(error)) from error
         self._own = self._claim()
         self._mapped: dict[str, _SharedCells] = {}
-        for file in directory.glob(f"*{_SUFFIX}"):  # of one who had this number, and died
-            self._map(file.name).clear()
+        for name in os.listdir(self._inside):
+            if name.endswith(_SUFFIX):  # of one who had this number, and died
+                self._map(name).clear()
 
     def cells(self, owner: bytes) -> Cells:
         """The account of one client, see ``ApiKeys.owner``."""
@@ -59,6 +59,7 @@ class SharedAccounts:
     def close(self) -> None:
         """Take part no more; what still runs here is no longer counted."""
         os.close(self._members)
+        os.close(self._inside)
 
     def _claim(self) -> int:
         for number in range(MAX_MEMBERS):
@@ -69,9 +70,13 @@ class SharedAccounts:
     def _is_alive(self, member: int) -> bool:
         return member == self._own or _is_locked(self._members, member)
 
+    def _open(self, name: str) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        return os.open(name, flags, 0o600, dir_fd=self._inside)
+
     def _map(self, name: str) -> _SharedCells:
         if name not in self._mapped:
-            file = _open(self._directory / name)
+            file = self._open(name)
             os.ftruncate(file, _FILE_BYTES)  # zeros, where it is new
             self._mapped[name] = _SharedCells(file, self._own, self._is_alive)
         return self._mapped[name]
@@ -115,15 +120,15 @@ class _SharedCells(Cells):
             _lock(self._file, fcntl.F_OFD_SETLK, fcntl.F_UNLCK, 0)
 
 
-def _make_private(directory: Path) -> None:
+def _open_private(directory: Path) -> int:
+    """Open, so that it stays this one: where others may write, they may put another there."""
     directory.mkdir(mode=0o700, exist_ok=True)
-    found = directory.lstat()  # where others may write, somebody may have made it before us
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+    opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    found = os.fstat(opened)
+    if found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        os.close(opened)
         raise PermissionError(errno.EPERM, "must be a directory of our own, with mode 0700")
-
-
-def _open(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    return opened
 
 
 def _try_lock(file: int, byte: int) -> bool:

@@ -26,7 +26,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from router.chat.detokenize import Utf8Buffer
 from router.chat.tokenizer import Tokenizer
@@ -68,7 +68,9 @@ class ToolArgumentsDelta:
     text: str
 
 
-OutputDelta: TypeAlias = ReasoningDelta | ContentDelta | ToolCallStart | ToolArgumentsDelta
+TextDelta: TypeAlias = ReasoningDelta | ContentDelta | ToolArgumentsDelta
+OutputDelta: TypeAlias = TextDelta | ToolCallStart
+_Start = TypeVar("_Start")  # of a tool call
 
 
 class _State(enum.Enum):
@@ -194,19 +196,19 @@ class OutputParser:
 
     def _take(self) -> list[OutputDelta]:
         deltas, self._deltas = self._deltas, []
-        return list(_joined(deltas))
+        return list(joined(deltas))
 
 
-def _joined(deltas: Iterable[OutputDelta]) -> Iterator[OutputDelta]:
-    """Join neighbours of one kind; arguments of two calls always have a start between them."""
+def joined(deltas: Iterable[TextDelta | _Start]) -> Iterator[TextDelta | _Start]:
+    """Join neighbours of one kind of text; between two calls' arguments there is a start."""
     for _, group in groupby(deltas, type):
         first, *rest = group
-        if isinstance(first, ToolCallStart) or not rest:
+        if isinstance(first, TextDelta) and rest:
+            texts = (delta.text for delta in rest if isinstance(delta, TextDelta))
+            yield replace(first, text="".join((first.text, *texts)))
+        else:
             yield first
             yield from rest
-        else:
-            texts = (delta.text for delta in rest if not isinstance(delta, ToolCallStart))
-            yield replace(first, text="".join((first.text, *texts)))
 
 
 def _events(

@@ -5,17 +5,11 @@ Meanwhile the device computes the shared expert: it is launched between ``begin`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from galerne.ids import ShardId
-from router.exchange.calls import SessionCounters
-from router.exchange.links import LinkState
-from router.model.experts_port import PendingRows, RoutedExperts
-from router.profiling import StepWatch
+from router.model.experts_port import PassingExperts, PendingRows, RoutedExperts
 from shards.adapters.tokens import TokenAdapters
 from shards.kernels.pinned import on_device, on_host
 
@@ -31,11 +25,12 @@ class _Coming:
         return on_device(self._pending.wait(patience_s), self._device)
 
 
-class DeviceExperts:
-    """Implements ``RoutedExperts`` for tensors on a device, by others that take host memory."""
+class DeviceExperts(PassingExperts):
+    """Experts that take host memory, for tensors on a device."""
 
     def __init__(self, inner: RoutedExperts, device: torch.device) -> None:
-        self._inner, self._device = inner, device
+        super().__init__(inner)
+        self._device = device
 
     def begin(
         self,
@@ -46,43 +41,5 @@ class DeviceExperts:
         adapters: TokenAdapters | None = None,
     ) -> PendingRows:
         """See ``RoutedExperts``."""
-        pending = self._inner.begin(layer, micro_batch, on_host(x), expert_ids, adapters)
+        pending = super().begin(layer, micro_batch, on_host(x), expert_ids, adapters)
         return _Coming(pending, self._device)
-
-    def interrupt(self) -> None:
-        """See ``RoutedExperts``."""
-        self._inner.interrupt()
-
-    def watch(self, watch: StepWatch | None) -> None:
-        """See ``RoutedExperts``."""
-        self._inner.watch(watch)
-
-    def start_step(self, step: int) -> None:
-        """See ``RoutedExperts``."""
-        self._inner.start_step(step)
-
-    def abandon(self) -> None:
-        """See ``RoutedExperts``."""
-        self._inner.abandon()
-
-    def poll(self) -> None:
-        """See ``RoutedExperts``."""
-        self._inner.poll()
-
-    def unreachable(self) -> list[ShardId]:
-        """See ``RoutedExperts``."""
-        return self._inner.unreachable()
-
-    @property
-    def links(self) -> Mapping[ShardId, LinkState]:
-        """See ``RoutedExperts``."""
-        return self._inner.links
-
-    @property
-    def counters(self) -> SessionCounters:
-        """See ``RoutedExperts``."""
-        return self._inner.counters
-
-    def close(self) -> None:
-        """See ``RoutedExperts``."""
-        self._inner.close()

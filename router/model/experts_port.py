@@ -86,3 +86,59 @@ class RoutedExperts(Protocol):
     def close(self) -> None:
         """Release links and threads."""
         ...
+
+
+class PassingExperts:
+    """Implements ``RoutedExperts`` by another one; for those that add to what it does."""
+
+    def __init__(self, inner: RoutedExperts) -> None:
+        self._inner = inner
+
+    def begin(
+        self,
+        layer: int,
+        micro_batch: int,
+        x: torch.Tensor,
+        expert_ids: npt.NDArray[np.int64],
+        adapters: TokenAdapters | None = None,
+    ) -> PendingRows:
+        """See ``RoutedExperts``."""
+        return self._inner.begin(layer, micro_batch, x, expert_ids, adapters)
+
+    def interrupt(self) -> None:
+        """See ``RoutedExperts``."""
+        self._inner.interrupt()
+
+    def watch(self, watch: StepWatch | None) -> None:
+        """See ``RoutedExperts``."""
+        self._inner.watch(watch)
+
+    def start_step(self, step: int) -> None:
+        """See ``RoutedExperts``."""
+        self._inner.start_step(step)
+
+    def abandon(self) -> None:
+        """See ``RoutedExperts``."""
+        self._inner.abandon()
+
+    def poll(self) -> None:
+        """See ``RoutedExperts``."""
+        self._inner.poll()
+
+    def unreachable(self) -> list[ShardId]:
+        """See ``RoutedExperts``."""
+        return self._inner.unreachable()
+
+    @property
+    def links(self) -> Mapping[ShardId, LinkState]:
+        """See ``RoutedExperts``."""
+        return self._inner.links
+
+    @property
+    def counters(self) -> SessionCounters:
+        """See ``RoutedExperts``."""
+        return self._inner.counters
+
+    def close(self) -> None:
+        """See ``RoutedExperts``."""
+        self._inner.close()

@@ -14,11 +14,11 @@ from shards.adapters.tokens import TokenAdapters
 from shards.checkpoint.config import ModelConfig
 from shards.kernels.gpu.grouped import Layout, host_layout, most_tiles
 from shards.kernels.gpu.low_rank import ROWS, ChangeTable
-from shards.kernels.gpu.step_adapters import Slots, StepAdapters, step_adapters
+from shards.kernels.gpu.step_adapters import Slots, StepAdapters, adapted_tokens
 
 
 class AdaptedTokens(NamedTuple):
-    """Tokens of a step that have adapters."""
+    """Tokens of a step that have adapters, on the device."""
 
     of_experts: StepAdapters
     rows: Layout  # rows of the step by adapter, for projections
@@ -110,12 +110,11 @@ class DenseChanges:
 
     def tokens_of(self, adapters: TokenAdapters | None) -> AdaptedTokens | None:
         """Copy to the device which of a step's tokens have adapters; None: nobody has one."""
-        of = None if adapters is None else step_adapters(adapters, self._device)
-        if adapters is None or of is None:
+        found = None if adapters is None else adapted_tokens(adapters)
+        if found is None:
             return None
-        tokens = np.flatnonzero(adapters)
-        slots = np.array([self._slots[int(key)] for key in adapters[tokens]])
+        slots = np.array([self._slots[key] for key in found.keys])[found.of]
         order = np.argsort(slots, kind="stable")
         used, counts = np.unique(slots, return_counts=True)
-        layout = host_layout(used, counts, tokens[order], ROWS, self._device)
-        return AdaptedTokens(of, layout._replace(row_out=layout.row_token))
+        layout = host_layout(used, counts, found.tokens[order], ROWS, self._device)
+        return AdaptedTokens(found.to(self._device), layout._replace(row_out=layout.row_token))

@@ -7,6 +7,7 @@ from helpers.demo_server import demo_server
 from helpers.exchange_frames import all_experts
 from helpers.fixture_models import checkpoint, topology
 from helpers.gateway_process import speaking_settings
+from router.exchange.grpc_transport import GrpcTransport
 from router.gateway.host import GatewayHost
 
 
@@ -25,6 +26,20 @@ def shards(shape):
     shards = Shards(shape)
     yield shards
     shards.close()
+
+
+@pytest.fixture
+def stream_frames(monkeypatch):
+    """Frames that went by the stream."""
+    sent = []
+    send = GrpcTransport.send
+
+    def count(self, frame):
+        sent.append(frame)
+        send(self, frame)
+
+    monkeypatch.setattr(GrpcTransport, "send", count)
+    return sent
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,10 @@
 """Several frontends of one deployment, at real servers: what one does, the others know."""
 
 import asyncio
+import re
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
+from types import SimpleNamespace
 
 import grpc
 import httpx
@@ -28,6 +31,8 @@ from helpers.fake_gateway import Answer, FakeGateway
 from helpers.gateway_process import TOKEN, Directory
 from helpers.resuming import open_call, read, read_rest, request_of, resume, resume_call
 from helpers.waiting import until
+from router.api import http_app
+from router.api.beat import FrontendBeat
 from router.api.cluster_servicer import ClusterServicer
 from router.api.inputs import ApiLimits, GenerateInput
 from router.api.keys import ApiKeys
@@ -287,6 +292,74 @@ async def test_every_frontend_shows_the_metrics_of_all_up_to_now():
                 labels = f'api="generate",outcome="stop",process="{name}"'
                 assert f"galerne_requests_total{{{labels}}} 1.0" in lines
             assert not [line for line in lines if 'process="frontend"' in line]
+
+
+@pytest.fixture
+async def newcomer(monkeypatch):
+    """Two frontends and their controller; the other has come after the one's last beat."""
+    controller = FakeController()
+    gateway = Told(controller, Answer(ids_of("ok")))
+    one, other = (make_frontend(gateway) for _ in range(2))
+    for frontend in (one, other):
+        FrontendBeat(
+            frontend, SimpleNamespace(frontend_news=partial(told_to, controller, frontend))
+        )
+    await run_one(one)
+    await one.tell()
+    monkeypatch.setattr(http_app, "_LATE_S", 60.0)
+    async with http_served(other) as url, httpx.AsyncClient() as client:
+        page = asyncio.create_task(client.get(f"{url}/metrics"))
+        await until(lambda: controller.frontends.num_live == 2)
+        yield one, other, page
+
+
+async def told_to(controller, frontend, news):
+    return await controller.frontend_news(str(id(frontend)), news)
+
+
+def requests_by_process(page):
+    return re.findall(r'^galerne_requests_total\{.*process="(\S+)"\} (\S+)$', page.text, re.M)
+
+
+async def test_a_frontend_that_is_alone_writes_its_metrics_for_whoever_asks_it_only():
+    controller = FakeController()
+    frontend = make_frontend(Told(controller, Answer(ids_of("ok"))))
+    written, write = [], frontend.metrics.set.text
+    frontend.metrics.set.text = lambda: written.append(write()) or written[-1]
+    async with (
+        telling(controller, frontend),
+        http_served(frontend) as url,
+        httpx.AsyncClient() as client,
+    ):
+        await run_one(frontend)
+        beats = partial(
+            frontend.metrics.set.registry.get_sample_value, "galerne_frontend_beats_total"
+        )
+        await until(lambda: beats() >= 3)
+        assert written == []
+        page = await client.get(f"{url}/metrics")
+    assert requests_by_process(page) == [("frontend-0", "1.0")]
+    assert len(written) == 1
+
+
+async def test_a_page_of_one_that_has_just_come_waits_for_one_that_was_alone(newcomer):
+    one, other, page = newcomer
+    await run_one(other)
+    await asyncio.sleep(0.3)
+    assert not page.done()
+    await one.tell()
+    found = requests_by_process(await asyncio.wait_for(page, 60))
+    assert found == [("frontend-0", "1.0"), ("frontend-1", "1.0")]
+
+
+async def test_a_page_does_not_wait_long_for_a_frontend_that_has_died(newcomer, monkeypatch):
+    _, other, page = newcomer
+    await run_one(other)
+    page.cancel()
+    monkeypatch.setattr(http_app, "_LATE_S", 0.2)
+    async with http_served(other) as url, httpx.AsyncClient() as client:
+        found = await asyncio.wait_for(client.get(f"{url}/metrics"), 60)
+    assert requests_by_process(found) == [("frontend-1", "1.0")]
 
 
 async def test_a_frontend_that_nobody_scrapes_tells_the_others_whether_it_is_ready():

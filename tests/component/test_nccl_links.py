@@ -21,7 +21,6 @@ from helpers.exchange_frames import (
 )
 from helpers.fixture_models import checkpoint, exchange_over, topology
 from helpers.nccl_cluster import is_up, nccl_parts, nccl_shards
-from router.exchange.grpc_transport import GrpcTransport
 from router.exchange.nccl_link import NcclState
 from router.exchange.transport import Answer, Refusal
 from shards.nccl.availability import MAX_LINKS, NcclUnavailableError
@@ -29,20 +28,6 @@ from shards.nccl.cupy_port import open_port
 from shards.nccl.process import NcclProcess
 
 SHARD = ShardId("shard-0")
-
-
-@pytest.fixture
-def stream_frames(monkeypatch):
-    """Frames that went by the stream."""
-    sent = []
-    send = GrpcTransport.send
-
-    def count(self, frame):
-        sent.append(frame)
-        send(self, frame)
-
-    monkeypatch.setattr(GrpcTransport, "send", count)
-    return sent
 
 
 def shape_of(*shards):

@@ -36,7 +36,6 @@ from helpers.exchange_frames import (
     wait_up,
 )
 from helpers.fixture_models import checkpoint
-from router.exchange.grpc_transport import GrpcTransport
 from router.exchange.links import LinkState
 from router.exchange.shm_transport import ShmTransport
 from router.exchange.transport import LinkDown, LinkUp
@@ -52,20 +51,6 @@ def transport(shape, shards):
     transport = create_shm(shape.shards, hello(checkpoint(), shape), TOKEN, shards, FAST)
     yield transport
     transport.close()
-
-
-@pytest.fixture
-def stream_frames(monkeypatch):
-    """Frames that went by the stream."""
-    sent = []
-    send = GrpcTransport.send
-
-    def count(self, frame):
-        sent.append(frame)
-        send(self, frame)
-
-    monkeypatch.setattr(GrpcTransport, "send", count)
-    return sent
 
 
 # -- what goes which way -----------------------------------------------------------------------

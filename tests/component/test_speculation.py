@@ -1,6 +1,5 @@
 """Guesses change how fast tokens come, never which: streams with speculation on, off, toggled."""
 
-from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +13,7 @@ from helpers.eagle_heads import random_head
 from helpers.fixture_models import BLOCK_SIZE, checkpoint, runner
 from helpers.gateways import engine, request
 from helpers.guessing import Toggled, always, eagle, knowing, ngram
+from helpers.verified_chunks import assert_rows_are_of_single_steps
 from router.engine.request import FinishReason
 from router.model.runner import SequenceChunk
 from shards.kernels.native.families import FAMILY_VARIABLE, TORCH
@@ -234,16 +234,9 @@ def test_rows_of_a_verified_chunk_have_the_bits_of_single_steps(family, monkeypa
 
 def compare_chunks():
     ids = np.random.default_rng(1).integers(20, 200, 150).tolist()
-    with nullcontext(runner(checkpoint(), torch.bfloat16)) as model:
-        blocks, others = list(range(1, 11)), list(range(11, 21))
-        model.run(0, [SequenceChunk(ids, 0, 100, blocks, 1)])
-        model.run(0, [SequenceChunk(ids, 0, 100, others, 1)])
-        single = [model.run(0, [SequenceChunk(ids, p, 1, blocks, 1)])[0] for p in range(100, 150)]
-        start = 100
-        for count in (1, 2, 3, 4, 5, 6, 7, 8, 2, 3, 5):
-            chunk = SequenceChunk(ids, start, count, others, count)
-            beside = SequenceChunk(ids, 120, 1, blocks, 1)
-            got = model.run(0, [chunk, beside][: 1 + count % 2])[:count]
-            want = np.stack(single[start - 100 : start - 100 + count])
-            assert got.tobytes() == want.tobytes(), (start, count)
-            start += count
+    model = runner(checkpoint(), torch.bfloat16)
+    blocks, others = list(range(1, 11)), list(range(11, 21))
+    for held in (blocks, others):
+        model.run(0, [SequenceChunk(ids, 0, 100, held, 1)])
+    counts = (1, 2, 3, 4, 5, 6, 7, 8, 2, 3, 5)
+    assert_rows_are_of_single_steps(model, ids, 100, counts, blocks, others)

@@ -258,11 +258,12 @@ class Pods(dict):
         return Pod(template, host, self._manifests, head, self._claims.name)
 
     def replace_head(self):
-        """The head's pod is lost with all that runs in it; another is started on a spare host.
+        """The head's machine is lost without a word; another pod is started on a spare host.
 
         It has another address, which the services' names mean from then on, and the same claims.
         """
         old, host = self["head-0"], self._spare.pop()
+        old.host.cut()  # else some of what is killed says good-bye, and some does not
         for process in old.processes():
             process.kill()
         old.host.crash()

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import stat
 import sys
 import threading
 from pathlib import Path
@@ -115,6 +116,16 @@ def test_ray_s_own_metrics_have_the_few_numbers(app):
     assert (value("gateways_up"), value("parts_wanted"), value("epoch")) == (1.0, 3.0, 1.0)
 
 
+def accounts(app):
+    """Directories in which frontends share their keys' accounts."""
+    return list(Path(app.started["session"]).glob("galerne-accounts-*"))
+
+
+def test_accounts_of_keys_lie_in_a_private_directory_of_the_session(app):
+    [found] = accounts(app)
+    assert stat.S_IMODE(found.lstat().st_mode) == 0o700
+
+
 def test_a_killed_owner_costs_no_token_and_the_next_one_takes_over(app, stub):
     want = tokens_of(stub.Generate(generate(300), timeout=90))
     before, victim = parts(app), owner(app)
@@ -155,6 +166,7 @@ def test_deleted_it_lets_a_stream_end_and_leaves_no_actor(app, stub):
     wait_until(lambda: not parts(app), 30)
     assert app.ask("status")["status"] == "GONE"
     wait_until(lambda: not any(map(psutil.pid_exists, pids)), 20)
+    assert accounts(app) == []
     assert not [kind for kind, _, _ in actors(app) if "galerne" in kind]
 
 

@@ -5,6 +5,7 @@ import enum
 import numpy as np
 
 from galerne.errors import GalerneError, ProtocolError, ShardUnavailableError
+from sim.violation import Violation
 
 LATE_S = 0.1  # beyond the limit
 
@@ -20,20 +21,6 @@ class Law(enum.Enum):
     FRAMES = "a frame asks a replica for rows that are missing and that it does not owe"
     REPEATS = "one seed, one history"
     CODE = "no event is answered with an exception"
-
-
-class Violation(AssertionError):
-    """A law is broken."""
-
-    def __init__(self, law, problem):
-        super().__init__(f"{law.name} ({law.value}): {problem}")
-        self.law, self._history = law, ""
-
-    def add_history(self, lines):
-        self._history = lines
-
-    def __str__(self):
-        return f"{super().__str__()}\n{self._history}"
 
 
 class CallLaw:

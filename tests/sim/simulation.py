@@ -46,12 +46,11 @@ class Simulation:
         try:
             self._run()
         except Violation as violation:
-            violation.add_history(self.world.history(LAST_LINES))
+            violation.history = self.world.history(LAST_LINES)
             raise
         except Exception as error:
-            violation = Violation(Law.CODE, f"{type(error).__name__}: {error}")
-            violation.add_history(self.world.history(LAST_LINES))
-            raise violation from error
+            problem = f"{type(error).__name__}: {error}"
+            raise Violation(Law.CODE, problem, self.world.history(LAST_LINES)) from error
         return Outcome(self.world.fingerprint(), self.world.time_s - started_s, self._count())
 
     def _run(self):

@@ -5,14 +5,12 @@ them: ``GALERNE_SIM_SCHEDULES=5000``.
 """
 
 import os
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from sim.laws import Law, Violation
+from sim.repeats import fingerprints_elsewhere
 from sim.schedule import FaultKind, SwitchKind
 from sim.simulation import Simulation
 
@@ -68,14 +66,4 @@ def test_the_seed_that_is_asked_for():
 
 @pytest.mark.skipif(ONE_SEED is not None, reason="one seed is asked for")
 def test_another_process_writes_the_same_history():
-    tests = Path(__file__).parents[1]
-    code = "from sim.test_exchange_sim import fingerprints; print(*fingerprints(range(3)))"
-    paths = (tests.parent, tests.parent / "proto", tests)
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(map(str, paths)),
-        "PYTHONHASHSEED": "4242",  # sets of names are walked in another order there
-    }
-    result = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    assert result.stdout.split() == fingerprints(range(3))
+    assert fingerprints_elsewhere("sim.test_exchange_sim", 3) == fingerprints(range(3))

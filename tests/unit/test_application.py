@@ -1,6 +1,5 @@
 """Arguments of the Serve application: what they mean, and what is refused."""
 
-import tempfile
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +7,7 @@ import pytest
 from cluster import parts
 from cluster.application import settings_of
 from cluster.config import ServeConfig, load_config
-from cluster.ingress.settings import host_accounts
+from cluster.session_files import accounts_directory
 from galerne.errors import ConfigError
 from router.api.shared_accounts import SharedAccounts
 
@@ -56,14 +55,14 @@ def test_what_is_serves_or_rays_to_say_is_refused_even_where_it_says_the_same(ar
 
 def test_an_owner_that_ends_leaves_no_accounts_on_its_host(tmp_path, monkeypatch):
     """Names of deployments never come again: one directory of each would stay for ever."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("cluster.session_files.session_directory", lambda: tmp_path)
     monkeypatch.setattr(parts, "_TOLD_S", 0.0)
     identity = parts.Identity("galerne-1", "token")
     owner = SimpleNamespace(_config=load_config(None, {"drain_s": 0}), _identity=identity)
-    SharedAccounts(host_accounts("galerne-1")).close()
-    SharedAccounts(host_accounts("galerne-2")).close()
+    SharedAccounts(accounts_directory("galerne-1")).close()
+    SharedAccounts(accounts_directory("galerne-2")).close()
     done = []
     ending = SimpleNamespace(order_drain=lambda _: done.append("drain"), stop=done.append)
     parts.Parts._end(owner, ending)
     assert done == ["drain", 0.0]
-    assert [path.name for path in tmp_path.iterdir()] == [host_accounts("galerne-2").name]
+    assert [path.name for path in tmp_path.iterdir()] == [accounts_directory("galerne-2").name]

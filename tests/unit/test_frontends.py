@@ -126,6 +126,24 @@ def test_metrics_of_every_frontend_are_shown_once_and_never_go_back(clock, book)
     assert book.metrics() == {}
 
 
+def test_a_frontend_hears_whether_others_live_and_how_many_have_told_no_metrics(clock, book):
+    def others(frontend, metrics=b""):
+        orders = book.hear(frontend, FrontendNews(metrics=metrics))
+        return orders.has_others, orders.num_silent
+
+    assert others("a") == (False, 0)
+    assert others("b") == (True, 1)
+    assert book.metrics() == {}
+    assert others("a", b"x 1.0") == (True, 1)
+    assert others("b", b"x 2.0") == (True, 0)
+    assert book.metrics() == {"frontend-0": b"x 1.0", "frontend-1": b"x 2.0"}
+    clock.move_to(GONE_AFTER_S)
+    others("a")
+    clock.move_to(GONE_AFTER_S + 1)
+    assert others("a") == (False, 0)
+    assert book.metrics() == {}, "it is alone and tells none: what it told before is old"
+
+
 async def test_a_busy_process_and_a_late_loop_are_told_apart():
     metrics = MetricSet()
     meter = BusyMeter(metrics)

@@ -182,6 +182,15 @@ def test_a_directory_that_others_could_write_is_refused(tmp_path, directory):
         SharedAccounts(link)
 
 
+def test_a_directory_that_is_put_in_its_place_later_is_not_written_to(tmp_path, directory, join):
+    first = join()
+    directory.rename(tmp_path / "moved")
+    directory.mkdir(mode=0o777)
+    assert is_admitted(first, PAIR)
+    assert list(directory.iterdir()) == []
+    assert list((tmp_path / "moved").glob("*.account"))
+
+
 def test_there_is_a_limit_to_the_frontends_of_a_host(join, directory):
     for _ in range(MAX_MEMBERS):
         join()

@@ -7,10 +7,10 @@ import torch
 from helpers.eagle_heads import random_head
 from helpers.triton_device import DEVICE, DEVICE_NAME, bits_equal, randn
 from helpers.triton_models import BLOCK_SIZE, blocks_for, checkpoint, prompt, run_prompt, runner
+from helpers.verified_chunks import assert_rows_are_of_single_steps
 from router.model.batch import Chunk
 from router.model.decoder import Decoder
 from router.model.eagle import EagleHead
-from router.model.runner import SequenceChunk
 from router.model.triton_decode import DecodeGraphs
 from shards.kernels.formats import WeightFormat
 
@@ -80,18 +80,10 @@ def test_a_head_of_fp8_weights_keeps_them(tmp_path):
 
 
 def test_rows_of_a_verified_chunk_have_the_bits_of_single_steps():
-    """What makes streams the same with guesses and without: any length of chunk, neighbours."""
+    """At any length of a chunk, with neighbours or without."""
     ids = prompt("len70")[:24]
     model = runner(SOURCE, BF16)
     run_prompt(model, ids[:14])
     blocks, others = blocks_for(len(ids)), blocks_for(len(ids), 9)
     run_prompt(model, ids[:14], first_block=9)
-    single = [model.run(0, [SequenceChunk(ids, p, 1, blocks, 1)])[0] for p in range(14, 24)]
-    start = 14
-    for count in (2, 3, 1, 4):
-        chunk = SequenceChunk(ids, start, count, others, count)
-        beside = SequenceChunk(ids, 23, 1, blocks, 1)
-        got = model.run(0, [chunk, beside][: 1 + count % 2])[:count]
-        want = np.stack(single[start - 14 : start - 14 + count])
-        assert got.tobytes() == want.tobytes(), (start, count)
-        start += count
+    assert_rows_are_of_single_steps(model, ids, 14, (2, 3, 1, 4), blocks, others)

@@ -62,6 +62,27 @@ def _grouped(
     return (chosen * weights[..., None]).sum(1)
 
 
+def _products(
+    rows: torch.Tensor, weights: torch.Tensor, sizes: list[int], out: torch.Tensor
+) -> None:
+    """Into ``[R, out]``: ``[R, in]`` rows, ``sizes`` of them for each of ``[E, out, in]``."""
+    parts = zip(torch.split(rows, sizes), weights, torch.split(out, sizes), strict=True)
+    for part, weight, to in parts:
+        torch.mm(part, weight.t(), out=to)
+
+
+def _derivatives(
+    grad: torch.Tensor, rows: torch.Tensor, weights: torch.Tensor, sizes: list[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of ``_products`` by rows and by weights, for ``[R, out]`` derivatives by what it gave."""
+    by_rows, by_weights = torch.empty_like(rows), torch.empty_like(weights)
+    parts = (torch.split(each, sizes) for each in (grad, rows, by_rows))
+    for g, part, to, weight, to_weight in zip(*parts, weights, by_weights, strict=True):
+        torch.mm(g.t(), part, out=to_weight)
+        torch.mm(g, weight, out=to)
+    return by_rows, by_weights
+
+
 class _Experts(torch.autograd.Function):
     """A product per expert; the derivatives are the chain rule over SwiGLU."""
 
@@ -71,16 +92,10 @@ class _Experts(torch.autograd.Function):
         rows = x.index_select(0, order // weights.shape[1])
         both = rows.new_empty(len(rows), gate_up.shape[1])
         out = torch.empty_like(rows)
-        for part, w, to in zip(
-            torch.split(rows, sizes), gate_up, torch.split(both, sizes), strict=True
-        ):
-            torch.mm(part, w.t(), out=to)
+        _products(rows, gate_up, sizes, both)
         gate, value = both.chunk(2, dim=1)
         hidden = functional.silu(gate) * value
-        for part, w, to in zip(
-            torch.split(hidden, sizes), down, torch.split(out, sizes), strict=True
-        ):
-            torch.mm(part, w.t(), out=to)
+        _products(hidden, down, sizes, out)
         ctx.save_for_backward(weights, gate_up, down, order, back, rows, both, hidden, out)
         ctx.sizes = sizes
         chosen = out.index_select(0, back).view(*weights.shape, -1)
@@ -93,32 +108,13 @@ class _Experts(torch.autograd.Function):
         grad_out = grad.index_select(0, order // weights.shape[1])
         grad_weights = torch.linalg.vecdot(grad_out, out)[back].view_as(weights)
         grad_out *= weights.flatten()[order][:, None]
-        grad_hidden = torch.empty_like(hidden)
-        grad_down, grad_gate_up = torch.empty_like(down), torch.empty_like(gate_up)
-        parts = zip(
-            torch.split(grad_out, sizes),
-            torch.split(hidden, sizes),
-            torch.split(grad_hidden, sizes),
-            strict=True,
-        )
-        for (g, h, to), w, to_w in zip(parts, down, grad_down, strict=True):
-            torch.mm(g.t(), h, out=to_w)
-            torch.mm(g, w, out=to)
+        grad_hidden, grad_down = _derivatives(grad_out, hidden, down, sizes)
         gate, value = both.chunk(2, dim=1)
         sigmoid = torch.sigmoid(gate)
         silu = gate * sigmoid
         grad_value = grad_hidden * silu
         grad_gate = grad_hidden * value * (sigmoid + silu * (1 - sigmoid))
         grad_both = torch.cat((grad_gate, grad_value), dim=1)
-        grad_x = torch.empty_like(rows)
-        parts = zip(
-            torch.split(grad_both, sizes),
-            torch.split(rows, sizes),
-            torch.split(grad_x, sizes),
-            strict=True,
-        )
-        for (g, r, to), w, to_w in zip(parts, gate_up, grad_gate_up, strict=True):
-            torch.mm(g.t(), r, out=to_w)
-            torch.mm(g, w, out=to)
+        grad_x, grad_gate_up = _derivatives(grad_both, rows, gate_up, sizes)
         summed = grad_x.index_select(0, back).view(*weights.shape, -1).sum(1)
         return summed, grad_weights, grad_gate_up, grad_down, None, None, None

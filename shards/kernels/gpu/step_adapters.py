@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from galerne.adapters import MAX_ADAPTERS
-from shards.adapters.tokens import TokenAdapters, distinct_keys
+from shards.adapters.tokens import TokenAdapters
 
 
 class StepAdapters(NamedTuple):
@@ -24,15 +25,33 @@ class StepAdapters(NamedTuple):
         return MAX_ADAPTERS if self.keys is None else len(self.keys)
 
 
-def step_adapters(adapters: TokenAdapters, device: torch.device) -> StepAdapters | None:
+class HostAdapters(NamedTuple):
+    """The same in the host's memory."""
+
+    keys: tuple[int, ...]
+    tokens: npt.NDArray[np.int64]
+    of: npt.NDArray[np.int64]
+
+    def to(self, device: torch.device) -> StepAdapters:
+        """Copied, all at once."""
+        key_of = np.array(self.keys, dtype=np.uint64)[self.of].view(np.int64)
+        moved = torch.from_numpy(np.stack([self.tokens, key_of])).to(device)
+        return StepAdapters(self.keys, moved[0], moved[1])
+
+
+def adapted_tokens(adapters: TokenAdapters) -> HostAdapters | None:
     """Of ``[T]`` keys; None where nobody has one."""
-    keys = distinct_keys(adapters)
-    if not keys:
-        return None
     tokens = np.flatnonzero(adapters)
-    key_of = adapters[tokens].astype(np.uint64).view(np.int64)
-    moved = torch.from_numpy(np.stack([tokens, key_of])).to(device)
-    return StepAdapters(tuple(keys), moved[0], moved[1])
+    if not len(tokens):
+        return None
+    keys, of = np.unique(adapters[tokens], return_inverse=True)
+    return HostAdapters(tuple(map(int, keys)), tokens, of)
+
+
+def step_adapters(adapters: TokenAdapters, device: torch.device) -> StepAdapters | None:
+    """``adapted_tokens`` on the device."""
+    found = adapted_tokens(adapters)
+    return None if found is None else found.to(device)
 
 
 def as_signed(key: int) -> int:

@@ -2,6 +2,8 @@
 
 import enum
 
+from sim.violation import Violation
+
 
 class Law(enum.Enum):
     """One promise of the control plane."""
@@ -20,17 +22,6 @@ class Law(enum.Enum):
     ENDS = "everything that begins comes to an end"
     CODE = "no exception but the announced ones"
     REPEATS = "one seed, one history"
-
-
-class Violation(AssertionError):
-    """A law is broken."""
-
-    def __init__(self, law, problem, history=""):
-        super().__init__(law, problem, history)
-        self.law, self.problem, self.history = law, problem, history
-
-    def __str__(self):
-        return f"{self.law.name} ({self.law.value}): {self.problem}\n{self.history}"
 
 
 class Laws:

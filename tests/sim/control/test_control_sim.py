@@ -5,10 +5,7 @@ of them: ``GALERNE_SIM_SCHEDULES=5000``; a longer history of a failure: ``GALERN
 """
 
 import os
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -16,6 +13,7 @@ from sim.control.focus import FOCUSES
 from sim.control.laws import Law, Violation
 from sim.control.schedule import FaultKind, Finale, Victim
 from sim.control.simulation import Simulation
+from sim.repeats import fingerprints_elsewhere
 
 NUM_SCHEDULES = int(os.environ.get("GALERNE_SIM_SCHEDULES", "80"))
 ONE_SEED = os.environ.get("GALERNE_SIM_SEED")
@@ -72,14 +70,4 @@ def test_the_seed_that_is_asked_for():
 
 @pytest.mark.skipif(ONE_SEED is not None, reason="one seed is asked for")
 def test_another_process_writes_the_same_history():
-    tests = Path(__file__).parents[2]
-    code = "from sim.control.test_control_sim import fingerprints; print(*fingerprints(range(2)))"
-    paths = (tests.parent, tests.parent / "proto", tests)
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(map(str, paths)),
-        "PYTHONHASHSEED": "4242",  # sets of names are walked in another order there
-    }
-    result = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    assert result.stdout.split() == fingerprints(range(2))
+    assert fingerprints_elsewhere("sim.control.test_control_sim", 2) == fingerprints(range(2))

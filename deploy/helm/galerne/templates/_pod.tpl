@@ -227,6 +227,10 @@ client-ca: {{ . }}
 {{- /* How soon a node learns that its head is a new one, which knows none of the old one's nodes: it
        ends then, and joins anew. Ray's default is 60 s, which it spends retrying. */}}
 - {name: RAY_raylet_liveness_self_check_interval_ms, value: "3000"}
+{{- /* How soon a node gives up its connections to a head that was lost without a word, and asks for
+       the service's name again: TCP_USER_TIMEOUT of all that Ray's gRPC clients send. Ray's default
+       is 120 s; its servers' own is this. */}}
+- {name: RAY_grpc_client_keepalive_timeout_ms, value: "20000"}
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
 - {name: RAY_worker_niceness, value: "0"}
 - {name: RAY_AUTH_MODE, value: token}
