@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -22,7 +21,6 @@ from router.api.image_urls import ImageUrlPolicy
 from router.engine.speculation.policy import MAX_DRAFT_TOKENS
 from router.tracing.settings import TracingSettings
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 # Flags that are settings of a mapping: what stands before and after the setting's name.
 _GROUPS = (
     ("internal_tls_", "internal_tls", ""),
@@ -32,7 +30,6 @@ _GROUPS = (
     ("", "frontends", "_frontends"),
 )
 _TRACING = TracingSettings(endpoint="file:///defaults")
-_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(k|m|g|ki|mi|gi)?b?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -304,6 +301,11 @@ class ServeConfig(BaseModel):
         description="directory of LoRA adapters (PEFT format, one directory each) that may be "
         "loaded while it serves; at the same path on every node",
     )
+    adapter_memory: str | None = Field(
+        None,
+        description="bytes (2GiB) set aside for adapters on every GPU; unset: what those that lie "
+        "in adapters at the start take; more are loaded while there is room",
+    )
     tracing: TracingConfig | None = Field(
         None, description="traces of requests: endpoint, sample_ratio, slow_s; unset: none"
     )
@@ -378,21 +380,3 @@ def _put(fields: dict[str, object], key: str, value: object) -> None:
             fields[group] = inner | {key.removeprefix(prefix).removesuffix(suffix): value}
             return
     fields[key] = value
-
-
-def kv_bytes(setting: str, available: int) -> int:
-    """Bytes of the KV pool: an amount, or a fraction (0 to 1) of what is available.
-
-    Raises:
-        ConfigError: Neither a fraction nor an amount, or more than there is.
-    """
-    matched = _BYTES.fullmatch(setting.strip())
-    if matched is None:
-        raise ConfigError("kv_memory", setting, "must be a fraction (0.3) or bytes (2GiB, 500M)")
-    number, unit = float(matched[1]), (matched[2] or "").lower()
-    if not unit and number > 1 and not number.is_integer():
-        raise ConfigError("kv_memory", setting, "is neither a fraction up to 1 nor whole bytes")
-    amount = int(number * available) if number <= 1 and not unit else int(number * _UNITS[unit])
-    if not 0 < amount <= available:
-        raise ConfigError("kv_memory", setting, f"must be above 0 and at most {available} bytes")
-    return amount

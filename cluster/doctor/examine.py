@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cluster.config import load_config
 from cluster.doctor.fit import Residuals
 from cluster.doctor.gpu import check_devices, nccl_omission
 from cluster.doctor.link_fit import LinkFit
@@ -31,7 +32,8 @@ from cluster.doctor.small_model import write_small_model
 from cluster.doctor.steps import MeasurePlan
 from cluster.doctor.store import Gpus, StoredCalibration
 from cluster.doctor.verdict import Finding, doubts, findings
-from cluster.plan import HeldModel
+from cluster.gpu_memory import FreeGpus
+from cluster.plan import HeldModel, gpu_memory_of
 from cluster.planning.costs import Calibration, Cost, NodeCosts
 from cluster.planning.shape import ModelShape, shape_of
 from galerne.topology import LinkTransport
@@ -79,8 +81,12 @@ def machine_and_findings(
     """
     on_gpu = devices[0] == CUDA
     machine = measure_machine(checkpoint, list(port_by_field.values()), with_gpus=on_gpu)
-    shape = HeldModel(checkpoint, model, *formats, *devices).shape
-    found = findings(machine, shape, port_by_field, devices)
+    held = HeldModel(checkpoint, model, *formats, *devices)
+    memory = None
+    if machine.gpus is not None:
+        free = FreeGpus(machine.gpus.free_bytes, machine.gpus.free_bytes)
+        memory = gpu_memory_of(load_config(None, {}), held, free)
+    found = findings(machine, held.shape, port_by_field, devices, memory)
     is_narrow = any(held is not WeightFormat.BF16 for held in formats)
     has_kernels = kernels_for(DTYPES[NUMERICS], model.hidden_size) is not None and takes(model)
     if is_narrow and not has_kernels and devices != (CUDA, CUDA):

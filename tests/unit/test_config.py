@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.config import kv_bytes, load_config
+from cluster.amounts import kv_bytes
+from cluster.config import load_config
 from galerne.errors import ConfigError
 from galerne.logs import LogSettings
 from router.tracing.settings import TracingSettings
