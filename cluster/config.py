@@ -302,6 +302,11 @@ class ServeConfig(BaseModel):
         description="directory of LoRA adapters (PEFT format, one directory each) that may be "
         "loaded while it serves; at the same path on every node",
     )
+    adapter_memory: str | None = Field(
+        None,
+        description="bytes (2GiB) set aside for adapters on every GPU; unset: what those that lie "
+        "in adapters at the start take; more are loaded while there is room",
+    )
     tracing: TracingConfig | None = Field(
         None, description="traces of requests: endpoint, sample_ratio, slow_s; unset: none"
     )

@@ -95,7 +95,7 @@ def cluster_shape(
         max_nodes=num_nodes,
         gateway_gpus=gateway_gpus if gpu_use.by_gateways else 0,
         shard_gpus=shard_gpus if gpu_use.by_shards else 0,
-        gpu_bytes=gpu_use.room_bytes,
+        gpu_memory=gpu_use.memory,
         trusts_network=trusts_network,
     )
 
@@ -137,7 +137,7 @@ def local_cluster(
         shard_node_bytes=node_bytes,
         gateway_gpus=num_gpus if gpu_use.by_gateways else 0,
         shard_gpus=num_gpus if gpu_use.by_shards else 0,
-        gpu_bytes=gpu_use.room_bytes,
+        gpu_memory=gpu_use.memory,
         trusts_network=trusts_network,
     )
 

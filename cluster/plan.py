@@ -9,19 +9,17 @@ from pathlib import Path
 from typing import Literal
 
 from cluster.actors.launch_spec import LaunchSpec
+from cluster.amounts import kv_bytes, kv_share, num_bytes
 from cluster.config import ServeConfig
 from cluster.demo import MODEL_NAME
 from cluster.gateway_machines import GatewayMachines, gateway_machines
-from cluster.gpu_memory import (
-    beside_bytes,
-    free_gpu_bytes,
-    gpu_need,
-    kept_on_gpu,
-    kept_shape,
-)
-from cluster.kv_memory import kv_bytes
+from cluster.gpu_free import free_gpus_here
+from cluster.gpu_memory import Beside, FreeGpus, gpu_memory, kept_on_gpu, kept_shape
+from cluster.gpu_plan import device_rooms, fit_on_gpus
 from cluster.named_files import checkpoint_directory, internal_tls, tokenizer_directory
 from cluster.nccl_check import check_nccl
+from cluster.planning.enumerate import largest_caps
+from cluster.planning.gpu_memory import CacheRule, GpuMemory
 from cluster.planning.shape import ModelShape, shape_of
 from cluster.presets import PRESETS, PresetInputs, build_topology
 from galerne.errors import ConfigError
@@ -29,8 +27,10 @@ from galerne.topology import LinkTransport, Topology
 from galerne.units import size_text
 from router.engine.speculation.settings import SpeculationSettings
 from router.gateway.draft_head import find_head, head_block_bytes
-from router.gateway.sizes import BLOCK_SIZE, NUMBER_BYTES
+from router.gateway.sizes import BLOCK_SIZE, NUMBER_BYTES, least_blocks
 from router.model.cache_size import block_bytes
+from router.model.device_sizes import StepLimits
+from shards.adapters.sizes import directory_ranks
 from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.eagle import EagleCheckpoint
 from shards.checkpoint.open import open_checkpoint
@@ -78,6 +78,11 @@ class HeldModel:
         """As they are held; where GPUs and cores may hold them, as cores do."""
         on_gpus = self.shard_device == CUDA
         return kept_on_gpu(self.config, self.experts) if on_gpus else self.experts
+
+    @property
+    def gpu_experts(self) -> WeightFormat:
+        """As a GPU holds them, whoever else does."""
+        return kept_on_gpu(self.config, self.experts)
 
     @property
     def kept_dense(self) -> WeightFormat:
@@ -160,6 +165,45 @@ def held_speculation(
     return settings, find_head(settings, held.path, held.config)
 
 
+def longest_request(config: ServeConfig, model: ModelConfig) -> int:
+    """Tokens of prompt and output."""
+    return min(config.max_model_len or DEFAULT_MAX_MODEL_LEN, model.max_position_embeddings)
+
+
+def gpu_memory_of(config: ServeConfig, held: HeldModel, free: FreeGpus) -> GpuMemory:
+    """What parts take of GPUs as the settings have it; reads headers alone.
+
+    Raises:
+        ConfigError: Settings contradict one another.
+        CheckpointError: The Eagle head cannot be used.
+    """
+    _, head = held_speculation(config, held)
+    root, most = _adapters_root(config), largest_caps()
+    if config.adapter_memory is not None and root is None:
+        raise ConfigError("adapter_memory", config.adapter_memory, "goes with adapters")
+    fraction, amount = kv_share(config.kv_memory)
+    return gpu_memory(
+        held.config,
+        (held.gpu_experts, held.kept_dense),
+        NUMBER_BYTES[config.numerics],
+        StepLimits(
+            sequences=max(most[0], config.max_num_seqs or 0),
+            tokens=max(most[1], config.max_batched_tokens or 0, config.max_num_seqs or 0),
+            length=longest_request(config, held.config),
+        ),
+        free,
+        Beside(
+            vision=config.images.vision,
+            head=None if head is None else head.config,
+            adapters=None if root is None else directory_ranks(root, held.config),
+            adapter_bytes=None
+            if config.adapter_memory is None
+            else num_bytes("adapter_memory", config.adapter_memory),
+        ),
+        CacheRule(fraction, amount),
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServePlan:
     """What ``galerne serve`` is going to start."""
@@ -176,7 +220,7 @@ def plan_serving(
     app_name: str,
     num_nodes: int,
     machines: GatewayMachines | None = None,
-    free_gpu: Callable[[], int] = free_gpu_bytes,
+    free_gpus: Callable[[], FreeGpus] = free_gpus_here,
 ) -> ServePlan:
     """Check the checkpoint, size the KV pool, lay out the topology.
 
@@ -185,7 +229,7 @@ def plan_serving(
         app_name: Of the deployment.
         num_nodes: Of the Ray cluster, with those that may come.
         machines: That gateways may be placed on; None: this one.
-        free_gpu: Asks for the free bytes of one of their GPUs, where they compute on such.
+        free_gpus: Asks for the free bytes of GPUs, where parts compute on such.
 
     Raises:
         CheckpointError: The checkpoint cannot be used.
@@ -207,26 +251,22 @@ def plan_serving(
     if num_nodes > 1 and config.internal_tls is None and not config.insecure_network:
         problem = f"the Ray cluster has {num_nodes} nodes and internal_tls is not set"
         raise ConfigError("insecure_network", config.insecure_network, problem)
-    max_model_len = min(
-        config.max_model_len or DEFAULT_MAX_MODEL_LEN, model.max_position_embeddings
-    )
+    max_model_len = longest_request(config, model)
     tokenizer = tokenizer_directory(path)
     if tokenizer is None and model.vocab_size < EMBEDDED_VOCAB_SIZE:
         problem = f"has no tekken.json, and its {model.vocab_size} ids are fewer than the embedded "
         raise ConfigError("model", path, problem + f"tokenizer's {EMBEDDED_VOCAB_SIZE}")
-    formats = held.experts, held.dense
     speculation, head = held_speculation(config, held)
+    memory = None
     if config.device == CUDA:
-        head_sizes = None if head is None else head.config
-        beside = beside_bytes(model, config.images.vision.cache_bytes, head_sizes)
-        gpu = free_gpu()
-        resident, free = gpu_need(model, topology, formats, config.replicas, gpu, beside)
+        memory = gpu_memory_of(config, held, free_gpus())
+        resident, free = fit_on_gpus(config, held, topology, memory)
     else:
-        resident = resident_bytes(config, model, topology, formats)
+        resident = resident_bytes(config, model, topology, (held.experts, held.dense))
         free = machines.free_bytes - (resident if num_nodes == 1 else 0)
-    if free <= 0:
-        text = f"weights take {size_text(resident)}, more than the memory that is available"
-        raise ConfigError("model", path, text)
+        if free <= 0:
+            text = f"weights take {size_text(resident)}, more than the memory that is available"
+            raise ConfigError("model", path, text)
     per_gateway = kv_bytes(config.kv_memory, free) // len(topology.gateways)
     width = NUMBER_BYTES[config.numerics]
     per_token = block_bytes(model, BLOCK_SIZE, width)
@@ -236,13 +276,14 @@ def plan_serving(
     num_seqs = max(topology.max_num_seqs, *(preset.max_num_seqs for preset in PRESETS.values()))
     most = num_seqs * (max_model_len + BLOCK_SIZE)
     kv_tokens = min(per_gateway // per_token, most)
-    if kv_tokens <= max_model_len:
+    if kv_tokens // BLOCK_SIZE < least_blocks(max_model_len):
         problem = f"holds {kv_tokens} tokens, less than one request of {max_model_len}"
         raise ConfigError("kv_memory", config.kv_memory, problem + "; or lower max_model_len")
     note = (
         f"KV pool {size_text(kv_tokens * per_token)} per gateway: {kv_tokens} tokens, "
         f"{kv_tokens / max_model_len:.1f} requests of {max_model_len}"
     )
+    kv_memory = min(per_gateway, (most + BLOCK_SIZE) * per_token)
     spec = LaunchSpec(
         app_name=app_name,
         checkpoint=path,
@@ -259,7 +300,7 @@ def plan_serving(
         tls=internal_tls(config),
         trusts_network=config.trusted_network == "nccl",
         max_model_len=max_model_len,
-        kv_bytes=min(per_gateway, (most + BLOCK_SIZE) * per_token),
+        kv_bytes=kv_memory,
         gateway_threads=machines.threads_of_each(len(topology.gateways)),
         gateway_threads_beside=1 if num_nodes == 1 else None,
         shard_threads=1,
@@ -268,6 +309,7 @@ def plan_serving(
         speculation=speculation,
         record=None if config.record is None else config.record.resolve(),
         adapters=_adapters_root(config),
+        device_rooms=device_rooms(memory, topology, config, kv_memory),
         tracing=config.traces,
         logs=config.logs,
     )

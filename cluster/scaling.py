@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 from cluster.calibrations import calibration_of, measured_cluster, place_of
 from cluster.config import ServeConfig
@@ -14,7 +14,8 @@ from cluster.control.standing import Spread
 from cluster.control.target import wanted_config
 from cluster.doctor.store import StoredCalibration, save
 from cluster.gateway_machines import gateway_machines
-from cluster.gpu_memory import free_gpu_bytes, free_gpu_bytes_on
+from cluster.gpu_free import free_gpus_here, free_gpus_on
+from cluster.gpu_memory import FreeGpus
 from cluster.node_kinds import NodeKind
 from cluster.nodes import Node, Role, nodes_with_gpus
 from cluster.plan import ServePlan, held_model, plan_serving
@@ -69,9 +70,18 @@ def find_calibration(
 
 
 def scaling_plan(
-    config: ServeConfig, stored: StoredCalibration, nodes: Sequence[Node]
+    config: ServeConfig,
+    stored: StoredCalibration,
+    nodes: Sequence[Node],
+    free: FreeGpus | None = None,
 ) -> ScalingPlan:
-    """Plan to decide by. ``nodes``: of the Ray cluster; none: this machine alone.
+    """Plan to decide by.
+
+    Args:
+        config: As the user gave it.
+        stored: Calibration to decide by.
+        nodes: Of the Ray cluster; none: this machine alone.
+        free: Of GPUs now; None: as when they were measured.
 
     Raises:
         ConfigError: Settings of machines that contradict what there is.
@@ -89,7 +99,9 @@ def scaling_plan(
             ),
         ),
         config=config.patience,
-        cluster=measured_cluster(stored, trusts_network=config.trusted_network == "nccl"),
+        cluster=measured_cluster(
+            stored, config, free=free, trusts_network=config.trusted_network == "nccl"
+        ),
         kinds=tuple(
             NodeKind(
                 role=None if told.role == "any" else Role(told.role),
@@ -140,23 +152,21 @@ def plan_scaled(
         ConfigError: Settings contradict one another, or it does not fit in memory.
     """
     is_auto, scaling, spread = config.mode == "auto", None, None
+    is_on_gpus = config.device == CUDA, config.shard_device == CUDA
+    fit = nodes_with_gpus(nodes, gateways=is_on_gpus[0], shards=is_on_gpus[1])
+    is_alone = len(nodes) <= 1
+    on_nodes = partial(free_gpus_on, fit, for_shards=is_on_gpus[1])
+    free_gpus = cache(free_gpus_here if is_alone else on_nodes)  # the same for all that follows
     if stored is not None:
-        scaling = scaling_plan(config, stored, nodes)
+        scaling = scaling_plan(config, stored, nodes, free_gpus() if is_on_gpus[0] else None)
     if is_auto:
         if scaling is None:
             raise ConfigError("mode", "auto", "there is no calibration: run galerne doctor first")
         config, spread = first_config(config, scaling)
     fewest = 1 if config.ray_head is None else 2  # others join it, sooner or later
     num_nodes = max(len(nodes), sum(kind.most for kind in config.nodes), fewest)
-    is_on_gpus = config.device == CUDA, config.shard_device == CUDA
-    fit = nodes_with_gpus(nodes, gateways=is_on_gpus[0], shards=is_on_gpus[1])
-    is_alone = len(nodes) <= 1
-    planned = plan_serving(
-        config,
-        app_name,
-        num_nodes,
-        gateway_machines(fit),
-        free_gpu_bytes if is_alone else partial(free_gpu_bytes_on, fit),
-    )
+    planned = plan_serving(config, app_name, num_nodes, gateway_machines(fit), free_gpus)
+    if scaling is not None:
+        scaling = scaling.with_cache(planned.spec.kv_bytes)
     spec = replace(planned.spec, scaling=scaling, spread=spread, is_auto=is_auto)
     return replace(planned, spec=spec)

@@ -28,12 +28,12 @@ class ShardAdapters:
         """Hold an adapter. May be repeated.
 
         Raises:
-            GalerneError: See ``find_adapter``.
+            GalerneError: See ``find_adapter``, and ``ExpertBank.add_adapter``.
         """
         async with self._lock:
             model = self._bank.model
             adapter = await asyncio.to_thread(find_adapter, self._root, wanted, model)
-            await asyncio.to_thread(self._bank.add_adapter, adapter)
+            await asyncio.to_thread(self._bank.add_adapter, adapter, wanted.name)
             logger.info("adapter_loaded name=%s id=%s", wanted.name, adapter.id)
             return adapter
 

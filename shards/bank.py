@@ -11,9 +11,12 @@ import torch
 
 from galerne.errors import GalerneError, ProtocolError
 from shards.adapters.adapter import Adapter
+from shards.adapters.sizes import change_tensors
 from shards.adapters.tokens import TokenAdapters, distinct_keys
 from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.weights import Checkpoint, ExpertWeights, Weight
+from shards.device_room import DeviceRoom
+from shards.kernels.device_sizes import allocated_bytes, expert_tensors
 from shards.kernels.experts import LayerExperts, layer_experts
 from shards.kernels.formats import WeightFormat
 from shards.kernels.kinds import CPU, Kernels, kernels_on, torch_device
@@ -48,6 +51,7 @@ class ExpertBank:
         num_threads: int = 1,
         held: WeightFormat = WeightFormat.BF16,
         device: str = CPU,
+        room: DeviceRoom | None = None,
     ) -> None:
         """Load the named experts.
 
@@ -60,9 +64,11 @@ class ExpertBank:
             held: How the weights are held; other than bf16 only with bfloat16. On GPUs the weights
                 of an fp8 checkpoint stay fp8 where this is bf16.
             device: cpu, or cuda.
+            room: That experts and adapters have there; None: all that they need.
 
         Raises:
             ConfigError: The device is not here.
+            DeviceFullError: They do not fit there.
         """
         self.dtype = dtype
         self.hidden_size = checkpoint.config.hidden_size
@@ -74,6 +80,9 @@ class ExpertBank:
         self._layers: dict[int, LayerExperts] = {}
         self._is_resident: dict[int, npt.NDArray[np.bool_]] = {}
         self._adapters: dict[int, Adapter] = {}  # by key
+        self._change_bytes: dict[int, dict[tuple[int, int], float]] = {}  # by key, if it matters
+        self._room = room or DeviceRoom(None)
+        self._room.add_holder(self)
         self._lock = threading.Lock()  # of what is loaded and which adapters there are
         self.load(experts_by_layer, on_progress)
 
@@ -82,8 +91,13 @@ class ExpertBank:
         experts_by_layer: Mapping[int, Iterable[int]],
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Hold these too. One thread at a time; others may compute with what was there before."""
+        """Hold these too. One thread at a time; others may compute with what was there before.
+
+        Raises:
+            DeviceFullError: They do not fit beside what is there; nothing is loaded.
+        """
         wanted = {layer: sorted(set(ids)) for layer, ids in experts_by_layer.items()}
+        self._check_room(wanted)
         total, done = sum(map(len, wanted.values())), 0
         for layer, ids in wanted.items():
             experts = self._of_layer(layer)
@@ -100,14 +114,60 @@ class ExpertBank:
                     on_progress(done, total)
             release_after_loading(self._checkpoint)  # after each: pages and weights would add up
 
-    def add_adapter(self, adapter: Adapter) -> None:
+    def _check_room(self, wanted: Mapping[int, Iterable[int]]) -> None:
+        new = [(n, e) for n, ids in wanted.items() for e in ids if not self.holds(n, e)]
+        changes = list(self._change_bytes.values())
+        needed = len(new) * self._expert_bytes
+        needed += sum(of_adapter.get(place, 0.0) for of_adapter in changes for place in new)
+        if new:
+            self._room.check(f"{len(new)} routed experts", needed)
+
+    @property
+    def _expert_bytes(self) -> float:
+        """Of one, as it is kept on a GPU."""
+        config, held = self._checkpoint.config, self._held
+        is_fp8 = config.is_fp8 and held is WeightFormat.BF16
+        kept = WeightFormat.FP8 if is_fp8 else held
+        sizes = config.hidden_size, config.expert_size
+        return allocated_bytes(expert_tensors(*sizes, kept, self.dtype.itemsize))
+
+    def device_bytes(self) -> float:
+        """See ``Holder``: experts that are here, and what adapters change of them."""
+        changes = list(self._change_bytes.values())
+        return len(self) * self._expert_bytes + sum(map(self._of_resident, changes))
+
+    def _of_resident(self, change_bytes: Mapping[tuple[int, int], float]) -> float:
+        return sum(size for place, size in change_bytes.items() if self.holds(*place))
+
+    def adapter_bytes(self, adapter: Adapter) -> float:
+        """What an adapter would take of a GPU here; 0 if it is here already."""
+        if adapter.key in self._adapters:
+            return 0.0
+        return self._of_resident(self._changes_of(adapter))
+
+    def _changes_of(self, adapter: Adapter) -> dict[tuple[int, int], float]:
+        config, width = self._checkpoint.config, self.dtype.itemsize
+        return {
+            place: allocated_bytes(change_tensors(change, config, width))
+            for place, change in adapter.routed.items()
+        }
+
+    def add_adapter(self, adapter: Adapter, name: str = "") -> None:
         """Hold what an adapter changes of the experts here, and of those that come.
 
-        May be repeated. From any thread; others may compute with what was there before.
+        May be repeated. From any thread; others may compute with what was there before. ``name``:
+        what errors call it; unset: its id.
+
+        Raises:
+            DeviceFullError: It does not fit beside what is there.
         """
         with self._lock:
             if adapter.key in self._adapters:
                 return
+            if self._room.free_bytes is not None:
+                changes = self._changes_of(adapter)
+                self._room.check(f"adapter {name or adapter.id}", self._of_resident(changes))
+                self._change_bytes = {**self._change_bytes, adapter.key: changes}
             for layer, expert in adapter.routed:
                 if self.holds(layer, expert):
                     self._put_change(adapter, layer, expert)
@@ -117,6 +177,7 @@ class ExpertBank:
         """Forget an adapter, if it is here. Nobody computes meanwhile."""
         with self._lock:
             self._adapters = {k: a for k, a in self._adapters.items() if k != key}
+            self._change_bytes = {k: c for k, c in self._change_bytes.items() if k != key}
             for experts in self._layers.values():
                 experts.remove_changes(key)
 

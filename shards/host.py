@@ -17,6 +17,7 @@ from galerne.metric_set import MetricSet
 from shards.adapters.directory import find_adapter
 from shards.bank import ExpertBank
 from shards.checkpoint.open import open_checkpoint
+from shards.device_room import DeviceRoom
 from shards.kernels.formats import WeightFormat
 from shards.kernels.kinds import CPU, CUDA
 from shards.metrics import ShardMetrics
@@ -48,6 +49,7 @@ class ShardSettings:
     device: str = CPU
     adapters_root: Path | None = None  # adapters lie in directories of it
     adapters: tuple[AdapterInfo, ...] = ()  # to be loaded before it serves
+    device_room: int | None = None  # bytes for experts and adapters on its GPU; None: no limit
     trusts_network: bool = False  # rows may go to other hosts by NCCL, in plain text
 
 
@@ -67,6 +69,7 @@ class ShardHost:
         Raises:
             CheckpointError: The checkpoint cannot be used, or an adapter.
             ConfigError: The device is not here.
+            DeviceFullError: What it shall hold does not fit there.
         """
         checkpoint = open_checkpoint(settings.checkpoint)
         bank = ExpertBank(
@@ -77,10 +80,12 @@ class ShardHost:
             settings.num_threads,
             settings.held,
             settings.device,
+            DeviceRoom(settings.device_room),
         )
         bank.prefault()
         for known in settings.adapters:
-            bank.add_adapter(find_adapter(settings.adapters_root, known, checkpoint.config))
+            adapter = find_adapter(settings.adapters_root, known, checkpoint.config)
+            bank.add_adapter(adapter, known.name)
         if settings.device == CUDA and settings.adapters_root is not None:
             warm_adapted(bank)
         self._bank = bank

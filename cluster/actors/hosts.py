@@ -40,6 +40,7 @@ def start_gateway(
         record=spec.record,
         adapters_root=spec.adapters,
         adapters=reporter.start_adapters() if spec.adapters is not None else (),
+        device_room=spec.device_rooms.gateway,
         speculation=spec.speculation,
         tracing=spec.tracing,
     )
@@ -70,6 +71,7 @@ def start_shard(
         core=_own_core(spec, topology, shard_id),
         adapters_root=spec.adapters,
         adapters=reporter.start_adapters() if spec.adapters is not None else (),
+        device_room=spec.device_rooms.shard,
     )
     return ShardHost(settings, lambda done, of: reporter.progress("experts", done, of))
 

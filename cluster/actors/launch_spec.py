@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from cluster.control.scaling_plan import ScalingPlan
 from cluster.control.standing import Spread
@@ -18,6 +19,16 @@ from shards.kernels.formats import WeightFormat
 from shards.kernels.kinds import CPU
 
 NAMESPACE = "galerne"
+
+
+class DeviceRooms(NamedTuple):
+    """Bytes for routed experts and adapters on one GPU; None: they are in host memory."""
+
+    gateway: int | None = None
+    shard: int | None = None
+
+
+NO_LIMITS = DeviceRooms()
 
 
 def controller_name(app_name: str) -> str:
@@ -56,6 +67,7 @@ class LaunchSpec:
     speculation: SpeculationSettings = field(default_factory=SpeculationSettings)
     record: Path | None = None  # on every gateway's host: where its runs are recorded
     adapters: Path | None = None  # on every host: the directory of LoRA adapters
+    device_rooms: DeviceRooms = NO_LIMITS
     tracing: TracingSettings | None = None  # None: nothing is traced
     logs: LogSettings = field(default_factory=LogSettings)
     # None: parts end with the process that started them. Else they go on without it for so long,

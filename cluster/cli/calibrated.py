@@ -11,6 +11,7 @@ import typer
 from galerne.errors import ConfigError
 
 if TYPE_CHECKING:
+    from cluster.config import ServeConfig
     from cluster.doctor.store import StoredCalibration
 
 PROMPT_TOKENS, OUTPUT_TOKENS = 512.0, 128.0  # where nobody says or has seen any
@@ -46,11 +47,22 @@ def find_stored(
 ) -> StoredCalibration:
     """Raises ConfigError if there is none for this model, these formats and devices."""
     from cluster.calibrations import known_calibration
+
+    return known_calibration(settings_of(model, experts, dense, file, devices))
+
+
+def settings_of(
+    model: Path | None,
+    experts: str | None,
+    dense: str | None,
+    file: Path | None,
+    devices: tuple[str | None, str | None] = (None, None),
+) -> ServeConfig:
+    """Those that ``galerne serve`` would have with these flags alone."""
     from cluster.config import load_config
 
     asked = {"model": model, "experts": experts, "dense": dense, "calibration": file}
-    asked |= {"device": devices[0], "shard_device": devices[1]}
-    return known_calibration(load_config(None, asked))
+    return load_config(None, asked | {"device": devices[0], "shard_device": devices[1]})
 
 
 def with_gpus(

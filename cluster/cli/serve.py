@@ -97,6 +97,7 @@ def serve(
     draft_model: Annotated[Path | None, _option("draft_model")] = None,
     record: Annotated[Path | None, _option("record")] = None,
     adapters: Annotated[Path | None, _option("adapters")] = None,
+    adapter_memory: Annotated[str | None, _option("adapter_memory")] = None,
     trace_endpoint: Annotated[str | None, _inner(TracingConfig, "endpoint")] = None,
     trace_sample_ratio: Annotated[float | None, _inner(TracingConfig, "sample_ratio")] = None,
     trace_slow_s: Annotated[float | None, _inner(TracingConfig, "slow_s")] = None,

@@ -49,6 +49,8 @@ def simulate(
     experts: at.Experts = None,
     dense: at.Dense = None,
     calibration: at.CalibrationFile = None,
+    device: at.Device = None,
+    shard_device: at.ShardDevice = None,
     plot: Annotated[Path | None, typer.Option(help="picture to write, .png or .svg")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON, all decisions")] = False,
 ) -> None:
@@ -61,7 +63,8 @@ def simulate(
     if plot is not None and plot.suffix not in (".png", ".svg"):
         raise ConfigError("plot", plot, "must end in .png or .svg")
     arrivals = _arrivals(workload, rate, (prompt, output), 60 * minutes, seed)
-    stored = at.find_stored(model, experts, dense, calibration)
+    asked = (model, experts, dense, calibration, (device, shard_device))
+    stored = at.find_stored(*asked)
     promises = Objectives(
         ttft_p95_s=ttft_p95 or None,
         inter_token_p95_s=inter_token_p95 or None,
@@ -70,7 +73,7 @@ def simulate(
     site = Site(
         shape=stored.shape,
         calibration=stored.calibration,
-        cluster=measured_cluster(stored, nodes),
+        cluster=measured_cluster(stored, at.settings_of(*asked), nodes),
         objectives=promises,
         has_sliced=with_sliced,
         node_s=node_s,

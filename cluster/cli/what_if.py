@@ -22,6 +22,7 @@ from cluster.cli.calibrated import (
     ShardDevice,
     TtftP95,
     find_stored,
+    settings_of,
     source_of,
     with_gpus,
 )
@@ -29,6 +30,7 @@ from cluster.cli.client import CALL_TIMEOUT_S, ApiKey, connect_cluster, metadata
 from galerne.errors import ConfigError
 
 if TYPE_CHECKING:
+    from cluster.config import ServeConfig
     from cluster.doctor.store import StoredCalibration
     from router.api.cluster_port import WhatIfFacts, WhatIfQuestion
 
@@ -99,9 +101,11 @@ def what_if(
     )
     console = wide_console()
     if server is None:
-        stored = find_stored(model, experts, dense, calibration, (device, shard_device))
-        stored = with_gpus(stored, gpus, gpu_gb)
-        answer = _plan(question, stored, num_shown, trusts_network=trusted_network == "nccl")
+        asked_for = (model, experts, dense, calibration, (device, shard_device))
+        stored = with_gpus(find_stored(*asked_for), gpus, gpu_gb)
+        trusts = trusted_network == "nccl"
+        of = stored, settings_of(*asked_for)
+        answer = _plan(question, *of, num_shown, trusts_network=trusts)
         source = source_of(stored)
     else:
         of_model = (model, experts, dense, calibration)
@@ -134,7 +138,12 @@ def _ask(question: WhatIfQuestion, server: str, api_key: str) -> WhatIfFacts:
 
 
 def _plan(
-    question: WhatIfQuestion, stored: StoredCalibration, num_shown: int, *, trusts_network: bool
+    question: WhatIfQuestion,
+    stored: StoredCalibration,
+    config: ServeConfig,
+    num_shown: int,
+    *,
+    trusts_network: bool,
 ) -> WhatIfFacts:
     """The answer by a calibration of this machine, and ``nodes`` more like it.
 
@@ -154,7 +163,7 @@ def _plan(
             output_tokens=question.output_tokens or OUTPUT_TOKENS,
         )
     )
-    cluster = measured_cluster(stored, wanted.nodes, trusts_network=trusts_network)
+    cluster = measured_cluster(stored, config, wanted.nodes, trusts_network=trusts_network)
     found = plan(
         stored.shape,
         stored.calibration,

@@ -51,6 +51,13 @@ class ScalingPlan:
         except ValueError as error:
             raise ConfigError("nodes", len(nodes), str(error)) from error
 
+    def with_cache(self, num_bytes: int) -> ScalingPlan:
+        """Where every gateway on a GPU has made its cache, which stays as large in any topology."""
+        memory = self.cluster.gpu_memory
+        if memory is None:
+            return self
+        return replace(self, cluster=replace(self.cluster, gpu_memory=memory.with_cache(num_bytes)))
+
     def _cluster_of(self, nodes: Sequence[Node], kinds: Sequence[NodeKind]) -> ClusterShape:
         return cluster_shape(
             nodes,

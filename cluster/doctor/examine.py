@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cluster.config import load_config
 from cluster.doctor.fit import Residuals
 from cluster.doctor.gpu import check_devices, nccl_omission
 from cluster.doctor.link_fit import LinkFit
@@ -31,7 +32,8 @@ from cluster.doctor.small_model import write_small_model
 from cluster.doctor.steps import MeasurePlan
 from cluster.doctor.store import Gpus, StoredCalibration
 from cluster.doctor.verdict import Finding, doubts, findings
-from cluster.plan import HeldModel
+from cluster.gpu_memory import FreeGpus
+from cluster.plan import HeldModel, gpu_memory_of
 from cluster.planning.costs import Calibration, Cost, NodeCosts
 from cluster.planning.shape import ModelShape, shape_of
 from galerne.topology import LinkTransport
@@ -73,7 +75,11 @@ def machine_and_findings(
     model, devices = held.config, (held.device, held.shard_device)
     on_gpu = held.device == CUDA
     machine = measure_machine(held.path, list(port_by_field.values()), with_gpus=on_gpu)
-    found = findings(machine, held.shape, port_by_field, devices)
+    memory = None
+    if machine.gpus is not None:
+        free = FreeGpus(machine.gpus.free_bytes, machine.gpus.free_bytes)
+        memory = gpu_memory_of(load_config(None, {}), held, free)
+    found = findings(machine, held.shape, port_by_field, devices, memory)
     is_narrow = any(kept is not WeightFormat.BF16 for kept in (held.experts, held.dense))
     has_kernels = kernels_for(DTYPES[NUMERICS], model.hidden_size) is not None and takes(model)
     if is_narrow and not has_kernels and devices != (CUDA, CUDA):

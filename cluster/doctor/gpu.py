@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from cluster.doctor.store import Gpus
-from cluster.gpu_memory import free_gpu_bytes
+from cluster.gpu_free import free_gpu_bytes
 from galerne.errors import ConfigError
 from shards.kernels.kinds import CPU, CUDA, torch_device
 

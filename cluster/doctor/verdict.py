@@ -9,9 +9,9 @@ from cluster.doctor.fit import Residuals
 from cluster.doctor.gpu import nccl_omission
 from cluster.doctor.machine import Machine
 from cluster.doctor.others import Taken
-from cluster.gpu_memory import gpu_room
 from cluster.planning.candidate import Candidate
 from cluster.planning.costs import Calibration
+from cluster.planning.gpu_memory import ALONE, GpuMemory, Split
 from cluster.planning.shape import ModelShape
 from cluster.planning.step import StepWork, step_parts
 from galerne.topology import LinkTransport, Mode
@@ -136,14 +136,18 @@ def findings(
     shape: ModelShape,
     port_by_field: Mapping[str, int] | None = None,
     devices: tuple[str, str] = (CPU, CPU),
+    gpu_memory: GpuMemory | None = None,
 ) -> list[Finding]:
     """What cannot work here, by the name of the setting; an empty list if all can.
 
-    ``devices``: of gateways, and of shards.
+    ``devices``: of gateways, and of shards; ``gpu_memory``: where gateways are on a GPU.
     """
-    memory = _memory(machine, shape) if devices[0] == CPU else _gpu_memory(machine, shape, devices)
+    if devices[0] == CPU or gpu_memory is None:
+        found = _memory(machine, shape)
+    else:
+        found = _on_gpus(machine, shape, devices, gpu_memory)
     omitted = _nccl(machine) if devices[1] != CPU else ()
-    return [*memory, *_ports(machine, port_by_field or {}), *_sharing(machine), *omitted]
+    return [*found, *_ports(machine, port_by_field or {}), *_sharing(machine), *omitted]
 
 
 def doubts(drift: float, residuals: Mapping[str, Residuals], taken: Taken) -> list[Finding]:
@@ -170,22 +174,29 @@ def _memory(machine: Machine, shape: ModelShape) -> Iterable[Finding]:
         yield Finding(field="model", problem=problem, is_refusal=True)
 
 
-def _gpu_memory(machine: Machine, shape: ModelShape, devices: tuple[str, str]) -> Iterable[Finding]:
-    """Dense weights in one GPU; experts in all of them, or in the machine's memory."""
-    gpus = machine.gpus
-    if gpus is None:
+def _on_gpus(
+    machine: Machine, shape: ModelShape, devices: tuple[str, str], memory: GpuMemory
+) -> Iterable[Finding]:
+    """A gateway in one GPU; experts beside it, in the others, or in the machine's memory."""
+    gateway = memory.wanted_on_gateway(Split(LinkTransport.GRPC), 0.0)
+    if gateway > memory.free_bytes:
+        problem = f"a gateway without experts takes {size_text(int(gateway))} of a GPU, which has "
+        problem += size_text(int(memory.free_bytes))
+        yield Finding(field="device", problem=problem, is_refusal=True)
+    if memory.wanted_on_gateway(ALONE, 0.0) <= memory.free_bytes:
         return
-    room = gpu_room(gpus.free_bytes)
-    if shape.dense_bytes > room:
-        problem = f"dense weights take {size_text(int(shape.dense_bytes))} of a GPU, which has "
-        yield Finding(field="device", problem=problem + size_text(int(room)), is_refusal=True)
-    on_gpus = devices[1] != CPU
-    there = room * gpus.number - shape.dense_bytes if on_gpus else float(machine.free_bytes)
-    if shape.routed_bytes > there:
-        field = "shard_device" if on_gpus else "model"
-        where = f"{gpus.number} GPU(s)" if on_gpus else "this machine's memory"
-        needed, has = size_text(int(shape.routed_bytes)), size_text(max(int(there), 0))
-        problem = f"experts take {needed}, more than the {has} that are left in {where}"
+    num_shards = max(machine.num_gpus - 1, 0)
+    if devices[1] == CPU:
+        needed, has = shape.routed_bytes, float(machine.free_bytes)
+        field, where = "model", "this machine's memory"
+    else:
+        split = Split(LinkTransport.NCCL, 1, max(num_shards, 1))
+        needed = memory.shard(split)
+        has = memory.shard_free_bytes if num_shards else 0.0
+        field, where = "shard_device", f"each of {num_shards} other GPU(s)"
+    if needed > has:
+        problem = f"experts take {size_text(int(needed))}, more than the {size_text(int(has))} in "
+        problem += f"{where}, and do not fit beside a gateway on its GPU"
         yield Finding(field=field, problem=problem, is_refusal=True)
 
 

@@ -39,8 +39,9 @@ class Prediction:
     max_requests_per_s: float  # that it could carry of this mix
     running: float  # sequences in a step, per gateway
     utilisation: float  # of the busiest gateway: load over what it could carry
-    gateway_bytes: float  # weights and the KV cache of the running sequences, each
-    shard_bytes: float  # each
+    gateway_bytes: float  # weights and the KV cache of the running sequences, each, on cores
+    shard_bytes: float  # each, on cores
+    cache_tokens: float  # of the running sequences, at each gateway
     step_s: float  # of a decode step
     parts_s: dict[str, float]  # of a decode step: layer, attention, experts, exchange, head, step
 

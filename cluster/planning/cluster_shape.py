@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from cluster.planning.gpu_memory import GpuMemory
 from galerne.topology import LinkTransport
 
 
@@ -13,7 +14,7 @@ class GpuUse(NamedTuple):
 
     by_gateways: bool = False
     by_shards: bool = False
-    room_bytes: float = 0.0  # on one GPU, for weights and caches
+    memory: GpuMemory | None = None  # of one, and what they take of it
 
 
 NO_GPUS = GpuUse()
@@ -32,7 +33,7 @@ class ClusterShape:
     max_nodes: int | None = None  # all together; unset: none can be either
     gateway_gpus: int = 0  # of a machine for gateways, one for each; 0: they compute on cores
     shard_gpus: int = 0  # the same of a machine for shards
-    gpu_bytes: float = 0.0  # room on one GPU, for weights and caches
+    gpu_memory: GpuMemory | None = None  # of one GPU, and what parts take of it
     trusts_network: bool = False  # NCCL, which is not encrypted, may go between machines
     available_nodes: int | None = None  # more were asked for and did not come
 
@@ -41,6 +42,8 @@ class ClusterShape:
             raise ValueError("a cluster has a gateway node with a core, and no fewer than 0 others")
         if self.shard_gpus and not self.gateway_gpus:
             raise ValueError("shards on GPUs go with gateways on GPUs")
+        if self.gateway_gpus and self.gpu_memory is None:
+            raise ValueError("gateways on GPUs need to know what memory a GPU has")
 
     @property
     def num_nodes(self) -> int:
@@ -51,7 +54,7 @@ class ClusterShape:
     @property
     def gpu_use(self) -> GpuUse:
         """Which parts compute on GPUs."""
-        return GpuUse(self.gateway_gpus > 0, self.shard_gpus > 0, self.gpu_bytes)
+        return GpuUse(self.gateway_gpus > 0, self.shard_gpus > 0, self.gpu_memory)
 
     @property
     def shards_beside(self) -> int:

@@ -157,6 +157,12 @@ def _caps(mode: Mode) -> Iterator[tuple[int, int]]:
         yield int(preset.max_num_seqs * factor), int(preset.max_batched_tokens * factor)
 
 
+def largest_caps() -> tuple[int, int]:
+    """The most sequences and tokens of a step in any candidate."""
+    caps = [caps for mode in Mode for caps in _caps(mode)]
+    return max(seqs for seqs, _ in caps), max(tokens for _, tokens in caps)
+
+
 def _fitting(all_replicas: list[int], shards: int) -> list[int]:
     return [replicas for replicas in all_replicas if replicas <= shards]
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from cluster.planning.candidate import Candidate, Prediction, num_nodes
 from cluster.planning.cluster_shape import ClusterShape
+from cluster.planning.gpu_memory import Split
 from cluster.planning.load import Demand, Load, Objectives, Queue
 from galerne.topology import LinkTransport
 from galerne.units import seconds_text, size_text
@@ -29,6 +30,7 @@ class Constraint(enum.StrEnum):
     SHARD_MEMORY = "shard_node_bytes"
     GATEWAY_GPU_MEMORY = "gateway_gpu_bytes"
     SHARD_GPU_MEMORY = "shard_gpu_bytes"
+    CACHE = "kv_memory"  # of a gateway on a GPU, which is made once
     COPIES = "min_copies"
     MAX_NODES = "max_nodes"  # promised
     NUM_NODES = "num_nodes"  # that the cluster can have
@@ -52,6 +54,7 @@ _SIZES = frozenset(
         Constraint.SHARD_MEMORY,
         Constraint.GATEWAY_GPU_MEMORY,
         Constraint.SHARD_GPU_MEMORY,
+        Constraint.CACHE,
     }
 )
 _BY_LOAD = _TIMES | {Constraint.CAPACITY}
@@ -61,6 +64,7 @@ _WORDS = {
     Constraint.SHARD_MEMORY: "takes {value} of a shard's machine, which has {limit}",
     Constraint.GATEWAY_GPU_MEMORY: "takes {value} of a gateway's GPU, which has {limit}",
     Constraint.SHARD_GPU_MEMORY: "takes {value} of a shard's GPU, which has {limit}",
+    Constraint.CACHE: "needs {value} of a gateway's KV cache, which has {limit}",
     Constraint.COPIES: "holds {value} of {limit} copies of every expert",
     Constraint.MAX_NODES: "takes {value} nodes, at most {limit} are promised",
     Constraint.NUM_NODES: "takes {value} nodes, the cluster has {limit} at most",
@@ -179,22 +183,40 @@ def _memory(
     held = prediction.gateway_bytes * math.ceil(candidate.gateways / candidate.gateway_nodes)
     if cluster.gateway_gpus:
         held = 0.0
-        if prediction.gateway_bytes > cluster.gpu_bytes:
-            limit, value = cluster.gpu_bytes, prediction.gateway_bytes
-            yield Broken(Constraint.GATEWAY_GPU_MEMORY, limit, value)
+        yield from _gpu_memory(candidate, prediction, cluster)
     if candidate.transport is not LinkTransport.LOCAL:
         machines = candidate.shard_nodes or candidate.gateway_nodes
         shards = prediction.shard_bytes * math.ceil(candidate.shards / machines)
         if cluster.shard_gpus:
-            if prediction.shard_bytes > cluster.gpu_bytes:
-                limit, value = cluster.gpu_bytes, prediction.shard_bytes
-                yield Broken(Constraint.SHARD_GPU_MEMORY, limit, value)
+            pass  # they take no memory of their machines
         elif not candidate.shard_nodes:
             held += shards
         elif shards > cluster.shard_node_bytes:
             yield Broken(Constraint.SHARD_MEMORY, cluster.shard_node_bytes, shards)
     if held > cluster.gateway_node_bytes:
         yield Broken(Constraint.GATEWAY_MEMORY, cluster.gateway_node_bytes, held)
+
+
+def _gpu_memory(
+    candidate: Candidate, prediction: Prediction, cluster: ClusterShape
+) -> Iterator[Broken]:
+    """Of one gateway's GPU, its cache, and one shard's GPU."""
+    memory = cluster.gpu_memory
+    assert memory is not None, "a cluster with GPUs knows of their memory"
+    split = split_of(candidate)
+    wanted = memory.wanted_on_gateway(split, prediction.cache_tokens)
+    lacking = memory.lacks_cache(split, prediction.cache_tokens)
+    if wanted > memory.free_bytes:
+        yield Broken(Constraint.GATEWAY_GPU_MEMORY, memory.free_bytes, wanted)
+    elif lacking is not None:
+        yield Broken(Constraint.CACHE, *lacking)
+    if cluster.shard_gpus and not split.is_local and memory.shard(split) > memory.shard_free_bytes:
+        yield Broken(Constraint.SHARD_GPU_MEMORY, memory.shard_free_bytes, memory.shard(split))
+
+
+def split_of(candidate: Candidate) -> Split:
+    """How a candidate spreads the model over GPUs."""
+    return Split(candidate.transport, candidate.gateways, candidate.shards, candidate.replicas)
 
 
 def _machines(

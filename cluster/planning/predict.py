@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import NamedTuple
 
 from cluster.planning.candidate import Candidate, Prediction
 from cluster.planning.costs import Calibration, Scatter
@@ -61,7 +62,7 @@ def _predict(
     gaps = [present.gap_s(part, state.chunk_fraction, extra_s) for part in _PARTS]
     gaps[0] /= load.guessing.tokens  # in the p95 are those that come alone
     scatter = calibration.scatter or _NO_SCATTER
-    gateway_bytes, shard_bytes = _memory(model, max(state.running, 1.0))
+    memory = _memory(model, max(state.running, 1.0))
     parts = model.parts(state.seen, 0.0, state.peers)
     return Prediction(
         ttft_p50_s=ttft[0],
@@ -74,8 +75,9 @@ def _predict(
         max_requests_per_s=candidate.gateways * capacity.requests_per_s,
         running=state.running,
         utilisation=rate / capacity.requests_per_s,
-        gateway_bytes=gateway_bytes,
-        shard_bytes=shard_bytes,
+        gateway_bytes=memory.gateway_bytes,
+        shard_bytes=memory.shard_bytes,
+        cache_tokens=memory.cache_tokens,
         step_s=state.decode_s,
         parts_s=parts,
     )
@@ -132,20 +134,27 @@ def _found_seconds(present: Occupancy, fraction: float) -> float:
     return fraction * float(present.step_s[found - 1]) if found else 0.0
 
 
-def _memory(model: GatewayModel, running: float) -> tuple[float, float]:
-    """Bytes of one gateway and of one shard."""
+class _Memory(NamedTuple):
+    """Of one gateway and of one shard on cores; of GPUs see ``GpuMemory``."""
+
+    gateway_bytes: float
+    shard_bytes: float
+    cache_tokens: float
+
+
+def _memory(model: GatewayModel, running: float) -> _Memory:
     shape, candidate = model.shape, model.candidate
-    cache = running * (model.prompt + model.output) * shape.kv_bytes_per_token
-    gateway = shape.dense_bytes + cache
+    tokens = running * (model.prompt + model.output)
+    gateway = shape.dense_bytes + tokens * shape.kv_bytes_per_token
     if candidate.transport is LinkTransport.LOCAL:
-        return gateway + shape.routed_bytes, 0.0
-    return gateway, shape.routed_bytes * candidate.replicas / candidate.shards
+        return _Memory(gateway + shape.routed_bytes, 0.0, tokens)
+    return _Memory(gateway, shape.routed_bytes * candidate.replicas / candidate.shards, tokens)
 
 
 def _overloaded(model: GatewayModel, capacity: Capacity) -> Prediction:
     candidate = model.candidate
     running = max(capacity.slots, 1.0)
-    gateway_bytes, shard_bytes = _memory(model, running)
+    memory = _memory(model, running)
     parts = model.parts(running, 0.0, candidate.gateways - 1.0)
     maximum = candidate.gateways * capacity.requests_per_s
     return Prediction(
@@ -158,8 +167,9 @@ def _overloaded(model: GatewayModel, capacity: Capacity) -> Prediction:
         max_requests_per_s=maximum,
         running=capacity.slots,
         utilisation=model.load.requests_per_s / maximum,
-        gateway_bytes=gateway_bytes,
-        shard_bytes=shard_bytes,
+        gateway_bytes=memory.gateway_bytes,
+        shard_bytes=memory.shard_bytes,
+        cache_tokens=memory.cache_tokens,
         step_s=sum(parts.values()),
         parts_s=parts,
     )

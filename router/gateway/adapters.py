@@ -16,6 +16,9 @@ from router.model.decoder import Decoder
 from router.model.step_runner import StepRunner
 from shards.adapters.adapter import Adapter, key_of
 from shards.adapters.directory import find_adapter
+from shards.adapters.sizes import adapter_tensors, ranks_of
+from shards.device_room import DeviceFullError
+from shards.kernels.device_sizes import allocated_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -50,13 +53,22 @@ class GatewayAdapters:
         step_runner: StepRunner,
         decoder: Decoder,
         sources: ExpertSources,
+        number_bytes: int,
     ) -> None:
+        """``number_bytes``: of the model's dtype."""
         self._root = root
         self._engine = engine
         self._scheduler = scheduler
         self._step_runner = step_runner
         self._decoder = decoder
         self._sources = sources
+        self._dense_bytes: dict[int, float] = {}  # on a GPU, by key
+        self._number_bytes = number_bytes
+        sources.room.add_holder(self)
+
+    def device_bytes(self) -> float:
+        """See ``Holder``: what loaded ones change of dense weights."""
+        return sum(self._dense_bytes.values())
 
     @property
     def ids(self) -> frozenset[str]:
@@ -68,20 +80,26 @@ class GatewayAdapters:
 
         Raises:
             GalerneError: See ``find_adapter``.
+            DeviceFullError: It does not fit on the GPU.
         """
         adapter = find_adapter(self._root, wanted, self._decoder.config)
         if adapter.key not in self._decoder.adapters:
+            own = adapter_tensors(ranks_of(adapter), self._decoder.config, self._number_bytes)
+            dense = allocated_bytes(own.dense)
+            needed = dense + self._sources.adapter_bytes(adapter)
+            self._sources.room.check(f"adapter {wanted.name}", needed)
+            self._dense_bytes[adapter.key] = dense
             self._sources.add_adapter(adapter)
             self._decoder.add_adapter(adapter)
             logger.info("adapter_loaded name=%s id=%s", wanted.name, adapter.id)
         return adapter
 
     def load_known(self, wanted: Sequence[AdapterInfo]) -> None:
-        """At the start; one whose files are gone is left out, so that the others are served."""
+        """At the start; one without files or room is left out, so that the others are served."""
         for known in wanted:
             try:
                 self.load(known)
-            except CheckpointError as error:
+            except (CheckpointError, DeviceFullError) as error:
                 logger.error("adapter_not_loaded name=%s reason=%s", known.name, error)  # noqa: TRY400
 
     def unload(self, adapter_id: str, deadline_s: float) -> None:
@@ -111,6 +129,7 @@ class GatewayAdapters:
     def _drop(self, adapter_id: str) -> int:
         self._decoder.drop_adapter(key_of(adapter_id))
         self._sources.drop_adapter(key_of(adapter_id))
+        self._dense_bytes.pop(key_of(adapter_id), None)
         logger.info("adapter_unloaded id=%s", adapter_id)
         return 0
 

@@ -29,7 +29,7 @@ from router.gateway.draft_head import find_head, head_block_bytes
 from router.gateway.experts import ExpertSources
 from router.gateway.recorder import create_recorder
 from router.gateway.settings import GatewaySettings
-from router.gateway.sizes import BLOCK_SIZE
+from router.gateway.sizes import BLOCK_SIZE, least_blocks
 from router.gateway.speculate import create_drafting, load_head
 from router.gateway.switch import TopologySwitch, scheduler_limits, threads_beside
 from router.gateway.trace import create_tracer, watching
@@ -83,6 +83,7 @@ def build_gateway(
 
     Raises:
         CheckpointError: The checkpoint cannot be used.
+        DeviceFullError: Experts do not fit on the GPU.
         ConfigError: The KV cache holds less than one request of full length.
     """
     checkpoint = open_checkpoint(settings.checkpoint)
@@ -148,7 +149,9 @@ def build_gateway(
     switch = TopologySwitch(settings, sources, engine, runner, decoder)
     guides = GuideMaker(settings.checkpoint, config.vocab_size)
     root = settings.adapters_root
-    adapters = GatewayAdapters(root, engine, scheduler, step_runner, decoder, sources)
+    adapters = GatewayAdapters(
+        *(root, engine, scheduler, step_runner, decoder, sources, settings.dtype.itemsize)
+    )
     adapters.load_known(settings.adapters)
     if settings.device == CUDA:
         warm_gateway(settings, scheduler_config, runner, eagle, tower, on_progress)
@@ -163,7 +166,7 @@ def _num_blocks(settings: GatewaySettings, checkpoint: Checkpoint, beside: int) 
     per_block = PagedLatentCache.bytes_per_block(checkpoint.config, BLOCK_SIZE, settings.dtype)
     per_block += beside
     num_blocks = settings.kv_bytes // per_block
-    if (num_blocks - 1) * BLOCK_SIZE < settings.max_model_len:  # block 0 is nobody's
+    if num_blocks < least_blocks(settings.max_model_len):
         raise ConfigError(
             "kv_memory",
             settings.kv_bytes,

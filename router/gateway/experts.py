@@ -27,6 +27,7 @@ from router.model.experts_port import RoutedExperts
 from shards.adapters.adapter import Adapter
 from shards.bank import ExpertBank
 from shards.checkpoint.weights import Checkpoint
+from shards.device_room import DeviceRoom
 from shards.kernels.kinds import Kernels, kernels_on, torch_device
 from shards.nccl.availability import NcclUnavailableError
 from shards.nccl.process import NcclProcess
@@ -59,9 +60,18 @@ class ExpertSources:
         self._counters = SessionCounters()  # of all that are made here
         self._adapters: dict[int, Adapter] = {}  # by key
         self._banks: weakref.WeakSet[ExpertBank] = weakref.WeakSet()  # of this process
+        self.room = DeviceRoom(settings.device_room)
+
+    def adapter_bytes(self, adapter: Adapter) -> float:
+        """What an adapter would take beside the experts of this process, were it on a GPU."""
+        return sum(bank.adapter_bytes(adapter) for bank in list(self._banks))
 
     def add_adapter(self, adapter: Adapter) -> None:
-        """Have an adapter with all experts of this process, those to come too."""
+        """Have an adapter with all experts of this process, those to come too.
+
+        Raises:
+            DeviceFullError: It does not fit.
+        """
         self._adapters[adapter.key] = adapter
         for bank in list(self._banks):
             bank.add_adapter(adapter)
@@ -80,6 +90,7 @@ class ExpertSources:
         Raises:
             CheckpointError: The checkpoint cannot be used.
             ConfigError: There is nobody to ask where shards listen, or NCCL cannot be used here.
+            DeviceFullError: They do not fit on the GPU.
         """
         if topology.transport is LinkTransport.LOCAL:
             return self._local(topology, on_progress)
@@ -96,7 +107,12 @@ class ExpertSources:
         return DeviceExperts(experts, torch_device(self._settings.device))
 
     def _local(self, topology: Topology, on_progress: Callable[[int, int], None]) -> LocalExperts:
-        """Every expert in this process, whatever shards the topology names."""
+        """Every expert in this process, whatever shards the topology names.
+
+        Those that are here already serve the next topology too: there may be no room for two.
+        """
+        for known in list(self._banks):
+            return LocalExperts(known, topology.shards, self._counters)
         config, settings = self._checkpoint.config, self._settings
         bank = ExpertBank(
             self._checkpoint,
@@ -106,6 +122,7 @@ class ExpertSources:
             settings.num_threads,
             settings.experts,
             settings.device,
+            self.room,
         )
         bank.prefault()
         for adapter in list(self._adapters.values()):

@@ -50,6 +50,7 @@ class GatewaySettings:
     record: Path | None = None  # where the run is recorded, if it is
     adapters_root: Path | None = None  # adapters lie in directories of it
     adapters: tuple[AdapterInfo, ...] = ()  # to be loaded before it serves
+    device_room: int | None = None  # bytes for experts and adapters on its GPU; None: no limit
     speculation: SpeculationSettings = field(default_factory=SpeculationSettings)
     tracing: TracingSettings | None = None  # None: nothing is traced
     trusts_network: bool = False  # rows may go to other hosts by NCCL, in plain text

@@ -86,7 +86,9 @@ class TritonLayers:
             layer.shared.remove_changes(key)
 
     def experts_moved(self, num_beside: int) -> None:
-        """See ``Layers``: nothing here depends on where they are."""
+        """See ``Layers``: what was recorded with those before would keep them on the device."""
+        if self.graphs is not None:
+            self.graphs = DecodeGraphs(records=True)
 
     def begin(self, batch: StepBatch, cache: PagedLatentCache) -> TritonStep:
         """See ``Layers``."""

@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 
 from galerne.errors import CheckpointError
-from shards.adapters.config import CONFIG_NAME, LoraConfig, read_lora_config
+from shards.adapters.config import CONFIG_NAME, WEIGHTS_NAME, LoraConfig, read_lora_config
 from shards.adapters.low_rank import ExpertLowRank, LowRank
 from shards.adapters.names import (
     CAN_BE_ADAPTED,
@@ -26,7 +26,6 @@ from shards.adapters.stacked import Stack, orient, unstacked
 from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.safetensors_file import SafetensorsFile
 
-WEIGHTS_NAME = "adapter_model.safetensors"
 MAX_RANK = 256
 _DTYPES = ("BF16", "F16", "F32")
 _ID_DIGITS = 16  # 64 bits, as frames name an adapter
@@ -135,7 +134,7 @@ def _of_stacks(
     """What stacks change, with the name of one of their tensors; ``stacks`` by layer and module."""
     for layer, by_module in stacks.items():
         given, name = list(by_module.values()), f"{next(iter(by_module))}.lora_A.weight"
-        how = orient(given, model)
+        how = orient([stack.shape for stack in given], model)
         if how is None:
             expected = "shapes that tell gate_up_proj and down_proj of the experts apart"
             found = ", ".join(str(list(stack.shape)) for stack in given)

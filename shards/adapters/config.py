@@ -15,6 +15,7 @@ from typing import TypeVar
 from shards.checkpoint.fields import Fields, read_json
 
 CONFIG_NAME = "adapter_config.json"
+WEIGHTS_NAME = "adapter_model.safetensors"
 _T = TypeVar("_T")
 _MUST_BE_EMPTY = (
     "modules_to_save",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 class LowRank(NamedTuple):
@@ -29,6 +30,8 @@ class ExpertLowRank(NamedTuple):
 
 def stacked(changes: Sequence[LowRank | None], widths: Sequence[int]) -> LowRank | None:
     """Changes of weights that are stored as one, ``widths`` rows each; None if there are none."""
+    import torch  # late: headers are read without it
+
     given = [change for change in changes if change is not None]
     if not given:
         return None

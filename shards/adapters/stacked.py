@@ -7,14 +7,15 @@ axis of the stack they call *in*; the shapes tell. Source: huggingface/peft, ``P
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
-
-import torch
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from shards.adapters.low_rank import LowRank
 from shards.adapters.names import Target
 from shards.checkpoint.config import ModelConfig
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Stack(NamedTuple):
@@ -37,20 +38,20 @@ class Orientation(NamedTuple):
     is_transposed: bool
 
 
-def orientations(stack: Stack, config: ModelConfig) -> list[Orientation]:
-    """All that the shapes allow; none: it fits no parameter."""
+def orientations(stack: tuple[int, int], config: ModelConfig) -> list[Orientation]:
+    """All that a stack's shape allows; none: it fits no parameter."""
     hidden, size = config.hidden_size, config.expert_size
     by_parameter = {False: (2 * size, hidden), True: (hidden, size)}
     return [
         Orientation(is_down, is_transposed)
         for is_down, shape in by_parameter.items()
         for is_transposed in (False, True)
-        if stack.shape == (shape[::-1] if is_transposed else shape)
+        if stack == (shape[::-1] if is_transposed else shape)
     ]
 
 
-def orient(stacks: list[Stack], config: ModelConfig) -> list[Orientation] | None:
-    """Of a layer's one or two stacks; None if the shapes leave a doubt, or fit nothing.
+def orient(stacks: Sequence[tuple[int, int]], config: ModelConfig) -> list[Orientation] | None:
+    """Of a layer's one or two stacks' shapes; None if these leave a doubt, or fit nothing.
 
     Both stacks were written by one release, so they have the same orientation.
     """

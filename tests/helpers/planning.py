@@ -5,6 +5,7 @@ from dataclasses import replace
 from cluster.planning.candidate import Candidate
 from cluster.planning.cluster_shape import ClusterShape
 from cluster.planning.costs import Calibration, ExpertCost, Linear, LinkCosts, NodeCosts
+from cluster.planning.gpu_memory import CacheRule, GpuMemory
 from cluster.planning.load import Load
 from cluster.planning.shape import shape_of
 from galerne.topology import LinkTransport, Mode
@@ -98,8 +99,23 @@ def create_load(rate=5.0, **fields):
     return Load(**{"requests_per_s": rate, "prompt_tokens": 64, "output_tokens": 64, **fields})
 
 
-def create_cluster(nodes=1, **fields):
-    """Machines of two cores that can be either."""
+def create_gpu_memory(free_bytes, shape=SHAPE, **fields):
+    """A GPU that holds weights and caches alone, to the byte."""
+    defaults = {
+        "free_bytes": free_bytes,
+        "shard_free_bytes": free_bytes,
+        "dense_bytes": shape.dense_bytes,
+        "expert_bytes": shape.num_layers * shape.expert_bytes,
+        "num_experts": shape.num_experts,
+        "token_bytes": shape.kv_bytes_per_token,
+        "least_cache_bytes": 0.0,
+        "cache": CacheRule(1.0),
+    }
+    return GpuMemory(**{**defaults, **fields})
+
+
+def create_cluster(nodes=1, gpu_bytes=0.0, **fields):
+    """Machines of two cores that can be either; ``gpu_bytes``: of a GPU, if they have some."""
     defaults = {
         "gateway_nodes": nodes,
         "gateway_node_bytes": 16e9,
@@ -108,5 +124,6 @@ def create_cluster(nodes=1, **fields):
         "shard_nodes": nodes - 1,
         "shard_node_bytes": 16e9,
         "max_nodes": nodes,
+        "gpu_memory": create_gpu_memory(gpu_bytes),
     }
     return ClusterShape(**{**defaults, **fields})

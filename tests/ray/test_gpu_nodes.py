@@ -10,7 +10,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 
 ASK = """
 from dataclasses import replace
-from cluster.gpu_memory import free_gpu_bytes_on
+from cluster.gpu_free import free_gpu_bytes_on
 from cluster.nodes import alive_nodes
 from cluster.run_directory import RunDirectory
 from cluster.runtime import start_local_ray

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.amounts import kv_bytes
 from cluster.config import load_config
-from cluster.kv_memory import kv_bytes
 from galerne.errors import ConfigError
 from galerne.logs import LogSettings
 from router.tracing.settings import TracingSettings

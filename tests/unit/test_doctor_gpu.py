@@ -1,5 +1,7 @@
 """What the doctor finds out about GPUs, as far as that needs none."""
 
+from dataclasses import replace
+
 import pytest
 
 from cluster.cli.doctor_print import gpu_rows
@@ -14,6 +16,7 @@ from cluster.planning.costs import ExpertCost
 from galerne.errors import ConfigError
 from galerne.topology import LinkTransport
 from helpers.calibrations import SHAPE, calibration, machine
+from helpers.planning import create_gpu_memory
 
 CUDA, MIXED = ("cuda", "cuda"), ("cuda", "cpu")
 
@@ -69,19 +72,27 @@ def test_a_machine_without_a_gpu_is_refused_by_the_field():
     check_devices("cpu", "cpu")
 
 
-def test_dense_weights_must_fit_one_gpu_and_experts_all_of_them():
-    assert findings(on_gpus(), SHAPE, {}, CUDA) == []
-    small = on_gpus(free_bytes=(2 << 30) + int(SHAPE.dense_bytes) - 1)
-    fields = [f.field for f in findings(small, SHAPE, {}, CUDA)]
-    assert fields == ["device", "shard_device"]
-    enough = (2 << 30) + int((SHAPE.dense_bytes + SHAPE.routed_bytes) / 2) + 1
-    assert findings(on_gpus(free_bytes=enough), SHAPE, {}, CUDA) == []
+def fields_of(gpu_bytes, devices=CUDA, **changes):
+    memory = create_gpu_memory(gpu_bytes, SHAPE)
+    of = replace(on_gpus(free_bytes=gpu_bytes), **changes)
+    return [f.field for f in findings(of, SHAPE, {}, devices, memory) if f.is_refusal]
 
 
-def test_experts_on_cores_must_fit_the_machine_whatever_the_gpu_has():
-    few = machine(free_bytes=1, nccl_problem="", num_gpus=2, gpus=gpus())
-    [found] = findings(few, SHAPE, {}, MIXED)
-    assert (found.field, found.is_refusal) == ("model", True)
+def test_a_gateway_must_fit_one_gpu_and_experts_the_others_or_beside_it():
+    dense, routed = int(SHAPE.dense_bytes), int(SHAPE.routed_bytes)
+    assert dense < routed
+    assert fields_of(dense - 1) == ["device", "shard_device"]
+    assert fields_of(dense + 1) == ["shard_device"]
+    assert fields_of(routed + 1) == []
+    assert fields_of(routed + 1, num_gpus=1) == ["shard_device"]
+    assert fields_of(dense + routed + 1, num_gpus=1) == []
+
+
+def test_experts_on_cores_must_fit_the_machine_or_beside_the_gateway():
+    dense, routed = int(SHAPE.dense_bytes), int(SHAPE.routed_bytes)
+    assert fields_of(dense + 1, MIXED, free_bytes=1) == ["model"]
+    assert fields_of(dense + 1, MIXED, free_bytes=routed + 1) == []
+    assert fields_of(dense + routed + 1, MIXED, free_bytes=1) == []
 
 
 def test_a_gpus_step_is_held_against_the_gpus_memory():

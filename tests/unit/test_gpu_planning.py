@@ -12,6 +12,7 @@ from cluster.cli.app import app
 from cluster.config import load_config
 from cluster.demo import MODEL_DIRECTORY
 from cluster.doctor.store import Gpus, default_path, load, save
+from cluster.gpu_memory import FreeGpus
 from cluster.launch import parts_on_gpus
 from cluster.nodes import Node, Role
 from cluster.plan import HeldModel
@@ -168,7 +169,7 @@ def test_auto_starts_from_the_file_that_was_measured_on_gpus(tmp_path):
     found = find_calibration(wanted)
     scaling = scaling_plan(wanted, found, ())
     assert scaling.cluster.gateway_gpus == scaling.cluster.shard_gpus == 8
-    assert scaling.cluster.gpu_bytes == 79e9 - 2 * 2**30
+    assert scaling.cluster.gpu_memory.free_bytes == 79e9
     started, spread = first_config(wanted, scaling)
     assert (started.device, started.shard_device, spread) == ("cuda", "cuda", (1, 0))
     assert started.transport in ("local", "nccl")
@@ -194,7 +195,7 @@ def test_a_calibration_of_gpus_comes_back_and_has_a_file_of_its_own(tmp_path):
 
 def test_a_file_that_says_nothing_of_its_gpus_is_refused_by_its_field():
     with pytest.raises(ConfigError, match=r"calibration\.gpus=None: gateways on GPUs need"):
-        measured_cluster(measured(gpus=None))
+        measured_cluster(measured(gpus=None), load_config(None, {}))
 
 
 # -- what-if ---------------------------------------------------------------------------------
@@ -222,7 +223,7 @@ def test_what_if_describes_machines_with_other_gpus(ask):
     assert "nccl" in links(ask())
     assert "nccl" not in links(ask("--gpus", "1"))
     assert "nccl" in links(ask("--gpus", "1", "--nodes", "1", "--trusted-network", "nccl"))
-    small = ask("--gpu-gb", "2.15")  # 2 GiB are the workspace's
+    small = ask("--gpu-gb", "1.1")  # a process takes 1 GiB, whatever it loads
     assert small.exit_code == 2
     assert "gateway_gpu_bytes" in small.stdout
 
@@ -255,11 +256,12 @@ def test_the_cache_is_sized_by_the_gpus_of_the_nodes_that_may_hold_gateways(monk
     cores = Node("cores", 16.0, False, memory_bytes=1e11)
     asked = []
 
-    def free_bytes(nodes):
+    def free_gpus(nodes, *, for_shards):
+        assert not for_shards
         asked.append({node.id: node.role for node in nodes if node.num_cpus})
-        return int(79e9)
+        return FreeGpus(int(79e9), int(79e9))
 
-    monkeypatch.setattr("cluster.scaling.free_gpu_bytes_on", free_bytes)
+    monkeypatch.setattr("cluster.scaling.free_gpus_on", free_gpus)
     config = load_config(None, {"device": "cuda", "insecure_network": True})
     planned = plan_scaled(config, "app", [head, gpu, cores], None)
     assert asked == [{"gpu": Role.GATEWAY, "cores": Role.SHARD}]

@@ -11,6 +11,7 @@ from cluster.nodes import Node, Role
 from cluster.planning.cluster_shape import NO_GPUS, GpuUse
 from galerne.errors import ConfigError
 from galerne.topology import LinkTransport
+from helpers.planning import create_gpu_memory
 
 GATEWAY, SHARD = Role.GATEWAY, Role.SHARD
 kinds_of_nodes = st.lists(st.sampled_from([GATEWAY, SHARD, None]), max_size=6)
@@ -45,8 +46,9 @@ def test_links_between_nodes_are_planned_only_where_their_costs_are_known():
     assert LinkTransport.GRPC not in found.transports
 
 
-BOTH_ON_GPUS = GpuUse(by_gateways=True, by_shards=True, room_bytes=7e10)
-MIXED = GpuUse(by_gateways=True, room_bytes=7e10)
+H100 = create_gpu_memory(7e10)
+BOTH_ON_GPUS = GpuUse(by_gateways=True, by_shards=True, memory=H100)
+MIXED = GpuUse(by_gateways=True, memory=H100)
 ALL_LINKS = (LinkTransport.GRPC, LinkTransport.NCCL)
 
 
@@ -56,7 +58,7 @@ def with_gpus(*numbers, role=None):
 
 def test_links_between_gpus_are_planned_where_shards_have_some_and_costs_are_known():
     found = shape(with_gpus(4, 2), calibrated=ALL_LINKS, gpu_use=BOTH_ON_GPUS)
-    assert (found.gateway_gpus, found.shard_gpus, found.gpu_bytes) == (2, 2, 7e10)
+    assert (found.gateway_gpus, found.shard_gpus, found.gpu_memory) == (2, 2, H100)
     assert LinkTransport.NCCL in found.transports
     for calibrated, use in (((), BOTH_ON_GPUS), (ALL_LINKS, MIXED), (ALL_LINKS, NO_GPUS)):
         found = shape(with_gpus(4, 2), calibrated=calibrated, gpu_use=use)
