@@ -97,7 +97,8 @@ class DeltaHub:
             if request.resumed:
                 raise NotServingError("its earlier run here has not ended yet")
             raise UnusableRequestIdError(request.request_id)
-        early = self._early[request.request_id] = []
+        early: list[int | None] = []
+        self._early[request.request_id] = early
 
         async def accepted() -> None:
             self._end_early(engine, request.request_id, early)

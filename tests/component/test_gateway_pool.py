@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from contextlib import aclosing
 from dataclasses import replace
 
 import pytest
@@ -104,6 +105,29 @@ async def test_abort_while_a_gateway_makes_ready_ends_the_request(
     assert last.finish_reason is FinishReason.ABORT
     assert last.offset < 1000
     await pool.forget("early")
+
+
+@pytest.mark.parametrize("hold", [None, Hold(30.0, b"me", b"")])
+async def test_abort_that_overtakes_its_request_ends_it(pool, gateway, monkeypatch, hold):
+    has_begun, may_go_on, stream = threading.Event(), threading.Event(), gateway.hub.stream
+
+    async def late(*arguments):
+        has_begun.set()
+        await until(may_go_on.is_set)  # as if many images were still on their way
+        async with aclosing(stream(*arguments)) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    monkeypatch.setattr(gateway.hub, "stream", late)
+    asked = replace(request("overtaken", max_tokens=1000), owner=b"me", hold=hold)
+    running = asyncio.create_task(ended(pool.submit(asked)))
+    await until(has_begun.is_set)
+    assert await pool.abort("overtaken")
+    may_go_on.set()
+    last = await running
+    assert last.finish_reason is FinishReason.ABORT
+    assert last.offset < 1000
+    await pool.forget("overtaken")
 
 
 async def test_request_under_which_the_pool_is_closed_ends_with_an_error(pool):
