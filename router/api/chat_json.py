@@ -33,10 +33,13 @@ def usage_json(usage: Usage) -> dict[str, Any]:
     }
 
 
-def end_json(end: Finished) -> dict[str, Any]:
-    """``finish_reason``, and vLLM's ``stop_reason``: the stop string or token that ended it."""
-    reason = end.stop or end.stop_token_id
-    return {"finish_reason": end.reason.value, "stop_reason": reason}
+def end_json(end: Finished, eos_id: int) -> dict[str, Any]:
+    """``finish_reason``, and vLLM's ``stop_reason``: the stop string or token that was asked for.
+
+    Null where the model has ended by itself.
+    """
+    token_id = None if end.stop_token_id == eos_id else end.stop_token_id
+    return {"finish_reason": end.reason.value, "stop_reason": end.stop or token_id}
 
 
 def chat_completion(
@@ -51,7 +54,7 @@ def chat_completion(
                 "index": index,
                 "message": _message(choice),
                 "logprobs": chat_logprobs(tokenizer, choice.logprobs) if has_logprobs else None,
-                **end_json(choice.end),
+                **end_json(choice.end, tokenizer.eos_id),
             }
             for index, choice in enumerate(collected.choices)
         ],
@@ -115,7 +118,7 @@ class ChatChunks:
             case ChatDelta(choice=choice, piece=piece):
                 return [self._chunk(choice, _delta(piece))]
             case Finished(choice=choice, reason=reason) if reason is not EndReason.ERROR:
-                return [self._chunk(choice, {}, end_json(event))]
+                return [self._chunk(choice, {}, end_json(event, self._tokenizer.eos_id))]
             case Usage() if self._includes_usage:
                 return [{**self._head, "choices": [], "usage": usage_json(event)}]
         return []

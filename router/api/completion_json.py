@@ -55,7 +55,7 @@ def _choice(
     shaped: dict[str, Any] = {
         "text": echo + choice.text,
         "logprobs": _logprobs(choice, answer, body, tokenizer),
-        **end_json(choice.end),
+        **end_json(choice.end, tokenizer.eos_id),
     }
     if body.prompt_logprobs is not None:
         shaped["prompt_logprobs"] = prompt_logprobs(tokenizer, answer.prompt_logprobs)
@@ -104,7 +104,8 @@ class CompletionChunks:
             case Finished(reason=reason) as end if reason is not EndReason.ERROR:
                 if self._body.echoes_only:
                     end = Finished(choice=end.choice, reason=EndReason.LENGTH)
-                return [self._chunk(first_index + end.choice, "", end=end_json(end))]
+                shown = end_json(end, self._tokenizer.eos_id)
+                return [self._chunk(first_index + end.choice, "", end=shown)]
             case Usage() as usage:
                 self._usage += usage
         return []

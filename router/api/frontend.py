@@ -231,6 +231,7 @@ class Frontend:
         self.metrics.let_in(call.model or self.model.name)
         request = replace(request, owner=current_client().owner)
         meter.request_id = request.request_id
+        meter.num_prompt = len(request.prompt_token_ids)
         if meter.trace is not None:
             request = meter.trace.admitted(request)
         if call.resumable is None:

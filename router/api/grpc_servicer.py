@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing, contextmanager
@@ -10,7 +11,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import grpc
 
-from galerne.errors import GalerneError, InvalidRequestError
+from galerne.errors import GalerneError, InvalidRequestError, RequestAbortedError
 from galerne.v1 import inference_pb2 as pb
 from galerne.v1 import inference_pb2_grpc as pb_grpc
 from router.api.collect import collect
@@ -24,6 +25,7 @@ from router.api.resume import ResumeFilter, offsets_text
 
 logger = logging.getLogger(__name__)
 
+STALL_TIMEOUT_S = 60.0  # a client that takes nothing for so long is given up, as over HTTP
 _NAMES_HERE = {
     ".image_url.url": ".image_url",
     ".image_url": ".image",
@@ -209,7 +211,11 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
 async def _write_all(context: Context, messages: AsyncGenerator[Any, None]) -> None:
     async with Aborting(context), aclosing(messages):
         async for message in messages:
-            await context.write(message)
+            try:
+                async with asyncio.timeout(STALL_TIMEOUT_S):
+                    await context.write(message)
+            except TimeoutError:
+                raise RequestAbortedError("(grpc)", "the client does not read") from None
 
 
 def authorization_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> str | None:

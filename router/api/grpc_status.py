@@ -19,7 +19,9 @@ Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
 
 REQUEST_ID_KEY = "x-request-id"
 _DOMAIN = "galerne"
-_MAX_CHARS = 800  # of a message: it is sent three times, and trailers may have 8 KiB in all
+# Of a message. It is sent three times, once with three bytes for each that is not ASCII, twice in
+# base 64, and trailers may have 8 KiB in all.
+_MAX_BYTES = 800
 
 
 class Ending(NamedTuple):
@@ -35,7 +37,7 @@ def ending_of(error: GalerneError, metadata: Metadata | None) -> Ending:
 
     ``metadata`` is what the client has sent.
     """
-    text = str(error)[:_MAX_CHARS]
+    text = _cut(str(error))
     request_id = request_id_of(metadata)
     code = grpc.StatusCode[error.status]
     status = status_pb2.Status(code=code.value[0], message=text)
@@ -55,6 +57,10 @@ def request_id_of(metadata: Metadata | None) -> str:
     return request_id_from(given if isinstance(given, str) else None)
 
 
+def _cut(text: str) -> str:
+    return text.encode("utf-8", "replace")[:_MAX_BYTES].decode("utf-8", "ignore")
+
+
 def _details(error: GalerneError, text: str, request_id: str) -> Iterable[Message]:
     name = type(error).__name__.removesuffix("Error")
     reason = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).upper()
@@ -62,7 +68,7 @@ def _details(error: GalerneError, text: str, request_id: str) -> Iterable[Messag
     yield error_details_pb2.RequestInfo(request_id=request_id)
     if isinstance(error, InvalidRequestError):
         violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.field, description=error.problem[:_MAX_CHARS]
+            field=error.field, description=_cut(error.problem)
         )
         yield error_details_pb2.BadRequest(field_violations=[violation])
     seconds = retry_after_s(error)

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import TypeVar
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
-from galerne.errors import InvalidRequestError
+from galerne.errors import InvalidRequestError, RequestAbortedError
 from router.api.errors import BodyTooLargeError, BodyTooSlowError
 from router.api.inputs import ApiLimits, ChatCompletionInput, GenerateInput
 
@@ -23,12 +24,15 @@ async def read_body(request: Request, limits: ApiLimits) -> bytes:
     Raises:
         BodyTooLargeError: It is, or says that it is.
         BodyTooSlowError: It takes longer than it may.
+        RequestAbortedError: The client has left in the midst of it.
     """
     try:
         async with asyncio.timeout(limits.body_timeout_s):
             return await _read_all(request, limits.max_body_bytes)
     except TimeoutError:
         raise BodyTooSlowError(limits.body_timeout_s) from None
+    except ClientDisconnect:
+        raise RequestAbortedError("(http)", "the client has left") from None
 
 
 async def _read_all(request: Request, max_bytes: int) -> bytes:

@@ -38,8 +38,12 @@ class GenerationRoutes:
     async def chat_completions(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
         body = parse_body(ChatCompletionBody, await self.read_body(request))
-        if wants_resumable(request, is_stream=bool(body.stream)):
-            return await self.resumable.chat(request, body)
+        with body.naming():
+            if wants_resumable(request, is_stream=bool(body.stream)):
+                return await self.resumable.chat(request, body)
+            return await self._chat(request, body)
+
+    async def _chat(self, request: Request, body: ChatCompletionBody) -> Response:
         events = self._frontend.chat(timed(request, body.to_input()))
         num_choices = body.n or 1
         has_logprobs = bool(body.logprobs)

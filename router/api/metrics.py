@@ -24,6 +24,8 @@ _INTER_TOKEN_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 _TOKEN_BUCKETS = (16, 64, 256, 1024, 4096, 16384, 65536, 262144)
 _DURATION_BUCKETS_S = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
+_GIVEN_UP = ("disconnected", "CANCELLED", "DEADLINE_EXCEEDED")  # outcomes, perhaps before a token
+
 MAX_CLIENTS = 100  # shown by name
 MAX_MODELS = 64
 _MAX_LIMITS = 16
@@ -198,6 +200,7 @@ class RequestMeter:
         self.lease: Lease | None = None  # of the client's limits; None: counted elsewhere
         self.trace: FrontendTrace | None = None  # None: nothing is traced
         self.request_id = ""  # once it was admitted
+        self.num_prompt = 0  # tokens of an admitted prompt that are not charged yet
         self.is_detached = False  # the request outlives its client; its task closes this
         self._metrics = metrics
         self._api = api
@@ -221,7 +224,7 @@ class RequestMeter:
     def see(self, event: Event) -> None:
         """Count what an event says."""
         if self.lease is not None:
-            _charge(self.lease, event)
+            self._charge(self.lease, event)
         if self.trace is not None:
             self.trace.see(event)
         match event:
@@ -238,6 +241,8 @@ class RequestMeter:
         """The request has ended."""
         metrics = self._metrics
         if self.lease is not None:
+            if self.outcome in _GIVEN_UP:  # a gateway has computed at it
+                self._charge_prompt(self.lease)
             self.lease.release(self.outcome)
         seconds = metrics.clock.now_s() - self._arrived_s
         told = (self.request_id, self._api, self.outcome, seconds)
@@ -245,6 +250,18 @@ class RequestMeter:
         if self.trace is not None:
             self.trace.close(self.outcome)
         metrics.ended(self._client, self._api, self.outcome, seconds)
+
+    def _charge(self, lease: Lease, event: Event) -> None:
+        match event:
+            case Accepted():
+                self._charge_prompt(lease)
+            case TokensDelta(token_ids=ids):
+                lease.charge_answer(len(ids))
+
+    def _charge_prompt(self, lease: Lease) -> None:
+        """Once."""
+        lease.charge_prompt(self.num_prompt)
+        self.num_prompt = 0
 
     def _see_tokens(self, choice: int, num_tokens: int) -> None:
         now_s = self._metrics.clock.now_s()
@@ -257,14 +274,6 @@ class RequestMeter:
 
 
 _UNTRACED = nullcontext()
-
-
-def _charge(lease: Lease, event: Event) -> None:
-    match event:
-        case Accepted(prompt_token_ids=ids):
-            lease.charge_prompt(len(ids))
-        case TokensDelta(token_ids=ids):
-            lease.charge_answer(len(ids))
 
 
 def _outcome_of(error: BaseException) -> str:

@@ -24,6 +24,7 @@ from router.guidance.grammar import (
 )
 from router.guidance.vocabulary import build_vocabulary
 
+MAX_BUDGET = 2**31 - 1  # tokens of reasoning; of the messages to gateways
 _NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "additionalProperties": False}
 
 
@@ -130,8 +131,8 @@ class RuleMaker:
 
     def _check_budget(self, budget: int | None) -> None:
         field = "thinking_token_budget"
-        if budget is not None and budget < 0:
-            raise InvalidRequestError(field, f"must be at least 0, got {budget}")
+        if budget is not None and not 0 <= budget <= MAX_BUDGET:
+            raise InvalidRequestError(field, f"must be in [0, {MAX_BUDGET}], got {budget}")
         if budget is not None and self._special.end_think is None:
             raise InvalidRequestError(field, "this model does not reason")
 

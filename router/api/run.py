@@ -149,7 +149,8 @@ class _Tally:
     def take(self, delta: TokenDelta) -> list[Event]:
         if delta.finish_reason is not None:
             self._running.discard(delta.choice)
-        self._num_cached = max(self._num_cached, delta.num_cached_tokens)
+        if delta.choice == 0:  # the others also find what this one has computed
+            self._num_cached = max(self._num_cached, delta.num_cached_tokens)
         events: list[Event] = []
         if self._wants_prompt_logprobs and delta.prompt_logprobs:
             self._wants_prompt_logprobs = False

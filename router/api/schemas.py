@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -165,6 +166,25 @@ class ChatCompletionBody(_Body):
         super().check()
         if self.top_logprobs is not None and not self.logprobs:
             raise InvalidRequestError("top_logprobs", "only goes with logprobs: true")
+
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """In the refusals inside, parameters have the names that this body has for them.
+
+        Raises:
+            InvalidRequestError: As inside.
+        """
+        names = {"logprobs": "top_logprobs"}
+        if self.max_completion_tokens is not None:
+            names["max_tokens"] = "max_completion_tokens"
+        if self.seed is None:
+            names["seed"] = "random_seed"
+        try:
+            yield
+        except InvalidRequestError as error:
+            if error.field not in names:
+                raise
+            raise InvalidRequestError(names[error.field], error.problem) from error
 
     def to_input(self) -> ChatCompletionInput:
         """What the frontend is asked for.

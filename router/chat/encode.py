@@ -113,6 +113,8 @@ class ChatFormat:
         self._check_number(sources)
         if request.continue_final_message:
             messages = _continue_last(messages)
+        else:
+            _check_prefixes(request.messages)
         completion = ChatCompletionRequest(
             messages=messages,
             tools=convert_tools(request.tools) if request.tools else None,
@@ -228,6 +230,14 @@ def _continue_last(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
         problem = "needs a last message of the assistant"
         raise InvalidRequestError("continue_final_message", problem)
     return [*messages[:-1], messages[-1].model_copy(update={"prefix": True})]
+
+
+def _check_prefixes(messages: Sequence[Mapping[str, Any]]) -> None:
+    """Mistral's mark of an answer's beginning would be ignored, as by OpenAI's API."""
+    for index, message in enumerate(messages):
+        if message.get("prefix"):
+            problem = "is not served, send continue_final_message: true"
+            raise InvalidRequestError(f"messages[{index}].prefix", problem)
 
 
 def _effort(effort: str | None) -> ReasoningEffort | None:

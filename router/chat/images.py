@@ -22,6 +22,8 @@ from router.chat.image_files import ImageLimits, load_image, open_image
 from router.chat.tokenizer import ImageTokenIds
 from router.engine.request import ImageInput
 
+MAX_PIXEL_BYTES = 500 << 20  # of all images of a prompt: a message to a gateway has 512 MiB
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageGeometry:
@@ -35,6 +37,11 @@ class ImageGeometry:
     def cell_size(self) -> int:
         """Side in pixels of the square behind one [IMG]."""
         return self.patch_size * self.spatial_merge_size
+
+    @property
+    def cell_bytes(self) -> int:
+        """Of the float32 pixels behind one [IMG]."""
+        return 3 * 4 * self.cell_size**2
 
     def num_tokens(self, width: int, height: int) -> int:
         """Prompt tokens of an image of ``width`` x ``height`` pixels, breaks and end included.
@@ -98,13 +105,18 @@ class ImagePreprocessor:
 
         Raises:
             InvalidRequestError: The file is refused by ``open_image``, or has more tokens than the
-                prompt may have, which is found before it is decoded; names ``field``.
+                prompt may have, or more pixels than a gateway can be sent, which is found before
+                it is decoded; names ``field``.
         """
         image = open_image(data, field, self.limits)
         num_tokens = num_before + self.geometry.num_tokens(*image.size)
         if self._max_tokens is not None and num_tokens > self._max_tokens:
             problem = f"the images up to here become {num_tokens} tokens, more than the model's"
             raise InvalidRequestError(field, f"{problem} {self._max_tokens}")
+        num_bytes = num_tokens * self.geometry.cell_bytes
+        if num_bytes > MAX_PIXEL_BYTES:
+            problem = f"the images up to here take {num_bytes >> 20} MiB as pixels, more than"
+            raise InvalidRequestError(field, f"{problem} {MAX_PIXEL_BYTES >> 20}")
         load_image(image, field, self.limits)
         try:
             return self._encoder(ImageChunk(image=image))

@@ -282,18 +282,25 @@ class Scheduler:
         return victims
 
     def _admit(self, budget: int) -> list[StepEntry]:
-        """Start waiting sequences in order until one does not fit."""
+        """Start waiting sequences in order until one does not fit.
+
+        Who waits for its leader is passed by, for that may take long; its place is kept.
+        """
         entries: list[StepEntry] = []
-        reserved = self._reserved()
-        while self._waiting and budget > 0 and self.num_running < self._config.max_num_seqs:
-            sequence = self._waiting[0]
-            if self._pool.num_free <= reserved or self._awaits_leader(sequence):
+        reserved, passed, size = self._reserved(), 0, self._config.block_size
+        while budget > 0 and self.num_running + passed < self._config.max_num_seqs:
+            if passed == len(self._waiting) or self._pool.num_free <= reserved:
                 break
+            sequence = self._waiting[passed]
+            if sequence.awaits_leader(size):
+                passed += 1
+                reserved += self._blocks_for(sequence.num_tokens) - sequence.num_shareable(size)
+                continue
             hits = self._lookup(sequence)
             need = self._blocks_for(sequence.num_tokens) - len(hits)
             if need > self._pool.num_free - self._pool.count_free(hits) - reserved:
                 break
-            self._waiting.popleft()
+            del self._waiting[passed]
             num_tokens = self._start(sequence, hits, budget)
             entries.append(_entry(sequence, num_tokens))
             budget -= num_tokens
@@ -307,8 +314,9 @@ class Scheduler:
         del sequence.blocks[num_kept:]
 
     def _reserved(self) -> int:
-        """Blocks that running sequences still need: prompts grow chunk by chunk."""
-        return sum(self._blocks_for(s.num_tokens) - len(s.blocks) for s in self._running)
+        """Blocks that running sequences still need. Some hold more: of guesses that never ran."""
+        needs = (self._blocks_for(s.num_tokens) - len(s.blocks) for s in self._running)
+        return sum(max(need, 0) for need in needs)
 
     def _start(self, sequence: Sequence, hits: list[int], budget: int) -> int:
         """Make a sequence running, with the blocks of its first chunk; returns the chunk's size."""
@@ -361,14 +369,6 @@ class Scheduler:
         sequence.blocks = []
         sequence.num_computed = 0
         sequence.num_published = 0
-
-    def _awaits_leader(self, sequence: Sequence) -> bool:
-        """Whether another choice is just computing the prompt blocks that this one can share."""
-        leader = sequence.leader
-        if leader is None or leader.state is not SequenceState.RUNNING:
-            return False
-        num_shareable = (sequence.num_prompt - 1) // self._config.block_size
-        return sequence.may_hit_cache and leader.num_published < num_shareable
 
     def _lookup(self, sequence: Sequence) -> list[int]:
         """Cached blocks of the longest known prefix that leaves a token to compute."""

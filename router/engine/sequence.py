@@ -92,6 +92,17 @@ class Sequence:
         needs_prompt = self.request.sampling.prompt_logprobs is not None and self.choice == 0
         return self.hash_context is not None and not needs_prompt
 
+    def num_shareable(self, block_size: int) -> int:
+        """Blocks of the prompt that choices can have in common; one token stays to be computed."""
+        return (self.num_prompt - 1) // block_size
+
+    def awaits_leader(self, block_size: int) -> bool:
+        """Whether another choice is just computing the prompt blocks that this one can share."""
+        leader = self.leader
+        if leader is None or leader.state is not SequenceState.RUNNING or not self.may_hit_cache:
+            return False
+        return leader.num_published < self.num_shareable(block_size)
+
     def name_full_blocks(self, block_size: int) -> None:
         """Bring ``keys`` up to the known tokens; each block is hashed once."""
         if self.hash_context is None:

@@ -8,6 +8,7 @@ from galerne.errors import InvalidRequestError
 from router.engine.request import SamplingParams
 
 MAX_TEMPERATURE = 10.0
+MAX_TOP_K = 2**31 - 1  # of the messages to gateways
 MAX_PENALTY = 2.0
 MIN_REPETITION_PENALTY = 0.01  # a logit over much less is beyond float32
 MAX_REPETITION_PENALTY = 10.0
@@ -68,6 +69,7 @@ def _check_distribution(params: SamplingParams) -> None:
     _check_range("top_p", params.top_p, 0, 1, above=True)
     if params.top_k < 0:
         raise InvalidRequestError("top_k", f"must be at least 0 (0 keeps all), got {params.top_k}")
+    _check_range("top_k", params.top_k, 0, MAX_TOP_K)
     _check_range("min_p", params.min_p, 0, 1)
     _check_range("presence_penalty", params.presence_penalty, -MAX_PENALTY, MAX_PENALTY)
     _check_range("frequency_penalty", params.frequency_penalty, -MAX_PENALTY, MAX_PENALTY)

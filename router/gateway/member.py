@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from typing import Any, NamedTuple
 
@@ -117,8 +117,12 @@ class Member:
         self._channel = open_channel(address, SERVICE_OPTIONS + _RECONNECT, tls)
         self._stub: Any = internal_pb2_grpc.GatewayServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
-    async def submit(self, request: GenerationRequest) -> AsyncGenerator[TokenDelta, None]:
+    async def submit(
+        self, request: GenerationRequest, unwanted: Callable[[], Iterable[int]] = lambda: ()
+    ) -> AsyncGenerator[TokenDelta, None]:
         """Run a request here; its deltas. Closing aborts it.
+
+        ``unwanted``: choices that were aborted, perhaps before the gateway had the request.
 
         Raises:
             GatewayLostError: The gateway cannot be reached, or no longer.
@@ -130,7 +134,8 @@ class Member:
         metadata = (*self._metadata, *attempt.metadata)
         call = self._stub.Submit(encode_request(request), metadata=metadata)
         try:
-            async with aclosing(self._follow(call, request.request_id)) as events:
+            following = self._follow(call, request.request_id, unwanted)
+            async with aclosing(following) as events:
                 async for event in events:
                     if event.is_trace_kept:
                         attempt.kept_below()
@@ -166,6 +171,7 @@ class Member:
         self,
         call: Any,  # noqa: ANN401 - grpc's
         request_id: str,
+        unwanted: Callable[[], Iterable[int]] = lambda: (),
         *,
         was_running: bool = False,
     ) -> AsyncGenerator[Any, None]:
@@ -174,6 +180,8 @@ class Member:
         self._calls.add(call)
         try:
             was_running = was_running or ACCEPTED in dict(await call.initial_metadata() or ())
+            for choice in unwanted():  # the abort may have overtaken the request
+                await self.abort(request_id, choice, None)
             async for event in call:
                 yield event
         except grpc.aio.AioRpcError as error:

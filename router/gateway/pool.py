@@ -193,7 +193,7 @@ class GatewayPool:
     ) -> AsyncGenerator[TokenDelta, None]:
         """What is new of a request at a gateway."""
         request = record.resumption()
-        stream = held.deltas() if held is not None else member.submit(request)
+        stream = held.deltas() if held is not None else member.submit(request, record.unwanted)
         self._owner[request.request_id] = member
         try:
             async with aclosing(stream) as deltas:

@@ -50,6 +50,8 @@ class DeltaHub:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._queues: dict[str, asyncio.Queue[TokenDelta]] = {}
         self._owners: dict[str, bytes] = {}  # of requests that end with their call
+        # Choices (None: all) of requests that the engine does not have yet, to be ended then.
+        self._early: dict[str, list[int | None]] = {}
 
     def belongs(self, request_id: str, owner: bytes) -> bool:
         """Whether that one made a request."""
@@ -95,13 +97,41 @@ class DeltaHub:
             if request.resumed:
                 raise NotServingError("its earlier run here has not ended yet")
             raise UnusableRequestIdError(request.request_id)
+        early: list[int | None] = []
+        self._early[request.request_id] = early
+
+        async def accepted() -> None:
+            self._end_early(engine, request.request_id, early)
+            await on_accepted()
+
         if request.hold is None:
-            stream = self._stream(engine, request, on_accepted)
+            stream = self._stream(engine, request, accepted)
         else:
-            stream = self.held.stream(engine, request, request.hold, self._guides_of, on_accepted)
-        async with aclosing(stream) as deltas:
-            async for delta in deltas:
-                yield delta
+            stream = self.held.stream(engine, request, request.hold, self._guides_of, accepted)
+        try:
+            async with aclosing(stream) as deltas:
+                async for delta in deltas:
+                    yield delta
+        finally:
+            self._end_early(engine, request.request_id, early)
+
+    def abort(self, engine: Engine, request_id: str, choice: int | None = None) -> Future[bool]:
+        """End a request, or one choice of it; whether it was running, or is about to."""
+        early = self._early.get(request_id)
+        aborted = engine.abort(request_id, choice)
+        if early is None:
+            return aborted
+        early.append(choice)
+        was_coming: Future[bool] = Future()
+        was_coming.set_result(True)
+        return was_coming
+
+    def _end_early(self, engine: Engine, request_id: str, early: list[int | None]) -> None:
+        """The engine has the request now, or will never have it."""
+        if self._early.get(request_id) is early:
+            del self._early[request_id]
+            for choice in early:
+                engine.abort(request_id, choice)
 
     async def _stream(
         self,
@@ -232,7 +262,8 @@ class GatewayServicer(internal_pb2_grpc.GatewayServiceServicer):
         choice = request.choice if request.HasField("choice") else None
         if request.HasField("owner") and not self._hub.belongs(request.request_id, request.owner):
             return inference_pb2.AbortResult(was_running=False)
-        was_running = await asyncio.wrap_future(self._engine.abort(request.request_id, choice))
+        aborted = self._hub.abort(self._engine, request.request_id, choice)
+        was_running = await asyncio.wrap_future(aborted)
         if request.forget:
             self._hub.held.forget(request.request_id)
         return inference_pb2.AbortResult(was_running=was_running)

@@ -94,6 +94,10 @@ class StreamRecord:
         self.num_moves += 1
         return self._num_barren <= MAX_BARREN_MOVES
 
+    def unwanted(self) -> list[int]:
+        """Choices that the client has given up, and that have not ended."""
+        return [choice for choice in self._open() if self._is_aborted[choice]]
+
     @property
     def is_unwanted(self) -> bool:
         """Whether the client has given up every choice that has not ended."""
@@ -101,7 +105,7 @@ class StreamRecord:
 
     def end_aborted(self) -> list[TokenDelta]:
         """Last deltas of choices whose abort the lost gateway can no longer confirm."""
-        return [self._end(choice) for choice in self._open() if self._is_aborted[choice]]
+        return [self._end(choice) for choice in self.unwanted()]
 
     def resumption(self) -> GenerationRequest:
         """The request as the next gateway needs it."""

@@ -7,6 +7,7 @@ special tokens are meant by their ids.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,9 @@ import llguidance
 from galerne.errors import InvalidRequestError
 from router.chat.refusals import refused_as
 from router.guidance.formats import JSON_OBJECT, FormatKind, OutputFormat, check_length
+
+_DELETE, _ESCAPED = "\x7f", r"\u007f"
+_DELETE_IN_REGEX = re.compile(rf"(\\*){_DELETE}")
 
 # White space between the parts of JSON. The models write a space, or a line and its indentation;
 # without a bound one that is lost in white space would not find back.
@@ -100,9 +104,9 @@ def _body(output: OutputFormat) -> str:
             schema = JSON_OBJECT if output.schema is None else output.schema
             return _json(schema, output.field, is_lenient=output.is_lenient)
         case FormatKind.REGEX:
-            return f"/{llguidance.regex_to_lark(output.text)}/"
+            return _regex(output)
         case _:
-            body = " | ".join(json.dumps(c, ensure_ascii=False) for c in output.choices)
+            body = " | ".join(_quoted(choice) for choice in output.choices)
             check_length(body, output.field)
             return body
 
@@ -110,11 +114,25 @@ def _body(output: OutputFormat) -> str:
 def _json(schema: Mapping[str, Any], field: str, *, is_lenient: bool) -> str:
     options = {"whitespace_pattern": _WHITE_SPACE, "lenient": is_lenient}
     try:
-        text = json.dumps({**schema, "x-guidance": options}, ensure_ascii=False)
+        text = _quoted({**schema, "x-guidance": options})
     except (TypeError, ValueError) as error:
         raise InvalidRequestError(field, f"is no JSON: {error}") from error
     check_length(text, field)
     return f"%json {text}"
+
+
+def _regex(output: OutputFormat) -> str:
+    backslashes = len(output.text) - len(output.text.rstrip("\\"))
+    if backslashes % 2:  # it would be dropped, or take the end of the expression away
+        raise InvalidRequestError(output.field, "ends in a backslash that escapes nothing")
+    # A backslash of its own before DELETE changes nothing.
+    text = _DELETE_IN_REGEX.sub(lambda m: m[1][: len(m[1]) // 2 * 2] + _ESCAPED, output.text)
+    return f"/{llguidance.regex_to_lark(text)}/"
+
+
+def _quoted(value: object) -> str:
+    """JSON as Lark takes it. DELETE, which it does not take, can only be within strings."""
+    return json.dumps(value, ensure_ascii=False).replace(_DELETE, _ESCAPED)
 
 
 def _lark(output: OutputFormat) -> str:

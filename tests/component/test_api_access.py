@@ -9,6 +9,7 @@ import grpc
 import openai
 import pytest
 
+from galerne.errors import OverloadedError
 from galerne.v1 import cluster_pb2 as cluster_pb
 from galerne.v1 import cluster_pb2_grpc, inference_pb2_grpc
 from galerne.v1 import inference_pb2 as pb
@@ -23,7 +24,7 @@ from helpers.api_servers import (
 from helpers.explained import FakeController, decided
 from helpers.fake_gateway import Answer, FakeGateway
 from helpers.resuming import read_rest
-from helpers.waiting import small_window
+from helpers.waiting import small_window, until
 from router.api import sse
 from router.api.audit import AuditLog
 from router.api.inputs import ApiLimits
@@ -74,6 +75,25 @@ async def test_tokens_of_a_stream_are_charged_and_its_place_is_free_at_its_end()
         run.end()
         assert (await read_rest(call))[-1].HasField("usage")
         with pytest.raises(grpc.aio.AioRpcError, match="tokens_per_min limit 20"):
+            await stub.GenerateOnce(request(), metadata=key_of("k"))
+
+
+async def test_a_prompt_is_charged_though_its_client_leaves_before_the_first_token():
+    keys = ApiKeys(["k tokens_per_min=50"])
+    gateway = FakeGateway()
+    frontend = make_frontend(gateway, keys=keys)
+    async with grpc_channel(frontend) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        gateway.refusal = OverloadedError("queue", 8, 1.5)
+        with pytest.raises(grpc.aio.AioRpcError, match="queue"):
+            await stub.GenerateOnce(request("word " * 100), metadata=key_of("k"))
+        gateway.refusal = None
+        call = stub.Generate(request("word " * 100), metadata=key_of("k"))
+        run = await gateway.next_run()  # what was refused has cost nothing
+        call.cancel()
+        await asyncio.wait_for(run.aborted.wait(), 60)
+        await until(lambda: frontend.num_running == 0)
+        with pytest.raises(grpc.aio.AioRpcError, match="tokens_per_min limit 50"):
             await stub.GenerateOnce(request(), metadata=key_of("k"))
 
 
@@ -195,3 +215,24 @@ async def test_a_client_that_does_not_read_is_given_up_and_its_request_ended(mon
         await asyncio.wait_for(run.aborted.wait(), 60)
         writer.close()
         del reader
+
+
+async def test_a_grpc_client_that_does_not_read_is_given_up_and_its_request_ended(monkeypatch):
+    monkeypatch.setattr("router.api.grpc_servicer.STALL_TIMEOUT_S", 0.2)
+    gateway = FakeGateway()
+    frontend = make_frontend(gateway)
+    async with grpc_channel(frontend) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        sampling = pb.SamplingParams(max_tokens=4000)
+        call = stub.Generate(pb.GenerateRequest(text="x", sampling=sampling))
+        run = await gateway.next_run()
+        text = ids_of("word " * 200)[:200]
+        for start in range(4000):  # until it was given up
+            if run.aborted.is_set():
+                break
+            run.emit(*text)
+            if start % 20 == 0:
+                await asyncio.sleep(0.01)
+        await asyncio.wait_for(run.aborted.wait(), 60)
+        await until(lambda: frontend.num_running == 0)
+        call.cancel()

@@ -173,6 +173,21 @@ async def test_full_frontend_refuses_and_takes_again_after_an_end():
         assert isinstance([event async for event in events][-1], Usage)
 
 
+async def test_cached_tokens_are_not_those_that_choices_of_one_request_share():
+    gateway = FakeGateway()
+    call = GenerateInput(prompt="a b c", sampling={"n": 2, "max_tokens": 1})
+
+    async def usage():
+        return [event async for event in make_frontend(gateway).generate(call)][-1]
+
+    asking = asyncio.create_task(usage())
+    run = await gateway.next_run()
+    for choice, num_cached in enumerate((1, 3)):  # the second waited for the blocks of the first
+        run.num_cached_tokens = num_cached
+        run.emit(5, choice=choice, reason=FinishReason.LENGTH)
+    assert (await asking).cached_tokens == 1
+
+
 async def test_chat_that_does_not_fit_names_its_messages():
     frontend = make_frontend(FakeGateway(max_model_len=64))
     messages = [{"role": "user", "content": "word " * 100}]

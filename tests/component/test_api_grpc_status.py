@@ -1,15 +1,19 @@
 """gRPC errors carry ``google.rpc.Status``, and every call its id."""
 
+from base64 import b64encode
+from urllib.parse import quote
+
 import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from galerne.errors import OverloadedError
+from galerne.errors import InvalidRequestError, OverloadedError
 from galerne.v1 import inference_pb2 as pb
 from galerne.v1 import inference_pb2_grpc as pb_grpc
 from helpers.api_servers import grpc_channel, ids_of, make_frontend
 from helpers.fake_gateway import Answer, FakeGateway
+from router.api.grpc_status import ending_of
 from router.api.keys import ApiKeys
 
 ID = (("x-request-id", "trace-7"),)
@@ -65,6 +69,18 @@ async def test_a_long_name_of_a_field_fits_into_the_trailers():
     )
     assert status.code == grpc.StatusCode.NOT_FOUND.value[0]
     assert details["BadRequest"].field_violations[0].field == "model"
+
+
+@pytest.mark.parametrize("character", ["x", "é", "\N{GRINNING FACE}"])
+def test_a_long_problem_fits_into_the_trailers_whatever_its_characters(character):
+    ending = ending_of(InvalidRequestError("a.field", character * 5000), ID)
+    size = len(quote(ending.text))  # what is not ASCII goes percent-encoded
+    for key, value in ending.trailers:
+        size += len(key) + 32  # as RFC 9113, 10.5.1 counts
+        size += len(b64encode(value)) if isinstance(value, bytes) else len(value)
+    assert 800 < size < 8192 - 256  # and there are status and content type
+    assert ending.text.startswith(f"a.field: {character * 100}")
+    assert not ending.text.endswith("\N{REPLACEMENT CHARACTER}")
 
 
 async def test_an_id_comes_back_with_every_call_and_one_is_drawn_where_none_was_sent():

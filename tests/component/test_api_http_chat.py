@@ -7,7 +7,7 @@ import pytest
 
 from galerne.errors import OverloadedError, ShardUnavailableError
 from helpers.api_servers import embedded, http_served, ids_of, make_frontend, openai_client
-from helpers.fake_gateway import Answer, FakeGateway
+from helpers.fake_gateway import EOS, Answer, FakeGateway
 from router.engine.request import FinishReason, TokenLogprob, TokenLogprobs
 
 THINK, END_THINK, CALLS, ARGS = 34, 35, 9, 32
@@ -214,6 +214,14 @@ async def test_sampling_fields_reach_the_gateway_and_defaults_are_filled():
         ({"response_format": {"type": "yaml"}}, "response_format.type"),
         ({"extra_body": {"guided_regex": "("}}, "guided_regex"),
         ({"extra_body": {"thinking_token_budget": -1}}, "thinking_token_budget"),
+        ({"extra_body": {"thinking_token_budget": 2**31}}, "thinking_token_budget"),
+        ({"extra_body": {"top_k": 2**31}}, "top_k"),
+        ({"extra_body": {"random_seed": 2**63}}, "random_seed"),
+        ({"extra_body": {"seed": 2**63, "random_seed": 5}}, "seed"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens"),
+        ({"max_completion_tokens": 10**6, "max_tokens": 5}, "max_completion_tokens"),
+        ({"max_tokens": 10**6}, "max_tokens"),
         ({"extra_body": {"parallel_tool_calls": "no"}}, "parallel_tool_calls"),
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"reasoning_effort": "extreme"}, "reasoning_effort"),
@@ -321,6 +329,23 @@ async def test_stop_string_across_tokens_is_cut_from_the_content_and_aborts():
     assert completion.choices[0].stop_reason == "STOPPING"
     assert "".join(c.choices[0].delta.content or "" for c in chunks) == "Say "
     assert all(run.aborted.is_set() for run in gateway.runs)
+
+
+async def test_stop_reason_is_the_stop_token_that_was_asked_for_and_null_at_the_models_own_end():
+    gateway = FakeGateway()
+    async with openai_client(make_frontend(gateway)) as client:
+        for stop_token_id, reason in ((5, 5), (0, 0), (EOS, None)):
+            for api in (stream, ask):
+                asking = asyncio.create_task(api(client, extra_body={"stop_token_ids": [0, 5]}))
+                run = await gateway.next_run()
+                end = {"reason": FinishReason.STOP, "stop_token_id": stop_token_id}
+                run.emit(*ids_of("Hi"), stop_token_id, **end)
+                told = await asking
+                [choice] = told[-1].choices if api is stream else told.choices
+                assert (choice.finish_reason, choice.stop_reason) == ("stop", reason)
+        asking = asyncio.create_task(client.completions.create(model="fake", prompt="x"))
+        (await gateway.next_run()).end()
+        assert (await asking).choices[0].stop_reason is None
 
 
 async def test_stop_string_in_reasoning_or_arguments_does_not_cut():

@@ -1,10 +1,13 @@
 """What the frontend counts of clients, their limits, and answers over HTTP."""
 
+import asyncio
+
 import httpx
 
 from galerne.errors import OverloadedError
 from helpers.api_servers import http_served, ids_of, make_frontend
 from helpers.fake_gateway import Answer, FakeGateway
+from helpers.waiting import until
 from router.api.events import Usage
 from router.api.keys import ApiKeys
 from router.api.metrics import MAX_CLIENTS, FrontendMetrics
@@ -64,6 +67,20 @@ async def test_an_error_that_nobody_foresaw_is_counted_as_the_500_that_it_is(mon
     async with http_served(frontend) as url, httpx.AsyncClient() as client:
         assert (await client.get(f"{url}/ready")).status_code == 500
     assert counted(frontend, "http_responses_total", route="/ready", code="500") == 1
+
+
+async def test_a_client_that_leaves_in_the_midst_of_its_body_is_no_error_of_the_server(caplog):
+    frontend = make_frontend(FakeGateway())
+    async with http_served(frontend) as url:
+        _, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n{")
+        await writer.drain()
+        await asyncio.sleep(0.1)  # it waits for more
+        writer.transport.abort()
+        route = "/v1/completions"
+        await until(lambda: counted(frontend, "http_responses_total", route=route, code="499"))
+    assert not counted(frontend, "http_responses_total", route=route, code="500")
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_clients_beyond_the_bound_are_counted_together():

@@ -1,6 +1,9 @@
 """The pool over a real gateway, while the roster changes."""
 
 import asyncio
+import threading
+from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 
@@ -8,7 +11,7 @@ from galerne.errors import NotServingError
 from helpers.gateway_process import TOKEN, Directory, gateway_settings
 from helpers.gateways import request
 from helpers.waiting import until
-from router.engine.request import FinishReason
+from router.engine.request import FinishReason, Hold
 from router.gateway.host import GatewayHost
 from router.gateway.pool import GatewayPool
 
@@ -44,6 +47,11 @@ async def started(pool, request_id, max_tokens):
     return task
 
 
+async def ended(deltas):
+    """The last of them."""
+    return [delta async for delta in deltas][-1]
+
+
 async def test_request_of_a_gateway_that_left_the_roster_runs_to_its_end(pool):
     running = await started(pool, "leaves", 300)
     pool._directory.gateways.clear()
@@ -66,6 +74,60 @@ async def test_requests_that_are_aborted_together_end_with_their_reason(pool):
     running = [await started(pool, f"abort-{i}", 1000) for i in range(3)]
     await pool.abort_all()
     assert [reason for reason, _ in await asyncio.gather(*running)] == [FinishReason.ABORT] * 3
+
+
+@pytest.mark.parametrize("by", ["the same frontend", "another frontend"])
+@pytest.mark.parametrize("hold", [None, Hold(30.0, b"me", b"")])
+async def test_abort_while_a_gateway_makes_ready_ends_the_request(
+    pool, gateway, monkeypatch, hold, by
+):
+    has_begun, may_go_on = threading.Event(), threading.Event()
+
+    async def compile_long(_request):
+        has_begun.set()
+        await until(may_go_on.is_set)
+        return ()
+
+    monkeypatch.setattr(gateway.hub, "_guides_of", compile_long)
+    asked = replace(request("early", max_tokens=1000), owner=b"me", hold=hold)
+    running = asyncio.create_task(ended(pool.submit(asked)))
+    await until(has_begun.is_set)
+    if by == "another frontend":
+        other = GatewayPool(Directory(gateway=gateway.address), TOKEN)
+        await other.start(60.0)
+        assert not await other.abort("early", owner=b"someone else")
+        assert await other.abort("early", owner=b"me")
+        await other.close()
+    else:
+        assert await pool.abort("early")
+    may_go_on.set()
+    last = await running
+    assert last.finish_reason is FinishReason.ABORT
+    assert last.offset < 1000
+    await pool.forget("early")
+
+
+@pytest.mark.parametrize("hold", [None, Hold(30.0, b"me", b"")])
+async def test_abort_that_overtakes_its_request_ends_it(pool, gateway, monkeypatch, hold):
+    has_begun, may_go_on, stream = threading.Event(), threading.Event(), gateway.hub.stream
+
+    async def late(*arguments):
+        has_begun.set()
+        await until(may_go_on.is_set)  # as if many images were still on their way
+        async with aclosing(stream(*arguments)) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    monkeypatch.setattr(gateway.hub, "stream", late)
+    asked = replace(request("overtaken", max_tokens=1000), owner=b"me", hold=hold)
+    running = asyncio.create_task(ended(pool.submit(asked)))
+    await until(has_begun.is_set)
+    assert await pool.abort("overtaken")
+    may_go_on.set()
+    last = await running
+    assert last.finish_reason is FinishReason.ABORT
+    assert last.offset < 1000
+    await pool.forget("overtaken")
 
 
 async def test_request_under_which_the_pool_is_closed_ends_with_an_error(pool):

@@ -156,7 +156,9 @@ class FakeEngine:
         num_tokens = sum(e.num_tokens for e in plan.entries)
         assert plan.num_tokens == num_tokens <= self.config.max_batched_tokens
         if not self.is_disturbed and len({s.request.priority for s in self.sequences}) == 1:
-            order = [s.arrival for s in (*(e.sequence for e in plan.entries), *waiting)]
+            # Choices may be passed by while they wait for the blocks of their prompt.
+            everyone = (*(e.sequence for e in plan.entries), *waiting)
+            order = [s.arrival for s in everyone if s.leader is None]
             assert order == sorted(order), "who came first runs first"
         for sequence, start, num_tokens, samples, draft in plan.entries:
             assert start == sequence.num_computed

@@ -179,6 +179,15 @@ def test_only_a_message_of_the_assistant_can_be_continued():
         assert caught.value.field == "continue_final_message"
 
 
+def test_prefix_of_mistrals_api_is_refused_with_what_to_send_instead():
+    begun = {"role": "assistant", "content": "Once", "prefix": True}
+    with pytest.raises(InvalidRequestError, match="continue_final_message") as caught:
+        encode([user("a"), begun])
+    assert caught.value.field == "messages[1].prefix"
+    assert encode([user("a"), begun], continue_final_message=True).token_ids
+    assert encode([user("a"), {**begun, "prefix": False}, user("b")]).token_ids
+
+
 def test_unclosed_thinking_is_continued_as_reasoning():
     for closed in (True, False):
         part = {"type": "thinking", "thinking": "Hm", "closed": closed}

@@ -13,6 +13,7 @@ from mistral_common.protocol.instruct.chunk import ImageURLChunk
 from PIL import Image
 
 from galerne.errors import ConfigError, InvalidRequestError
+from galerne.hello import SERVICE_OPTIONS
 from router.chat.image_files import (
     MAX_SIDE,
     ImageLimits,
@@ -362,3 +363,14 @@ def test_images_that_disagree_with_the_ids_are_refused():
     for ids, files, images, field, problem in cases:
         with pytest.raises(InvalidRequestError, match=f"^{field}: .*{problem}"):
             images_for_token_ids(ids, files, images)
+
+
+def test_images_that_no_message_to_a_gateway_could_hold_are_refused_before_they_are_decoded():
+    full = png_header(1540, 1540)  # would be found to be damaged if it were decoded
+    per_image = preprocessor().geometry.num_tokens(1540, 1540)
+    most = dict(SERVICE_OPTIONS)["grpc.max_send_message_length"] // (1540 * 1540 * 3 * 4)
+    with pytest.raises(InvalidRequestError, match="damaged"):
+        preprocessor().encode(full, "f", per_image * (most - 2))
+    with pytest.raises(InvalidRequestError, match="525 MiB as pixels, more than 500") as caught:
+        preprocessor().encode(full, "messages[0]", per_image * most)
+    assert caught.value.field == "messages[0]"

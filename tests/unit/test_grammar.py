@@ -112,6 +112,20 @@ def test_choice_is_one_of_the_strings_as_they_are():
     assert not follows(grammar, [CALLS]), "the name of a special token is text like any other"
 
 
+@pytest.mark.parametrize("character", ["\x00", "\t", "\x1b", "\x7f", "\x85", "\u2028", "\ufeff"])
+def test_characters_that_are_not_seen_are_like_any_other(character):
+    text = f"a{character}b"
+    assert text_follows(grammar_of(guided_choice=[text, "c"]), text)
+    for regex in (text, f"a[{character}]b"):
+        assert text_follows(grammar_of(guided_regex=regex), text)
+    quoted = [json.dumps(text, ensure_ascii=is_ascii) for is_ascii in (False, True)]
+    in_enum = schema_grammar({"enum": [text]})
+    assert any(text_follows(in_enum, string) for string in quoted)
+    schema = {"type": "object", "properties": {text: {"const": 1}}, "required": [text]}
+    as_name = schema_grammar(schema)
+    assert any(text_follows(as_name, f"{{{string}: 1}}") for string in quoted)
+
+
 def test_grammar_is_taken_as_written():
     grammar = grammar_of(guided_grammar='start: "SELECT " column\ncolumn: /[a-z_]+/')
     assert text_follows(grammar, "SELECT user_name")
@@ -219,6 +233,8 @@ def test_random_model_that_begins_a_call_ends_it_well(seed):
         ({"guided_grammar": "a" * (1 << 19)}, "guided_grammar"),
         ({"guided_regex": "a", "guided_choice": ["a"]}, "guided_choice"),
         ({"guided_grammar": "root ::= ((("}, "guided_grammar"),
+        ({"guided_regex": "\\"}, "guided_regex"),
+        ({"structured_outputs": {"regex": "a\\\\\\"}}, "structured_outputs.regex"),
     ],
 )
 def test_what_is_no_format_is_refused_by_field(fields, field):

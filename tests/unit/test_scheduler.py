@@ -156,6 +156,17 @@ def test_equal_prompt_is_reused_but_for_its_end_prompt_logprobs_and_other_images
     assert sequence.num_cached == engine.scheduler.prefix_hit_tokens == num_cached
 
 
+def test_choices_that_wait_for_their_prompt_hold_nobody_up_and_lose_no_place():
+    for max_num_seqs, running in ((3, ["long", "short"]), (2, ["long"])):
+        engine = FakeEngine(max_num_seqs=max_num_seqs, max_batched_tokens=12, max_chunk_tokens=8)
+        engine.add(create_request("long", range(60), n=2, max_tokens=2))
+        engine.add(create_request("short", range(200, 204), max_tokens=2))
+        plan = engine.step()
+        assert [e.sequence.request_id for e in plan.entries] == running
+        engine.finish_all()
+        assert [s.num_cached for s in engine.sequences] == [0, 56, 0]
+
+
 def test_choices_share_the_blocks_of_their_prompt():
     engine = FakeEngine(max_chunk_tokens=8)
     choices = engine.add(create_request(prompt=range(20), n=3, max_tokens=6))

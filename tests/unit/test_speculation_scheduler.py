@@ -44,6 +44,17 @@ def test_guesses_never_cost_a_neighbour_its_token_or_its_blocks():
     assert sum(e.num_tokens for e in plan.entries) <= 8
 
 
+def test_blocks_of_guesses_that_never_ran_are_not_promised_to_newcomers():
+    engine = FakeEngine(num_blocks=6)  # 5 of 4 tokens
+    engine.add(create_request("a", range(4), max_tokens=12))
+    engine.step()
+    engine.guess = lambda sequence: (0,) * 4
+    engine.fail_step()  # as in a topology that is retired: it is planned anew
+    engine.guess = lambda sequence: ()
+    engine.add(create_request("b", range(100, 112), max_tokens=2))
+    engine.finish_all()
+
+
 def test_no_guess_goes_beyond_the_last_token_that_is_wanted():
     engine = FakeEngine()
     engine.add(create_request("a", range(6), max_tokens=3))

@@ -50,6 +50,7 @@ REFUSED = [
     ({"top_p": 1.01}, "top_p", "(0, 1]"),
     ({"top_p": NAN}, "top_p", "(0, 1]"),
     ({"top_k": -1}, "top_k", "at least 0"),
+    ({"top_k": 2**31}, "top_k", "[0, 2147483647], got 2147483648"),
     ({"min_p": -0.1}, "min_p", "[0, 1]"),
     ({"min_p": 1.1}, "min_p", "[0, 1]"),
     ({"presence_penalty": 2.1}, "presence_penalty", "[-2, 2]"),
