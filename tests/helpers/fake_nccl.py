@@ -22,6 +22,8 @@ import torch
 
 from shards.nccl.port import NcclFaultError
 
+OF_TORCH = ("query", "fence", "empty")
+
 
 class FakeFabric:
     """What joins the devices of several ports."""
@@ -239,7 +241,8 @@ class FakePort:
     def called(self, kind):
         self.threads.setdefault(kind, set()).add(threading.current_thread().name)
         if kind in self.failing:
-            raise RuntimeError(f"CUDA error in {kind}")  # as torch has it
+            error = RuntimeError if kind in OF_TORCH else NcclFaultError  # as our port for cupy
+            raise error(f"CUDA error in {kind}")
 
     def unique_id(self):
         return self.fabric.new_id()

@@ -65,6 +65,22 @@ def test_what_goes_out_and_what_comes_in_have_streams_of_their_own(ends):
     assert operation.streams == [out, back]
 
 
+@pytest.mark.parametrize("is_sent", [True, False], ids=["only out", "only in"])
+def test_a_turn_of_one_direction_waits_for_what_made_its_memory(ends, is_sent):
+    a, b = ends
+    a._port.fences = []
+    fence, ours, theirs = a._port.fence(), rows(1), rows(2)
+    if is_sent:
+        post(a, [ours], [], [fence])
+        post(b, [], [theirs])
+    else:
+        post(a, [], [ours], [fence])
+        post(b, [theirs])
+    assert (ours[0, 0].item(), theirs[0, 0].item()) == (1, 2)
+    fence.come()
+    assert torch.equal(ours, theirs)
+
+
 def test_memory_of_a_turn_is_held_until_it_is_over_or_the_abort_is(ends):
     a, b = ends
     for end in (lambda: (post(b, [], [rows(0)]), a.poll()), lambda: (a.give_up(""), a.abort(0.0))):
@@ -126,11 +142,13 @@ def test_a_turn_is_overdue_from_when_it_was_the_oldest(ends, clock):
     post(a, [rows(1)])
     clock.move_to(104.0)
     post(a, [rows(2)])
+    clock.move_to(105.5)
+    assert a.overdue(5.0) == "a turn was not over after 5 s"
     post(b, [], [rows(0)])
     a.poll()  # the second is the oldest now
-    clock.move_to(108.0)
+    clock.move_to(110.0)
     assert a.overdue(5.0) == ""
-    clock.move_to(109.5)
+    clock.move_to(111.0)
     assert a.overdue(5.0) == "a turn was not over after 5 s"
     post(b, [], [rows(0)])
     a.poll()
