@@ -28,6 +28,7 @@ from galerne.topology import LinkTransport, Topology
 from shards.cores import PASSIVE_POOLS
 from shards.kernels.kinds import CUDA
 from shards.kernels.native.families import FAMILY_VARIABLE, SPIN_VARIABLE
+from shards.nccl.availability import queues_environment
 
 logger = logging.getLogger(__name__)
 
@@ -335,5 +336,5 @@ def parts_on_gpus(spec: LaunchSpec, topology: Topology, staying: Iterable[str]) 
 
 def _environment(num_threads: int) -> dict[str, str]:
     """Of an actor: what it computes with, on other nodes too."""
-    pools = PASSIVE_POOLS | {"OMP_NUM_THREADS": str(num_threads)}
+    pools = PASSIVE_POOLS | {"OMP_NUM_THREADS": str(num_threads)} | queues_environment(os.environ)
     return pools | {k: v for k, v in os.environ.items() if k in (FAMILY_VARIABLE, SPIN_VARIABLE)}

@@ -20,7 +20,7 @@ from router.exchange.grpc_transport import GrpcTransport
 from router.exchange.nccl_away import Answered, AwayFrames, Outcome, Refused
 from router.exchange.transport import Answer, LinkDown, OutgoingFrame, Refusal, TransportEvent
 from shards.nccl.channel import Channel
-from shards.nccl.port import Event, NcclFaultError
+from shards.nccl.port import Event
 from shards.nccl.runtime import NcclRuntime
 from shards.nccl.turns import Turn, TurnPlanner
 from shards.nccl.wire import encode_abort, encode_request, encode_turn, read_abort
@@ -174,7 +174,7 @@ class NcclShardLink:
         while True:
             with self._lock:
                 channel = self._channel
-                if channel is None or self._state is not NcclState.UP:
+                if channel is None or channel.reason or self._state is not NcclState.UP:
                     return
                 turn = self._planner.next()
                 if turn is None:
@@ -186,11 +186,8 @@ class NcclShardLink:
             else:
                 messages = encode_request(sent.header, _indices(sent.frame), turn)
             self._grpc.push(self._shard, messages, is_answered=sent is not None)
-            try:
+            with self._runtime.calling_for(channel):
                 self._post(channel, turn, sent, answers)
-            except NcclFaultError as error:
-                self._runtime.give_up(channel, str(error))
-                return
 
     def _post(
         self, channel: Channel, turn: Turn, sent: _Sent | None, answers: Sequence[_Sent]

@@ -71,6 +71,8 @@ class NcclTransport:
         self._is_closed = False
         self._unasked: set[ShardId] = set()  # sent to since rows were last waited for
         self._offers: dict[ShardId, NcclOffer] = {}  # kept until joined: NCCL listens for each
+        self._has_room: set[ShardId] = set()
+        self._taking = threading.Lock()  # of it, for a moment only
         self._lock = threading.Lock()  # streams may be up before their links are made here
         with self._lock:
             way = Way("nccl", self._offer, is_by_nccl=True)
@@ -138,10 +140,20 @@ class NcclTransport:
             raise NotSharedError("its communicator of this epoch has ended")
         try:
             if shard not in self._offers:
+                self._take_room(shard)
                 self._offers[shard] = self._nccl.offer()
         except (NcclUnavailableError, NcclFaultError) as error:
             raise NotSharedError(str(error)) from error
         return _CommunicatorOffer(self._offers[shard])
+
+    def _take_room(self, shard: ShardId) -> None:
+        """For one of all the links that are made at once; raises NcclUnavailableError."""
+        with self._taking:
+            states = [self._link(other).state for other in self._has_room - {shard}]
+            num_up = min(states.count(NcclState.UP), self._nccl.num_links)  # counted there
+            num_ours = len(states) - states.count(NcclState.ENDED)
+            self._nccl.runtime_for_link(num_ours - num_up)
+            self._has_room.add(shard)
 
     def _take(self, event: LinkEvent) -> None:
         """Called on the loop's thread."""

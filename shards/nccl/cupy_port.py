@@ -14,6 +14,12 @@ from shards.nccl.availability import NcclUnavailableError, nccl_environment, ncc
 from shards.nccl.port import UNIQUE_ID_BYTES, Event, NcclFaultError, Stream
 
 
+def _said(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"NCCL's result {error}, for which cupy has no name"
+    return f"{type(error).__name__}: {error}"
+
+
 class _Event:
     def __init__(self, event: torch.cuda.Event) -> None:
         self.event = event
@@ -93,29 +99,28 @@ class CupyPort:
     def calling(self) -> Iterator[None]:
         """On our device, with errors of ours.
 
-        Any of them: cupy raises KeyError for results of NCCL that it has no name for.
+        Any of them, also of CUDA: a device that has failed once fails every call.
         """
-        with ExitStack() as entered:
-            # Both keep the current device of a thread, each in a CUDA runtime of its own.
-            entered.enter_context(torch.cuda.device(self.device))
-            entered.enter_context(self._cupy.cuda.Device(self.device.index))
-            try:
+        try:
+            with ExitStack() as entered:
+                # Both keep the current device of a thread, each in a CUDA runtime of its own.
+                entered.enter_context(torch.cuda.device(self.device))
+                entered.enter_context(self._cupy.cuda.Device(self.device.index))
                 yield
-            except Exception as error:
-                raise NcclFaultError(f"{type(error).__name__}: {error}") from error
+        except Exception as error:
+            raise NcclFaultError(_said(error)) from error
 
     def unique_id(self) -> bytes:
-        """See ``NcclPort``. Cupy gives and takes signed numbers."""
+        """See ``NcclPort``."""
         with self.calling():
-            return bytes(number & 0xFF for number in self._nccl.get_unique_id())
+            return bytes(self._nccl.get_unique_id())
 
     def join(self, size: int, unique_id: bytes, rank: int) -> _Communicator:
         """See ``NcclPort``."""
         if len(unique_id) != UNIQUE_ID_BYTES:
             raise NcclFaultError(f"an id of {len(unique_id)} bytes, {UNIQUE_ID_BYTES} expected")
-        signed = tuple(byte - 256 if byte > 127 else byte for byte in unique_id)
         with self.calling():
-            return _Communicator(self, self._nccl.NcclCommunicator(size, signed, rank))
+            return _Communicator(self, self._nccl.NcclCommunicator(size, unique_id, rank))
 
     @contextmanager
     def group(self) -> Iterator[None]:

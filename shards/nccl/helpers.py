@@ -76,6 +76,10 @@ class HelperThreads:
             logger.warning("nccl_thread_stuck name=%s", helper.name)
             helper.on_late()
 
+    def num_busy(self, name: str) -> int:
+        """With this name, that have not come back and are not late."""
+        return sum(h.name == name and not (h.is_over or h.is_late) for h in self._helpers)
+
     @property
     def num_away(self) -> int:
         """That have not come back."""

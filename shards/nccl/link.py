@@ -18,7 +18,7 @@ from galerne.hello import Hello, NcclOffer
 from galerne.ids import FrameId
 from shards.jobs import AnswerLink, Job
 from shards.nccl.channel import Channel
-from shards.nccl.port import Event, NcclFaultError
+from shards.nccl.port import Event
 from shards.nccl.runtime import NcclRuntime
 from shards.nccl.turns import TurnBook
 from shards.nccl.wire import (
@@ -166,18 +166,15 @@ class NcclLink:
         while True:
             with self._lock:
                 channel = self._channel
-                if channel is None or self._abort_reason is not None:
+                if channel is None or channel.reason or self._abort_reason is not None:
                     return
                 turn = self._book.next()
                 if turn is None:
                     return
                 answers = [self._frames.pop(frame) for frame in turn.answers]
                 sent = None if turn.sent is None else self._frames[turn.sent]
-            try:
+            with self._runtime.calling_for(channel):
                 self._post(channel, sent, answers)
-            except NcclFaultError as error:
-                self._runtime.give_up(channel, str(error))
-                return
 
     def _post(self, channel: Channel, sent: _Frame | None, answers: list[_Frame]) -> None:
         port = self._runtime.port

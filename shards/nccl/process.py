@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from galerne.hello import NcclOffer
 from shards.nccl.availability import (
-    MAX_LINKS,
     NcclUnavailableError,
     host_name,
+    max_links,
     refusal,
 )
 from shards.nccl.cupy_port import open_port
@@ -37,7 +39,7 @@ class NcclProcess:
         self.trusts_network = trusts_network
         self.host = host_name() if host is None else host
         self._open_port = open_port or self._open_cupy
-        self._config = config
+        self._config = config or NcclConfig()
         self._lock = threading.Lock()
         self._runtime: NcclRuntime | None = None
 
@@ -48,24 +50,28 @@ class NcclProcess:
         """The threads, started at the first call. Takes seconds then: it loads CUDA.
 
         Raises:
-            NcclUnavailableError: There is no GPU, no cupy, or too many of our threads are stuck.
+            NcclUnavailableError: There is no GPU, no cupy, or too many of our threads are stuck; or
+                another thread has been at it for long.
         """
-        with self._lock:
+        with self._alone():
             if self._runtime is None:
                 self._runtime = NcclRuntime(self._open_port(), self._config)
             if not self._runtime.may_join:
                 raise NcclUnavailableError(f"{self._runtime.num_leaked} threads are stuck in it")
             return self._runtime
 
-    def runtime_for_link(self) -> NcclRuntime:
+    def runtime_for_link(self, num_offered: int = 0) -> NcclRuntime:
         """The same, if there is room for one more link.
+
+        ``num_offered``: links that may go by it soon, and do not yet.
 
         Raises:
             NcclUnavailableError: There is not, or see ``runtime``.
         """
         runtime = self.runtime()
-        if runtime.num_channels >= MAX_LINKS:
-            raise NcclUnavailableError(f"{MAX_LINKS} links use it, and there is room for no more")
+        limit = max_links(os.environ)
+        if runtime.num_channels + num_offered >= limit:
+            raise NcclUnavailableError(f"{limit} links use it, and there is room for no more")
         return runtime
 
     def offer(self) -> NcclOffer:
@@ -87,7 +93,7 @@ class NcclProcess:
         problem = refusal(offer, host=self.host, trusts_network=self.trusts_network)
         if problem:
             raise NcclUnavailableError(problem)
-        return self.runtime_for_link()
+        return self.runtime_for_link(self.runtime().num_joining)
 
     @property
     def num_links(self) -> int:
@@ -106,6 +112,16 @@ class NcclProcess:
 
     def stop(self) -> None:
         """End the threads, if there are any."""
-        with self._lock:
+        with suppress(NcclUnavailableError), self._alone():
             if self._runtime is not None:
                 self._runtime.stop()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        timeout_s = self._config.start_timeout_s
+        if not self._lock.acquire(timeout=timeout_s):
+            raise NcclUnavailableError(f"it has not started in {timeout_s:g} s")
+        try:
+            yield
+        finally:
+            self._lock.release()

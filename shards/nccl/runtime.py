@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -34,12 +35,13 @@ OnJoined = Callable[[Channel | None, str], None]
 class NcclConfig:
     """Deadlines and limits."""
 
+    start_timeout_s: float = 30.0  # of CUDA and cupy, while others wait; then those go by gRPC
     join_timeout_s: float = 10.0  # until both have joined; then the link goes by gRPC
     turn_timeout_s: float = 5.0  # of a turn, with what the shard computes; as an exchange's longest
     max_leaks: int = 3  # threads that do not come back; with more, the process should end
 
     def __post_init__(self) -> None:
-        for name in ("join_timeout_s", "turn_timeout_s"):
+        for name in ("start_timeout_s", "join_timeout_s", "turn_timeout_s"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"nccl.{name}", getattr(self, name), "must be above 0 seconds")
 
@@ -90,23 +92,25 @@ class NcclRuntime:
             if decided.acquire(blocking=False):
                 on_joined(channel, problem)
             elif channel is not None:  # nobody waits for it any more
-                channel.give_up("joined too late")
-                channel.abort(0.0)
+                _let_go(channel)
 
         self._helpers.start(JOIN_NAME, work, self.config.join_timeout_s, late)
         self._look.set()
 
     def _joined(self, unique_id: bytes, rank: int) -> tuple[Channel | None, str]:
-        channel = None
+        let_go: Callable[[], None] | None = None
         try:
             communicator = self.port.join(2, unique_id, rank)
+            let_go = communicator.abort
             channel = Channel(self.port, communicator, rank, self._clock)
+            let_go = partial(_let_go, channel)
             channel.warm_up(self.config.join_timeout_s)
-        except NcclFaultError as error:
-            if channel is not None:
-                channel.give_up(str(error))
-                channel.abort(0.0)
-            return None, str(error)
+        except Exception as error:  # border of the thread, and somebody waits for its word
+            if not isinstance(error, NcclFaultError):
+                logger.exception("nccl_join_failed")
+            if let_go is not None:
+                self._call(let_go)
+            return None, _said(error)
         self._has_joined = True
         return channel, ""
 
@@ -115,12 +119,13 @@ class NcclRuntime:
 
         ``on_given_up`` is called on some thread, also at ``give_up``.
         """
-        with self._lock:
-            if not channel.reason:
+        with self._lock:  # of ``give_up``, which has noted the reason before it takes it
+            ended = channel.reason
+            if not ended:
                 self._channels = {**self._channels, channel: on_given_up}
         self._look.set()
-        if channel.reason and self._channels.get(channel) is None:
-            on_given_up(channel.reason)
+        if ended:
+            on_given_up(ended)
 
     def give_up(self, channel: Channel, reason: str) -> None:
         """Nothing more goes by a channel. From any thread; blocks nobody."""
@@ -136,10 +141,29 @@ class NcclRuntime:
         if told is not None:
             told(reason)
 
+    @contextmanager
+    def calling_for(self, channel: Channel) -> Iterator[None]:
+        """Around a turn that the peer knows of: if it fails, so does the channel.
+
+        For the next turn would meet this one at the peer, and bring the rows of other frames.
+        """
+        try:
+            yield
+        except NcclFaultError as error:
+            self.give_up(channel, str(error))
+        except Exception as error:
+            self.give_up(channel, _said(error))
+            raise
+
     @property
     def num_channels(self) -> int:
         """Links by NCCL."""
         return len(self._channels)
+
+    @property
+    def num_joining(self) -> int:
+        """Links that may go by NCCL soon."""
+        return self._helpers.num_busy(JOIN_NAME)
 
     @property
     def num_leaked(self) -> int:
@@ -181,7 +205,11 @@ class NcclRuntime:
                     return
                 self._call(command)
             for channel in list(self._channels):
-                self._call(channel.poll)
+                self._call(partial(self._poll, channel))
+
+    def _poll(self, channel: Channel) -> None:
+        with self.calling_for(channel):
+            channel.poll()
 
     def _call(self, what: Callable[[], None]) -> None:
         try:
@@ -201,3 +229,13 @@ class NcclRuntime:
             self._call(self._helpers.look)
             is_busy = bool(self._channels) or self._helpers.num_away > 0
             self._look.wait(interval_s if is_busy else None)
+
+
+def _let_go(channel: Channel) -> None:
+    """Of one that nobody knows yet, or waits for any more."""
+    channel.give_up("not joined in time, or not in order")
+    channel.abort(0.0)
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, NcclFaultError) else f"{type(error).__name__}: {error}"

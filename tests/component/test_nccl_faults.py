@@ -82,14 +82,43 @@ def test_a_turn_that_gets_stuck_is_aborted_on_both_sides_and_its_frames_come_by_
 
 
 @pytest.mark.parametrize("ill", ["gateway", "shard-0"])
-def test_an_error_that_nccl_finds_later_ends_the_link_and_no_frame(bank, ill):
-    with linked() as (transport, parts, served):
+def test_an_error_that_nccl_finds_later_ends_the_link_at_both_ends_and_no_frame(bank, ill):
+    with linked(config=PATIENT) as (transport, parts, served):
         parts.ports[ill].ends[0].error = "remote process exited"
         wait_for_state(transport, NcclState.ENDED)
+        wait_until(lambda: not parts.unaborted, "both ends, by the word of one")
         frames = frames_for(served, SHARD, 10)
         for frame in frames:
             transport.send(frame)
         assert_all_answered(transport, frames, bank)
+
+
+@pytest.mark.parametrize("first", [0, 20])
+@pytest.mark.parametrize(
+    ("ill", "call"),
+    [
+        *(("gateway", call) for call in ("group", "send", "receive", "query")),
+        *(("shard-0", call) for call in ("group", "send", "receive", "query", "empty")),
+    ],
+)
+def test_a_turn_that_one_end_cannot_call_for_ends_the_link_at_once_and_no_frame(
+    bank, ill, call, first
+):
+    """Were the next one called for all the same, it would bring the rows of another frame."""
+    with linked(config=PATIENT) as (transport, parts, served):
+        assert_answers(transport, bank, 100)
+        started_s = time.monotonic()
+        frames = frames_for(served, SHARD, 40)
+        for number, frame in enumerate(frames):
+            if number == first:
+                parts.ports[ill].failing.add(call)
+            transport.send(frame)
+        assert_all_answered(transport, frames, bank)
+        assert transport.states == {SHARD: NcclState.ENDED}
+        wait_until(lambda: not parts.unaborted, "the aborts")
+        assert time.monotonic() - started_s < PATIENT.turn_timeout_s / 2
+        parts.ports[ill].failing.clear()
+        assert_answers(transport, bank, 101)
 
 
 def test_an_abort_in_the_middle_of_many_frames_loses_none(bank):
@@ -204,6 +233,8 @@ def test_a_peer_that_does_not_join_costs_the_deadline_and_a_thread_and_no_link(b
                 assert any("did not join in 0.3 s" in r.message for r in caplog.records)
                 parts.ports[late].join_gate.set()  # they meet after all: nobody wants it now
                 wait_until(lambda: [p.num_leaked for p in both] == [0, 0], "both to come back")
+                wait_until(lambda: not parts.unaborted, "both to be let go of")
+                assert [port.num_aborted for port in parts.ports.values()] == [1, 1]
                 assert_answers(transport, bank, 1)
                 assert parts.fabric.num_bytes <= 2
         finally:
@@ -219,6 +250,39 @@ def test_a_join_that_fails_leaves_the_link_to_the_stream_at_once(bank):
             with closing(parts.transport(shape, served)) as transport:
                 wait_until(lambda: transport.states[SHARD] is NcclState.ENDED, "the end")
                 wait_up(transport, 1)
+                assert_answers(transport, bank)
+        finally:
+            served.close()
+
+
+@pytest.mark.parametrize("call", ["stream", "fence", "empty", "send", "query"])
+@pytest.mark.parametrize("ill", ["gateway", "shard-0"])
+def test_a_join_that_cuda_fails_is_let_go_of_and_leaves_the_link_to_the_stream(bank, ill, call):
+    with nccl_parts(HASTY) as parts:
+        served = Shards(shape_of(), nccl=parts.process)
+        parts.ports[ill].failing.add(call)
+        try:
+            with closing(parts.transport(served.shape, served)) as transport:
+                wait_up(transport, 1)
+                wait_for_state(transport, NcclState.ENDED)  # the well end may have joined before
+                parts.ports[ill].failing.clear()
+                assert_answers(transport, bank)
+                wait_until(lambda: not parts.unaborted, "both to be let go of")
+                assert parts.gateway.num_links == 0
+        finally:
+            served.close()
+
+
+def test_two_parts_of_one_gpu_are_told_so_and_go_by_the_stream(bank, caplog):
+    caplog.set_level(logging.WARNING)
+    with nccl_parts(PATIENT) as parts:
+        shared = parts.ports["gateway"]
+        served = Shards(shape_of(), nccl=lambda part: parts.process(part, open_port=lambda: shared))
+        try:
+            with closing(parts.transport(served.shape, served)) as transport:
+                wait_up(transport, 1)
+                assert transport.states == {SHARD: NcclState.ENDED}
+                assert any("duplicate GPU" in record.message for record in caplog.records)
                 assert_answers(transport, bank)
         finally:
             served.close()
@@ -243,6 +307,8 @@ def test_past_three_leaked_threads_a_process_that_knew_nccl_to_work_should_end(h
                 each.join(number, rank, lambda channel, problem: joined.append(channel))
             wait_until(lambda: len(joined) == 2, "both to join")
             assert None not in joined
+            for channel in joined:
+                runtime.give_up(channel, "for the test")
         leak(parts, 3)
         assert parts.gateway.is_healthy
         parts.gateway.offer()

@@ -2,12 +2,14 @@
 
 import logging
 import re
-from contextlib import closing, contextmanager
+import threading
+from contextlib import closing, contextmanager, nullcontext
 
 import pytest
 import torch
 
 from galerne.errors import EpochRetiredError, ProtocolError
+from galerne.hello import NcclOffer
 from galerne.ids import ShardId
 from helpers.cluster import UNHURRIED, Shards
 from helpers.exchange_frames import (
@@ -17,17 +19,20 @@ from helpers.exchange_frames import (
     create_tokens,
     receive,
     result_of,
+    wait_until,
     wait_up,
 )
 from helpers.fixture_models import checkpoint, exchange_over, topology
-from helpers.nccl_cluster import is_up, nccl_parts, nccl_shards
+from helpers.nccl_cluster import HOST, is_up, nccl_parts, nccl_shards, no_link_given_up
 from router.exchange.nccl_link import NcclState
 from router.exchange.transport import Answer, Refusal
-from shards.nccl.availability import MAX_LINKS, NcclUnavailableError
+from shards.nccl.availability import NcclUnavailableError
 from shards.nccl.cupy_port import open_port
 from shards.nccl.process import NcclProcess
+from shards.nccl.runtime import NcclConfig
 
 SHARD = ShardId("shard-0")
+PATIENT = NcclConfig(join_timeout_s=30.0, turn_timeout_s=30.0)
 
 
 def shape_of(*shards):
@@ -35,10 +40,14 @@ def shape_of(*shards):
 
 
 @contextmanager
-def linked(*shards, config=None):
-    """Transport, parts and shards, with all links up."""
+def linked(*shards, config=None, is_watched=True):
+    """Transport, parts and shards, with all links up, and by NCCL to the end."""
     shape = shape_of(*shards)
-    with nccl_shards(shape, config) as (served, create), closing(create(shape, served)) as made:
+    with (
+        nccl_shards(shape, config) as (served, create),
+        no_link_given_up() if is_watched else nullcontext(),
+        closing(create(shape, served)) as made,
+    ):
         wait_up(made, len(shape.shards))
         yield made, create.__self__, served
 
@@ -68,7 +77,8 @@ def test_one_thread_of_each_process_makes_all_calls_for_rows(bank):
         receive(transport, 8)
         for port in parts.ports.values():
             assert port.threads["join"] == {"nccl-join"}
-            assert port.threads["group"] <= {"nccl-join", "nccl-issuer"}  # the former warms up
+            for call in ("group", "send", "receive"):  # the former warms up
+                assert port.threads[call] == {"nccl-join", "nccl-issuer"}
             assert len(port.streams) == 2 * len(port.ends)
 
 
@@ -90,7 +100,7 @@ def test_a_frame_of_all_tokens_is_read_where_it_lies(bank, monkeypatch):
 
 
 def test_nothing_moves_before_what_made_the_tokens_has_run(bank):
-    with linked() as (transport, parts, _):
+    with linked(config=PATIENT) as (transport, parts, _):
         port = parts.ports["gateway"]
         port.fences = []
         frame = create_frame(SHARD, range(4), num_tokens=9)
@@ -106,6 +116,28 @@ def test_nothing_moves_before_what_made_the_tokens_has_run(bank):
         port.fences = None
         (answer,) = receive(transport, 1)
         assert torch.equal(answer.rows, result_of(bank, frame))
+
+
+def test_nothing_moves_into_memory_of_the_shard_that_its_device_may_still_use(bank):
+    with linked(config=PATIENT) as (transport, parts, _):
+        port, moved = parts.ports["shard-0"], parts.fabric.num_bytes
+        port.fences = []
+        frame = create_frame(SHARD, range(4), num_tokens=9)
+        transport.send(frame)
+        wait_until(lambda: port.fences, "the turn of the tokens")
+        assert transport.receive(0.05) is None
+        assert parts.fabric.num_bytes == moved
+        port.fences.pop(0).come()
+        wait_until(lambda: len(port.fences) == 2, "the rows, and the turn that takes them")
+        assert parts.fabric.num_bytes == moved + frame.tokens.nbytes
+        of_rows, of_turn = port.fences
+        of_turn.come()
+        assert transport.receive(0.05) is None  # the device has not computed them
+        assert parts.fabric.num_bytes == moved + frame.tokens.nbytes
+        of_rows.come()
+        (answer,) = receive(transport, 1)
+        assert torch.equal(answer.rows, result_of(bank, frame))
+        port.fences = None
 
 
 def test_a_refused_frame_holds_up_no_other(bank):
@@ -247,14 +279,54 @@ def test_without_cupy_a_gateway_that_is_asked_for_it_is_refused_by_name():
         parts.transport(shape, None, NcclProcess())
 
 
-def test_there_are_no_more_links_than_hardware_queues_for_their_streams():
+def test_links_that_are_made_at_once_are_no_more_than_there_is_room_for(bank, monkeypatch):
+    monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", "5")
+    shards = [f"shard-{number}" for number in range(5)]
+    with linked(*shards, is_watched=False) as (transport, parts, served):
+        states = list(transport.states.values())
+        assert sorted(state.value for state in states) == ["unused"] * 3 + ["up"] * 2
+        assert parts.gateway.num_links == 2
+        for shard in shards:
+            transport.send(create_frame(shard, served.shape.placement.experts_of(shard)[0]))
+        for answer in receive(transport, 5):
+            held = served.shape.placement.experts_of(answer.shard)[0]
+            assert torch.equal(answer.rows, result_of(bank, create_frame(answer.shard, held)))
+
+
+def test_nobody_waits_for_ever_for_a_gpu_that_does_not_start():
+    config, is_let_go = NcclConfig(start_timeout_s=0.1), threading.Event()
+    with nccl_parts() as parts:
+        port = parts.fabric.port()
+
+        def open_late():
+            assert is_let_go.wait(60)
+            return port
+
+        process = NcclProcess(open_port=open_late, config=config, host=HOST)
+        first = threading.Thread(target=process.runtime)
+        first.start()
+        wait_until(process._lock.locked, "the first to be at it")
+        with pytest.raises(NcclUnavailableError, match=r"not started in 0\.1 s"):
+            process.offer()
+        process.stop()
+        is_let_go.set()
+        first.join(60)
+        assert process.runtime().port is port
+        process.stop()
+
+
+def test_there_are_no_more_links_than_hardware_queues_for_their_streams(monkeypatch):
+    monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", "16")
     with nccl_parts() as parts:
         runtime = parts.gateway.runtime()
-        for number in range(MAX_LINKS):
-            runtime._channels[number] = None
-        with pytest.raises(NcclUnavailableError, match=f"{MAX_LINKS} links use it"):
+        runtime._channels = dict.fromkeys(range(6))
+        parts.gateway.offer()
+        runtime._channels = dict.fromkeys(range(7))
+        with pytest.raises(NcclUnavailableError, match="7 links use it"):
             parts.gateway.offer()
-        runtime._channels.clear()
+        with pytest.raises(NcclUnavailableError, match="7 links use it"):
+            parts.gateway.accept(NcclOffer(id="00" * 128, host=HOST, trusts_network=False))
+        runtime._channels = {}
 
 
 def test_source_rows_that_are_not_contiguous_are_sent_as_they_are_meant(bank):

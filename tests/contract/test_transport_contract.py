@@ -25,7 +25,7 @@ from helpers.exchange_frames import (
 )
 from helpers.fixture_models import checkpoint, exchange_over, topology
 from helpers.local_transport import LocalTransport
-from helpers.nccl_cluster import nccl_shards
+from helpers.nccl_cluster import nccl_shards, no_link_given_up
 from helpers.waiting import PATIENCE_S
 from router.exchange.grpc_link import LinkConfig
 from router.exchange.grpc_transport import GrpcTransport
@@ -53,7 +53,7 @@ def remote_factory(shape, create):
 
 @contextmanager
 def nccl_factory(shape):
-    with nccl_shards(shape) as (shards, create):
+    with nccl_shards(shape) as (shards, create), no_link_given_up():
         yield lambda: create(shape, shards)
 
 

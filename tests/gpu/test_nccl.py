@@ -1,10 +1,17 @@
 """Real NCCL by cupy, on one GPU: a communicator of one, which sends to itself."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
+from galerne.clock import MonotonicClock
+from helpers.waiting import wait_until
 from shards.nccl.availability import nccl_problem
-from shards.nccl.port import NcclFaultError
+from shards.nccl.channel import Channel
+from shards.nccl.port import UNIQUE_ID_BYTES, NcclFaultError
 
 pytestmark = pytest.mark.gpu
 PROBLEM = nccl_problem()
@@ -40,9 +47,14 @@ def exchange(port, end, out, back, given):
 
 
 def wait(ends):
-    for end in ends:
-        end.event.synchronize()
-        assert end.is_done
+    wait_until(lambda: all(end.is_done for end in ends))
+
+
+def test_ids_are_bytes_and_each_is_another(port):
+    first, second = port.unique_id(), port.unique_id()
+    assert type(first) is bytes
+    assert len(first) == UNIQUE_ID_BYTES
+    assert first != second
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -77,6 +89,50 @@ def test_turns_are_over_in_their_order(port, alone):
     assert all(torch.equal(taken, rows) for (taken, _), rows in zip(turns, given, strict=True))
 
 
+def test_a_channel_takes_turns_and_lets_go_of_its_memory(port, alone):
+    """Its peer is the rank that it does not have: of a communicator of one, for us, itself."""
+    channel, told = Channel(port, alone, 1, MonotonicClock()), []
+    channel.warm_up(60.0)
+    given = [torch.full((64, 4096), float(n), device=port.device) for n in range(10)]
+    taken = [port.empty((64, 4096), torch.float32) for _ in given]
+    for number, (out, back) in enumerate(zip(given, taken, strict=True)):
+        channel.post([out], [back], [port.fence()], lambda n=number: told.append(n))
+
+    def is_over():
+        channel.poll()
+        return len(told) == len(given)
+
+    wait_until(is_over)
+    assert told == list(range(10))
+    assert all(map(torch.equal, taken, given))
+    assert channel.overdue(1.0) == channel.check() == ""
+    assert channel.num_open == 0
+
+
+ALONE = """
+import os, threading
+from shards.nccl.cupy_port import open_port
+from shards.nccl.runtime import NcclConfig, NcclRuntime
+port = open_port(trusts_network=False)
+runtime = NcclRuntime(port, NcclConfig(join_timeout_s=2.0))
+told, said = threading.Event(), []
+runtime.join(port.unique_id(), 0, lambda channel, problem: (said.append(problem), told.set()))
+told.wait(60)
+print(said, runtime.num_leaked, flush=True)
+os._exit(0)  # the thread that waits in NCCL never ends
+"""
+
+
+def test_a_peer_that_never_joins_holds_up_one_thread_and_no_other(port):
+    """A call of NCCL that waits does not hold Python's lock, or the deadline could not be seen."""
+    command, path = [sys.executable, "-c", ALONE], os.pathsep.join(filter(None, sys.path))
+    env = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(
+        command, env=env, capture_output=True, text=True, timeout=180, check=False
+    )
+    assert done.stdout == "['the peer did not join in 2 s'] 1\n", done.stderr[-2000:]
+
+
 def test_a_healthy_communicator_has_nothing_to_tell(port, alone):
     alone.check()
 
@@ -93,6 +149,26 @@ def test_after_an_abort_the_process_makes_another(port):
     wait(ends)
     assert torch.equal(taken, given)
     end.abort()
+
+
+def test_cupy_is_as_strict_as_its_stand_in(port):
+    import cupy.cuda.nccl as nccl
+
+    unique_id = port.unique_id()
+    with pytest.raises(TypeError):
+        nccl.NcclCommunicator(1, tuple(unique_id), 0)
+    with pytest.raises(ValueError, match="128"):
+        nccl.NcclCommunicator(1, unique_id[:5], 0)
+    aborted = nccl.NcclCommunicator(1, unique_id, 0)
+    aborted.abort()
+    aborted.abort()
+    with pytest.raises(nccl.NcclError) as caught:
+        aborted.check_async_error()
+    assert caught.value.status == 4
+    with pytest.raises(TypeError):
+        aborted.send(0.5, 1, nccl.NCCL_UINT8, 0, 0)
+    with pytest.raises(OverflowError):
+        aborted.send(0, -1, nccl.NCCL_UINT8, 0, 0)
 
 
 def test_an_id_that_cupy_refuses_is_a_fault_of_ours(port):

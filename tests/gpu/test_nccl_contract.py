@@ -11,7 +11,7 @@ for name in ("psutil", "prometheus_client"):
 import contract.test_transport_contract as suite  # noqa: E402
 from helpers.cluster import Shards  # noqa: E402
 from helpers.exchange_frames import wait_up  # noqa: E402
-from helpers.nccl_cluster import NcclParts, is_up  # noqa: E402
+from helpers.nccl_cluster import NcclParts, is_up, no_link_given_up  # noqa: E402
 from shards.nccl.availability import nccl_problem  # noqa: E402
 
 # The suite's tests and fixtures, with transports of ours.
@@ -52,7 +52,8 @@ def create_transport(shape):
         pytest.skip(PROBLEM)
     parts = GpuParts()
     shards = Shards(shape, nccl=parts.process)
-    yield lambda: parts.transport(shape, shards)
+    with no_link_given_up():
+        yield lambda: parts.transport(shape, shards)
     shards.close()
     parts.close()
 

@@ -4,7 +4,12 @@ As NCCL's: to join blocks until all have joined; operations of a communicator ru
 their calls, whatever their streams, and on each of their streams in its order; a group is one
 operation, which starts when it is the first of its communicator and of all its streams; a send ends
 with its receive, when both operations run, in order; what does not match waits for ever, and so
-does whatever comes after it; an abort ends one end alone, without a word to the peer.
+does whatever comes after it; an abort ends one end alone, without a word to the peer. An id is good
+for one communicator, each rank joins it once, and not two of one GPU; a group whose caller fails is
+called for all the same, as far as it had come.
+
+Sources: NCCL's user guide, "CUDA stream semantics" (several streams in one group), "Group calls",
+"Creating a communicator" (one GPU twice), "Error handling and communicator abort".
 """
 
 import ctypes
@@ -17,6 +22,8 @@ import torch
 
 from shards.nccl.port import NcclFaultError
 
+OF_TORCH = ("query", "fence", "empty")
+
 
 class FakeFabric:
     """What joins the devices of several ports."""
@@ -27,7 +34,6 @@ class FakeFabric:
         self.mismatches = []  # (bytes sent, bytes wanted) that met
         self.num_bytes = 0  # that were moved
         self._rings = {}  # by id, ends by rank
-        self._next_id = 0
         self._is_closed = False
 
     def port(self):
@@ -43,19 +49,26 @@ class FakeFabric:
 
     def new_id(self):
         with self.changed:
-            self._next_id += 1
-            return self._next_id.to_bytes(128, "little")
+            unique_id = (len(self._rings) + 1).to_bytes(128, "little")
+            self._rings[unique_id] = {}
+            return unique_id
 
     def join(self, size, unique_id, end):
         with self.changed:
-            ring = self._rings.setdefault(unique_id, {})
+            assert type(unique_id) is bytes
+            assert unique_id in self._rings, "an id that NCCL has made"
+            ring = self._rings[unique_id]
             assert end.rank not in ring, "a rank joins once"
+            if not 0 <= end.rank < size:
+                raise NcclFaultError("invalid argument: rank")
             ring[end.rank] = end
             end.ring = ring
             self.changed.notify_all()
             self.changed.wait_for(lambda: len(ring) == size or self._is_closed)
             if len(ring) < size:
                 raise NcclFaultError("the fabric was closed")
+            if len({each.port for each in ring.values()}) < size:
+                raise NcclFaultError("invalid usage: duplicate GPU")
 
     def progress(self):
         """Run what can run; the condition is held."""
@@ -91,42 +104,45 @@ class Operation:
 
 
 class FakeEvent:
-    def __init__(self, fabric=None, is_done=False):
-        self.fabric, self.has_come = fabric, is_done
+    def __init__(self, port, is_done=False):
+        self.port, self.has_come = port, is_done
 
     @property
     def is_done(self):
+        self.port.called("query")
         return self.has_come
 
     def come(self):
         """Let it happen, where a test makes it wait."""
-        with self.fabric.changed:
+        with self.port.fabric.changed:
             self.has_come = True
-            self.fabric.progress()
+            self.port.fabric.progress()
 
 
 class FakeStream:
-    def __init__(self, fabric):
-        self._fabric = fabric
+    def __init__(self, port):
+        self._port = port
         self.queue = deque()  # operations, and pairs of (is it waited for, event)
 
     def wait(self, event):
-        with self._fabric.changed:
-            self.queue.append((True, event))
-            self._fabric.progress()
+        assert event.port is self._port, "an event of our device"
+        self._put((True, event))
 
     def record(self):
-        event = FakeEvent(self._fabric)
-        with self._fabric.changed:
-            self.queue.append((False, event))
-            self._fabric.progress()
+        event = FakeEvent(self._port)
+        self._put((False, event))
         return event
+
+    def _put(self, entry):
+        with self._port.fabric.changed:
+            self.queue.append(entry)
+            self._port.fabric.progress()
 
     def progress(self):
         has_moved = False
         while self.queue and isinstance(self.queue[0], tuple):
             is_waited_for, event = self.queue[0]
-            if is_waited_for and not event.is_done:
+            if is_waited_for and not event.has_come:
                 break
             event.has_come = True
             self.queue.popleft()
@@ -150,9 +166,14 @@ class FakeEnd:
         self._call("receive", (address, num_bytes, peer), stream)
 
     def _call(self, kind, what, stream):
+        address, num_bytes, peer = what
+        assert type(address) is type(num_bytes) is int
+        assert num_bytes >= 0
         self.port.called(kind)
         if self.is_aborted:
             raise NcclFaultError("called after the abort")
+        if peer not in self.ring:
+            raise NcclFaultError("invalid argument: peer")
         self.port.put(self, kind, what, stream)
 
     def check(self):
@@ -214,10 +235,14 @@ class FakePort:
         for gate in (self.join_gate, self.abort_gate, self.call_gate):
             gate.set()
         self.failing_join = ""
+        self.failing = set()  # kinds of calls that CUDA fails
         self._group = threading.local()
 
     def called(self, kind):
         self.threads.setdefault(kind, set()).add(threading.current_thread().name)
+        if kind in self.failing:
+            error = RuntimeError if kind in OF_TORCH else NcclFaultError  # as our port for cupy
+            raise error(f"CUDA error in {kind}")
 
     def unique_id(self):
         return self.fabric.new_id()
@@ -235,8 +260,14 @@ class FakePort:
     @contextmanager
     def group(self):
         self.called("group")
+        assert getattr(self._group, "calls", None) is None, "a group in a group"
         self._group.calls = []
-        yield
+        try:
+            yield
+        finally:
+            self._end_group()
+
+    def _end_group(self):
         calls, self._group.calls = self._group.calls, None
         ends = {id(end): end for end, *_ in calls}
         while not self.call_gate.wait(0.005):  # an abort pulls a stuck call out
@@ -263,15 +294,18 @@ class FakePort:
             self.fabric.progress()
 
     def stream(self):
+        self.called("stream")
         with self.fabric.changed:
-            self.streams.append(FakeStream(self.fabric))
+            self.streams.append(FakeStream(self))
             return self.streams[-1]
 
     def fence(self):
+        self.called("fence")
         if self.fences is None:
-            return FakeEvent(is_done=True)
-        self.fences.append(FakeEvent(self.fabric))
+            return FakeEvent(self, is_done=True)
+        self.fences.append(FakeEvent(self))
         return self.fences[-1]
 
     def empty(self, shape, dtype):
+        self.called("empty")
         return torch.full(shape, float("nan")).to(dtype)

@@ -1,5 +1,6 @@
 """Shards and a gateway's transport, each with NCCL of its own on one stand-in for the GPUs."""
 
+import logging
 from contextlib import contextmanager
 
 from galerne.ids import ShardId
@@ -43,6 +44,39 @@ class NcclParts:
         self.fabric.close()
         for process in self.processes.values():
             process.stop()
+        # Whoever only drops a communicator waits for its peer, in ``ncclCommDestroy``.
+        wait_until(lambda: not self.unaborted, lambda: f"aborts of {self.unaborted}")
+
+    @property
+    def unaborted(self):
+        """Ends that were joined and not let go of."""
+        return [end for port in self.fabric.ports for end in port.ends if not end.is_aborted]
+
+
+class GivenUp(logging.Handler):
+    """What the log says of links that were given up."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.lines = []
+
+    def emit(self, record):
+        if record.msg.startswith("nccl_"):
+            self.lines.append(record.getMessage())
+
+
+@contextmanager
+def no_link_given_up():
+    """For links that would otherwise go on by the stream, and nobody would see it."""
+    seen, loggers = GivenUp(), [logging.getLogger(name) for name in ("router", "shards")]
+    for each in loggers:
+        each.addHandler(seen)
+    try:
+        yield
+        assert seen.lines == []
+    finally:
+        for each in loggers:
+            each.removeHandler(seen)
 
 
 @contextmanager

@@ -37,7 +37,8 @@ def canonical(package):
 @pytest.mark.parametrize("variant", LOCKS)
 def test_every_dependency_is_pinned_with_its_hash_and_within_its_bounds(variant):
     pinned = pins(LOCKS[variant])
-    for text in PACKAGE["project"]["dependencies"]:
+    extra = PACKAGE["project"]["optional-dependencies"]["gpu"] if variant == "cuda" else []
+    for text in [*PACKAGE["project"]["dependencies"], *extra]:
         wanted = Requirement(text)
         version = Version(pinned[canonical(wanted.name)])
         assert wanted.specifier.contains(version), f"{text}, but {version}"
