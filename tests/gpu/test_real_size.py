@@ -15,8 +15,9 @@ from shards.kernels.formats import WeightFormat
 from shards.kernels.gpu import attention, grouped, launch
 from shards.kernels.gpu.attention import AttentionShape
 from shards.kernels.gpu.experts import TritonExperts
-from shards.kernels.gpu.linear import DeviceLinear
+from shards.kernels.gpu.linear import DeviceLinear, parts_for
 from shards.kernels.gpu.linear import reference as linear_reference
+from shards.kernels.gpu.linear import tiles_of as linear_tiles
 from shards.kernels.gpu.weights import stacked, to_device
 
 pytestmark = [
@@ -79,12 +80,19 @@ def test_the_tiles_of_all_row_counts_were_verified(source, held):
 def test_projections_are_those_of_torch_and_every_row_by_itself(source, name, num_rows):
     stored = source.dense(f"layers.0.{name}").kept_as(WeightFormat.BF16, BF16)
     weight = to_device(stored, WeightFormat.BF16, BF16, DEVICE)
-    product = DeviceLinear(weight, BF16)
+    parts = parts_for(weight.num_outputs, weight.num_inputs)
+    product = DeviceLinear(weight, BF16, parts)
+    assert len(product._tiles) == len(linear_tiles(WeightFormat.FP8, parts))
     x = randn(num_rows, weight.num_inputs, seed=1)
     got = product(x)
     assert worst(got, linear_reference(x, weight)) < 0.05
     for rows in ([0], [num_rows - 1], list(range(0, num_rows, 7))):
         assert bits_equal(product(x[rows]), got[rows])
+    few = product.parts(x[:17])
+    joined = few[0].float()
+    for part in few[1:]:
+        joined = joined + part
+    assert bits_equal(joined.to(BF16), got[:17])
 
 
 @pytest.mark.parametrize("num_keys", [1, 511, 4096, 32768])

@@ -21,7 +21,7 @@ TOLERANCE = {BF16: 0.04, FP32: 1e-4}
 
 
 def ints(values):
-    return torch.tensor(values, dtype=torch.int32, device=DEVICE)
+    return torch.tensor(list(values), dtype=torch.int32, device=DEVICE)
 
 
 def paged(num_keys, shape, dtype, seed=0):
@@ -121,6 +121,55 @@ def test_a_padding_row_gives_zeros():
     out = decode(q, cache, [table, [0, 0]], [19, -1], TINY, 1)
     assert out[0].abs().sum() > 0
     assert out[1].abs().sum() == 0
+
+
+def test_more_segments_than_are_read_at_once_are_joined_one_after_the_other():
+    shape, count = TINY, 21
+    stats = randn(1, count, shape.heads, 2, dtype=FP32).abs() + 0.5
+    parts = randn(1, count, shape.heads, shape.latent, seed=1, dtype=FP32)
+    for seen in (1, 16, 17, count):
+        out = torch.empty((1, shape.heads, shape.latent), device=DEVICE)
+        position = (seen - 1) * attention.SEGMENT + 3
+        attention.join(stats, parts, ints([0]), ints([position]), out, shape)
+        weights = (stats[0, :seen, :, 0] - stats[0, :seen, :, 0].amax(0)).exp()
+        total = (weights * stats[0, :seen, :, 1]).sum(0)
+        want = (weights[..., None] * parts[0, :seen]).sum(0) / total[:, None]
+        torch.testing.assert_close(out[0], want, rtol=1e-4, atol=1e-5)
+
+
+def halves(whole):
+    """Two parts that join to these bits, and lie as a product's do."""
+    parts = torch.stack([whole.float() * 0.5, whole.float() * 0.5])
+    assert bits_equal((parts[0] + parts[1]).to(whole.dtype), whole)
+    return parts
+
+
+@pytest.mark.parametrize("dtype", [BF16, FP32])
+def test_what_reads_a_product_joins_its_parts_to_the_same_bits(dtype):
+    shape, count = ODD, 5
+    turn = Rotation(np.geomspace(1, 0.01, shape.rope // 2), np.arange(count) * 7)
+    moved = (turn.cos.to(DEVICE), turn.sin.to(DEVICE))
+    q = randn(count, shape.heads * (shape.nope + shape.rope), dtype=dtype)
+    u_k = randn(shape.heads, shape.latent, shape.nope, seed=1, dtype=dtype)
+    args = u_k, *moved, torch.linspace(0.1, 0.2, count).to(DEVICE), shape
+    assert bits_equal(attention.queries(halves(q), *args), attention.queries(q, *args))
+    x, delta = randn(count, 96, dtype=dtype), randn(count, 96, seed=1, dtype=dtype)
+    weight = randn(96, seed=2, dtype=FP32)
+    for got, want in zip(
+        rows.add_norm(x, halves(delta), weight, 1e-6),
+        rows.add_norm(x, delta, weight, 1e-6),
+        strict=True,
+    ):
+        assert bits_equal(got, want)
+    both = randn(count, 40 + 24 + shape.rope, dtype=dtype)
+    norms = [randn(n, seed=n, dtype=FP32) for n in (40, 24)]
+    caches = [torch.zeros((1, BLOCK, 24 + shape.rope), dtype=dtype, device=DEVICE) for _ in "ab"]
+    queries = [
+        rows.store_latents(of, *norms, *moved, ints(range(count)), cache, 1e-6)
+        for of, cache in zip((both, halves(both)), caches, strict=True)
+    ]
+    assert bits_equal(*queries)
+    assert bits_equal(*caches)
 
 
 @pytest.mark.parametrize("dtype", [BF16, FP32])

@@ -1,0 +1,276 @@
+"""What decode and prompt steps take on a GPU that is not here, read from machine code.
+
+    make bench-sass             # needs Triton and no GPU; two minutes
+
+One layer of Mistral Small 4 is computed as serving does it, but launches become compilations. Of
+every launch: registers, programs on a multiprocessor, bytes under way, and a time. COMPUTED, NOT
+MEASURED: ``make bench-gpu`` measures. The times' formula is ``seconds_of``; what it takes of the
+GPU is in ``Gpu``.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from math import prod
+from types import SimpleNamespace
+
+import torch
+
+from helpers.sass import disassembled, loops_of, registers_of, resident
+from helpers.triton_compile import compile_only
+from router.model import triton_layers
+from router.model.triton_step import DecodeTokens, StepTokens
+from router.model.triton_weights import TritonLayer
+from shards.checkpoint.presets import preset
+from shards.kernels.formats import WeightFormat
+from shards.kernels.gpu import attention, experts, grouped, linear
+from shards.kernels.gpu.weights import DeviceWeight
+from shards.kernels.quantise import Codes
+
+BF16, REAL, LAYERS = torch.bfloat16, preset("full-layer"), 36
+H, W, E = REAL.hidden_size, REAL.expert_size, REAL.num_experts
+KEY_BYTES = 2 * (REAL.kv_lora_rank + REAL.qk_rope_head_dim)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Of the data sheet, but for the last three, which are guesses to be measured."""
+
+    name: str
+    bytes_per_s: float
+    processors: int = 132
+    clock: float = 1.7e9
+    multiplications: int = 2048  # of bf16, a clock and multiprocessor
+    slow_lanes: int = 16  # F2F, MUFU: numbers a clock and multiprocessor
+    reachable: float = 0.92  # of the bandwidth, by a copy
+    latency_s: float = 0.8e-6  # of memory, under load
+    wait_clocks: int = 400  # of one round's barriers and results, of a program alone
+    launch_s: float = 2.5e-6  # of a kernel in a graph: gap, first loads, last stores
+
+
+GPUS = (Gpu("H100", 3.35e12), Gpu("H200", 4.8e12))
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel as compiled, and its grid."""
+
+    name: str
+    grid: tuple
+    constants: dict
+    kernel: object
+
+    def counted(self):
+        """Registers, spills, programs that fit, loops: most multiplications first, or longest."""
+        cubin, meta = self.kernel.asm["cubin"], self.kernel.metadata
+        registers, listing = registers_of(cubin), disassembled(cubin)
+        fit, scarcest = resident(registers, meta.shared, meta.num_warps)
+        loops = sorted(loops_of(listing), key=lambda loop: -loop.multiplications)
+        spills = listing.count(" STL")
+        return SimpleNamespace(
+            registers=registers, spills=spills, fit=fit, scarcest=scarcest, loops=loops
+        )
+
+    def bytes_and_rows(self, tokens, context):
+        """(weights or keys read, bytes of them a round, rounds of a program)."""
+        c, width = self.constants, {0: 2, 1: 1, 2: 1, 3: 0.5}.get(self.constants.get("FORMAT"))
+        touched = E * (1 - (1 - REAL.num_experts_per_tok / E) ** tokens) + 1
+        if self.name == "linear":
+            members = self.grid[2] if c["PARTS"] == 1 else 1
+            read = c["N"] * c["K"] * width * members
+            rounds = c["K"] / c["BK"] / (1 if c["IS_JOINED"] else c["PARTS"])
+            return read, c["BN"] * c["BK"] * width, rounds
+        if self.name == "gate_up":
+            return touched * 2 * W * H * width, 2 * c["BN"] * c["BK"] * width, H / c["BK"]
+        if self.name == "down":
+            return touched * W * H * width, c["BN"] * c["BK"] * width, W / c["BK"]
+        if self.name == "attend_segments":
+            rounds = min(context, c["SEGMENT"]) / c["KEYS"]
+            return tokens * context * KEY_BYTES, c["KEYS"] * KEY_BYTES, rounds
+        return 0, 0, 0
+
+
+def seconds_of(launch, gpu, read, a_round, counted):
+    """The slowest of memory, loads under way, instructions, conversions and the matrix unit.
+
+    A multiprocessor has ``together`` programs; each has ``stages - 1`` rounds of loads under way.
+    """
+    programs = prod(launch.grid)
+    if not read or not counted.loops:
+        return gpu.launch_s, 0, "launch"
+    meta, loop = launch.kernel.metadata, counted.loops[0]
+    together = max(1.0, min(counted.fit, programs / gpu.processors))
+    busy = min(programs, gpu.processors)
+    clocks = {
+        "instructions": together * loop.length * meta.num_warps / 4,
+        "conversions": together
+        * (32 * meta.num_warps * loop.number_of("F2F.", "MUFU"))
+        / gpu.slow_lanes,
+        "matrix unit": together * meta.num_warps * loop.multiplications / gpu.multiplications,
+    }
+    clocks["one after the other"] = sum(clocks.values()) / together + gpu.wait_clocks
+    rates = {k: busy * together * a_round * gpu.clock / v for k, v in clocks.items() if v}
+    under_way = together * max(meta.num_stages - 1, 1) * a_round
+    rates["loads under way"] = busy * under_way / gpu.latency_s
+    rates["memory"] = gpu.bytes_per_s * gpu.reachable
+    slowest = min(rates, key=rates.get)
+    return gpu.launch_s + read / rates[slowest], under_way, slowest
+
+
+class _Cache:
+    def layer(self, _):
+        return torch.empty((64, 16, KEY_BYTES // 2), dtype=BF16)
+
+
+def fp8(n, k):
+    return Codes(torch.empty((n, k), dtype=torch.uint8), torch.empty(n), k, WeightFormat.FP8)
+
+
+def product(n, k, held=WeightFormat.FP8, *, has_parts=True):
+    data = torch.empty((n, k), dtype=BF16 if held is WeightFormat.BF16 else torch.uint8)
+    scales = None if held is WeightFormat.BF16 else torch.empty(n)
+    parts = linear.parts_for(n, k) if has_parts else 1
+    return linear.DeviceLinear(DeviceWeight(data, scales, held, k), BF16, parts)
+
+
+def expert_layer(num_experts):
+    """With the weights of one: all have the same shape."""
+    of_layer = experts.TritonExperts(num_experts, BF16, WeightFormat.BF16, torch.device("cpu"))
+    of_layer.add(0, fp8(W, H), fp8(W, H), fp8(H, W))
+    return of_layer
+
+
+def one_layer(shape):
+    norm, per_head = torch.empty(H), (shape.heads, shape.latent)
+    q, c = REAL.q_lora_rank, shape.latent
+    out = shape.heads * shape.value
+    of_q = shape.heads * (shape.nope + shape.rope)
+    return TritonLayer(
+        *(norm, norm, torch.empty(q), torch.empty(c)),
+        *(product(q + c + shape.rope, H), product(of_q, q), product(H, out)),
+        torch.empty((*per_head, shape.nope), dtype=BF16),
+        torch.empty((shape.heads, shape.value, shape.latent), dtype=BF16),
+        *(product(E, H, WeightFormat.BF16), expert_layer(1)),
+    )
+
+
+def step_of(tokens, context):
+    """So many sequences that decode at ``context``."""
+    ints = lambda *size: torch.zeros(size, dtype=torch.int32)  # noqa: E731
+    half = REAL.qk_rope_head_dim // 2
+    turn = torch.empty((tokens, half)), torch.empty((tokens, half)), torch.empty(tokens)
+    decodes = DecodeTokens(
+        *(ints(tokens), ints(tokens), ints(tokens, context // 16)), attention.segments_of(context)
+    )
+    return StepTokens(tokens, *turn, ints(tokens), None, decodes=decodes)
+
+
+def launches_of(layers, of_layer, tokens, context):
+    """Of one layer's decode step."""
+    found = []
+    compile_only(lambda *launched: found.append(Launch(*launched)))
+    step = triton_layers.TritonStep(layers, step_of(tokens, context), _Cache())
+    x = step.start(torch.empty((tokens, H), dtype=BF16))
+    found.clear()  # the first norm is once a step
+    step.whole_layer(0, x, of_layer)
+    layer = list(found)
+    head = product(REAL.vocab_size, H, WeightFormat.BF16, has_parts=False)
+    head(x, torch.empty((tokens, REAL.vocab_size)))
+    return layer, found[-1]
+
+
+def decode(layers, of_layer, tokens, context):
+    """Prints a layer's launches, and the step's time on every GPU."""
+    layer, head = launches_of(layers, of_layer, tokens, context)
+    print(f"\n{tokens} tokens at {context}: {len(layer)} launches a layer")
+    print(
+        f"{'kernel':16} {'grid':>14} {'regs':>4} {'spill':>5} {'KiB':>4} {'warps':>5} {'fit':>3} "
+        f"{'scarcest':9} {'MB':>6} {'KiB under way':>13}  us, slowest: of each GPU"
+    )
+    totals = dict.fromkeys(GPUS, 0.0)
+    floors = dict.fromkeys(GPUS, 0.0)
+    for launch, times in [*((each, LAYERS) for each in layer), (head, 1)]:
+        counted, meta = launch.counted(), launch.kernel.metadata
+        read, a_round, _ = launch.bytes_and_rows(tokens, context)
+        said = []
+        for gpu in GPUS:
+            took, under_way, slowest = seconds_of(launch, gpu, read, a_round, counted)
+            totals[gpu] += times * took
+            floors[gpu] += times * read / gpu.bytes_per_s
+            said.append(f"{took * 1e6:6.1f} {slowest}")
+        print(
+            f"{launch.name:16} {'x'.join(map(str, launch.grid)):>14} {counted.registers:4} "
+            f"{counted.spills:5} {meta.shared / 1024:4.0f} {meta.num_warps:5} "
+            f"{counted.fit:3} {counted.scarcest:9} {read / 1e6:6.1f} {under_way / 1024:13.0f}  "
+            + "; ".join(said)
+        )
+    for gpu in GPUS:
+        print(
+            f"computed, not measured: {gpu.name} {totals[gpu] * 1e3:.2f} ms a step, "
+            f"{floors[gpu] / totals[gpu]:.0%} of the bandwidth floor"
+        )
+
+
+def prompt(of_layer, tokens, gpu):
+    """Prints what a prompt's expert layer reaches of the matrix rate."""
+    found = []
+    compile_only(lambda *launched: found.append(Launch(*launched)))
+    scores = torch.rand((tokens, E), generator=torch.Generator().manual_seed(0))
+    ids = scores.topk(REAL.num_experts_per_tok).indices.int()
+    of_layer.run_routed(torch.empty((tokens, H), dtype=BF16), ids)
+    tile = of_layer.tile_for(tokens)
+    clocks = 0.0
+    for launch in found:
+        counted, warps = launch.counted(), launch.kernel.metadata.num_warps
+        loops = counted.loops
+        rest = launch.constants["REST"]
+        _, _, rounds = launch.bytes_and_rows(tokens, 0)
+        for first, end in (t[1:] for t in grouped_tiles(ids, tile.rows)):
+            loop = loops[1] if end - first <= rest and len(loops) > 1 else loops[0]
+            instructions = loop.length * warps / 4
+            products = warps * loop.multiplications / gpu.multiplications
+            alone = (instructions + products + gpu.wait_clocks) / counted.fit
+            clocks += launch.grid[0] * rounds * max(instructions, products, alone)
+    took = clocks / gpu.processors / gpu.clock + len(found) * gpu.launch_s
+    rate = 2.0 * gpu.processors * gpu.clock * gpu.multiplications
+    reached = 2.0 * 3 * H * W * ids.numel() / took
+    print(
+        f"computed, not measured: experts of {tokens} tokens on {gpu.name} {took * 1e6:.0f} us, "
+        f"{reached / 1e12:.0f} of {rate / 1e12:.0f} TFLOP/s: {reached / rate:.0%}"
+    )
+
+
+def grouped_tiles(ids, rows):
+    """(expert, first row, end) of the tiles that are used."""
+    tiles = grouped.sorted_layout(ids, E, rows).tiles.tolist()
+    return [tile for tile in tiles if tile[0] >= 0]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokens", type=int, nargs="*", default=[1, 16, 64])
+    parser.add_argument("--context", type=int, default=1000)
+    given = parser.parse_args()
+    for module in (linear, experts, attention):  # nothing computes here, so nothing is compared
+        module.verified = lambda _, tiles, __: tuple(tiles)
+    compile_only(lambda *_: None)
+    shape = attention.AttentionShape(
+        *(REAL.num_heads, REAL.qk_nope_head_dim, REAL.qk_rope_head_dim),
+        *(REAL.kv_lora_rank, REAL.v_head_dim),
+    )
+    layers = SimpleNamespace(
+        config=REAL, layers=[one_layer(shape)], shape=shape, next_norm=lambda _: torch.empty(H)
+    )
+    of_layer = expert_layer(E)
+    with torch.inference_mode():
+        for tokens in given.tokens:
+            decode(layers, of_layer, tokens, given.context)
+        for tokens in (1, 16):
+            decode(layers, of_layer, tokens, 32768)
+        for gpu in GPUS:
+            prompt(of_layer, 4096, gpu)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
