@@ -16,25 +16,31 @@ from types import SimpleNamespace
 
 import torch
 
+from helpers.hollow_layer import (
+    BF16,
+    KEY_BYTES,
+    REAL,
+    E,
+    H,
+    HollowCache,
+    W,
+    expert_layer,
+    hollow_layers,
+    product,
+    step_of,
+)
 from helpers.sass import disassembled, loops_of, registers_of, resident
 from helpers.triton_compile import compile_only
 from router.model import triton_layers
-from router.model.triton_step import DecodeTokens, StepTokens
-from router.model.triton_weights import TritonLayer
-from shards.checkpoint.presets import preset
 from shards.kernels.formats import WeightFormat
-from shards.kernels.gpu import attention, experts, grouped, linear
-from shards.kernels.gpu.weights import DeviceWeight
-from shards.kernels.quantise import Codes
+from shards.kernels.gpu import attention, grouped
 
-BF16, REAL, LAYERS = torch.bfloat16, preset("full-layer"), 36
-H, W, E = REAL.hidden_size, REAL.expert_size, REAL.num_experts
-KEY_BYTES = 2 * (REAL.kv_lora_rank + REAL.qk_rope_head_dim)
+LAYERS = 36
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """Of the data sheet, but for the last three, which are guesses to be measured."""
+    """Of the data sheet, but for the last four, which are guesses to be measured."""
 
     name: str
     bytes_per_s: float
@@ -71,34 +77,37 @@ class Launch:
             registers=registers, spills=spills, fit=fit, scarcest=scarcest, loops=loops
         )
 
-    def bytes_and_rows(self, tokens, context):
-        """(weights or keys read, bytes of them a round, rounds of a program)."""
+    def work(self, tokens, context):
+        """Bytes that must be read, bytes moved, bytes of a program's round, rounds."""
         c, width = self.constants, {0: 2, 1: 1, 2: 1, 3: 0.5}.get(self.constants.get("FORMAT"))
         touched = E * (1 - (1 - REAL.num_experts_per_tok / E) ** tokens) + 1
+        joined = tokens * attention.segments_of(context) * REAL.num_heads * REAL.kv_lora_rank * 4
         if self.name == "linear":
             members = self.grid[2] if c["PARTS"] == 1 else 1
             read = c["N"] * c["K"] * width * members
             rounds = c["K"] / c["BK"] / (1 if c["IS_JOINED"] else c["PARTS"])
-            return read, c["BN"] * c["BK"] * width, rounds
-        if self.name == "gate_up":
-            return touched * 2 * W * H * width, 2 * c["BN"] * c["BK"] * width, H / c["BK"]
-        if self.name == "down":
-            return touched * W * H * width, c["BN"] * c["BK"] * width, W / c["BK"]
+            return read, read, c["BN"] * c["BK"] * width, rounds
+        if self.name in ("gate_up", "down"):
+            inputs, outputs = (H, 2 * W) if self.name == "gate_up" else (W, H)
+            read = touched * inputs * outputs * width
+            of_tile = c["BN"] * (2 if self.name == "gate_up" else 1)
+            return read, read, of_tile * c["BK"] * width, inputs / c["BK"]
         if self.name == "attend_segments":
-            rounds = min(context, c["SEGMENT"]) / c["KEYS"]
-            return tokens * context * KEY_BYTES, c["KEYS"] * KEY_BYTES, rounds
-        return 0, 0, 0
+            read = tokens * context * KEY_BYTES
+            return read, read + joined, c["KEYS"] * KEY_BYTES, c["SMALL"] / c["KEYS"]
+        return 0, joined if self.name == "join_segments" else 0, 0, 0
 
 
-def seconds_of(launch, gpu, read, a_round, counted):
+def seconds_of(launch, gpu, moved, a_round, counted):
     """The slowest of memory, loads under way, instructions, conversions and the matrix unit.
 
     A multiprocessor has ``together`` programs; each has ``stages - 1`` rounds of loads under way.
     """
-    programs = prod(launch.grid)
-    if not read or not counted.loops:
-        return gpu.launch_s, 0, "launch"
-    meta, loop = launch.kernel.metadata, counted.loops[0]
+    programs, meta = prod(launch.grid), launch.kernel.metadata
+    if not counted.loops or not a_round:  # all of it is under way at once
+        rate = min(gpu.bytes_per_s * gpu.reachable, max(moved, 1) / gpu.latency_s)
+        return gpu.launch_s + moved / rate, moved / gpu.processors, "launch"
+    loop = counted.loops[0]
     together = max(1.0, min(counted.fit, programs / gpu.processors))
     busy = min(programs, gpu.processors)
     clocks = {
@@ -114,62 +123,14 @@ def seconds_of(launch, gpu, read, a_round, counted):
     rates["loads under way"] = busy * under_way / gpu.latency_s
     rates["memory"] = gpu.bytes_per_s * gpu.reachable
     slowest = min(rates, key=rates.get)
-    return gpu.launch_s + read / rates[slowest], under_way, slowest
-
-
-class _Cache:
-    def layer(self, _):
-        return torch.empty((64, 16, KEY_BYTES // 2), dtype=BF16)
-
-
-def fp8(n, k):
-    return Codes(torch.empty((n, k), dtype=torch.uint8), torch.empty(n), k, WeightFormat.FP8)
-
-
-def product(n, k, held=WeightFormat.FP8, *, has_parts=True):
-    data = torch.empty((n, k), dtype=BF16 if held is WeightFormat.BF16 else torch.uint8)
-    scales = None if held is WeightFormat.BF16 else torch.empty(n)
-    parts = linear.parts_for(n, k) if has_parts else 1
-    return linear.DeviceLinear(DeviceWeight(data, scales, held, k), BF16, parts)
-
-
-def expert_layer(num_experts):
-    """With the weights of one: all have the same shape."""
-    of_layer = experts.TritonExperts(num_experts, BF16, WeightFormat.BF16, torch.device("cpu"))
-    of_layer.add(0, fp8(W, H), fp8(W, H), fp8(H, W))
-    return of_layer
-
-
-def one_layer(shape):
-    norm, per_head = torch.empty(H), (shape.heads, shape.latent)
-    q, c = REAL.q_lora_rank, shape.latent
-    out = shape.heads * shape.value
-    of_q = shape.heads * (shape.nope + shape.rope)
-    return TritonLayer(
-        *(norm, norm, torch.empty(q), torch.empty(c)),
-        *(product(q + c + shape.rope, H), product(of_q, q), product(H, out)),
-        torch.empty((*per_head, shape.nope), dtype=BF16),
-        torch.empty((shape.heads, shape.value, shape.latent), dtype=BF16),
-        *(product(E, H, WeightFormat.BF16), expert_layer(1)),
-    )
-
-
-def step_of(tokens, context):
-    """So many sequences that decode at ``context``."""
-    ints = lambda *size: torch.zeros(size, dtype=torch.int32)  # noqa: E731
-    half = REAL.qk_rope_head_dim // 2
-    turn = torch.empty((tokens, half)), torch.empty((tokens, half)), torch.empty(tokens)
-    decodes = DecodeTokens(
-        *(ints(tokens), ints(tokens), ints(tokens, context // 16)), attention.segments_of(context)
-    )
-    return StepTokens(tokens, *turn, ints(tokens), None, decodes=decodes)
+    return gpu.launch_s + moved / rates[slowest], under_way, slowest
 
 
 def launches_of(layers, of_layer, tokens, context):
     """Of one layer's decode step."""
     found = []
     compile_only(lambda *launched: found.append(Launch(*launched)))
-    step = triton_layers.TritonStep(layers, step_of(tokens, context), _Cache())
+    step = triton_layers.TritonStep(layers, step_of(tokens, context), HollowCache())
     x = step.start(torch.empty((tokens, H), dtype=BF16))
     found.clear()  # the first norm is once a step
     step.whole_layer(0, x, of_layer)
@@ -191,17 +152,17 @@ def decode(layers, of_layer, tokens, context):
     floors = dict.fromkeys(GPUS, 0.0)
     for launch, times in [*((each, LAYERS) for each in layer), (head, 1)]:
         counted, meta = launch.counted(), launch.kernel.metadata
-        read, a_round, _ = launch.bytes_and_rows(tokens, context)
+        read, moved, a_round, _ = launch.work(tokens, context)
         said = []
         for gpu in GPUS:
-            took, under_way, slowest = seconds_of(launch, gpu, read, a_round, counted)
+            took, under_way, slowest = seconds_of(launch, gpu, moved, a_round, counted)
             totals[gpu] += times * took
             floors[gpu] += times * read / gpu.bytes_per_s
             said.append(f"{took * 1e6:6.1f} {slowest}")
         print(
             f"{launch.name:16} {'x'.join(map(str, launch.grid)):>14} {counted.registers:4} "
             f"{counted.spills:5} {meta.shared / 1024:4.0f} {meta.num_warps:5} "
-            f"{counted.fit:3} {counted.scarcest:9} {read / 1e6:6.1f} {under_way / 1024:13.0f}  "
+            f"{counted.fit:3} {counted.scarcest:9} {moved / 1e6:6.1f} {under_way / 1024:13.0f}  "
             + "; ".join(said)
         )
     for gpu in GPUS:
@@ -224,7 +185,7 @@ def prompt(of_layer, tokens, gpu):
         counted, warps = launch.counted(), launch.kernel.metadata.num_warps
         loops = counted.loops
         rest = launch.constants["REST"]
-        _, _, rounds = launch.bytes_and_rows(tokens, 0)
+        rounds = launch.work(tokens, 0)[-1]
         for first, end in (t[1:] for t in grouped_tiles(ids, tile.rows)):
             loop = loops[1] if end - first <= rest and len(loops) > 1 else loops[0]
             instructions = loop.length * warps / 4
@@ -251,17 +212,8 @@ def main():
     parser.add_argument("--tokens", type=int, nargs="*", default=[1, 16, 64])
     parser.add_argument("--context", type=int, default=1000)
     given = parser.parse_args()
-    for module in (linear, experts, attention):  # nothing computes here, so nothing is compared
-        module.verified = lambda _, tiles, __: tuple(tiles)
     compile_only(lambda *_: None)
-    shape = attention.AttentionShape(
-        *(REAL.num_heads, REAL.qk_nope_head_dim, REAL.qk_rope_head_dim),
-        *(REAL.kv_lora_rank, REAL.v_head_dim),
-    )
-    layers = SimpleNamespace(
-        config=REAL, layers=[one_layer(shape)], shape=shape, next_norm=lambda _: torch.empty(H)
-    )
-    of_layer = expert_layer(E)
+    layers, of_layer = hollow_layers(), expert_layer(E)
     with torch.inference_mode():
         for tokens in given.tokens:
             decode(layers, of_layer, tokens, given.context)

@@ -16,7 +16,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-from helpers.sass import disassembled
+from helpers.sass import disassembled, loops_of
 
 CAPABILITY = 90
 
@@ -72,7 +72,9 @@ def report(name, constants, kernel):
             {int(n, 16) for n in re.findall(r"cp\.async\.c[ag].*?, (0x[0-9a-f]+)", ptx)}
         ),
         "fused": bool(re.search(r"\bfma\.rn\.f32", ptx)),
-        "slow_conversions": disassembled(kernel.asm["cubin"]).count("F2F."),
+        "slow_conversions": sum(
+            loop.number_of("F2F", "I2F") for loop in loops_of(disassembled(kernel.asm["cubin"]))
+        ),
     }
 
 

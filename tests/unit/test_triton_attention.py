@@ -84,7 +84,7 @@ def test_a_prompts_tokens_attend_as_torch_does(shape):
 
 @pytest.mark.parametrize("dtype", [BF16, FP32])
 def test_a_token_is_the_same_bits_decoded_prefilled_and_in_any_chunk(dtype):
-    """Across the border of a segment, at 512: joined in one program, or by many."""
+    """Across the border of segments: joined in one program, or by many."""
     shape, start, count = TINY, 480, 70
     cache, table = paged(start + count, shape, dtype)
     q = some_queries(count, shape, dtype)
@@ -95,6 +95,19 @@ def test_a_token_is_the_same_bits_decoded_prefilled_and_in_any_chunk(dtype):
     for first, last in ((0, 1), (5, 43), (43, 70)):
         part = prompt(q[first:last], cache, table, start + first, shape)
         assert bits_equal(part, whole[first:last])
+
+
+def test_a_token_is_the_same_bits_behind_the_small_segments_too():
+    shape, start, count = TINY, 2555, 10
+    assert start < attention.NEAR + attention.SEGMENT < start + count
+    cache, table = paged(start + count, shape, BF16)
+    q = some_queries(count, shape, BF16)
+    whole = prompt(q, cache, table, start, shape)
+    for at in (0, count - 1):
+        alone = decode(q[at : at + 1], cache, [table], [start + at], shape)
+        assert bits_equal(alone[0], whole[at])
+        want = attention.reference(q[at], keys_of(cache, table), start + at, shape)
+        assert worst(alone[0], want) < TOLERANCE[BF16]
 
 
 def test_neighbours_and_room_for_more_segments_change_no_bit():
@@ -129,7 +142,8 @@ def test_more_segments_than_are_read_at_once_are_joined_one_after_the_other():
     parts = randn(1, count, shape.heads, shape.latent, seed=1, dtype=FP32)
     for seen in (1, 16, 17, count):
         out = torch.empty((1, shape.heads, shape.latent), device=DEVICE)
-        position = (seen - 1) * attention.SEGMENT + 3
+        position = (seen - 1) * attention.SMALL + 3 if seen <= 16 else 2048 + (seen - 17) * 512
+        assert attention.segments_of(position + 1) == seen
         attention.join(stats, parts, ints([0]), ints([position]), out, shape)
         weights = (stats[0, :seen, :, 0] - stats[0, :seen, :, 0].amax(0)).exp()
         total = (weights * stats[0, :seen, :, 1]).sum(0)

@@ -49,7 +49,7 @@ def test_every_kernel_compiles_for_sm_90_and_fits_a_multiprocessor(kernels):
 
 
 @pytest.mark.slow
-def test_no_kernel_converts_by_the_slow_unit(kernels):
+def test_no_loop_converts_by_the_slow_unit(kernels):
     """16 numbers a clock: fp8 codes straight to bf16 were slower than memory brings them."""
     for kernel in kernels:
         assert not kernel["slow_conversions"], kernel

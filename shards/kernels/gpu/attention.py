@@ -1,8 +1,9 @@
 """Latent attention over the paged cache.
 
-Keys are walked in blocks of ``KEYS`` and segments of ``SEGMENT`` positions, both counted from the
-sequence's start: splits never depend on length or batch, so a token's bits depend on its own
-history alone, decoded or prefilled.
+Keys are walked in blocks of ``KEYS`` and segments of ``SEGMENT`` positions (of ``SMALL`` among the
+first ``NEAR``, so that a short sequence is many programs too), counted from the sequence's start:
+splits never depend on length or batch, so a token's bits depend on its own history alone, decoded
+or prefilled.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from shards.kernels.gpu.launch import NO_FUSION, Tile, block, upcasts, verified
 from shards.kernels.gpu.linear import in_parts
 
 KEYS: Final = 32
-SEGMENT: Final = 512  # a program's keys at decode: 64 programs share one sequence of 32k
+SEGMENT: Final = 512  # a program's keys at decode: 76 programs share one sequence of 32k
+NEAR: Final = 2048
+SMALL: Final = 128
 ROWS: Final = 64  # (token, head) pairs of a program, at decode too: the same shape, the same bits
 _HEADS_TO_JOIN: Final = 1
 _SEGMENTS_AHEAD: Final = 16  # a join waits for memory, so much at once
@@ -27,7 +30,8 @@ _JOIN_WARPS: Final = 2
 # the same weights of values, so decode takes 4 where these give the same bits.
 _PROMPT: Final = Tile(0, ROWS, KEYS, 8, 3)
 _DECODE: Final = (_PROMPT, Tile(0, ROWS, KEYS, 4, 3))
-_PROBE_POSITIONS: Final = (0, 70, 1100)
+_PROBE_POSITIONS: Final = (0, 70, 2700)
+_SEGMENTS: Final = {"NEAR": NEAR, "SMALL": SMALL, "SEGMENT": SEGMENT}
 
 
 class AttentionShape(NamedTuple):
@@ -210,7 +214,7 @@ def join(
         HEADS=shape.heads,
         LATENT=shape.latent,
         L_BLOCK=block(shape.latent),
-        SEGMENT=SEGMENT,
+        **_SEGMENTS,
         BH=_HEADS_TO_JOIN,
         AHEAD=_SEGMENTS_AHEAD,
         UPCAST=upcasts(out.dtype),
@@ -221,7 +225,8 @@ def join(
 
 def segments_of(num_keys: int) -> int:
     """Segments that so many keys fill."""
-    return -(-num_keys // SEGMENT)
+    near, far = min(num_keys, NEAR), max(num_keys - NEAR, 0)
+    return -(-near // SMALL) - (-far // SEGMENT)
 
 
 def _sizes(
@@ -237,7 +242,7 @@ def _sizes(
         "R_BLOCK": block(shape.rope),
         "M": tile.rows,
         "KEYS": tile.inputs,
-        "SEGMENT": SEGMENT,
+        **_SEGMENTS,
         "UPCAST": upcasts(q.dtype),
         "num_warps": tile.num_warps,
         "num_stages": tile.num_stages,

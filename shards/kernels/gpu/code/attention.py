@@ -98,6 +98,20 @@ def row_tile(
 
 
 @triton.jit
+def first_key_of(number, NEAR: tl.constexpr, SMALL: tl.constexpr, SEGMENT: tl.constexpr):
+    """Where a segment begins: SMALL keys each up to NEAR, then SEGMENT."""
+    num_small: tl.constexpr = NEAR // SMALL
+    return tl.where(number < num_small, number * SMALL, NEAR + (number - num_small) * SEGMENT)
+
+
+@triton.jit
+def num_segments_of(num_keys, NEAR: tl.constexpr, SMALL: tl.constexpr, SEGMENT: tl.constexpr):
+    """Segments that so many keys fill."""
+    near, far = tl.minimum(num_keys, NEAR), tl.maximum(num_keys - NEAR, 0)
+    return (near + SMALL - 1) // SMALL + (far + SEGMENT - 1) // SEGMENT
+
+
+@triton.jit
 def segment(
     q_c,
     q_r,
@@ -105,7 +119,7 @@ def segment(
     last,
     cache,
     table,
-    first_key,
+    number,
     BLOCK_SIZE: tl.constexpr,
     LATENT: tl.constexpr,
     L_BLOCK: tl.constexpr,
@@ -113,6 +127,8 @@ def segment(
     R_BLOCK: tl.constexpr,
     M: tl.constexpr,
     KEYS: tl.constexpr,
+    NEAR: tl.constexpr,
+    SMALL: tl.constexpr,
     SEGMENT: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
@@ -125,7 +141,8 @@ def segment(
     total = tl.zeros((M,), tl.float32)
     acc = tl.zeros((M, L_BLOCK), tl.float32)
     at_c, at_r = tl.arange(0, L_BLOCK), tl.arange(0, R_BLOCK)
-    stop = tl.minimum(first_key + SEGMENT, last + 1)
+    first_key = tl.multiple_of(first_key_of(number, NEAR, SMALL, SEGMENT), SMALL)
+    stop = tl.minimum(first_key_of(number + 1, NEAR, SMALL, SEGMENT), last + 1)
     for key in range(first_key, stop, KEYS):
         key_at = key + tl.arange(0, KEYS)
         is_key = key_at <= last
@@ -175,6 +192,8 @@ def attend_prompts(
     R_BLOCK: tl.constexpr,
     M: tl.constexpr,
     KEYS: tl.constexpr,
+    NEAR: tl.constexpr,
+    SMALL: tl.constexpr,
     SEGMENT: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
@@ -190,7 +209,7 @@ def attend_prompts(
     largest = tl.full((M,), float("-inf"), tl.float32)
     total = tl.zeros((M,), tl.float32)
     acc = tl.zeros((M, L_BLOCK), tl.float32)
-    for first_key in range(0, last + 1, SEGMENT):
+    for number in range(num_segments_of(last + 1, NEAR, SMALL, SEGMENT)):
         more_largest, more_total, more = segment(
             q_c,
             q_r,
@@ -198,7 +217,7 @@ def attend_prompts(
             last,
             cache,
             table,
-            first_key,
+            number,
             BLOCK_SIZE,
             LATENT,
             L_BLOCK,
@@ -206,6 +225,8 @@ def attend_prompts(
             R_BLOCK,
             M,
             KEYS,
+            NEAR,
+            SMALL,
             SEGMENT,
             UPCAST,
         )
@@ -236,14 +257,15 @@ def attend_segments(
     R_BLOCK: tl.constexpr,
     M: tl.constexpr,
     KEYS: tl.constexpr,
+    NEAR: tl.constexpr,
+    SMALL: tl.constexpr,
     SEGMENT: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
     """(0: segment, 1: sequence): one token's heads over one segment, kept for ``join_segments``."""
     number, member = tl.program_id(0), tl.program_id(1)
     position = tl.load(positions + member)
-    first_key = number * SEGMENT
-    if first_key <= position:
+    if first_key_of(number, NEAR, SMALL, SEGMENT) <= position:
         q_c, q_r, token, head, is_row = row_tile(
             q,
             tl.load(rows + member),
@@ -263,7 +285,7 @@ def attend_segments(
             position,
             cache,
             tables + member.to(tl.int64) * table_stride,
-            first_key,
+            number,
             BLOCK_SIZE,
             LATENT,
             L_BLOCK,
@@ -271,6 +293,8 @@ def attend_segments(
             R_BLOCK,
             M,
             KEYS,
+            NEAR,
+            SMALL,
             SEGMENT,
             UPCAST,
         )
@@ -293,6 +317,8 @@ def join_segments(
     HEADS: tl.constexpr,
     LATENT: tl.constexpr,
     L_BLOCK: tl.constexpr,
+    NEAR: tl.constexpr,
+    SMALL: tl.constexpr,
     SEGMENT: tl.constexpr,
     BH: tl.constexpr,
     AHEAD: tl.constexpr,
@@ -311,7 +337,7 @@ def join_segments(
     largest = tl.full((BH,), float("-inf"), tl.float32)
     total = tl.zeros((BH,), tl.float32)
     acc = tl.zeros((BH, L_BLOCK), tl.float32)
-    count = (position + SEGMENT) // SEGMENT
+    count = num_segments_of(position + 1, NEAR, SMALL, SEGMENT)
     for first in range(0, count, AHEAD):
         for i in tl.static_range(AHEAD):
             number = first + i
