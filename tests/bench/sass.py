@@ -10,6 +10,7 @@ GPU is in ``Gpu``.
 
 import argparse
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from math import prod
 from types import SimpleNamespace
@@ -36,6 +37,8 @@ from shards.kernels.formats import WeightFormat
 from shards.kernels.gpu import attention, grouped
 
 LAYERS = 36
+_PARTS = {"layout": "experts", "gate_up": "experts", "down": "experts"}
+_PARTS |= {"attend_segments": "attention", "join_segments": "attention"}
 
 
 @dataclass(frozen=True)
@@ -98,32 +101,34 @@ class Launch:
         return 0, joined if self.name == "join_segments" else 0, 0, 0
 
 
-def seconds_of(launch, gpu, moved, a_round, counted):
-    """The slowest of memory, loads under way, instructions, conversions and the matrix unit.
+def seconds_of(launch, gpu, read, moved, a_round, counted):
+    """(seconds, bytes under way on a multiprocessor, what is slowest).
 
-    A multiprocessor has ``together`` programs; each has ``stages - 1`` rounds of loads under way.
+    Of memory, loads under way, instructions, conversions and the matrix unit. A multiprocessor has
+    ``together`` programs; each has ``stages - 1`` rounds of loads under way.
     """
     programs, meta = prod(launch.grid), launch.kernel.metadata
+    memory = moved / gpu.bytes_per_s / gpu.reachable
     if not counted.loops or not a_round:  # all of it is under way at once
-        rate = min(gpu.bytes_per_s * gpu.reachable, max(moved, 1) / gpu.latency_s)
-        return gpu.launch_s + moved / rate, moved / gpu.processors, "launch"
+        took = max(memory, gpu.latency_s if moved else 0.0)
+        return gpu.launch_s + took, moved / gpu.processors, "launch"
     loop = counted.loops[0]
     together = max(1.0, min(counted.fit, programs / gpu.processors))
     busy = min(programs, gpu.processors)
+    slow = 32 * meta.num_warps * loop.number_of("F2F.", "I2F.", "MUFU")
     clocks = {
         "instructions": together * loop.length * meta.num_warps / 4,
-        "conversions": together
-        * (32 * meta.num_warps * loop.number_of("F2F.", "MUFU"))
-        / gpu.slow_lanes,
+        "conversions": together * slow / gpu.slow_lanes,
         "matrix unit": together * meta.num_warps * loop.multiplications / gpu.multiplications,
     }
     clocks["one after the other"] = sum(clocks.values()) / together + gpu.wait_clocks
-    rates = {k: busy * together * a_round * gpu.clock / v for k, v in clocks.items() if v}
+    rounds_left = read / (busy * together * a_round)
+    took = {what: rounds_left * count / gpu.clock for what, count in clocks.items()}
     under_way = together * max(meta.num_stages - 1, 1) * a_round
-    rates["loads under way"] = busy * under_way / gpu.latency_s
-    rates["memory"] = gpu.bytes_per_s * gpu.reachable
-    slowest = min(rates, key=rates.get)
-    return gpu.launch_s + moved / rates[slowest], under_way, slowest
+    took["loads under way"] = read / (busy * under_way) * gpu.latency_s
+    took["memory"] = memory
+    slowest = max(took, key=took.get)
+    return gpu.launch_s + took[slowest], under_way, slowest
 
 
 def launches_of(layers, of_layer, tokens, context):
@@ -148,16 +153,17 @@ def decode(layers, of_layer, tokens, context):
         f"{'kernel':16} {'grid':>14} {'regs':>4} {'spill':>5} {'KiB':>4} {'warps':>5} {'fit':>3} "
         f"{'scarcest':9} {'MB':>6} {'KiB under way':>13}  us, slowest: of each GPU"
     )
-    totals = dict.fromkeys(GPUS, 0.0)
-    floors = dict.fromkeys(GPUS, 0.0)
+    totals = {gpu: Counter() for gpu in GPUS}
+    floors = {gpu: Counter() for gpu in GPUS}
     for launch, times in [*((each, LAYERS) for each in layer), (head, 1)]:
         counted, meta = launch.counted(), launch.kernel.metadata
         read, moved, a_round, _ = launch.work(tokens, context)
         said = []
         for gpu in GPUS:
-            took, under_way, slowest = seconds_of(launch, gpu, moved, a_round, counted)
-            totals[gpu] += times * took
-            floors[gpu] += times * read / gpu.bytes_per_s
+            took, under_way, slowest = seconds_of(launch, gpu, read, moved, a_round, counted)
+            for part in ("step", _PARTS.get(launch.name, "rest")):
+                totals[gpu][part] += times * took
+                floors[gpu][part] += times * read / gpu.bytes_per_s
             said.append(f"{took * 1e6:6.1f} {slowest}")
         print(
             f"{launch.name:16} {'x'.join(map(str, launch.grid)):>14} {counted.registers:4} "
@@ -166,9 +172,12 @@ def decode(layers, of_layer, tokens, context):
             + "; ".join(said)
         )
     for gpu in GPUS:
+        shares = {part: floors[gpu][part] / totals[gpu][part] for part in totals[gpu]}
         print(
-            f"computed, not measured: {gpu.name} {totals[gpu] * 1e3:.2f} ms a step, "
-            f"{floors[gpu] / totals[gpu]:.0%} of the bandwidth floor"
+            f"computed, not measured: {gpu.name} {totals[gpu]['step'] * 1e3:.2f} ms a step, "
+            f"{shares['step']:.0%} of the data sheet's bandwidth; of what a copy reaches, experts "
+            f"{shares['experts'] / gpu.reachable:.0%}, attention "
+            f"{shares['attention'] / gpu.reachable:.0%}"
         )
 
 

@@ -73,7 +73,7 @@ def report(name, constants, kernel):
         ),
         "fused": bool(re.search(r"\bfma\.rn\.f32", ptx)),
         "slow_conversions": sum(
-            loop.number_of("F2F", "I2F") for loop in loops_of(disassembled(kernel.asm["cubin"]))
+            loop.number_of("F2F.", "I2F.") for loop in loops_of(disassembled(kernel.asm["cubin"]))
         ),
     }
 
