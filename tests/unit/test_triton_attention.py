@@ -136,14 +136,26 @@ def test_a_padding_row_gives_zeros():
     assert out[1].abs().sum() == 0
 
 
+def test_segments_are_those_that_keys_fill():
+    assert [attention.segments_of(n) for n in (1, 128, 129, 2048, 2049, 2561)] == [
+        1,
+        1,
+        2,
+        16,
+        17,
+        18,
+    ]
+    assert [attention.keys_of(n) for n in (0, 1, 16, 17)] == [0, 128, 2048, 2560]
+    assert all(attention.segments_of(attention.keys_of(n)) == n for n in range(1, 80))
+
+
 def test_more_segments_than_are_read_at_once_are_joined_one_after_the_other():
     shape, count = TINY, 21
     stats = randn(1, count, shape.heads, 2, dtype=FP32).abs() + 0.5
     parts = randn(1, count, shape.heads, shape.latent, seed=1, dtype=FP32)
     for seen in (1, 16, 17, count):
         out = torch.empty((1, shape.heads, shape.latent), device=DEVICE)
-        position = (seen - 1) * attention.SMALL + 3 if seen <= 16 else 2048 + (seen - 17) * 512
-        assert attention.segments_of(position + 1) == seen
+        position = attention.keys_of(seen - 1) + 3
         attention.join(stats, parts, ints([0]), ints([position]), out, shape)
         weights = (stats[0, :seen, :, 0] - stats[0, :seen, :, 0].amax(0)).exp()
         total = (weights * stats[0, :seen, :, 1]).sum(0)

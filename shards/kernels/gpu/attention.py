@@ -229,6 +229,13 @@ def segments_of(num_keys: int) -> int:
     return -(-near // SMALL) - (-far // SEGMENT)
 
 
+def keys_of(num_segments: int) -> int:
+    """Keys that fill so many segments."""
+    num_small = NEAR // SMALL
+    near = min(num_segments, num_small) * SMALL
+    return near + max(num_segments - num_small, 0) * SEGMENT
+
+
 def _sizes(
     q: torch.Tensor, cache: torch.Tensor, shape: AttentionShape, tile: Tile
 ) -> dict[str, object]:
