@@ -6,7 +6,7 @@ UV := .venv/bin/uv
 FIND_LINKS := $(shell python3 -m pip config get global.find-links 2>/dev/null || true)
 UV_INSTALL = $(UV) pip install -q -p $(PY) $(addprefix --find-links ,$(FIND_LINKS))
 
-.PHONY: install dev demo trace serve test check bench bench-kernels bench-sampling bench-claim bench-http bench-context bench-long bench-against bench-structured bench-prediction bench-auto bench-regret bench-simulator bench-speculation bench-startup test-pages screenshots ray-screenshots application frontends defects identity faults switching layer-kills sim fuzz hosts proto lock sizing bench-frontends bench-scrape dashboards generated prometheus helm pods test-gpu bench-gpu
+.PHONY: install dev demo trace serve test check bench bench-kernels bench-sampling bench-claim bench-http bench-context bench-long bench-against bench-structured bench-prediction bench-auto bench-regret bench-simulator bench-speculation bench-startup test-pages screenshots ray-screenshots application frontends defects identity faults switching layer-kills sim fuzz hosts proto lock sizing bench-frontends bench-scrape dashboards generated prometheus helm pods test-gpu bench-gpu bench-sass
 
 .venv/installed: pyproject.toml deploy/build_hook.py $(wildcard shards/kernels/native/*.cpp shards/kernels/native/*.h)
 	python3 -m venv .venv
@@ -91,6 +91,10 @@ test-gpu:
 bench-gpu:
 	$(GPU_PYTHON) -c "import torch, triton; assert torch.cuda.is_available(), 'no CUDA device here'"
 	PYTHONPATH=$(CURDIR):$(CURDIR)/proto:$(CURDIR)/tests:$$PYTHONPATH $(GPU_PYTHON) tests/gpu/bench.py
+
+# What the kernels' machine code says about a GPU that is not here: computed, not measured.
+bench-sass:
+	PYTHONPATH=$(CURDIR):$(CURDIR)/proto:$(CURDIR)/tests:$$PYTHONPATH $(GPU_PYTHON) -m tests.bench.sass
 
 bench-scrape: .venv/dev
 	PYTHONPATH=tests $(PY) -m tests.bench.scrape $(ARGS)

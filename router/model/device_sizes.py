@@ -16,12 +16,9 @@ from shards.checkpoint.eagle import eagle_shapes
 from shards.checkpoint.names import vision_shapes
 from shards.kernels.device_sizes import Tensors, expert_tensors, weight_tensors
 from shards.kernels.formats import WeightFormat
+from shards.kernels.segments import MOST_PARTS, segments_of
 
-_SEGMENT: Final = 512  # keys of a program at decode, as ``shards.kernels.gpu.attention`` cuts them
 _BLOCK_BYTES: Final = 256  # of a segment's part of a block table, at most
-# Segments of all tokens that attend each by itself, where guesses are verified or a step is
-# recorded; more sequences of full length take more.
-_PARTS: Final = 1 << 14
 _GRAPHS: Final = 112
 _GRAPH_TOKENS: Final = 256
 _GRAPH_BYTES: Final = 2 << 20  # of a recorded step besides its rows; not measured yet
@@ -120,14 +117,14 @@ def step_bytes(
     rows = attention_row_bytes(config, number_bytes, adapter_rank)
     rows += expert_row_bytes(config, number_bytes, adapter_rank)
     rows += 4 * config.vocab_size + 2 * number_bytes * config.hidden_size
-    segments = -(-limits.length // _SEGMENT)
+    segments = segments_of(limits.length)
     return limits.tokens * rows + limits.sequences * segments * _part_bytes(config)
 
 
 def with_guesses(limits: StepLimits) -> StepLimits:
     """Where each guess of a sequence attends by itself, like one of its own."""
-    segments = -(-limits.length // _SEGMENT)
-    return limits._replace(sequences=max(limits.sequences, -(-_PARTS // segments)))
+    segments = segments_of(limits.length)
+    return limits._replace(sequences=max(limits.sequences, -(-MOST_PARTS // segments)))
 
 
 def attention_row_bytes(config: ModelConfig, number_bytes: int, adapter_rank: int = 0) -> float:
@@ -158,7 +155,7 @@ def graph_bytes(config: ModelConfig, number_bytes: int, adapter_rank: int = 0) -
     """Of recorded decode steps, which have one memory for the rows of all."""
     rows = attention_row_bytes(config, number_bytes, adapter_rank)
     rows += expert_row_bytes(config, number_bytes, adapter_rank)
-    return _GRAPH_TOKENS * rows + _PARTS * _part_bytes(config) + _GRAPHS * _GRAPH_BYTES
+    return _GRAPH_TOKENS * rows + MOST_PARTS * _part_bytes(config) + _GRAPHS * _GRAPH_BYTES
 
 
 def _part_bytes(config: ModelConfig) -> float:

@@ -15,11 +15,11 @@ import torch
 
 from router.model.kv_cache import PagedLatentCache
 from router.model.triton_adapters import AdaptedTokens
-from router.model.triton_step import MOST_PARTS, DecodeTokens, StepTokens
-from shards.kernels.gpu.attention import SEGMENT
+from router.model.triton_step import DecodeTokens, StepTokens
 from shards.kernels.gpu.experts import TritonExperts
 from shards.kernels.gpu.graphs import Pool, recorded, shared_pool
 from shards.kernels.gpu.grouped import Layout
+from shards.kernels.segments import MOST_PARTS, keys_of, segments_room
 
 SIZES: Final = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # tokens of a graph
 # Held at one time; the one that was not needed for longest goes. All shapes of 32k tokens, with
@@ -44,14 +44,6 @@ def graph_shape(num_tokens: int, num_segments: int) -> Shape | None:
     return shape if shape.num_tokens * shape.num_segments <= MOST_PARTS else None
 
 
-def segments_room(num_segments: int) -> int:
-    """The power of four that holds so many: programs beyond a token's last key end at once."""
-    room = 1
-    while room < num_segments:
-        room *= 4
-    return room
-
-
 class DecodeWork(NamedTuple):
     """What graphs record. ``compute`` is over this cache and these experts."""
 
@@ -74,7 +66,7 @@ class _Graph:
     def __init__(self, work: DecodeWork, x: torch.Tensor, tokens: StepTokens, shape: Shape) -> None:
         """Like ``x`` and ``tokens``, but for their shape."""
         size, num_segments = shape
-        blocks = num_segments * SEGMENT // work.cache.block_size
+        blocks = keys_of(num_segments) // work.cache.block_size
         self._x = x.new_zeros((size, x.shape[1]))
         ints = tokens.slots.new_zeros
         adapted = None if tokens.adapted is None else AdaptedTokens.empty(size, x.device)
@@ -176,6 +168,3 @@ class DecodeGraphs:
         if self._pool is None or not any(g.is_recorded for g in self._graphs.values()):
             self._pool = shared_pool()
         return self._pool
-
-
-assert SEGMENT % 128 == 0  # whole key blocks, so that tables have as many blocks as they say

@@ -28,7 +28,7 @@ from shards.kernels.gpu import rows as kernels
 from shards.kernels.gpu.attention import AttentionShape
 from shards.kernels.gpu.experts import TritonExperts
 from shards.kernels.gpu.grouped import Layout
-from shards.kernels.gpu.linear import batched
+from shards.kernels.gpu.linear import DeviceLinear, batched
 from shards.kernels.kinds import CUDA
 
 
@@ -163,22 +163,20 @@ class TritonStep:
         weights, tokens, shape = self._layers.layers[layer], self._tokens, self._layers.shape
         assert self._normed is not None
         keys = self._cache.layer(layer)
-        both = weights.qkv_a(self._normed)
-        self._change(layer, "qkv_a", both[:, None], self._normed[:, None])
+        both = self._product(layer, "qkv_a", weights.qkv_a, self._normed)
         norms = weights.q_a_norm, weights.kv_a_norm, tokens.cos, tokens.sin
         q_a = kernels.store_latents(both, *norms, tokens.slots, keys, self._eps)
-        q = weights.q_b(q_a)
-        self._change(layer, "q_b", q[:, None], q_a[:, None])
+        q = self._product(layer, "q_b", weights.q_b, q_a)
         turn = tokens.cos, tokens.sin, tokens.factors
         absorbed = attention.queries(q, weights.u_k, *turn, shape)
-        plain = q.view(len(q), shape.heads, -1)[..., : shape.nope]
-        self._change(layer, "keys", absorbed[..., : shape.latent], plain, tokens.factors)
+        if tokens.adapted is not None:
+            plain = q[0].view(len(q_a), shape.heads, -1)[..., : shape.nope]
+            self._change(layer, "keys", absorbed[..., : shape.latent], plain, tokens.factors)
         mixed = self._attended(absorbed, keys)
-        values = q.new_empty((len(q), shape.heads, shape.value))
+        values = mixed.new_empty((len(mixed), shape.heads, shape.value))
         batched(mixed, weights.u_v, values)
         self._change(layer, "values", values, mixed)
-        out = weights.o(values.flatten(1))
-        self._change(layer, "o", out[:, None], values.flatten(1)[:, None])
+        out = self._product(layer, "o", weights.o, values.flatten(1))
         return kernels.add_norm(x, out, weights.post_norm, self._eps)
 
     def _attended(self, absorbed: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
@@ -193,6 +191,16 @@ class TritonStep:
             where = (tables, of, positions, num_segments)
             attention.attend_decodes(absorbed, keys, *where, mixed, shape)
         return mixed
+
+    def _product(
+        self, layer: int, name: str, product: DeviceLinear, x: torch.Tensor
+    ) -> torch.Tensor:
+        """``[P, T, N]`` in parts; where adapters change it, one that is the whole."""
+        if self._tokens.adapted is None:
+            return product.parts(x)
+        whole = product(x)
+        self._change(layer, name, whole[:, None], x[:, None])
+        return whole[None]
 
     def _change(
         self,
@@ -210,8 +218,7 @@ class TritonStep:
     def choose(self, layer: int, normed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """``[T, K]`` experts (int32, ascending) and weights, on the device."""
         config = self._layers.config
-        logits = normed.new_empty((len(normed), config.num_experts), dtype=torch.float32)
-        self._layers.layers[layer].gate(normed, logits)
+        logits = self._layers.layers[layer].gate.parts(normed, torch.float32)
         how = config.num_experts_per_tok, config.routed_scaling_factor
         return grouped.choose(logits, *how, self._tokens.slots)
 
@@ -253,9 +260,12 @@ class TritonStep:
         """One layer, its experts on the device."""
         x, normed = self.attend(layer, x)
         expert_ids, weights = self.choose(layer, normed)
-        shared = self.shared(layer, normed)
         self._layer = layer
         adapted = self._tokens.adapted
+        if adapted is None and experts.can_share(self._layers.layers[layer].shared):
+            shared, rows = experts.run_with_shared(normed, expert_ids)
+            return self.join(x, shared, rows, weights)
+        shared = self.shared(layer, normed)
         of = None if adapted is None else adapted.of_experts
         return self.join(x, shared, experts.run_routed(normed, expert_ids, of), weights)
 

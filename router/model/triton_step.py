@@ -20,17 +20,15 @@ from router.exchange.dispatch import Ints
 from router.model.batch import PrefillGroup, StepBatch
 from router.model.rope import Rotation, query_temperature, softmax_scale
 from router.model.triton_adapters import AdaptedTokens
-from shards.kernels.gpu.attention import segments_of
 from shards.kernels.gpu.grouped import Layout
 from shards.kernels.gpu.launch import packed, split
 from shards.kernels.kinds import CUDA
+from shards.kernels.segments import MOST_PARTS, segments_of
 
 if TYPE_CHECKING:
     from router.model.triton_layers import TritonLayers
 
 MOST_ALONE: Final = 1 + MAX_DRAFT_TOKENS  # tokens of a chunk that attend each by itself
-# Tokens by segments of the longest, where one may choose: 0.5 GiB of partial results in Small 4.
-MOST_PARTS: Final = 1 << 14
 
 
 class DecodeTokens(NamedTuple):

@@ -9,7 +9,7 @@ import torch
 from shards.checkpoint.weights import Checkpoint
 from shards.kernels.formats import WeightFormat
 from shards.kernels.gpu.experts import TritonExperts
-from shards.kernels.gpu.linear import DeviceLinear
+from shards.kernels.gpu.linear import DeviceLinear, parts_for
 from shards.kernels.gpu.weights import stacked, to_device
 from shards.kernels.quantise import Stored
 
@@ -47,7 +47,8 @@ def load_layer(
         return checkpoint.dense(f"layers.{layer}.{name}").to(to)
 
     def linear(weight: Stored, held: WeightFormat = dense) -> DeviceLinear:
-        return DeviceLinear(to_device(weight, held, dtype, device), dtype)
+        of = to_device(weight, held, dtype, device)
+        return DeviceLinear(of, dtype, parts_for(of.num_outputs, of.num_inputs))
 
     both = wide("kv_b", torch.float32).view(config.num_heads, -1, config.kv_lora_rank)
     nope = config.qk_nope_head_dim

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from router.model.triton_decode import SIZES, graph_shape, segments_room
+from router.model.triton_decode import SIZES, graph_shape
 from router.model.triton_step import MOST_ALONE
 from router.model.warm import WarmStep
-from shards.kernels.gpu.attention import SEGMENT, segments_of
+from shards.kernels.segments import SEGMENT, keys_of, segments_of, segments_room
 
 _LONGEST_ADAPTED: Final = 4 * SEGMENT  # tokens: longer sequences with adapters record their graphs
 
@@ -35,11 +35,11 @@ def decodes(limits: StepLimits, max_len: int) -> list[WarmStep]:
     """One for every graph up to a length, largest first: smaller ones find room in what it took."""
     most = min(limits.max_alone, limits.max_tokens)
     sizes = [size for before, size in zip((0, *SIZES), SIZES, strict=False) if before < most]
-    rooms = [1]
+    rooms = [segments_room(1)]
     while rooms[-1] < segments_of(max_len):
         rooms.append(segments_room(rooms[-1] + 1))
     return [
-        WarmStep(size, 1, min(room * SEGMENT, max_len) - 1)
+        WarmStep(size, 1, min(keys_of(room), max_len) - 1)
         for room in reversed(rooms)
         for size in reversed(sizes)
         if graph_shape(size, room) is not None

@@ -20,6 +20,7 @@ from helpers.triton_models import BLOCK_SIZE, blocks_for, runner
 from router.model.runner import SequenceChunk
 from shards.checkpoint.presets import preset
 from shards.checkpoint.synthetic import SyntheticCheckpoint
+from shards.kernels import segments as cut
 from shards.kernels.formats import WeightFormat
 from shards.kernels.gpu import attention
 from shards.kernels.gpu.attention import AttentionShape
@@ -117,7 +118,7 @@ def bench_attention(rates, context=32768):
         rows = torch.arange(members, dtype=torch.int32, device=DEVICE)
         positions = torch.full_like(rows, context - 1)
         out = torch.empty((members, 32, 256), dtype=BF16, device=DEVICE)
-        segments = attention.segments_of(context)
+        segments = cut.segments_of(context)
         args = (q, cache, tables, rows, positions, segments, out, SHAPE)
         took = seconds_of(lambda args=args: attention.attend_decodes(*args))
         yield line("attention at 32k", members, took, members * context * 640 / rates["bandwidth"])

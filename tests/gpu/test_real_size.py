@@ -11,12 +11,14 @@ from helpers.triton_models import blocks_for, correlation, run_prompt, runner
 from router.model.runner import SequenceChunk
 from shards.checkpoint.presets import preset
 from shards.checkpoint.synthetic import SyntheticCheckpoint
+from shards.kernels import segments as cut
 from shards.kernels.formats import WeightFormat
 from shards.kernels.gpu import attention, grouped, launch
 from shards.kernels.gpu.attention import AttentionShape
 from shards.kernels.gpu.experts import TritonExperts
-from shards.kernels.gpu.linear import DeviceLinear
+from shards.kernels.gpu.linear import DeviceLinear, parts_for
 from shards.kernels.gpu.linear import reference as linear_reference
+from shards.kernels.gpu.linear import tiles_of as linear_tiles
 from shards.kernels.gpu.weights import stacked, to_device
 
 pytestmark = [
@@ -79,12 +81,19 @@ def test_the_tiles_of_all_row_counts_were_verified(source, held):
 def test_projections_are_those_of_torch_and_every_row_by_itself(source, name, num_rows):
     stored = source.dense(f"layers.0.{name}").kept_as(WeightFormat.BF16, BF16)
     weight = to_device(stored, WeightFormat.BF16, BF16, DEVICE)
-    product = DeviceLinear(weight, BF16)
+    parts = parts_for(weight.num_outputs, weight.num_inputs)
+    product = DeviceLinear(weight, BF16, parts)
+    assert len(product._tiles) == len(linear_tiles(WeightFormat.FP8, parts))
     x = randn(num_rows, weight.num_inputs, seed=1)
     got = product(x)
     assert worst(got, linear_reference(x, weight)) < 0.05
     for rows in ([0], [num_rows - 1], list(range(0, num_rows, 7))):
         assert bits_equal(product(x[rows]), got[rows])
+    few = product.parts(x[:17])
+    joined = few[0].float()
+    for part in few[1:]:
+        joined = joined + part
+    assert bits_equal(joined.to(BF16), got[:17])
 
 
 @pytest.mark.parametrize("num_keys", [1, 511, 4096, 32768])
@@ -97,7 +106,7 @@ def test_decode_attention_is_that_of_torch_at_any_length(num_keys):
     positions = torch.tensor([num_keys - 1, num_keys // 2], dtype=torch.int32, device=DEVICE)
     rows = torch.arange(2, dtype=torch.int32, device=DEVICE)
     out = torch.empty((2, 32, 256), dtype=BF16, device=DEVICE)
-    segments = attention.segments_of(num_keys)
+    segments = cut.segments_of(num_keys)
     attention.attend_decodes(q, cache, tables, rows, positions, segments, out, SHAPE)
     keys = cache[table.to(DEVICE)].flatten(0, 1)
     for i, position in enumerate(positions.tolist()):
@@ -119,7 +128,7 @@ def test_a_token_is_the_same_bits_prefilled_and_decoded():
     rows = torch.arange(count, dtype=torch.int32, device=DEVICE) * 7
     out = torch.empty_like(whole)
     everyone = tables.expand(count, -1).contiguous()
-    segments = attention.segments_of(num_keys)
+    segments = cut.segments_of(num_keys)
     attention.attend_decodes(q, cache, everyone, rows, start + rows, segments, out, SHAPE)
     assert bits_equal(out[rows.long()], whole[rows.long()])
 

@@ -16,8 +16,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
+from helpers.sass import disassembled, loops_of
+
 CAPABILITY = 90
-_found = {}
 
 
 class _AbsentGpu:
@@ -33,16 +34,22 @@ class _AbsentGpu:
         return 0
 
 
-def _compile_only(self, *args, grid, warmup, **kwargs):
-    kernel = _run(self, *args, grid=grid, warmup=True, **kwargs)
-    _found[id(kernel)] = (self.__name__, kernel)
-    return kernel
-
-
 _run = JITFunction.run
 
 
-def report(name, kernel):
+def compile_only(launched):
+    """Launches from now on are compilations: ``launched(name, grid, constants, kernel)``."""
+
+    def compiled(self, *args, grid, warmup, **kwargs):
+        kernel = _run(self, *args, grid=grid, warmup=True, **kwargs)
+        launched(self.__name__, grid, kwargs, kernel)
+        return kernel
+
+    triton.runtime.driver.set_active(_AbsentGpu())
+    JITFunction.run = compiled
+
+
+def report(name, constants, kernel):
     """What decides whether a kernel can run, and how it multiplies."""
     ptx = kernel.asm["ptx"]
     with tempfile.TemporaryDirectory() as folder:
@@ -60,11 +67,14 @@ def report(name, kernel):
         "shared_bytes": kernel.metadata.shared,
         "num_warps": kernel.metadata.num_warps,
         "wgmma": "wgmma.mma_async" in ptx,
-        "mma": "mma.sync" in ptx,
+        "upcasts": constants.get("UPCAST", False),  # float32 rows
         "copies": sorted(
             {int(n, 16) for n in re.findall(r"cp\.async\.c[ag].*?, (0x[0-9a-f]+)", ptx)}
         ),
         "fused": bool(re.search(r"\bfma\.rn\.f32", ptx)),
+        "slow_conversions": sum(
+            loop.number_of("F2F.", "I2F.") for loop in loops_of(disassembled(kernel.asm["cubin"]))
+        ),
     }
 
 
@@ -94,6 +104,8 @@ def launches():
         of = weight(4096, 4096, held)
         for tile in linear.tiles_of(held):
             linear.launch(x, of, torch.empty((300, 4096), dtype=bf16), tile)
+            linear.launch(x, of, torch.empty((300, 4096), dtype=bf16), tile, 4)
+            linear.launch(x, of, torch.empty((4, 300, 4096)), tile, 4)
         tables = grouped.ExpertTables(
             *(torch.zeros(128, dtype=torch.int64),) * 4, 2048, 4096, of.form
         )
@@ -101,21 +113,18 @@ def launches():
             layout = grouped.Layout(ints(1200), ints(1200), ints(9, 3))
             out = torch.empty((1200, 4096), dtype=bf16)
             grouped.grouped_mlp(x, tables, layout, out, tile)
-    linear.launch(
-        x, weight(128, 4096, WeightFormat.BF16), torch.empty((300, 128)), linear._NARROW[0]
-    )
     linear.launch(x32, weight(4096, 4096, WeightFormat.FP8), x32, linear._TILES[0])
-    logits = torch.empty((60, 128))
+    logits = torch.empty((linear.parts_for(128, 4096), 60, 128))
     ids, _ = grouped.choose(logits, 4, 1.0, ints(60))
-    grouped.device_layout(ids, 128, 16)
+    grouped.device_layout(ids, 128, 16, has_shared=True)
     rows.rms_norm(x, norm, 1e-6)
-    rows.add_norm(x, x, norm, 1e-6)
+    rows.add_norm(x, torch.empty((4, 300, 4096)), norm, 1e-6)
     rows.join_norm(x, x, torch.empty((300, 4, 4096), dtype=bf16), torch.empty((300, 4)), norm, 1e-6)
     cache = torch.empty((64, 16, 320), dtype=bf16)
-    both = torch.empty((300, 1344), dtype=bf16)
+    both = torch.empty((8, 300, 1344))
     rows.store_latents(both, norm[:1024], norm[:256], *turn, ints(300), cache, 1e-6)
     u_k = torch.empty((32, 256, 64), dtype=bf16)
-    q = attention.queries(x, u_k, *turn, torch.empty(300), shape)
+    q = attention.queries(torch.empty((4, 300, 4096)), u_k, *turn, torch.empty(300), shape)
     mixed = torch.empty((300, 32, 256), dtype=bf16)
     attention.attend_prompts(q, cache, ints(1, 64), ints(150, 4), mixed, shape)
     attention.attend_decodes(q, cache, ints(9, 64), ints(9), ints(9), 2, mixed, shape)
@@ -147,13 +156,15 @@ def adapter_launches():
 
 def main():
     """Compile all, then say what came out."""
-    triton.runtime.driver.set_active(_AbsentGpu())
-    JITFunction.run = _compile_only
+    found = {}
+    compile_only(
+        lambda name, _, constants, kernel: found.setdefault(id(kernel), (name, constants, kernel))
+    )
     launches()
     adapter_launches()
-    for name, kernel in _found.values():
-        print(json.dumps(report(name, kernel)))
-    return 0 if _found else 1
+    for launched in found.values():
+        print(json.dumps(report(*launched)))
+    return 0 if found else 1
 
 
 if __name__ == "__main__":

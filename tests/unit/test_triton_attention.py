@@ -8,6 +8,7 @@ from helpers.triton_device import DEVICE, bits_equal, randn, worst
 from router.exchange.combine import combine
 from router.model.norm import rms_norm
 from router.model.rope import Rotation
+from shards.kernels import segments as cut
 from shards.kernels.gpu import attention, rows
 from shards.kernels.gpu.attention import AttentionShape
 
@@ -21,7 +22,7 @@ TOLERANCE = {BF16: 0.04, FP32: 1e-4}
 
 
 def ints(values):
-    return torch.tensor(values, dtype=torch.int32, device=DEVICE)
+    return torch.tensor(list(values), dtype=torch.int32, device=DEVICE)
 
 
 def paged(num_keys, shape, dtype, seed=0):
@@ -46,7 +47,7 @@ def decode(q, cache, tables, positions, shape, num_segments=None, at=None):
     out = torch.zeros((len(q), shape.heads, shape.latent), dtype=q.dtype, device=DEVICE)
     width = max(map(len, tables))
     padded = ints([table + [0] * (width - len(table)) for table in tables])
-    segments = num_segments or attention.segments_of(max(positions) + 1)
+    segments = num_segments or cut.segments_of(max(positions) + 1)
     attention.attend_decodes(*(q, cache, padded, ints(at), ints(positions), segments, out, shape))
     return out
 
@@ -84,7 +85,7 @@ def test_a_prompts_tokens_attend_as_torch_does(shape):
 
 @pytest.mark.parametrize("dtype", [BF16, FP32])
 def test_a_token_is_the_same_bits_decoded_prefilled_and_in_any_chunk(dtype):
-    """Across the border of a segment, at 512: joined in one program, or by many."""
+    """Across the border of segments: joined in one program, or by many."""
     shape, start, count = TINY, 480, 70
     cache, table = paged(start + count, shape, dtype)
     q = some_queries(count, shape, dtype)
@@ -95,6 +96,19 @@ def test_a_token_is_the_same_bits_decoded_prefilled_and_in_any_chunk(dtype):
     for first, last in ((0, 1), (5, 43), (43, 70)):
         part = prompt(q[first:last], cache, table, start + first, shape)
         assert bits_equal(part, whole[first:last])
+
+
+def test_a_token_is_the_same_bits_behind_the_small_segments_too():
+    shape, start, count = TINY, 2555, 10
+    assert start < cut.NEAR + cut.SEGMENT < start + count
+    cache, table = paged(start + count, shape, BF16)
+    q = some_queries(count, shape, BF16)
+    whole = prompt(q, cache, table, start, shape)
+    for at in (0, count - 1):
+        alone = decode(q[at : at + 1], cache, [table], [start + at], shape)
+        assert bits_equal(alone[0], whole[at])
+        want = attention.reference(q[at], keys_of(cache, table), start + at, shape)
+        assert worst(alone[0], want) < TOLERANCE[BF16]
 
 
 def test_neighbours_and_room_for_more_segments_change_no_bit():
@@ -121,6 +135,68 @@ def test_a_padding_row_gives_zeros():
     out = decode(q, cache, [table, [0, 0]], [19, -1], TINY, 1)
     assert out[0].abs().sum() > 0
     assert out[1].abs().sum() == 0
+
+
+def test_segments_are_those_that_keys_fill():
+    assert [cut.segments_of(n) for n in (1, 128, 129, 2048, 2049, 2561)] == [
+        1,
+        1,
+        2,
+        16,
+        17,
+        18,
+    ]
+    assert [cut.keys_of(n) for n in (0, 1, 16, 17)] == [0, 128, 2048, 2560]
+    assert all(cut.segments_of(cut.keys_of(n)) == n for n in range(1, 80))
+
+
+def test_more_segments_than_are_read_at_once_are_joined_one_after_the_other():
+    shape, count = TINY, 21
+    stats = randn(1, count, shape.heads, 2, dtype=FP32).abs() + 0.5
+    parts = randn(1, count, shape.heads, shape.latent, seed=1, dtype=FP32)
+    for seen in (1, 16, 17, count):
+        out = torch.empty((1, shape.heads, shape.latent), device=DEVICE)
+        position = cut.keys_of(seen - 1) + 3
+        attention.join(stats, parts, ints([0]), ints([position]), out, shape)
+        weights = (stats[0, :seen, :, 0] - stats[0, :seen, :, 0].amax(0)).exp()
+        total = (weights * stats[0, :seen, :, 1]).sum(0)
+        want = (weights[..., None] * parts[0, :seen]).sum(0) / total[:, None]
+        torch.testing.assert_close(out[0], want, rtol=1e-4, atol=1e-5)
+
+
+def halves(whole):
+    """Two parts that join to these bits, and lie as a product's do."""
+    parts = torch.stack([whole.float() * 0.5, whole.float() * 0.5])
+    assert bits_equal((parts[0] + parts[1]).to(whole.dtype), whole)
+    return parts
+
+
+@pytest.mark.parametrize("dtype", [BF16, FP32])
+def test_what_reads_a_product_joins_its_parts_to_the_same_bits(dtype):
+    shape, count = ODD, 5
+    turn = Rotation(np.geomspace(1, 0.01, shape.rope // 2), np.arange(count) * 7)
+    moved = (turn.cos.to(DEVICE), turn.sin.to(DEVICE))
+    q = randn(count, shape.heads * (shape.nope + shape.rope), dtype=dtype)
+    u_k = randn(shape.heads, shape.latent, shape.nope, seed=1, dtype=dtype)
+    args = u_k, *moved, torch.linspace(0.1, 0.2, count).to(DEVICE), shape
+    assert bits_equal(attention.queries(halves(q), *args), attention.queries(q, *args))
+    x, delta = randn(count, 96, dtype=dtype), randn(count, 96, seed=1, dtype=dtype)
+    weight = randn(96, seed=2, dtype=FP32)
+    for got, want in zip(
+        rows.add_norm(x, halves(delta), weight, 1e-6),
+        rows.add_norm(x, delta, weight, 1e-6),
+        strict=True,
+    ):
+        assert bits_equal(got, want)
+    both = randn(count, 40 + 24 + shape.rope, dtype=dtype)
+    norms = [randn(n, seed=n, dtype=FP32) for n in (40, 24)]
+    caches = [torch.zeros((1, BLOCK, 24 + shape.rope), dtype=dtype, device=DEVICE) for _ in "ab"]
+    queries = [
+        rows.store_latents(of, *norms, *moved, ints(range(count)), cache, 1e-6)
+        for of, cache in zip((both, halves(both)), caches, strict=True)
+    ]
+    assert bits_equal(*queries)
+    assert bits_equal(*caches)
 
 
 @pytest.mark.parametrize("dtype", [BF16, FP32])

@@ -49,7 +49,16 @@ def test_every_kernel_compiles_for_sm_90_and_fits_a_multiprocessor(kernels):
 
 
 @pytest.mark.slow
+def test_no_loop_converts_by_the_slow_unit(kernels):
+    """16 numbers a clock: fp8 codes straight to bf16 were slower than memory brings them."""
+    for kernel in kernels:
+        assert not kernel["slow_conversions"], kernel
+
+
+@pytest.mark.slow
 def test_products_are_the_matrix_units(kernels):
     for kernel in kernels:
-        if kernel["kernel"] in ("gate_up", "down", "attend_prompts", "attend_segments"):
+        is_product = kernel["kernel"] in ("linear", "gate_up", "down", "queries")
+        is_product |= kernel["kernel"].startswith("attend_")
+        if is_product and not kernel["upcasts"]:
             assert kernel["wgmma"], kernel

@@ -60,6 +60,32 @@ def test_a_row_of_a_product_is_the_same_bits_alone_and_among_others(dtype, held)
         assert bits_equal(product(x[rows]), whole[rows])
 
 
+@every_kind
+def test_a_product_in_parts_joins_to_its_own_bits(dtype, held):
+    """Parts are joined in their order, by whoever reads them; many rows are never in parts."""
+    product = DeviceLinear(weight(40, 1024, dtype, held), dtype, 4)
+    x = randn(70, 1024, seed=2, dtype=dtype)
+    whole = product(x)
+    assert product.parts(x).shape == (1, 70, 40)
+    assert bits_equal(product.parts(x)[0], whole)
+    for rows in ([0], [69, 3], list(range(5, 26))):
+        parts = product.parts(x[rows])
+        assert parts.shape == (4, len(rows), 40)
+        joined = ((parts[0] + parts[1]) + parts[2]) + parts[3]
+        assert bits_equal(joined.to(dtype), whole[rows])
+    assert worst(product.parts(x[:2], FP32).sum(0), linear.reference(x[:2], product.weight)) < 2e-5
+
+
+def test_inputs_are_cut_only_where_outputs_are_few_and_inputs_enough():
+    assert linear.parts_for(4096, 4096) == 4
+    assert linear.parts_for(128, 4096) == 16  # of 256 inputs each, never less
+    assert linear.parts_for(1344, 4096) == 8
+    assert linear.parts_for(131072, 4096) == 1
+    assert linear.parts_for(128, 96) == 1
+    with pytest.raises(ValueError, match="num_parts=3"):
+        DeviceLinear(weight(40, 1024, BF16, WeightFormat.BF16), BF16, 3)
+
+
 def test_members_of_a_batch_have_weights_of_their_own():
     x, of = randn(9, 3, 24, seed=1), randn(3, 40, 24, seed=2)
     out = torch.empty((9, 3, 40), dtype=BF16, device=DEVICE)
@@ -134,6 +160,34 @@ def test_an_experts_row_is_the_same_bits_alone_among_others_and_in_a_frame(dtype
     assert bits_equal(got, whole.view(-1, HIDDEN)[torch.from_numpy(order)])
 
 
+@every_kind
+@pytest.mark.parametrize("kind", [1, 2])
+def test_a_large_tile_and_its_smaller_rest_give_an_experts_rows(dtype, held, kind):
+    """On a GPU large tiles are used where they give the bits of the small one."""
+    experts, pairs = bank(dtype, held, 2)
+    tile = grouped.tiles_of(held)[kind]
+    x = randn(tile.rows + 37, HIDDEN, seed=7, dtype=dtype)
+    for count in (3, tile.rows, tile.rows + 5, tile.rows + 37):
+        ids, out = np.array([1]), torch.empty((count, HIDDEN), dtype=dtype, device=DEVICE)
+        layout = grouped.host_layout(ids, np.array([count]), np.arange(count), tile.rows, DEVICE)
+        grouped.grouped_mlp(x[:count], experts._tables, layout, out, tile)
+        assert worst(out, grouped.reference(x[:count], *pairs[1])) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("num_tokens", [1, 30, 90])
+def test_the_shared_expert_among_the_routed_ones_is_the_same_bits(num_tokens):
+    experts, _ = bank(BF16, WeightFormat.FP8)
+    shared, _ = bank(BF16, WeightFormat.FP8, 1)
+    x, ids = randn(num_tokens, HIDDEN, seed=8), choices(num_tokens, 3, 3)
+    ids_there = torch.from_numpy(ids.astype(np.int32)).to(DEVICE)
+    assert experts.can_share(shared)
+    of_shared, routed = experts.run_with_shared(x, ids_there)
+    assert bits_equal(routed, experts.run_routed(x, ids_there))
+    assert bits_equal(of_shared, shared.run_routed(x, torch.zeros_like(ids_there[:, :1]))[:, 0])
+    other, _ = bank(BF16, WeightFormat.INT8, 1)
+    assert not experts.can_share(other)
+
+
 @pytest.mark.parametrize(("num_tokens", "tile_rows"), [(1, 16), (30, 16), (90, 16), (90, 64)])
 def test_layouts_of_small_and_large_steps_hold_every_row_once_in_tiles_of_its_expert(
     num_tokens, tile_rows
@@ -180,6 +234,14 @@ def test_the_gate_chooses_as_torch_does_ties_to_the_lowest_id(num_experts):
     torch.testing.assert_close(weights.cpu(), want.weights, rtol=1e-5, atol=1e-6)
     alone, _ = grouped.choose(logits[11:12].contiguous(), 4, 1.5)
     assert torch.equal(alone, ids[11:12])
+
+
+def test_the_gate_chooses_by_the_sum_of_parts():
+    parts = randn(4, 9, 128, seed=4, dtype=FP32)
+    whole = ((parts[0] + parts[1]) + parts[2]) + parts[3]
+    got, want = grouped.choose(parts, 4, 1.0), grouped.choose(whole, 4, 1.0)
+    assert torch.equal(got[0], want[0])
+    assert bits_equal(got[1], want[1])
 
 
 def test_a_token_that_is_no_number_still_gets_experts_that_exist():

@@ -39,7 +39,10 @@ class TritonExperts:
         self._dtype = dtype
         self._held = held
         self._experts: dict[int, tuple[DeviceWeight, DeviceWeight]] = {}
-        self._at = torch.zeros((4, num_experts), dtype=torch.int64, device=device)  # addresses
+        self._num_experts = num_experts
+        # Addresses; the last column is the shared expert's, where it is computed with these.
+        self._at = torch.zeros((4, num_experts + 1), dtype=torch.int64, device=device)
+        self._shared: TritonExperts | None = None
         self._tables: ExpertTables | None = None
         self._kind: WeightFormat | None = None
         self._tiles: tuple[Tile, ...] = ()
@@ -52,8 +55,8 @@ class TritonExperts:
             ValueError: Shapes or a format that differ from one another or from the first expert's,
                 or an id that is not below ``num_experts``.
         """
-        if not 0 <= expert < self._at.shape[1]:
-            raise ValueError(f"expert {expert} of {self._at.shape[1]}")
+        if not 0 <= expert < self._num_experts:
+            raise ValueError(f"expert {expert} of {self._num_experts}")
         (width, hidden), held = gate.shape, (self._held, self._dtype, self.device)
         if tuple(up.shape) != (width, hidden) or tuple(down.shape) != (hidden, width):
             raise ValueError(f"expert {expert}: gate {list(gate.shape)}, down {list(down.shape)}")
@@ -108,7 +111,7 @@ class TritonExperts:
     def put_change(self, adapter: int, expert: int, change: ExpertLowRank) -> None:
         """See ``LayerExperts``."""
         if self._changes is None:
-            self._changes = ExpertChanges(self._at.shape[1], self._dtype, self.device)
+            self._changes = ExpertChanges(self._num_experts, self._dtype, self.device)
         self._changes.put(adapter, expert, change)
 
     def remove_changes(self, adapter: int) -> None:
@@ -163,15 +166,36 @@ class TritonExperts:
         changed, changes = None, self._changes
         if adapters is not None and changes is not None:
             changed = changes.changed_rows(expert_ids, adapters)
-        num_experts = self._at.shape[1]
-        tile = for_rows(self._tiles, 2 * expert_ids.numel() // num_experts)
+        tile = self._tile_for_step(expert_ids)
         plain = expert_ids if changed is None else changed.base_ids
-        out = self._run(x, device_layout(plain, num_experts, tile.rows), tile)
+        out = self._run(x, device_layout(plain, self._num_experts, tile.rows), tile)
         if changed is not None:
             assert changes is not None
             assert self._tables is not None
             changes.run(x, self._tables, changed, out, self._tiles[0])
         return out.view(*expert_ids.shape, -1)
+
+    def can_share(self, shared: TritonExperts) -> bool:
+        """Whether ``run_with_shared`` computes the only expert of ``shared``, from now on."""
+        if self._shared is not shared:
+            mine, its = self._tables, shared._tables
+            if mine is None or its is None or mine[4:] != its[4:] or self._tiles != shared._tiles:
+                return False
+            self._at[:, -1] = shared._at[:, 0]
+            self._shared = shared
+        return True
+
+    def run_with_shared(
+        self, x: torch.Tensor, expert_ids: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """``[T, H]`` of the shared expert and ``run_routed``, in the same launches and bits."""
+        tile = self._tile_for_step(expert_ids)
+        layout = device_layout(expert_ids, self._num_experts, tile.rows, has_shared=True)
+        out, num_rows = self._run(x, layout, tile), expert_ids.numel()
+        return out[num_rows:], out[:num_rows].view(*expert_ids.shape, -1)
+
+    def _tile_for_step(self, expert_ids: torch.Tensor) -> Tile:
+        return for_rows(self._tiles, 2 * expert_ids.numel() // self._num_experts)
 
     def tile_for(self, num_rows: int) -> Tile:
         """What computes so many rows of one expert."""

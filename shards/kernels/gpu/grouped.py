@@ -17,11 +17,14 @@ from shards.kernels.formats import WeightFormat
 from shards.kernels.gpu.code import grouped as code
 from shards.kernels.gpu.code import route
 from shards.kernels.gpu.launch import NO_FUSION, Tile, block, packed, room, split, upcasts
+from shards.kernels.gpu.linear import in_parts
 from shards.kernels.gpu.weights import DeviceWeight, wide_on_device
 
-# Numbers of two bytes, and of one: the same bytes on their way for each.
-TILES_WIDE: Final = (Tile(64, 16, 64, 4, 5), Tile(64, 64, 64, 4, 4), Tile(64, 128, 64, 8, 3))
-TILES_NARROW: Final = (Tile(64, 16, 128, 4, 5), Tile(64, 64, 128, 4, 3), Tile(64, 128, 128, 8, 3))
+# Numbers of two bytes, and of one. So many outputs of gate and of up, and twice as many of down:
+# few, so that one token's experts fill a GPU; of large tiles two programs fit a multiprocessor, of
+# which one multiplies while the other turns codes into numbers.
+TILES_WIDE: Final = (Tile(32, 16, 64, 4, 5), Tile(64, 64, 64, 8, 3), Tile(64, 128, 64, 8, 3))
+TILES_NARROW: Final = (Tile(32, 16, 128, 4, 5), Tile(64, 64, 64, 8, 4), Tile(64, 128, 64, 8, 4))
 _SMALL_STEPS: Final = (16, 64, 256)  # rows that one program lays out, compiled for so many each
 
 
@@ -65,27 +68,33 @@ def grouped_mlp(
     Source: model reference, section 2, step 11. The activation is float32, rounded once.
     """
     active = x.new_empty((len(layout.row_token), tables.width))
-    shape = {
-        "WIDTH": tables.width,
-        "HIDDEN": tables.hidden,
-        "BN": tile.outputs,
+    shape = _shape(tables.width, tables.hidden, tables.form, x.dtype, tile)
+    code.gate_up[(-(-tables.width // tile.outputs), len(layout.tiles))](
+        *(x, x.stride(0), tables.gate_up, tables.gate_up_scales),
+        *(layout.tiles, layout.row_token, active),
+        BN=tile.outputs,
+        **shape,
+    )
+    code.down[(-(-tables.hidden // (2 * tile.outputs)), len(layout.tiles))](
+        *(active, tables.down, tables.down_scales, layout.tiles, layout.row_out, out),
+        BN=2 * tile.outputs,
+        **shape,
+    )
+
+
+def _shape(width: int, hidden: int, form: int, dtype: torch.dtype, tile: Tile) -> dict[str, object]:
+    return {
+        "WIDTH": width,
+        "HIDDEN": hidden,
         "BT": tile.rows,
+        "REST": max(tile.rows // 4, 16),
         "BK": tile.inputs,
-        "FORMAT": tables.form,
-        "UPCAST": upcasts(x.dtype),
+        "FORMAT": form,
+        "UPCAST": upcasts(dtype),
         "num_warps": tile.num_warps,
         "num_stages": tile.num_stages,
         **NO_FUSION,
     }
-    code.gate_up[(-(-tables.width // tile.outputs), len(layout.tiles))](
-        *(x, x.stride(0), tables.gate_up, tables.gate_up_scales),
-        *(layout.tiles, layout.row_token, active),
-        **shape,
-    )
-    code.down[(-(-tables.hidden // tile.outputs), len(layout.tiles))](
-        *(active, tables.down, tables.down_scales, layout.tiles, layout.row_out, out),
-        **shape,
-    )
 
 
 def grouped_product(
@@ -110,18 +119,10 @@ def grouped_product(
         out: ``[., N]`` contiguous, to write to.
         tile: Shape of a program.
     """
-    code.down[(-(-out.shape[1] // tile.outputs), len(tiles))](
+    code.down[(-(-out.shape[1] // (2 * tile.outputs)), len(tiles))](
         *(rows, weights, scales, tiles, places, out),
-        WIDTH=rows.shape[1],
-        HIDDEN=out.shape[1],
-        BN=tile.outputs,
-        BT=tile.rows,
-        BK=tile.inputs,
-        FORMAT=form,
-        UPCAST=upcasts(rows.dtype),
-        num_warps=tile.num_warps,
-        num_stages=tile.num_stages,
-        **NO_FUSION,
+        BN=2 * tile.outputs,
+        **_shape(rows.shape[1], out.shape[1], form, rows.dtype, tile),
     )
 
 
@@ -157,16 +158,22 @@ def host_layout(
     return Layout(row_token_, row_out, tiles_.view(-1, 3))
 
 
-def device_layout(expert_ids: torch.Tensor, num_experts: int, tile_rows: int) -> Layout:
+def device_layout(
+    expert_ids: torch.Tensor, num_experts: int, tile_rows: int, *, has_shared: bool = False
+) -> Layout:
     """Of ``[T, K]`` int32 ids on the device, without asking it: shapes depend on T alone.
 
-    Rows of an id that no expert has are in no tile.
+    Rows of an id that no expert has are in no tile. ``has_shared``: T more rows, one a token, of
+    expert ``num_experts``.
     """
     num_rows, top_k = expert_ids.numel(), expert_ids.shape[1]
     max_tiles = most_tiles(num_rows, num_experts, tile_rows)
     if num_rows > _SMALL_STEPS[-1]:
-        return sorted_layout(expert_ids, num_experts, tile_rows, max_tiles)
-    sizes = num_rows, num_rows, 3 * max_tiles
+        routed = sorted_layout(expert_ids, num_experts, tile_rows, max_tiles)
+        return _with_shared(routed, num_experts, tile_rows, top_k) if has_shared else routed
+    more_rows = num_rows // top_k if has_shared else 0
+    all_tiles = max_tiles + -(-more_rows // tile_rows)
+    sizes = num_rows + more_rows, num_rows + more_rows, 3 * all_tiles
     row_token, row_out, tiles = split(expert_ids.new_empty(room(sizes)), sizes)
     found = Layout(row_token, row_out, tiles.view(-1, 3))
     route.layout[(1,)](
@@ -175,9 +182,22 @@ def device_layout(expert_ids: torch.Tensor, num_experts: int, tile_rows: int) ->
         TOP_K=top_k,
         ROWS=next(rows for rows in _SMALL_STEPS if rows >= num_rows),
         EXPERTS=block(num_experts),
+        HAS_SHARED=has_shared,
         num_warps=8,
     )
     return found
+
+
+def _with_shared(routed: Layout, num_experts: int, tile_rows: int, top_k: int) -> Layout:
+    num_rows = len(routed.row_token)
+    tokens = torch.arange(num_rows // top_k, dtype=torch.int32, device=routed.tiles.device)
+    first = num_rows + tokens[::tile_rows]
+    end = torch.full_like(first, num_rows + len(tokens))
+    return Layout(
+        torch.cat([routed.row_token, tokens]),
+        torch.cat([routed.row_out, num_rows + tokens]),
+        torch.cat([routed.tiles, torch.stack([end * 0 + num_experts, first, end], dim=1)]),
+    )
 
 
 def most_tiles(num_rows: int, num_experts: int, tile_rows: int) -> int:
@@ -214,12 +234,16 @@ def choose(
     """``choose_experts`` of ``router/model/gate.py`` in one launch: ids int32, weights float32.
 
     A token whose ``[T]`` int32 slot is below 0 is padding: its ids are E, which no expert has.
+    The logits may be in parts, see ``DeviceLinear.parts``.
     """
-    num_tokens, num_experts = logits.shape
+    logits = in_parts(logits)
+    num_parts, num_tokens, num_experts = logits.shape
     expert_ids = torch.empty((num_tokens, top_k), dtype=torch.int32, device=logits.device)
     weights = torch.empty((num_tokens, top_k), device=logits.device)
     route.top_k[(num_tokens,)](
-        *(logits, logits if slots is None else slots, expert_ids, weights, scaling_factor),
+        *(logits, logits.stride(0), logits if slots is None else slots),
+        *(expert_ids, weights, scaling_factor),
+        PARTS=num_parts,
         NUM_EXPERTS=num_experts,
         BLOCK=block(num_experts),
         TOP_K=top_k,

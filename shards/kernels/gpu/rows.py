@@ -8,8 +8,9 @@ import torch
 
 from shards.kernels.gpu.code import rows as code
 from shards.kernels.gpu.launch import NO_FUSION, block, upcasts
+from shards.kernels.gpu.linear import in_parts
 
-_NUM_WARPS: Final = 4  # fixed: it is part of the order of a row's sums
+_NUM_WARPS: Final = 8  # fixed: it is part of the order of a row's sums
 
 
 def _a_row_each(x: torch.Tensor) -> dict[str, Any]:
@@ -33,11 +34,12 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
 def add_norm(
     x: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """``x + delta`` of ``[T, H]``, and its norm by ``weight``."""
-    total, normed = torch.empty_like(x), torch.empty_like(x)
+    """``x + delta`` of ``[T, H]``, and its norm by ``weight``; ``delta`` may be in parts."""
+    total, normed, delta = torch.empty_like(x), torch.empty_like(x), in_parts(delta)
     if len(x):
         code.add_norm[(len(x),)](
-            *(x, delta, weight, total, normed, eps),
+            *(x, delta, delta.stride(0), weight, total, normed, eps),
+            PARTS=len(delta),
             **_a_row_each(x),
         )
     return total, normed
@@ -86,7 +88,7 @@ def store_latents(
     """Norms and rotation of the first projections; latents go to the cache.
 
     Args:
-        both: ``[T, q_lora + kv_lora + rope]``.
+        both: ``[T, q_lora + kv_lora + rope]``, or parts of it, see ``DeviceLinear.parts``.
         q_weight: ``[q_lora]`` float32.
         c_weight: ``[kv_lora]`` float32.
         cos: ``[T, rope / 2]`` float32.
@@ -96,21 +98,23 @@ def store_latents(
         eps: Of the norms.
 
     Returns:
-        ``[T, q_lora]`` the normed query.
+        ``[T, q_lora]`` the normed query, of the cache's dtype.
 
     What is not finite is stored as 0, as ``PagedLatentCache.write`` says.
     """
     q_size, c_size, pairs = len(q_weight), len(c_weight), cos.shape[1]
-    q = both.new_empty((len(both), q_size))
-    code.latents[(len(both),)](
-        *(both, q_weight, c_weight, cos, sin, slots, q, cache, eps),
+    both = in_parts(both)
+    q = cache.new_empty((both.shape[1], q_size))
+    code.latents[(both.shape[1],)](
+        *(both, both.stride(0), q_weight, c_weight, cos, sin, slots, q, cache, eps),
+        PARTS=len(both),
         Q_SIZE=q_size,
         Q_BLOCK=block(q_size),
         C_SIZE=c_size,
         C_BLOCK=block(c_size),
         PAIRS=pairs,
         P_BLOCK=block(pairs),
-        UPCAST=upcasts(both.dtype),
+        UPCAST=upcasts(cache.dtype),
         num_warps=_NUM_WARPS,
         **NO_FUSION,
     )

@@ -8,18 +8,20 @@ many and a last one (decode): the same functions, so the same bits.
 import triton
 import triton.language as tl
 
-from shards.kernels.gpu.code.tile import narrow, product
+from shards.kernels.gpu.code.tile import joined, narrow, product
 
 
 @triton.jit(do_not_specialize=["num_rows"])
 def queries(
     q,
+    q_part,
     u_k,
     cos,
     sin,
     factors,
     out,
     num_rows,
+    PARTS: tl.constexpr,
     HEADS: tl.constexpr,
     NOPE: tl.constexpr,
     N_BLOCK: tl.constexpr,
@@ -30,18 +32,20 @@ def queries(
     BT: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """Tile (0: rows, 1: head): absorbed and rotated, times softmax scale and temperature."""
+    """Tile (0: rows, 1: head): absorbed and rotated, times softmax scale and temperature.
+
+    Parts of ``q`` lie ``q_part`` apart.
+    """
     rows = (tl.program_id(0) * BT + tl.arange(0, BT)).to(tl.int64)
     head = tl.program_id(1)
     is_row = rows < num_rows
     dtype: tl.constexpr = out.dtype.element_ty
-    from_at = q + (rows * HEADS + head) * (NOPE + 2 * PAIRS)
+    from_at = (rows * HEADS + head) * (NOPE + 2 * PAIRS)
     to_at = out + (rows * HEADS + head) * (LATENT + 2 * PAIRS)
     factor = tl.load(factors + rows, mask=is_row, other=0.0)
     d = tl.arange(0, N_BLOCK)
-    plain = tl.load(
-        from_at[None, :] + d[:, None], mask=(d < NOPE)[:, None] & is_row[None, :], other=0.0
-    )
+    mask = (d < NOPE)[:, None] & is_row[None, :]
+    plain = joined(q, from_at[None, :] + d[:, None], mask, q_part, PARTS, dtype, UPCAST)
     for n0 in range(0, LATENT, BN):
         n = n0 + tl.arange(0, BN)
         u = tl.load(
@@ -55,8 +59,8 @@ def queries(
     pair = tl.arange(0, P_BLOCK)
     mask = (pair < PAIRS)[None, :] & is_row[:, None]
     at = from_at[:, None] + NOPE + 2 * pair[None, :]
-    even = tl.load(at, mask=mask, other=0.0).to(tl.float32)
-    odd = tl.load(at + 1, mask=mask, other=0.0).to(tl.float32)
+    even = joined(q, at, mask, q_part, PARTS, dtype, UPCAST).to(tl.float32)
+    odd = joined(q + 1, at, mask, q_part, PARTS, dtype, UPCAST).to(tl.float32)
     c = tl.load(cos + rows[:, None] * PAIRS + pair[None, :], mask=mask, other=0.0)
     s = tl.load(sin + rows[:, None] * PAIRS + pair[None, :], mask=mask, other=0.0)
     first = tl.fma(even, c, -(odd * s)) * factor[:, None]
@@ -94,6 +98,20 @@ def row_tile(
 
 
 @triton.jit
+def first_key_of(number, NEAR: tl.constexpr, SMALL: tl.constexpr, SEGMENT: tl.constexpr):
+    """Where a segment begins: SMALL keys each up to NEAR, then SEGMENT."""
+    num_small: tl.constexpr = NEAR // SMALL
+    return tl.where(number < num_small, number * SMALL, NEAR + (number - num_small) * SEGMENT)
+
+
+@triton.jit
+def num_segments_of(num_keys, NEAR: tl.constexpr, SMALL: tl.constexpr, SEGMENT: tl.constexpr):
+    """Segments that so many keys fill."""
+    near, far = tl.minimum(num_keys, NEAR), tl.maximum(num_keys - NEAR, 0)
+    return (near + SMALL - 1) // SMALL + (far + SEGMENT - 1) // SEGMENT
+
+
+@triton.jit
 def segment(
     q_c,
     q_r,
@@ -101,7 +119,7 @@ def segment(
     last,
     cache,
     table,
-    first_key,
+    number,
     BLOCK_SIZE: tl.constexpr,
     LATENT: tl.constexpr,
     L_BLOCK: tl.constexpr,
@@ -109,6 +127,8 @@ def segment(
     R_BLOCK: tl.constexpr,
     M: tl.constexpr,
     KEYS: tl.constexpr,
+    NEAR: tl.constexpr,
+    SMALL: tl.constexpr,
     SEGMENT: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
@@ -121,7 +141,8 @@ def segment(
     total = tl.zeros((M,), tl.float32)
     acc = tl.zeros((M, L_BLOCK), tl.float32)
     at_c, at_r = tl.arange(0, L_BLOCK), tl.arange(0, R_BLOCK)
-    stop = tl.minimum(first_key + SEGMENT, last + 1)
+    first_key = tl.multiple_of(first_key_of(number, NEAR, SMALL, SEGMENT), SMALL)
+    stop = tl.minimum(first_key_of(number + 1, NEAR, SMALL, SEGMENT), last + 1)
     for key in range(first_key, stop, KEYS):
         key_at = key + tl.arange(0, KEYS)
         is_key = key_at <= last
@@ -171,6 +192,8 @@ def attend_prompts(
     R_BLOCK: tl.constexpr,
     M: tl.constexpr,
     KEYS: tl.constexpr,
+    NEAR: tl.constexpr,
+    SMALL: tl.constexpr,
     SEGMENT: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
@@ -186,7 +209,7 @@ def attend_prompts(
     largest = tl.full((M,), float("-inf"), tl.float32)
     total = tl.zeros((M,), tl.float32)
     acc = tl.zeros((M, L_BLOCK), tl.float32)
-    for first_key in range(0, last + 1, SEGMENT):
+    for number in range(num_segments_of(last + 1, NEAR, SMALL, SEGMENT)):
         more_largest, more_total, more = segment(
             q_c,
             q_r,
@@ -194,7 +217,7 @@ def attend_prompts(
             last,
             cache,
             table,
-            first_key,
+            number,
             BLOCK_SIZE,
             LATENT,
             L_BLOCK,
@@ -202,6 +225,8 @@ def attend_prompts(
             R_BLOCK,
             M,
             KEYS,
+            NEAR,
+            SMALL,
             SEGMENT,
             UPCAST,
         )
@@ -232,14 +257,15 @@ def attend_segments(
     R_BLOCK: tl.constexpr,
     M: tl.constexpr,
     KEYS: tl.constexpr,
+    NEAR: tl.constexpr,
+    SMALL: tl.constexpr,
     SEGMENT: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
     """(0: segment, 1: sequence): one token's heads over one segment, kept for ``join_segments``."""
     number, member = tl.program_id(0), tl.program_id(1)
     position = tl.load(positions + member)
-    first_key = number * SEGMENT
-    if first_key <= position:
+    if first_key_of(number, NEAR, SMALL, SEGMENT) <= position:
         q_c, q_r, token, head, is_row = row_tile(
             q,
             tl.load(rows + member),
@@ -259,7 +285,7 @@ def attend_segments(
             position,
             cache,
             tables + member.to(tl.int64) * table_stride,
-            first_key,
+            number,
             BLOCK_SIZE,
             LATENT,
             L_BLOCK,
@@ -267,6 +293,8 @@ def attend_segments(
             R_BLOCK,
             M,
             KEYS,
+            NEAR,
+            SMALL,
             SEGMENT,
             UPCAST,
         )
@@ -289,11 +317,17 @@ def join_segments(
     HEADS: tl.constexpr,
     LATENT: tl.constexpr,
     L_BLOCK: tl.constexpr,
+    NEAR: tl.constexpr,
+    SMALL: tl.constexpr,
     SEGMENT: tl.constexpr,
     BH: tl.constexpr,
+    AHEAD: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """(0: heads, 1: sequence): segments of a token joined in their order."""
+    """(0: heads, 1: sequence): segments of a token joined in their order.
+
+    AHEAD of them are on their way from memory at once; those that are not there change nothing.
+    """
     head = tl.program_id(0) * BH + tl.arange(0, BH)
     member = tl.program_id(1)
     is_head = head < HEADS
@@ -303,12 +337,21 @@ def join_segments(
     largest = tl.full((BH,), float("-inf"), tl.float32)
     total = tl.zeros((BH,), tl.float32)
     acc = tl.zeros((BH, L_BLOCK), tl.float32)
-    for number in range((position + SEGMENT) // SEGMENT):
-        place = (member * num_segments + number).to(tl.int64) * HEADS + head
-        more_largest = tl.load(stats + place * 2, mask=is_head, other=0.0)
-        more_total = tl.load(stats + place * 2 + 1, mask=is_head, other=1.0)
-        more = tl.load(parts + place[:, None] * LATENT + at[None, :], mask=mask, other=0.0)
-        largest, total, acc = join(largest, total, acc, more_largest, more_total, more)
+    count = num_segments_of(position + 1, NEAR, SMALL, SEGMENT)
+    for first in range(0, count, AHEAD):
+        for i in tl.static_range(AHEAD):
+            number = first + i
+            is_there = number < count
+            place = (member * num_segments + number).to(tl.int64) * HEADS + head
+            to_load = is_head & is_there
+            more_largest = tl.load(stats + place * 2, mask=to_load, other=0.0)
+            more_total = tl.load(stats + place * 2 + 1, mask=to_load, other=1.0)
+            from_at = parts + place[:, None] * LATENT + at[None, :]
+            more = tl.load(from_at, mask=mask & is_there, other=0.0)
+            new, new_total, new_acc = join(largest, total, acc, more_largest, more_total, more)
+            largest = tl.where(is_there, new, largest)
+            total = tl.where(is_there, new_total, total)
+            acc = tl.where(is_there, new_acc, acc)
     row = (tl.load(rows + member).to(tl.int64) * HEADS + head) * LATENT
     total = tl.where(position < 0, 1.0, total)
     result = narrow(acc / total[:, None], out.dtype.element_ty, UPCAST)

@@ -3,19 +3,7 @@
 import triton
 import triton.language as tl
 
-from shards.kernels.gpu.code.tile import (
-    GROUP,
-    HALF_GROUP,
-    INT4,
-    WIDE,
-    add_group,
-    input_tile,
-    narrow,
-    numbers_of,
-    product,
-    rows_times,
-    weight_tile,
-)
+from shards.kernels.gpu.code.tile import WIDE, narrow, rows_times
 
 
 @triton.jit
@@ -35,6 +23,55 @@ def scales_at(table, expert):
 
 
 @triton.jit
+def gate_up_rows(
+    x,
+    x_stride,
+    w,
+    s,
+    row_token,
+    active,
+    first,
+    end,
+    WIDTH: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    BN: tl.constexpr,
+    BT: tl.constexpr,
+    BK: tl.constexpr,
+    FORMAT: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    """Rows ``first`` to ``end``, at most BT: outputs of gate and up are one tile of 2 BN."""
+    rows = first + tl.arange(0, BT)
+    is_row = rows < end
+    tokens = tl.load(row_token + rows, mask=is_row, other=0)
+    both = tl.arange(0, 2 * BN)
+    of_either = tl.program_id(0) * BN + both % BN
+    sums = rows_times(
+        x,
+        tokens.to(tl.int64) * x_stride,
+        is_row,
+        w,
+        s,
+        of_either + both // BN * WIDTH,
+        of_either < WIDTH,
+        0,
+        HIDDEN,
+        HIDDEN,
+        2 * BN,
+        BT,
+        BK,
+        FORMAT,
+        UPCAST,
+    )
+    gate, up = tl.split(tl.permute(tl.reshape(sums, (2, BN, BT)), (1, 2, 0)))
+    result = gate / (1.0 + tl.exp(-gate)) * up
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    at = active + rows.to(tl.int64)[None, :] * WIDTH + n[:, None]
+    stored = narrow(result, active.dtype.element_ty, UPCAST)
+    tl.store(at, stored, mask=(n < WIDTH)[:, None] & is_row[None, :])
+
+
+@triton.jit
 def gate_up(
     x,
     x_stride,
@@ -47,50 +84,102 @@ def gate_up(
     HIDDEN: tl.constexpr,
     BN: tl.constexpr,
     BT: tl.constexpr,
+    REST: tl.constexpr,
     BK: tl.constexpr,
     FORMAT: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """Tile (0: outputs, 1: rows of one expert) of ``silu(gate x) * up x``, rows in their order."""
+    """Tile (0: outputs, 1: rows of one expert) of ``silu(gate x) * up x``, rows in their order.
+
+    An expert's last tile is seldom full: up to REST rows it is a smaller product.
+    """
     tile = tl.program_id(1)
     expert = tl.load(tiles + tile * 3)
     if expert >= 0:
         first, end = tl.load(tiles + tile * 3 + 1), tl.load(tiles + tile * 3 + 2)
-        rows = first + tl.arange(0, BT)
-        is_row = rows < end
-        tokens = tl.load(row_token + rows, mask=is_row, other=0)
-        offsets = tokens.to(tl.int64) * x_stride
         w = weight_at(weights, expert, x.dtype.element_ty, FORMAT)
         s = scales_at(scales, expert)
-        n = tl.program_id(0) * BN + tl.arange(0, BN)
-        is_out = n < WIDTH
-        gate = tl.zeros((BN, BT), tl.float32)
-        up = tl.zeros((BN, BT), tl.float32)
-        if FORMAT == INT4:
-            half = tl.arange(0, HALF_GROUP)
-            for group in range((HIDDEN + GROUP - 1) // GROUP):
-                low = input_tile(x, offsets, is_row, half + group * GROUP, HIDDEN)
-                high = input_tile(x, offsets, is_row, half + (group * GROUP + HALF_GROUP), HIDDEN)
-                gate = add_group(gate, w, s, n, is_out, group, low, high, HIDDEN, UPCAST)
-                up = add_group(up, w, s, WIDTH + n, is_out, group, low, high, HIDDEN, UPCAST)
+        if REST < BT and end - first <= REST:
+            gate_up_rows(
+                x,
+                x_stride,
+                w,
+                s,
+                row_token,
+                active,
+                first,
+                end,
+                WIDTH,
+                HIDDEN,
+                BN,
+                REST,
+                BK,
+                FORMAT,
+                UPCAST,
+            )
         else:
-            ks = tl.arange(0, BK)
-            for k0 in range(0, HIDDEN, BK):
-                k = ks + k0
-                inputs = input_tile(x, offsets, is_row, k, HIDDEN)
-                codes = weight_tile(w, n, is_out, k, HIDDEN, FORMAT)
-                of_gate = numbers_of(codes, FORMAT, inputs.dtype, UPCAST)
-                gate = product(of_gate, inputs, gate, UPCAST)
-                codes = weight_tile(w, WIDTH + n, is_out, k, HIDDEN, FORMAT)
-                of_up = numbers_of(codes, FORMAT, inputs.dtype, UPCAST)
-                up = product(of_up, inputs, up, UPCAST)
-            if FORMAT != WIDE:
-                gate = gate * tl.load(s + n, mask=is_out, other=0.0)[:, None]
-                up = up * tl.load(s + WIDTH + n, mask=is_out, other=0.0)[:, None]
-        result = gate / (1.0 + tl.exp(-gate)) * up
-        at = active + rows.to(tl.int64)[None, :] * WIDTH + n[:, None]
-        stored = narrow(result, active.dtype.element_ty, UPCAST)
-        tl.store(at, stored, mask=is_out[:, None] & is_row[None, :])
+            gate_up_rows(
+                x,
+                x_stride,
+                w,
+                s,
+                row_token,
+                active,
+                first,
+                end,
+                WIDTH,
+                HIDDEN,
+                BN,
+                BT,
+                BK,
+                FORMAT,
+                UPCAST,
+            )
+
+
+@triton.jit
+def down_rows(
+    active,
+    w,
+    s,
+    row_out,
+    out,
+    first,
+    end,
+    WIDTH: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    BN: tl.constexpr,
+    BT: tl.constexpr,
+    BK: tl.constexpr,
+    FORMAT: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    """Rows ``first`` to ``end``, at most BT, of the second product."""
+    rows = first + tl.arange(0, BT)
+    is_row = rows < end
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    is_out = n < HIDDEN
+    acc = rows_times(
+        active,
+        rows.to(tl.int64) * WIDTH,
+        is_row,
+        w,
+        s,
+        n,
+        is_out,
+        0,
+        WIDTH,
+        WIDTH,
+        BN,
+        BT,
+        BK,
+        FORMAT,
+        UPCAST,
+    )
+    places = tl.load(row_out + rows, mask=is_row, other=0)
+    at = out + places.to(tl.int64)[None, :] * HIDDEN + n[:, None]
+    stored = narrow(acc, out.dtype.element_ty, UPCAST)
+    tl.store(at, stored, mask=is_out[:, None] & is_row[None, :])
 
 
 @triton.jit
@@ -105,6 +194,7 @@ def down(
     HIDDEN: tl.constexpr,
     BN: tl.constexpr,
     BT: tl.constexpr,
+    REST: tl.constexpr,
     BK: tl.constexpr,
     FORMAT: tl.constexpr,
     UPCAST: tl.constexpr,
@@ -114,29 +204,29 @@ def down(
     expert = tl.load(tiles + tile * 3)
     if expert >= 0:
         first, end = tl.load(tiles + tile * 3 + 1), tl.load(tiles + tile * 3 + 2)
-        rows = first + tl.arange(0, BT)
-        is_row = rows < end
-        n = tl.program_id(0) * BN + tl.arange(0, BN)
-        is_out = n < HIDDEN
-        acc = rows_times(
-            active,
-            rows.to(tl.int64) * WIDTH,
-            is_row,
-            weight_at(weights, expert, active.dtype.element_ty, FORMAT),
-            scales_at(scales, expert),
-            n,
-            is_out,
-            WIDTH,
-            BN,
-            BT,
-            BK,
-            FORMAT,
-            UPCAST,
-        )
-        places = tl.load(row_out + rows, mask=is_row, other=0)
-        at = out + places.to(tl.int64)[None, :] * HIDDEN + n[:, None]
-        stored = narrow(acc, out.dtype.element_ty, UPCAST)
-        tl.store(at, stored, mask=is_out[:, None] & is_row[None, :])
+        w = weight_at(weights, expert, active.dtype.element_ty, FORMAT)
+        s = scales_at(scales, expert)
+        if REST < BT and end - first <= REST:
+            down_rows(
+                active,
+                w,
+                s,
+                row_out,
+                out,
+                first,
+                end,
+                WIDTH,
+                HIDDEN,
+                BN,
+                REST,
+                BK,
+                FORMAT,
+                UPCAST,
+            )
+        else:
+            down_rows(
+                active, w, s, row_out, out, first, end, WIDTH, HIDDEN, BN, BT, BK, FORMAT, UPCAST
+            )
 
 
 @triton.jit

@@ -55,6 +55,8 @@ def reduce(
                 w,
                 n,
                 n < rank,
+                0,
+                K,
                 K,
                 BR,
                 BT,

@@ -3,24 +3,32 @@
 import triton
 import triton.language as tl
 
+from shards.kernels.gpu.code.tile import joined
+
 
 @triton.jit
 def top_k(
     logits,
+    logits_part,
     slots,
     expert_ids,
     weights,
     scaling,
+    PARTS: tl.constexpr,
     NUM_EXPERTS: tl.constexpr,
     BLOCK: tl.constexpr,
     TOP_K: tl.constexpr,
     HAS_SLOTS: tl.constexpr,
 ):
-    """One token: its ``TOP_K`` largest logits, ties to the lowest id; ids ascending, softmax."""
+    """One token: its ``TOP_K`` largest logits, ties to the lowest id; ids ascending, softmax.
+
+    Parts of the logits lie ``logits_part`` apart.
+    """
     token = tl.program_id(0)
     ids = tl.arange(0, BLOCK)
     is_expert = ids < NUM_EXPERTS
-    scores = tl.load(logits + token * NUM_EXPERTS + ids, mask=is_expert, other=0.0)
+    at = logits + token * NUM_EXPERTS
+    scores = joined(at, ids, is_expert, logits_part, PARTS, tl.float32, False)
     # What is no number, or too small, still leaves TOP_K different experts to choose.
     floor = tl.full((BLOCK,), -1e38, tl.float32)
     left = tl.where((scores == scores) & (scores > floor), scores, floor)
@@ -54,10 +62,12 @@ def layout(
     TOP_K: tl.constexpr,
     ROWS: tl.constexpr,
     EXPERTS: tl.constexpr,
+    HAS_SHARED: tl.constexpr,
 ):
     """All rows of a small step in one program: rows by expert, then by token, and their tiles.
 
-    There are no more tiles than rows.
+    There are no more tiles than rows. HAS_SHARED: then all tokens once more, as rows of expert
+    NUM_EXPERTS.
     """
     row = tl.arange(0, ROWS)
     mine = tl.load(expert_ids + row, mask=row < num_rows, other=NUM_EXPERTS)
@@ -84,3 +94,13 @@ def layout(
     tl.store(tiles + tile * 3, tl.where(is_used, owner, -1), mask=is_tile)
     tl.store(tiles + tile * 3 + 1, first, mask=is_tile)
     tl.store(tiles + tile * 3 + 2, start + count, mask=is_tile)
+    if HAS_SHARED:
+        num_tokens = num_rows // TOP_K
+        is_token = row < num_tokens
+        tl.store(row_token + num_rows + row, row, mask=is_token)
+        tl.store(row_out + num_rows + row, num_rows + row, mask=is_token)
+        is_tile = tile * tile_rows < num_tokens
+        at = tiles + (max_tiles + tile) * 3
+        tl.store(at, tile * 0 + NUM_EXPERTS, mask=is_tile)
+        tl.store(at + 1, num_rows + tile * tile_rows, mask=is_tile)
+        tl.store(at + 2, tile * 0 + num_rows + num_tokens, mask=is_tile)

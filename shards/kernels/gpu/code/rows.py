@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from shards.kernels.gpu.code.tile import narrow
+from shards.kernels.gpu.code.tile import joined, narrow
 
 
 @triton.jit
@@ -28,21 +28,24 @@ def rms_norm(x, weight, out, eps, SIZE: tl.constexpr, BLOCK: tl.constexpr, UPCAS
 def add_norm(
     x,
     delta,
+    delta_part,
     weight,
     total_out,
     normed_out,
     eps,
+    PARTS: tl.constexpr,
     SIZE: tl.constexpr,
     BLOCK: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """One row: ``x + delta``, rounded, and its norm."""
+    """One row: ``x + delta``, rounded, its norm; parts of ``delta`` lie ``delta_part`` apart."""
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     mask = at < SIZE
     dtype = total_out.dtype.element_ty
     wide = tl.load(x + row * SIZE + at, mask=mask, other=0.0).to(tl.float32)
-    total = wide + tl.load(delta + row * SIZE + at, mask=mask, other=0.0).to(tl.float32)
+    added = joined(delta + row * SIZE, at, mask, delta_part, PARTS, dtype, UPCAST)
+    total = wide + added.to(tl.float32)
     rounded = narrow(total, dtype, UPCAST)
     tl.store(total_out + row * SIZE + at, rounded, mask=mask)
     result = normed(rounded.to(tl.float32), tl.load(weight + at, mask=mask, other=0.0), SIZE, eps)
@@ -91,6 +94,7 @@ def finite(x):
 @triton.jit
 def latents(
     both,
+    both_part,
     q_weight,
     c_weight,
     cos,
@@ -99,6 +103,7 @@ def latents(
     q_out,
     cache,
     eps,
+    PARTS: tl.constexpr,
     Q_SIZE: tl.constexpr,
     Q_BLOCK: tl.constexpr,
     C_SIZE: tl.constexpr,
@@ -109,14 +114,14 @@ def latents(
 ):
     """One row of the first projections: the query's norm; latent and rotated key to the cache.
 
-    A slot below 0 is a padding row's: nothing is stored.
+    A slot below 0 is a padding row's: nothing is stored. Parts of ``both`` lie ``both_part`` apart.
     """
     row = tl.program_id(0).to(tl.int64)
     dtype: tl.constexpr = q_out.dtype.element_ty
     base = both + row * (Q_SIZE + C_SIZE + 2 * PAIRS)
     q_at = tl.arange(0, Q_BLOCK)
     q_mask = q_at < Q_SIZE
-    q = tl.load(base + q_at, mask=q_mask, other=0.0).to(tl.float32)
+    q = joined(base, q_at, q_mask, both_part, PARTS, dtype, UPCAST).to(tl.float32)
     q = normed(q, tl.load(q_weight + q_at, mask=q_mask, other=0.0), Q_SIZE, eps)
     tl.store(q_out + row * Q_SIZE + q_at, narrow(q, dtype, UPCAST), mask=q_mask)
     slot = tl.load(slots + row).to(tl.int64)
@@ -124,14 +129,14 @@ def latents(
         to = cache + slot * (C_SIZE + 2 * PAIRS)
         c_at = tl.arange(0, C_BLOCK)
         c_mask = c_at < C_SIZE
-        c = tl.load(base + Q_SIZE + c_at, mask=c_mask, other=0.0).to(tl.float32)
+        c = joined(base + Q_SIZE, c_at, c_mask, both_part, PARTS, dtype, UPCAST).to(tl.float32)
         c = normed(c, tl.load(c_weight + c_at, mask=c_mask, other=0.0), C_SIZE, eps)
         tl.store(to + c_at, narrow(finite(c), dtype, UPCAST), mask=c_mask)
         pair = tl.arange(0, P_BLOCK)
         p_mask = pair < PAIRS
-        key = base + Q_SIZE + C_SIZE + 2 * pair
-        even = tl.load(key, mask=p_mask, other=0.0).to(tl.float32)
-        odd = tl.load(key + 1, mask=p_mask, other=0.0).to(tl.float32)
+        key = base + Q_SIZE + C_SIZE
+        even = joined(key, 2 * pair, p_mask, both_part, PARTS, dtype, UPCAST).to(tl.float32)
+        odd = joined(key + 1, 2 * pair, p_mask, both_part, PARTS, dtype, UPCAST).to(tl.float32)
         c_of = tl.load(cos + row * PAIRS + pair, mask=p_mask, other=0.0)
         s_of = tl.load(sin + row * PAIRS + pair, mask=p_mask, other=0.0)
         first, second = tl.fma(even, c_of, -(odd * s_of)), tl.fma(odd, c_of, even * s_of)

@@ -37,10 +37,30 @@ def narrow(x, dtype: tl.constexpr, UPCAST: tl.constexpr):
 
 
 @triton.jit
+def joined(parts, at, mask, stride, PARTS: tl.constexpr, dtype: tl.constexpr, UPCAST: tl.constexpr):
+    """Elements of a product that lies there in parts: as if it had been stored as ``dtype``."""
+    if PARTS == 1:
+        whole = tl.load(parts + at, mask=mask, other=0.0)
+    else:
+        total = tl.zeros(at.shape, tl.float32)
+        for part in tl.static_range(PARTS):
+            total += tl.load(parts + part * stride + at, mask=mask, other=0.0)
+        whole = narrow(total, dtype, UPCAST)
+    return whole
+
+
+@triton.jit
 def input_tile(x, row_offsets, is_row, k, K: tl.constexpr):
     """``[len(k), rows]``: inputs ``k`` of rows that begin at ``row_offsets``; zeros elsewhere."""
     mask = (k < K)[:, None] & is_row[None, :]
     return tl.load(x + row_offsets[None, :] + k[:, None], mask=mask, other=0.0)
+
+
+@triton.jit
+def less(codes, zero: tl.constexpr):
+    """``codes - zero`` of bytes, float32: as the last bits of 2^23 + code, not by the slow unit."""
+    bits = codes.to(tl.uint32) | 0x4B000000
+    return bits.to(tl.float32, bitcast=True) - (8388608.0 + zero)
 
 
 @triton.jit
@@ -49,9 +69,11 @@ def numbers_of(codes, FORMAT: tl.constexpr, LIKE: tl.constexpr, UPCAST: tl.const
     if FORMAT == WIDE:
         numbers = codes
     elif FORMAT == FP8:
-        numbers = codes.to(tl.float8e4nv, bitcast=True).to(tl.float32 if UPCAST else LIKE)
+        # By way of float16 and float32: straight to bf16 takes a slow unit, 16 numbers a clock.
+        half = codes.to(tl.float8e4nv, bitcast=True).to(tl.float16)
+        numbers = half.to(tl.float32).to(tl.float32 if UPCAST else LIKE)
     else:
-        numbers = codes.to(tl.int8, bitcast=True).to(tl.float32).to(tl.float32 if UPCAST else LIKE)
+        numbers = less(codes ^ 128, 128).to(tl.float32 if UPCAST else LIKE)
     return numbers
 
 
@@ -65,7 +87,7 @@ def weight_tile(w, n, is_out, k, K: tl.constexpr, FORMAT: tl.constexpr):
 @triton.jit
 def nibbles(codes, LIKE: tl.constexpr, UPCAST: tl.constexpr):
     """0 to 15 as numbers of -8 to 7."""
-    return (codes.to(tl.int32) - 8).to(tl.float32).to(tl.float32 if UPCAST else LIKE)
+    return less(codes, 8).to(tl.float32 if UPCAST else LIKE)
 
 
 @triton.jit
@@ -91,6 +113,8 @@ def rows_times(
     scales,
     n,
     is_out,
+    first,
+    COUNT: tl.constexpr,
     K: tl.constexpr,
     BN: tl.constexpr,
     BT: tl.constexpr,
@@ -98,17 +122,21 @@ def rows_times(
     FORMAT: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """``[BN, BT]`` float32: rows ``n`` of a weight times rows of x, walked by ascending inputs."""
+    """``[BN, BT]`` float32: rows ``n`` of a weight times rows of x, walked by ascending inputs.
+
+    Over COUNT inputs from ``first`` on; both are multiples of BK and of GROUP, or these are all.
+    """
     acc = tl.zeros((BN, BT), tl.float32)
     if FORMAT == INT4:
         half = tl.arange(0, HALF_GROUP)
-        for group in range((K + GROUP - 1) // GROUP):
+        for number in range((COUNT + GROUP - 1) // GROUP):
+            group = first // GROUP + number
             low = input_tile(x, row_offsets, is_row, half + group * GROUP, K)
             high = input_tile(x, row_offsets, is_row, half + (group * GROUP + HALF_GROUP), K)
             acc = add_group(acc, w, scales, n, is_out, group, low, high, K, UPCAST)
     else:
-        ks = tl.arange(0, BK)
-        for k0 in range(0, K, BK):
+        ks = first + tl.arange(0, BK)
+        for k0 in range(0, COUNT, BK):
             inputs = input_tile(x, row_offsets, is_row, ks + k0, K)
             codes = weight_tile(w, n, is_out, ks + k0, K, FORMAT)
             acc = product(numbers_of(codes, FORMAT, inputs.dtype, UPCAST), inputs, acc, UPCAST)
