@@ -14,7 +14,7 @@ import torch
 from shards.kernels.gpu.code import attention as code
 from shards.kernels.gpu.launch import NO_FUSION, Tile, block, upcasts, verified
 from shards.kernels.gpu.linear import in_parts
-from shards.kernels.segments import NEAR, SEGMENT, SMALL
+from shards.kernels.segments import NEAR, SEGMENT, SMALL, segments_of
 
 KEYS: Final = 32
 ROWS: Final = 64  # (token, head) pairs of a program, at decode too: the same shape, the same bits
