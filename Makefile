@@ -6,7 +6,7 @@ UV := .venv/bin/uv
 FIND_LINKS := $(shell python3 -m pip config get global.find-links 2>/dev/null || true)
 UV_INSTALL = $(UV) pip install -q -p $(PY) $(addprefix --find-links ,$(FIND_LINKS))
 
-.PHONY: install dev demo trace serve test check bench bench-kernels bench-sampling bench-claim bench-http bench-context bench-long bench-against bench-structured bench-prediction bench-auto bench-regret bench-simulator bench-speculation bench-startup test-pages screenshots ray-screenshots application frontends defects identity faults switching layer-kills sim fuzz hosts proto lock sizing bench-frontends bench-scrape dashboards generated prometheus helm pods test-gpu bench-gpu bench-sass
+.PHONY: install dev demo trace serve test check bench bench-kernels bench-sampling bench-tracing bench-claim bench-http bench-context bench-long bench-against bench-structured bench-prediction bench-auto bench-regret bench-simulator bench-speculation bench-startup test-pages screenshots ray-screenshots application frontends defects identity faults switching layer-kills sim fuzz hosts proto lock sizing bench-frontends bench-scrape dashboards generated prometheus helm pods test-gpu bench-gpu bench-sass
 
 .venv/installed: pyproject.toml deploy/build_hook.py $(wildcard shards/kernels/native/*.cpp shards/kernels/native/*.h)
 	python3 -m venv .venv
@@ -127,6 +127,9 @@ bench-against: .venv/dev
 	git worktree add --detach /tmp/galerne-base $(BASE)
 	cd /tmp/galerne-base && $(CURDIR)/$(PY) -c "import sys; sys.path.insert(0, 'shards/kernels/native'); import compile; compile.compile_library(['g++'])"
 	PYTHONPATH=tests $(PY) -m tests.bench.against /tmp/galerne-base; git worktree remove --force /tmp/galerne-base
+
+bench-tracing: .venv/dev
+	PYTHONPATH=tests $(PY) -m tests.bench.tracing $(ARGS)
 
 # ARGS: flags of galerne serve behind --, as in ARGS="-- --model checkpoints/1b".
 bench-startup: .venv/dev

@@ -33,13 +33,18 @@ class FixedRoster:
 def agree_on_profile():
     """The bench's shards have a profile of their own."""
     from helpers.cluster import PROFILE
+    from router.gateway.settings import GatewaySettings
 
+    if hasattr(GatewaySettings, "link_profile"):
+        GatewaySettings.link_profile = property(lambda _: PROFILE)
+        return
     for name in ("router.gateway.build", "router.gateway.experts"):
         with contextlib.suppress(ImportError):  # one of them is not in every checkout
             importlib.import_module(name).numerics_profile = lambda *_: PROFILE
 
 
-def start_gateway(kind, path, addresses):
+def start_gateway(kind, path, addresses, **more):
+    """``more``: of ``GatewaySettings``."""
     from galerne.topology import LinkTransport
     from helpers.cluster import TOKEN
     from helpers.fixture_models import topology
@@ -61,6 +66,7 @@ def start_gateway(kind, path, addresses):
         max_model_len=2048,
         kv_bytes=256 << 20,
         num_threads=THREADS,
+        **more,
     )
     return GatewayHost(settings, book), TOKEN
 
