@@ -53,8 +53,8 @@ def dense_tensors(config: ModelConfig, dense: WeightFormat, number_bytes: int) -
 
 
 def address_tensors(num_experts: int) -> Tensors:
-    """Where the kernels find a layer's experts."""
-    return Counter([4 * 8 * num_experts])
+    """Where the kernels find a layer's experts, and the shared one beside them."""
+    return Counter([4 * 8 * (num_experts + 1)])
 
 
 def layer_tensors(config: ModelConfig, dense: WeightFormat, number_bytes: int) -> Tensors:

@@ -188,9 +188,9 @@ def _table(num_changes: int) -> Tensors:
 
 
 def _expert_tables(num_experts: int) -> Tensors:
-    """Of gate, up and down, which experts are changed, and the keys of adapters."""
+    """Of gate, up and down, which experts are changed, keys of adapters, and their numbers."""
     count = MAX_ADAPTERS * num_experts
-    return times(_table(count), 3) + Counter([count]) + Counter([8 * MAX_ADAPTERS])
+    return times(_table(count), 3) + Counter([count]) + Counter({8 * MAX_ADAPTERS: 2})
 
 
 def _in_bytes(numbers: Tensors, number_bytes: int) -> Tensors:

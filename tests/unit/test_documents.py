@@ -27,7 +27,7 @@ TEXTS = {str(path.relative_to(ROOT)): path.read_text() for path in DOCUMENTS}
 COMMANDS = ROOT / "deploy/commands.md"
 MADE_BY_COMMANDS = {"deploy/gpu-results.json"}  # is not there before
 # Flags of Ray, and of the training of the demo's model.
-OF_OTHERS = {"--min-worker-port", "--max-worker-port", "--until", "--steps"}
+OF_OTHERS = {"--min-worker-port", "--max-worker-port", "--until", "--steps", "--max-loras"}
 OUR_FOLDERS = ("cluster", "deploy", "proto", "router", "shards", "tests")
 CLI = get_command(app)
 

@@ -27,6 +27,8 @@ ORPHANED = """
 import shutil, subprocess, time, psutil
 from cluster.head import HeadKeeper
 first = subprocess.Popen([shutil.which("sleep"), "60"])
+while not psutil.Process(first.pid).cmdline():  # about to run its program
+    time.sleep(0.02)
 HeadKeeper(psutil.Process(first.pid))
 first.kill()
 while True:
@@ -44,6 +46,13 @@ def wait_for(find, timeout=20.0):
         assert time.monotonic() < deadline, "did not come true in time"
         time.sleep(0.02)
     return found
+
+
+def running(program):
+    """A process of it, once it shows its arguments."""
+    process = subprocess.Popen(program)
+    wait_for(psutil.Process(process.pid).cmdline)
+    return process
 
 
 def command(*options, **settings):
@@ -98,7 +107,7 @@ def test_a_head_that_dies_is_started_again_until_it_is_let_go(has_pidfd, monkeyp
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
         monkeypatch.setattr(os, "pidfd_open", refuse)
-    first = subprocess.Popen(SLEEP)
+    first = running(SLEEP)
     keeper = HeadKeeper(psutil.Process(first.pid))
     known = {*psutil.Process().children()}
 
@@ -127,7 +136,7 @@ def test_a_head_that_dies_is_started_again_until_it_is_let_go(has_pidfd, monkeyp
 
 def test_a_head_that_cannot_be_started_at_once_is_later(monkeypatch):
     """As where a limit of processes has been met: nobody else would start it."""
-    first, tries = subprocess.Popen(SLEEP), []
+    first, tries = running(SLEEP), []
     keeper = HeadKeeper(psutil.Process(first.pid))
     start = keeper._start
 

@@ -140,9 +140,9 @@ def test_a_decode_step_in_a_graphs_buffers_has_the_bits_of_one_without():
 
 
 def test_a_step_takes_the_smallest_graph_that_holds_it():
-    assert graph_shape(1, 1) == (1, 1)
-    assert graph_shape(3, 5) == (4, 16)
-    assert graph_shape(256, 64) == (256, 64)
+    assert graph_shape(1, 1) == (1, 4)  # of 512 keys
+    assert graph_shape(3, 5) == (4, 16)  # of 2,048
+    assert graph_shape(256, 76) == (256, 76)  # of 32k
     assert graph_shape(257, 1) is None
-    assert graph_shape(256, 65) is None  # too many partial results
-    assert graph_shape(64, 65) == (64, 256)
+    assert graph_shape(256, 77) is None  # too many partial results
+    assert graph_shape(64, 77) == (64, 268)  # of 128k

@@ -48,7 +48,6 @@ def all_of(key, tiles, compute):
 @pytest.fixture
 def keys(monkeypatch):
     """Every product with its three tiles; nothing is computed."""
-    monkeypatch.setattr(linear, "_FEW_OUTPUTS", 8)
     monkeypatch.setattr(linear, "verified", all_of)
     monkeypatch.setattr(experts, "verified", all_of)
     with LaunchKeys().listening(monkeypatch) as found:
