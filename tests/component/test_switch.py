@@ -16,6 +16,7 @@ from helpers.waiting import wait_until
 from router.exchange.local import LocalExperts
 from router.gateway.switch import NotPreparedError, ShadowMismatchError
 from shards.bank import _matrices
+from shards.nccl.availability import queues_environment
 
 LOCAL, SHM, GRPC, NCCL = LinkTransport
 SAMPLED = {"temperature": 0.8, "seed": 5, "n": 2, "max_tokens": 400}
@@ -86,6 +87,8 @@ def test_streams_go_from_gpu_to_gpu_and_back_with_the_same_tokens(gateway, book,
     """Each epoch has communicators of its own, made while it is prepared."""
     fabric = FakeFabric()
     monkeypatch.setattr("shards.nccl.process.open_port", lambda *, trusts_network: fabric.port())
+    for name, value in queues_environment({}).items():  # as every actor has it
+        monkeypatch.setenv(name, value)
     want = run(gateway, "still")
     targets = [
         shape(2, NCCL, THREE),
