@@ -16,10 +16,7 @@ def kv_share(setting: str) -> tuple[float | None, int]:
     Raises:
         ConfigError: It is neither.
     """
-    matched = _BYTES.fullmatch(setting.strip())
-    if matched is None:
-        raise ConfigError("kv_memory", setting, "must be a fraction (0.3) or bytes (2GiB, 500M)")
-    number, unit = float(matched[1]), (matched[2] or "").lower()
+    number, unit = _parsed("kv_memory", setting, "must be a fraction (0.3) or bytes (2GiB, 500M)")
     if not number:
         raise ConfigError("kv_memory", setting, "must be above 0")
     if not unit and number > 1 and not number.is_integer():
@@ -49,7 +46,16 @@ def num_bytes(key: str, setting: str) -> int:
     Raises:
         ConfigError: It is no amount.
     """
+    problem = "must be bytes (2GiB, 500M)"
+    number, unit = _parsed(key, setting, problem)
+    if not unit and not number.is_integer():
+        raise ConfigError(key, setting, problem)
+    return int(number * _UNITS[unit])
+
+
+def _parsed(key: str, setting: str, problem: str) -> tuple[float, str]:
+    """A number and its unit, which may be empty."""
     matched = _BYTES.fullmatch(setting.strip())
-    if matched is None or (not matched[2] and not float(matched[1]).is_integer()):
-        raise ConfigError(key, setting, "must be bytes (2GiB, 500M)")
-    return int(float(matched[1]) * _UNITS[(matched[2] or "").lower()])
+    if matched is None:
+        raise ConfigError(key, setting, problem)
+    return float(matched[1]), (matched[2] or "").lower()

@@ -144,11 +144,6 @@ def _token_bytes(model: ModelConfig, head: ModelConfig | None, number_bytes: int
     return sum(block_bytes(one, BLOCK_SIZE, number_bytes) for one in models) / BLOCK_SIZE
 
 
-def kept_on_gpu(model: ModelConfig, held: WeightFormat) -> WeightFormat:
-    """As a GPU holds weights: those of an fp8 checkpoint stay as they are. Pure."""
-    return WeightFormat.FP8 if model.is_fp8 and held is WeightFormat.BF16 else held
-
-
 def kept_shape(model: ModelConfig, experts: WeightFormat, dense: WeightFormat) -> ModelShape:
     """Sizes as weights are held, fp8 among the formats: fp8 checkpoints have the head in bf16."""
     shape = shape_of(model, experts, dense)

@@ -14,7 +14,7 @@ from cluster.config import ServeConfig
 from cluster.demo import MODEL_NAME
 from cluster.gateway_machines import GatewayMachines, gateway_machines
 from cluster.gpu_free import free_gpus_here
-from cluster.gpu_memory import Beside, FreeGpus, gpu_memory, kept_on_gpu, kept_shape
+from cluster.gpu_memory import Beside, FreeGpus, gpu_memory, kept_shape
 from cluster.gpu_plan import device_rooms, fit_on_gpus
 from cluster.named_files import checkpoint_directory, internal_tls, tokenizer_directory
 from cluster.nccl_check import check_nccl
@@ -34,6 +34,7 @@ from shards.adapters.sizes import directory_ranks
 from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.eagle import EagleCheckpoint
 from shards.checkpoint.open import open_checkpoint
+from shards.kernels.device_sizes import kept_on_gpu
 from shards.kernels.formats import FORMATS, WeightFormat
 from shards.kernels.kinds import CPU, CUDA
 from shards.kernels.native.families import has_kernels, takes

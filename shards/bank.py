@@ -16,7 +16,7 @@ from shards.adapters.tokens import TokenAdapters, distinct_keys
 from shards.checkpoint.config import ModelConfig
 from shards.checkpoint.weights import Checkpoint, ExpertWeights, Weight
 from shards.device_room import DeviceRoom
-from shards.kernels.device_sizes import allocated_bytes, expert_tensors
+from shards.kernels.device_sizes import allocated_bytes, expert_tensors, kept_on_gpu
 from shards.kernels.experts import LayerExperts, layer_experts
 from shards.kernels.formats import WeightFormat
 from shards.kernels.kinds import CPU, Kernels, kernels_on, torch_device
@@ -125,10 +125,8 @@ class ExpertBank:
     @property
     def _expert_bytes(self) -> float:
         """Of one, as it is kept on a GPU."""
-        config, held = self._checkpoint.config, self._held
-        is_fp8 = config.is_fp8 and held is WeightFormat.BF16
-        kept = WeightFormat.FP8 if is_fp8 else held
-        sizes = config.hidden_size, config.expert_size
+        config = self._checkpoint.config
+        sizes, kept = (config.hidden_size, config.expert_size), kept_on_gpu(config, self._held)
         return allocated_bytes(expert_tensors(*sizes, kept, self.dtype.itemsize))
 
     def device_bytes(self) -> float:

@@ -17,15 +17,13 @@ import numpy.typing as npt
 from galerne.errors import GalerneError
 from router.engine.draws import PLAIN, Draws, Judged, SampleRow
 from router.engine.guide import Mask
-from router.engine.penalties import Edits, Logits, PenaltyState, edits_of, needs_penalties
+from router.engine.penalties import Edits, Logits, PenaltyState, edits_of
 from router.engine.request import SamplingParams, TokenLogprobs
 
 __all__ = [
     "LogitsError",
-    "PenaltyState",
     "SampleRow",
     "Sampled",
-    "needs_penalties",
     "sample_batch",
     "sample_row",
 ]

@@ -84,15 +84,19 @@ class GatewayAdapters:
         """
         adapter = find_adapter(self._root, wanted, self._decoder.config)
         if adapter.key not in self._decoder.adapters:
-            own = adapter_tensors(ranks_of(adapter), self._decoder.config, self._number_bytes)
-            dense = allocated_bytes(own.dense)
-            needed = dense + self._sources.adapter_bytes(adapter)
-            self._sources.room.check(f"adapter {wanted.name}", needed)
-            self._dense_bytes[adapter.key] = dense
+            if self._sources.room.free_bytes is not None:
+                self._take_room(adapter, wanted.name)
             self._sources.add_adapter(adapter)
             self._decoder.add_adapter(adapter)
             logger.info("adapter_loaded name=%s id=%s", wanted.name, adapter.id)
         return adapter
+
+    def _take_room(self, adapter: Adapter, name: str) -> None:
+        own = adapter_tensors(ranks_of(adapter), self._decoder.config, self._number_bytes)
+        dense = allocated_bytes(own.dense)
+        needed = dense + self._sources.adapter_bytes(adapter)
+        self._sources.room.check(f"adapter {name}", needed)
+        self._dense_bytes[adapter.key] = dense
 
     def load_known(self, wanted: Sequence[AdapterInfo]) -> None:
         """At the start; one without files or room is left out, so that the others are served."""

@@ -14,16 +14,21 @@ from router.model.cache_size import block_bytes
 from shards.checkpoint.config import ModelConfig, VisionConfig
 from shards.checkpoint.eagle import eagle_shapes
 from shards.checkpoint.names import vision_shapes
-from shards.kernels.device_sizes import Tensors, expert_tensors, weight_tensors
+from shards.kernels.device_sizes import Tensors, expert_tensors, times, weight_tensors
 from shards.kernels.formats import WeightFormat
 from shards.kernels.segments import MOST_PARTS, segments_of
 
+# What the model on a device is made of, and its plan counts.
+GRAPH_SIZES: Final = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # tokens of a graph
+# Held at one time; the one that was not needed for longest goes. All shapes of 32k tokens, with
+# adapters and without, are 104.
+MOST_GRAPHS: Final = 112
+# Of the head's own cache, for guesses beyond the blocks that a sequence holds, one a sequence.
+NUM_SCRATCH: Final = 256  # blocks
+VISION_ROWS: Final = 4096  # patches that go through a layer together
+
 _BLOCK_BYTES: Final = 256  # of a segment's part of a block table, at most
-_GRAPHS: Final = 112
-_GRAPH_TOKENS: Final = 256
 _GRAPH_BYTES: Final = 2 << 20  # of a recorded step besides its rows; not measured yet
-_SCRATCH_BLOCKS: Final = 256  # of the head's own cache, for guesses
-_VISION_ROWS: Final = 4096  # patches that go through a layer together
 
 
 class StepLimits(NamedTuple):
@@ -47,9 +52,7 @@ def dense_tensors(config: ModelConfig, dense: WeightFormat, number_bytes: int) -
     of_layer = layer_tensors(config, dense, number_bytes)
     of_layer += expert_tensors(config.hidden_size, config.shared_size, dense, number_bytes)
     of_layer += address_tensors(1)
-    for tensor_bytes, count in of_layer.items():
-        found[tensor_bytes] += config.num_layers * count
-    return found
+    return found + times(of_layer, config.num_layers)
 
 
 def address_tensors(num_experts: int) -> Tensors:
@@ -78,7 +81,7 @@ def head_tensors(head: ModelConfig, number_bytes: int, block_size: int) -> Tenso
     """Of an Eagle head and of its guesses' cache; fp8 weights stay as they are."""
     width = 1 if head.is_fp8 else number_bytes
     found = Counter([width * prod(shape) for shape in eagle_shapes(head).values()])
-    found[_SCRATCH_BLOCKS * block_bytes(head, block_size, number_bytes)] += 1
+    found[NUM_SCRATCH * block_bytes(head, block_size, number_bytes)] += 1
     return found
 
 
@@ -102,7 +105,7 @@ def vision_work_bytes(
     kept = number_bytes * (2 * pixels + 6 * width) + 8 * vision.head_dim + features
     # Queries, keys and values in float32, turned and not; norm, mix, products of the MLP.
     passing = 4 * 8 * width + number_bytes * (6 * width + 4 * mlp)
-    return patches * kept + min(patches, _VISION_ROWS) * max(
+    return patches * kept + min(patches, VISION_ROWS) * max(
         passing, 3 * number_bytes * text_hidden_size
     )
 
@@ -155,7 +158,7 @@ def graph_bytes(config: ModelConfig, number_bytes: int, adapter_rank: int = 0) -
     """Of recorded decode steps, which have one memory for the rows of all."""
     rows = attention_row_bytes(config, number_bytes, adapter_rank)
     rows += expert_row_bytes(config, number_bytes, adapter_rank)
-    return _GRAPH_TOKENS * rows + MOST_PARTS * _part_bytes(config) + _GRAPHS * _GRAPH_BYTES
+    return GRAPH_SIZES[-1] * rows + MOST_PARTS * _part_bytes(config) + MOST_GRAPHS * _GRAPH_BYTES
 
 
 def _part_bytes(config: ModelConfig) -> float:

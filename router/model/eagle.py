@@ -15,6 +15,7 @@ from galerne.ids import ShardId
 from router.exchange.local import LocalExperts
 from router.model.batch import Chunk, build_batch
 from router.model.decoder import Decoder, MicroBatch, load_layers, run_layers
+from router.model.device_sizes import NUM_SCRATCH
 from router.model.kv_cache import PagedLatentCache
 from router.profiling import LayerTimer
 from shards.bank import ExpertBank
@@ -22,8 +23,6 @@ from shards.checkpoint.eagle import FUSE, EagleCheckpoint
 from shards.kernels.formats import WeightFormat
 from shards.kernels.kinds import CPU, Kernels, kernels_on, torch_device
 from shards.kernels.linear import Linear
-
-NUM_SCRATCH = 256  # blocks for guesses beyond the blocks that a sequence holds, one a sequence
 
 
 class EagleHead:

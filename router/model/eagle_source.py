@@ -13,7 +13,8 @@ from router.engine.request import SamplingParams
 from router.engine.sampling import Sampled, SampleRow, sample_batch
 from router.engine.sequence import Sequence as Record
 from router.model.batch import Chunk
-from router.model.eagle import NUM_SCRATCH, EagleHead
+from router.model.device_sizes import NUM_SCRATCH
+from router.model.eagle import EagleHead
 from router.model.runner import PagedRunner
 
 

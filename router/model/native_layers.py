@@ -22,8 +22,8 @@ from shards.checkpoint.weights import Checkpoint
 from shards.kernels.experts import LayerExperts, NativeExperts
 from shards.kernels.formats import WeightFormat
 from shards.kernels.native.adapters import ExpertStruct, LayerChanges, StepChanges
+from shards.kernels.native.families import MAX_THREADS
 from shards.kernels.native.layer import (
-    MAX_THREADS,
     PARTS,
     LayerSizes,
     LayerWeights,

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import torch
 
+from router.model.device_sizes import GRAPH_SIZES, MOST_GRAPHS
 from router.model.kv_cache import PagedLatentCache
 from router.model.triton_adapters import AdaptedTokens
 from router.model.triton_step import DecodeTokens, StepTokens
@@ -21,10 +22,6 @@ from shards.kernels.gpu.graphs import Pool, recorded, shared_pool
 from shards.kernels.gpu.grouped import Layout
 from shards.kernels.segments import MOST_PARTS, keys_of, segments_room
 
-SIZES: Final = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # tokens of a graph
-# Held at one time; the one that was not needed for longest goes. All shapes of 32k tokens, with
-# adapters and without, are 104.
-MOST_GRAPHS: Final = 112
 # Layers for tokens in buffers: residuals in, norms of the last ones out.
 Compute = Callable[[torch.Tensor, StepTokens], torch.Tensor]
 
@@ -38,9 +35,9 @@ class Shape(NamedTuple):
 
 def graph_shape(num_tokens: int, num_segments: int) -> Shape | None:
     """Of the graph for a step; None: no graph has so much room."""
-    if not 0 < num_tokens <= SIZES[-1]:
+    if not 0 < num_tokens <= GRAPH_SIZES[-1]:
         return None
-    shape = Shape(SIZES[bisect_left(SIZES, num_tokens)], segments_room(num_segments))
+    shape = Shape(GRAPH_SIZES[bisect_left(GRAPH_SIZES, num_tokens)], segments_room(num_segments))
     return shape if shape.num_tokens * shape.num_segments <= MOST_PARTS else None
 
 
@@ -135,6 +132,11 @@ class DecodeGraphs:
         """Graphs that are held."""
         return len(self._graphs)
 
+    def clear(self) -> None:
+        """Give up what was recorded, and with it what that was recorded with."""
+        self._graphs.clear()
+        self._work = None
+
     def run(self, work: DecodeWork, x: torch.Tensor, tokens: StepTokens) -> torch.Tensor | None:
         """Norms ``[T, H]`` after all layers of a step whose tokens all attend by themselves.
 
@@ -146,7 +148,7 @@ class DecodeGraphs:
         if shape is None:
             return None
         if self._work is None or not work.is_like(self._work):
-            self._graphs.clear()  # they hold what they were recorded with
+            self.clear()
             self._work = work
         rooms = None if tokens.adapted is None else work.rooms()
         graph = self._graphs.pop((shape, rooms), None)

@@ -64,8 +64,7 @@ class TritonLayers:
             raise ConfigError("device", device.type, f"kernels take {attention.ROWS} heads at most")
         self.frequencies = yarn_frequencies(config)
         # Recorded on GPUs; in the interpreter a graph would only compute padding besides.
-        records = device.type == CUDA
-        self.graphs: DecodeGraphs | None = DecodeGraphs(records=True) if records else None
+        self.graphs = DecodeGraphs(records=True) if device.type == CUDA else None
         self.changes = DenseChanges(config, dtype, device)
         self.norm = checkpoint.dense("norm").to(torch.float32).to(device)
         self.layers: list[TritonLayer] = []
@@ -88,7 +87,7 @@ class TritonLayers:
     def experts_moved(self, num_beside: int) -> None:
         """See ``Layers``: what was recorded with those before would keep them on the device."""
         if self.graphs is not None:
-            self.graphs = DecodeGraphs(records=True)
+            self.graphs.clear()
 
     def begin(self, batch: StepBatch, cache: PagedLatentCache) -> TritonStep:
         """See ``Layers``."""

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import torch
 
+from router.model.device_sizes import VISION_ROWS
 from router.model.vision_kernels import ImageKeys, Product
 from shards.kernels.formats import WeightFormat
 from shards.kernels.gpu import images
 from shards.kernels.gpu import rows as kernels
 from shards.kernels.gpu.linear import DeviceLinear
 from shards.kernels.gpu.weights import to_device
-
-_BLOCK_ROWS: Final = 4096  # of one launch; no part of the arithmetic, tiles of it are fixed
 
 
 class _DeviceKeys:
@@ -34,7 +31,7 @@ class _DeviceKeys:
 class TritonVision:
     """Implements ``VisionKernels``."""
 
-    block_rows = _BLOCK_ROWS
+    block_rows = VISION_ROWS  # of one launch; no part of the arithmetic, tiles of it are fixed
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         """For rows of ``dtype``."""

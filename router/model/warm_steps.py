@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from router.model.triton_decode import SIZES, graph_shape
+from router.model.device_sizes import GRAPH_SIZES
+from router.model.triton_decode import graph_shape
 from router.model.triton_step import MOST_ALONE
 from router.model.warm import WarmStep
 from shards.kernels.segments import SEGMENT, keys_of, segments_of, segments_room
@@ -34,7 +35,8 @@ def adapted_steps(limits: StepLimits, *, records: bool) -> list[WarmStep]:
 def decodes(limits: StepLimits, max_len: int) -> list[WarmStep]:
     """One for every graph up to a length, largest first: smaller ones find room in what it took."""
     most = min(limits.max_alone, limits.max_tokens)
-    sizes = [size for before, size in zip((0, *SIZES), SIZES, strict=False) if before < most]
+    befores = zip((0, *GRAPH_SIZES), GRAPH_SIZES, strict=False)
+    sizes = [size for before, size in befores if before < most]
     rooms = [segments_room(1)]
     while rooms[-1] < segments_of(max_len):
         rooms.append(segments_room(rooms[-1] + 1))

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final, TypeAlias
 
+from shards.checkpoint.config import ModelConfig
 from shards.kernels.formats import GROUP, WeightFormat
 
 # Number of tensors by the bytes of one.
@@ -18,6 +19,11 @@ _SMALL: Final = 1 << 20
 _LARGE: Final = 10 << 20
 _ROUND_LARGE: Final = 2 << 20
 _SEGMENT: Final = 20 << 20
+
+
+def kept_on_gpu(model: ModelConfig, held: WeightFormat) -> WeightFormat:
+    """As a GPU holds weights: those of an fp8 checkpoint stay as they are. Pure."""
+    return WeightFormat.FP8 if model.is_fp8 and held is WeightFormat.BF16 else held
 
 
 def weight_tensors(

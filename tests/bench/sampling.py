@@ -11,8 +11,9 @@ import numpy as np
 
 from router.engine.draws import PLAIN
 from router.engine.native_draws import NativeDraws
+from router.engine.penalties import PenaltyState
 from router.engine.request import SamplingParams
-from router.engine.sampling import PenaltyState, SampleRow, sample_batch
+from router.engine.sampling import SampleRow, sample_batch
 from shards.kernels.native.families import families, open_library
 from shards.kernels.native.sampling import NativeSampling
 

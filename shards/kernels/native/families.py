@@ -21,6 +21,7 @@ FAMILY_VARIABLE: Final = "GALERNE_KERNELS"  # a family's name, or torch; unset: 
 TORCH: Final = "torch"
 SPIN_VARIABLE: Final = "GALERNE_SPIN_US"  # see ``team.h``
 MAX_TOP_K: Final = 16
+MAX_THREADS: Final = 64  # of a team
 
 
 @cache

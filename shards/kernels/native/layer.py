@@ -20,7 +20,6 @@ from shards.kernels.native.packing import Packed
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
-MAX_THREADS: Final = 64  # of a team
 ALIGNMENT: Final = 64
 PARTS: Final = ("projections", "attention", "gate")  # whose seconds are told
 

@@ -12,9 +12,15 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from shards.kernels.native.families import FAMILY_VARIABLE, TORCH, chosen, families, open_library
+from shards.kernels.native.families import (
+    FAMILY_VARIABLE,
+    MAX_THREADS,
+    TORCH,
+    chosen,
+    families,
+    open_library,
+)
 
-MAX_THREADS: Final = 64
 # `SampledRow` of family.h. What a caller says, then what the library answers.
 SAMPLED: Final = np.dtype(
     [
